@@ -1,0 +1,1 @@
+"""Commands that measure fxprune on trained networks; every figure in the documentation comes from here."""

@@ -1,0 +1,220 @@
+"""Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
+
+import copy
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import CaptureError, UnsupportedError
+from fxprune.inputs import Batch
+
+DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as a graph of ATen calls whose weights are `get_attr` nodes under their qualified names.
+
+    Attributes:
+        graph: the module; a copy, sharing no tensor with the caller's model.
+        example: the batch of two it was traced on.
+        notes: what the trace lost, for the report.
+        training: the mode the caller's model was in.
+    """
+
+    graph: GraphModule
+    example: Batch
+    notes: tuple[str, ...]
+    training: bool
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what cannot be compressed: meta, quantized or integer weights.
+
+    Raises:
+        UnsupportedError: names the first offending parameter.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"The model is a {type(model).__name__}, not a torch.nn.Module.")
+    if not any(True for _ in model.parameters()):
+        raise UnsupportedError("The model has no parameters: there is nothing to compress.")
+    for name, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise UnsupportedError(f"Parameter {name} is on the meta device and has no values. Load the weights first.")
+        if tensor.is_quantized or type(tensor) not in (nn.Parameter, Tensor):
+            raise UnsupportedError(
+                f"Parameter {name} is quantized or a {type(tensor).__name__}. Compress the float model first, then quantize the result."
+            )
+        if tensor.dtype not in DTYPES:
+            raise UnsupportedError(
+                f"Parameter {name} has dtype {tensor.dtype}; fxprune takes {', '.join(sorted(map(str, DTYPES)))}."
+            )
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__:
+            raise UnsupportedError(
+                f"Module {name} is a quantized {type(module).__name__}. Compress the float model first, then quantize the result."
+            )
+
+
+def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
+    """A free batch axis on every tensor that has one; with `spatial`, free image axes too."""
+
+    def shape(item: Any) -> Any:
+        if not isinstance(item, Tensor) or not item.dim() or item.shape[0] != batch.size:
+            return None
+        free = {0: Dim.DYNAMIC}
+        if spatial and item.dim() >= 4:
+            free |= {d: Dim.AUTO for d in range(2, item.dim())}
+        return free
+
+    return (
+        pytree.tree_map(shape, batch.args),
+        pytree.tree_map(shape, batch.kwargs),
+    )
+
+
+def _export(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
+    attempts = []
+    images = any(t.dim() >= 4 for t in batch.tensors())
+    for spatial in (True, False) if images else (False,):
+        args, kwargs = _dynamic_shapes(model, batch, spatial)
+        names = list(_positional_names(model, len(batch.args)))
+        shapes: Any = dict(zip(names, args, strict=False)) | kwargs if len(names) == len(args) else None
+        try:
+            return torch.export.export(
+                model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=False
+            )
+        except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's forward raises
+            attempts.append(error)
+    try:
+        program = torch.export.export(model, batch.args, batch.kwargs, strict=False)
+    except Exception:  # noqa: BLE001
+        error = attempts[-1]
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise CaptureError(
+            f"torch.export could not capture {type(model).__name__} on inputs {[tuple(t.shape) for t in batch.tensors()]}: "
+            f"{type(error).__name__}: {first}. If a part of the model depends on the data (detection post-processing, generation "
+            'loops), compress the other parts in place with targets=["name", ...].'
+        ) from error
+    return program
+
+
+def _positional_names(model: nn.Module, count: int) -> list[str]:
+    import inspect
+
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return []
+    return [p.name for p in parameters[:count]]
+
+
+def capture(model: nn.Module, batch: Batch) -> Captured:
+    """Trace a copy of the model in eval mode with a free batch size.
+
+    Args:
+        model: any module; neither its tensors nor its mode are touched.
+        batch: two examples.
+
+    Raises:
+        CaptureError: torch.export refuses; says where and what to do.
+        UnsupportedError: dtype, meta or quantized parameters.
+    """
+    check_model(model)
+    training = model.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        duplicate = copy.deepcopy(model).eval().requires_grad_(True)
+        try:
+            duplicate(*batch.args, **batch.kwargs)
+        except Exception as error:  # noqa: BLE001  the user's forward may raise anything
+            raise CaptureError(
+                f"{type(model).__name__} does not run on the example {[tuple(t.shape) for t in batch.tensors()]}: "
+                f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
+            ) from error
+        program = _export(duplicate, batch)
+        module = program.module(check_guards=False)
+        if any(_mutates(node) and not _plain_inplace(node) for node in module.graph.nodes):
+            module = program.run_decompositions({}).module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    if not any(isinstance(v, torch.SymInt) for n in module.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)
+               for v in n.meta["val"].shape):
+        notes: tuple[str, ...] = ("the batch size could not be left free: the result takes batches of two only",)
+    else:
+        notes = ()
+    canonicalise(module)
+    used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
+    lost = [n for n, _ in duplicate.named_parameters() if n not in used and n not in dict(module.named_parameters())]
+    if lost:
+        notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
+    return Captured(module, batch, notes, training)
+
+
+def _mutates(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and "batch_norm" not in str(node.target)
+
+
+def _functional(target: torch._ops.OpOverload) -> Any:
+    """The out-of-place overload of an in-place operator, or None."""
+    name = target._opname
+    if not name.endswith("_") or target.namespace != "aten":
+        return None
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    return getattr(packet, target._overloadname, None) if packet is not None else None
+
+
+def _plain_inplace(node: Node) -> bool:
+    """An in-place call whose operand nobody reads afterwards, under any name: it may as well be out of place."""
+    if not isinstance(node.target, torch._ops.OpOverload) or _functional(node.target) is None:
+        return False
+    source = node.args[0]
+    if not isinstance(source, Node):
+        return False
+    order = {n: i for i, n in enumerate(node.graph.nodes)}
+    seen = {source}
+    frontier = [source]
+    # Every alias of the operand: the views it comes from and all views of those.
+    while frontier:
+        at = frontier.pop()
+        if isinstance(at.target, torch._ops.OpOverload) and at.target.is_view and isinstance(at.args[0], Node):
+            found = [at.args[0]]
+        else:
+            found = []
+        found += [u for u in at.users if isinstance(u.target, torch._ops.OpOverload) and u.target.is_view]
+        for other in found:
+            if other not in seen:
+                seen.add(other)
+                frontier.append(other)
+    if any(n.op in ("placeholder", "get_attr") for n in seen):
+        return source.op == "placeholder" and len(seen) == 1 and all(order[u] <= order[node] for u in source.users)
+    return all(order[user] <= order[node] or user in seen for alias in seen for user in alias.users) and all(
+        order[alias] <= order[node] for alias in seen
+    )
+
+
+def canonicalise(module: GraphModule) -> None:
+    """Make in-place calls functional, drop assertions, guards, dead code and training counters' reads."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            graph.erase_node(node)
+            continue
+        if node.op != "call_function":
+            continue
+        if isinstance(node.target, torch._ops.OpOverload):
+            if node.target._opname.startswith(("_assert", "sym_constrain")) or node.target.namespace == "_guards":
+                if not node.users:
+                    graph.erase_node(node)
+                continue
+            replacement = _functional(node.target) if _mutates(node) else None
+            if replacement is not None:
+                node.target = replacement
+        elif node.target in (operator.iadd, operator.imul):
+            node.target = operator.add if node.target is operator.iadd else operator.mul
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()

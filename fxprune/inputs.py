@@ -1,0 +1,157 @@
+"""Calibration batches: what a loader may yield, and how it becomes the model's arguments."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import CalibrationError
+
+LABEL_KEYS = frozenset({"label", "labels", "target", "targets"})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call of the model: positional and keyword arguments, and the number of examples."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    size: int
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among the arguments, in pytree order."""
+        return [t for t in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(t, Tensor)]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same call with every tensor changed."""
+        args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, self.kwargs))
+        return make_batch(args, kwargs)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Examples `start` to `stop` of the batch."""
+        return self.map(lambda t: t[start:stop] if t.dim() and t.shape[0] == self.size else t)
+
+
+def make_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:
+    """Wrap arguments; the number of examples is the first tensor's leading size."""
+    leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    if not leaves:
+        raise CalibrationError("A calibration batch holds no tensor. Yield tensors, (x, y) tuples or dicts of tensors.")
+    return Batch(args, kwargs, leaves[0].shape[0] if leaves[0].dim() else 1)
+
+
+def _signature(model: nn.Module) -> tuple[int, set[str], bool]:
+    """Required positional arguments of forward, its names, and whether it takes any keyword."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return 1, set(), True
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return max(required, 1), {p.name for p in parameters}, anything
+
+
+def to_batch(model: nn.Module, item: Any) -> Batch:
+    """Turn what a loader yields into the model's arguments; labels are dropped.
+
+    A tensor is the only argument. Of a tuple or list as many leading items are taken as forward requires. A dict is
+    keyword arguments; keys such as `labels` and keys that forward does not know are left out.
+    """
+    required, names, anything = _signature(model)
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, Tensor):
+        return make_batch((item,), {})
+    if isinstance(item, (tuple, list)):
+        if len(item) < required:
+            raise CalibrationError(
+                f"A calibration batch is a {type(item).__name__} of {len(item)} items, but the model's forward requires "
+                f"{required} arguments."
+            )
+        return make_batch(tuple(item[:required]), {})
+    if hasattr(item, "keys"):
+        kwargs = {k: item[k] for k in item.keys() if (k in names or anything) and k not in LABEL_KEYS}
+        if not kwargs:
+            raise CalibrationError(
+                f"A calibration batch is a dict with keys {sorted(map(str, item.keys()))}; the model's forward takes {sorted(names)}."
+            )
+        return make_batch((), kwargs)
+    raise CalibrationError(
+        f"A calibration batch is a {type(item).__name__}. Yield a tensor, a tuple (x, y) whose labels are ignored, or a dict of keyword arguments."
+    )
+
+
+class Calibration:
+    """A calibration loader that can be read as often as the method needs, from example `start` to `stop`.
+
+    Args:
+        model: whose forward the batches are for.
+        loader: any re-iterable of batches, or one tensor. One-shot iterators are refused: a second pass would see nothing.
+        chunk: most examples per batch handed out; longer ones are cut.
+    """
+
+    def __init__(self, model: nn.Module, loader: Any, chunk: int = 250):
+        if isinstance(loader, Tensor):
+            loader = [loader]
+        if isinstance(loader, dict):
+            loader = [loader]
+        if isinstance(loader, Iterator):
+            raise CalibrationError(
+                f"The calibration loader is a one-shot {type(loader).__name__}: it can be read once, and calibration reads it "
+                "several times. Pass list(loader), a DataLoader, or an object whose __iter__ starts anew."
+            )
+        if not isinstance(loader, Iterable):
+            raise CalibrationError(f"The calibration loader is a {type(loader).__name__}, which cannot be iterated.")
+        self._model, self._loader, self._chunk = model, loader, chunk
+        self.size = 0
+        first: Batch | None = None
+        for item in loader:
+            batch = to_batch(model, item)
+            first = first or batch
+            _check_like(first, batch, self.size)
+            self.size += batch.size
+        if first is None or self.size == 0:
+            raise CalibrationError("The calibration loader yields no example. A few hundred unlabelled inputs are needed.")
+        self.example = first.part(0, min(first.size, 2))
+        self._example_size = first.size
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Stream the examples `start` to `stop` in order, in batches of at most `chunk`."""
+        stop = self.size if stop is None else stop
+        seen = 0
+        for item in self._loader:
+            batch = to_batch(self._model, item)
+            low, high = max(start - seen, 0), min(stop - seen, batch.size)
+            for at in range(low, high, self._chunk):
+                yield batch.part(at, min(at + self._chunk, high))
+            seen += batch.size
+            if seen >= stop:
+                return
+        if seen < self.size:
+            raise CalibrationError(
+                f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each time."
+            )
+
+
+def _check_like(first: Batch, batch: Batch, at: int) -> None:
+    """Every batch has the first one's dtypes and number of dimensions."""
+    for a, b in zip(first.tensors(), batch.tensors(), strict=True):
+        if a.dtype != b.dtype or a.dim() != b.dim():
+            raise CalibrationError(
+                f"The calibration batch from example {at} has a tensor {tuple(b.shape)} {b.dtype}, the first one {tuple(a.shape)} {a.dtype}."
+            )
+        if b.is_floating_point() and not torch.isfinite(b).all():
+            raise CalibrationError(f"The calibration batch from example {at} holds NaN or infinite values. Clean the data first.")
+
+
+def example_batch(model: nn.Module, example: Any) -> Batch:
+    """A batch of two examples, as tracing with a free batch size needs."""
+    batch = to_batch(model, example)
+    if batch.size == 1:
+        batch = batch.map(lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t)
+    return batch.part(0, 2)

@@ -1,0 +1,318 @@
+"""What a choice of kept channels does to every call: new shapes, new shape arguments, and the check that all still meets."""
+
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from fxprune.analysis import Analysis, Propagation
+from fxprune.errors import PlanError
+from fxprune.rules.labels import FIXED, Value, narrow_constant, varying
+from fxprune.rules.recorder import Recorder
+from fxprune.rules.registry import operator_name
+
+aten = torch.ops.aten
+
+
+def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
+    """New length of every dimension along which a label tensor changes.
+
+    Raises:
+        PlanError: what is left is not a box (blocks keep unequal counts).
+    """
+    dims = sorted(varying(labels))
+    compact = narrow_constant(labels)
+    mask = alive[compact.numpy()]
+    result = {}
+    for dim in dims:
+        counts = mask.sum(dim)
+        counts = np.unique(counts[counts > 0])
+        others = tuple(d for d in range(mask.ndim) if d != dim)
+        result[dim] = int(counts[0]) if len(counts) == 1 else int(mask.any(others).sum())
+    if int(np.prod(list(result.values()))) != int(mask.sum()):
+        raise PlanError("blocks of one channel group keep unequal counts")
+    return result
+
+
+def shrunk(value: Any, alive: np.ndarray) -> Any:
+    """The value with its shape after removal, and no labels."""
+    if isinstance(value, tuple):
+        return tuple(shrunk(v, alive) for v in value)
+    if not isinstance(value, Value):
+        return value
+    shape = list(value.shape)
+    for labels in value.axes:
+        for dim, size in sizes(labels, alive).items():
+            shape[dim] = size
+    return replace(value, shape=tuple(shape), axes=())
+
+
+def kept_before(value: Value, dim: int, stop: int, alive: np.ndarray) -> int:
+    """How many of the first `stop` indices along a dimension survive."""
+    for labels in value.axes:
+        if dim in varying(labels) and stop > 0:
+            head = labels.narrow(dim, 0, min(stop, labels.shape[dim]))
+            mask = alive[narrow_constant(head).numpy()]
+            # A one-index head looks constant: restore its length.
+            counts = mask.sum(dim) if head.stride(dim) or head.shape[dim] == 1 else mask.sum(dim) * head.shape[dim]
+            return int(counts.max())
+    return stop
+
+
+@dataclass(frozen=True)
+class Rewriter:
+    """New operator and arguments of every call, given the surviving channels.
+
+    Attributes:
+        analysis: of the original graph.
+        alive: (channels + 1,) bool, True at 0.
+    """
+
+    analysis: Analysis
+    alive: np.ndarray
+
+    def value(self, item: Any) -> Any:
+        """A node's value in the original graph."""
+        return self.analysis.values[item.name] if isinstance(item, Node) else item
+
+    def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Operator, positional and keyword arguments for the shrunken tensors."""
+        name = operator_name(node.target).removeprefix("aten.")
+        change = getattr(self, f"_{FAMILIES.get(name, '')}", None)
+        kwargs = dict(node.kwargs)
+        if change is None or not self._touched(node):
+            return node.target, node.args, kwargs
+        target, args = change(node, list(node.args), kwargs)
+        return target, tuple(args), kwargs
+
+    def _touched(self, node: Node) -> bool:
+        values = [self.value(a) for a in node.all_input_nodes] + [self.value(node)]
+        flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+        return any(isinstance(v, Value) and v.axes for v in flat)
+
+    def _shape(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        old, new = self.value(node).shape, shrunk(self.value(node), self.alive).shape
+        place = 2 if operator_name(node.target) == "aten.unflatten" else 1
+        wanted = list(args[place])
+        start = args[1] % self.value(node.args[0]).rank if place == 2 else 0
+        for i, size in enumerate(wanted):
+            at = start + i
+            if isinstance(size, int) and size not in (-1,) and old[at] != new[at]:
+                wanted[i] = new[at]
+        args[place] = wanted
+        return node.target, args
+
+    def _split(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        source = self.value(args[0])
+        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % source.rank
+        old = [v.shape[dim] for v in self.value(node)]
+        new = [shrunk(v, self.alive).shape[dim] for v in self.value(node)]
+        if old == new:
+            return node.target, args
+        kwargs.clear()
+        return aten.split_with_sizes.default, [args[0], new, dim]
+
+    def _slice(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        source = self.value(args[0])
+        dim = (args[1] if len(args) > 1 else 0) % source.rank
+        if not any(dim in varying(a) for a in source.axes):
+            return node.target, args
+        narrow = operator_name(node.target) == "aten.narrow"
+        for place in (2, 3):
+            if place >= len(args) or not isinstance(args[place], int):
+                continue
+            position = args[place] + (args[2] if narrow and place == 3 else 0)
+            position = position + source.shape[dim] if position < 0 else min(position, source.shape[dim])
+            if operator_name(node.target) == "aten.narrow" and place == 3:
+                position = node.args[2] + node.args[3]  # type: ignore[operator]
+            args[place] = kept_before(source, dim, position, self.alive)
+        if narrow:
+            args[3] -= args[2]
+        return node.target, args
+
+    def _select(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        source = self.value(args[0])
+        dim = args[1] % source.rank
+        if isinstance(args[2], int) and any(dim in varying(a) for a in source.axes):
+            args[2] = kept_before(source, dim, args[2] % source.shape[dim], self.alive)
+        return node.target, args
+
+    def _pad(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        source, out = self.value(args[0]), self.value(node)
+        amounts = list(args[1])
+        for index in range(len(amounts) // 2):
+            dim = source.rank - 1 - index
+            if not any(dim in varying(a) for a in out.axes) or not isinstance(amounts[2 * index], int):
+                continue
+            before = amounts[2 * index]
+            inside = kept_before(out, dim, before + source.shape[dim], self.alive)
+            total = kept_before(out, dim, out.shape[dim], self.alive)
+            amounts[2 * index] = kept_before(out, dim, before, self.alive)
+            amounts[2 * index + 1] = total - inside
+        args[1] = amounts
+        return node.target, args
+
+    def _convolution(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        weight, source = self.value(args[1]), self.value(args[0])
+        if len(args) > 6 and args[6] > 1:
+            channel = source.rank - weight.rank + 1
+            if source.shape[channel] == args[6]:
+                args[6] = shrunk(source, self.alive).shape[channel]
+        return node.target, args
+
+    def _attention(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        query = self.value(args[0])
+        if kwargs.get("scale") is None and shrunk(query, self.alive).shape[-1] != query.shape[-1]:
+            kwargs["scale"] = query.shape[-1] ** -0.5
+        return node.target, args
+
+    def _instances(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        source = self.value(args[0])
+        if args[1] == source.shape[1]:
+            args[1] = shrunk(source, self.alive).shape[1]
+        return node.target, args
+
+    def _repeat(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        kwargs.pop("output_size", None)
+        return node.target, args
+
+
+FAMILIES = (
+    dict.fromkeys(("view", "reshape", "_unsafe_view", "expand", "broadcast_to", "unflatten"), "shape")
+    | dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), "split")
+    | dict.fromkeys(("slice", "narrow"), "slice")
+    | dict.fromkeys(("pad", "constant_pad_nd"), "pad")
+    | dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "convolution")
+    | {"select": "select", "scaled_dot_product_attention": "attention", "group_norm": "instances", "repeat_interleave": "repeat"}
+)
+
+
+class _Checker(Recorder):
+    """Hands out the surviving channel ids and insists that what meets is equal."""
+
+    def __init__(self, axes: dict[tuple[str, int], np.ndarray]):
+        super().__init__()
+        self.given = axes
+        self.conflicts: list[Tensor] = []
+
+    def axis(self, name: str, shape: tuple[int, ...], axis: int, groups: int = 1) -> Tensor:
+        labels = torch.from_numpy(self.given[(name, axis)])
+        view = [1] * len(shape)
+        view[axis] = shape[axis]
+        if labels.dim() == 1:
+            return labels.view(view).expand(shape)
+        view[0] = shape[0]
+        return labels.repeat_interleave(shape[0] // labels.shape[0], 0).view(view).expand(shape)
+
+    def owner(self, labels: Tensor) -> None:
+        return None
+
+    def fresh(self, *shape: int) -> Tensor:
+        return torch.full(shape, FIXED)
+
+    def unite(self, left: Tensor, right: Tensor) -> None:
+        left, right = narrow_constant(left), narrow_constant(right)
+        try:
+            left, right = torch.broadcast_tensors(left, right)
+        except RuntimeError as error:
+            raise _Conflict(torch.cat([left.flatten(), right.flatten()])) from error
+        wrong = (left != right) & (left != FIXED) & (right != FIXED)
+        if wrong.any():
+            raise _Conflict(torch.cat([left[wrong], right[wrong]]))
+
+    def pin(self, labels: Tensor, reason: str) -> None:
+        return None
+
+    def block(self, labels: Tensor) -> None:
+        return None
+
+
+class _Conflict(PlanError):
+    def __init__(self, labels: Tensor):
+        super().__init__("channels that must stay together were separated")
+        self.labels = labels
+
+
+class _Relabelling(Propagation):
+    """Label propagation through the rewritten calls."""
+
+    def __init__(self, module: GraphModule, rewriter: Rewriter, checker: _Checker):
+        super().__init__(module, lambda name: False)
+        self.rewriter, self.record = rewriter, checker
+
+    def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        return self.rewriter.arguments(node)
+
+    def result(self, node: Node) -> Any:
+        value = self.rewriter.analysis.values[node.name]
+        return shrunk(value, self.rewriter.alive) if not isinstance(value, Value) or value.const is None else replace(value, axes=())
+
+    def _parameter(self, node: Node) -> Any:
+        value = self.rewriter.analysis.values[node.name]
+        if not isinstance(value, Value) or value.parameter is None:
+            return value
+        new = shrunk(value, self.rewriter.alive)
+        axes = []
+        for axis, size in enumerate(new.shape):
+            if value.shape[axis] > 1:
+                labels = self.record.axis(str(node.target), new.shape, axis)
+                if bool((labels != FIXED).any()):
+                    axes.append(labels)
+        return replace(new, axes=tuple(axes))
+
+
+def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
+    """Surviving channel ids of every parameter axis, in order; (kept,) or (groups, kept)."""
+    result = {}
+    for key, ids in analysis.axes.items():
+        mask = alive[ids]
+        if ids.ndim == 2:
+            counts = np.unique(mask.sum(1))
+            if len(counts) != 1:
+                raise PlanError(f"{key[0]}: convolution groups keep unequal counts {counts.tolist()}")
+            result[key] = ids[mask].reshape(len(ids), -1)
+        else:
+            result[key] = ids[mask]
+    return result
+
+
+def check(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> None:
+    """Run the labels through the shrunken graph.
+
+    Raises:
+        PlanError: channels meet that were separated; `labels` of the conflict are channel ids.
+    """
+    run = _Relabelling(module, Rewriter(analysis, alive), _Checker(kept_axes(analysis, alive)))
+    run.run()
+
+
+def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.ndarray) -> Tensor:
+    """Slice a parameter to its surviving channels."""
+    masks = [np.ones(s, dtype=bool) for s in tensor.shape]
+    grouped: np.ndarray | None = None
+    for axis in range(tensor.dim()):
+        ids = analysis.axes.get((name, axis))
+        if ids is None:
+            continue
+        if ids.ndim == 1:
+            masks[axis] = alive[ids]
+        else:
+            grouped = alive[ids]
+    for axis, mask in enumerate(masks):
+        if not mask.all():
+            tensor = tensor.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
+    if grouped is not None and not grouped.all():
+        rows = tensor.shape[0] // len(grouped)
+        parts = [
+            tensor[g * rows : (g + 1) * rows].index_select(1, torch.from_numpy(np.flatnonzero(m)).to(tensor.device))
+            for g, m in enumerate(grouped)
+        ]
+        tensor = torch.cat(parts)
+    return tensor.contiguous()
+
+
+

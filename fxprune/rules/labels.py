@@ -1,0 +1,66 @@
+"""Channel labels: what a tensor's elements belong to.
+
+A *label tensor* has the shape of the tensor it describes and holds one int64 label per element; elements with
+equal labels live or die together. Along axes where the label does not change it is a stride-0 view, so labels cost memory
+per channel, not per pixel. A tensor carries one label tensor per independent channel axis (a weight has an input and
+an output axis); label 0 marks elements that nothing may remove.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FIXED = 0
+
+
+@dataclass(frozen=True)
+class Value:
+    """What label propagation knows of one tensor of the graph.
+
+    Attributes:
+        shape: concrete shape under the example input.
+        dtype: element type.
+        axes: label tensors, each of the tensor's shape.
+        const: the tensor itself where it depends on no input (index tables, masks).
+        parameter: qualified name, where the tensor is a parameter or buffer of the model.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    axes: tuple[Tensor, ...] = ()
+    const: Tensor | None = None
+    parameter: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+
+def squash(labels: Tensor) -> Tensor:
+    """The same label tensor as a view with stride 0 along every dimension it is constant on."""
+    shape = labels.shape
+    for dim in range(labels.dim()):
+        size = labels.shape[dim]
+        if size == 1:
+            continue
+        first = labels.narrow(dim, 0, 1)
+        if labels.stride(dim) == 0:
+            labels = first
+        elif torch.equal(first, labels.narrow(dim, 1, 1)) and bool((labels == first).all()):
+            labels = first
+    return labels.expand(shape)
+
+
+def varying(labels: Tensor) -> frozenset[int]:
+    """Dimensions along which a squashed label tensor changes."""
+    return frozenset(d for d in range(labels.dim()) if labels.shape[d] > 1 and labels.stride(d) != 0)
+
+
+def narrow_constant(labels: Tensor) -> Tensor:
+    """The label tensor with its constant dimensions cut to size 1."""
+    for dim in range(labels.dim()):
+        if labels.stride(dim) == 0 and labels.shape[dim] > 1:
+            labels = labels.narrow(dim, 0, 1)
+    return labels

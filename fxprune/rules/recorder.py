@@ -1,0 +1,133 @@
+"""The notebook of label propagation: which labels are united, pinned, blocked and consumed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.rules.labels import FIXED, Value, narrow_constant, squash, varying
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A contraction of an activation with an axis of a parameter.
+
+    Attributes:
+        node: the call that contracts.
+        source: the node whose output it reads.
+        dim: the axis of the read tensor that is contracted.
+        parameter: qualified name of the weight.
+        axis: the weight's contracted axis.
+        groups: convolution groups; the weight's axis then holds size / groups of the read channels.
+    """
+
+    node: str
+    source: str
+    dim: int
+    parameter: str
+    axis: int
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class AxisLabels:
+    """Labels of one parameter axis: `labels` has shape (size,), or (groups, size) for a grouped convolution's inputs."""
+
+    parameter: str
+    axis: int
+    labels: Tensor
+
+
+class Recorder:
+    """Collects facts while rules run; the analysis solves them afterwards."""
+
+    def __init__(self) -> None:
+        self.next_label = FIXED + 1
+        self.edges: list[Tensor] = []
+        self.pins: list[tuple[Tensor, str]] = []
+        self.blocks: list[Tensor] = []
+        self.consumers: list[Consumer] = []
+        self.axes: dict[tuple[str, int], AxisLabels] = {}
+        self.node = ""
+
+    def fresh(self, *shape: int) -> Tensor:
+        """New labels, one per element."""
+        count = int(torch.Size(shape).numel())
+        labels = torch.arange(self.next_label, self.next_label + count).view(shape)
+        self.next_label += count
+        return labels
+
+    def axis(self, name: str, shape: tuple[int, ...], axis: int, groups: int = 1) -> Tensor:
+        """Label tensor of one axis of a parameter, of the parameter's shape.
+
+        With `groups` > 1 (input axis of a grouped convolution) each block of rows of axis 0 has labels of its own.
+        """
+        size = shape[axis]
+        key = (name, axis)
+        if key not in self.axes:
+            labels = self.fresh(groups, size) if groups > 1 else self.fresh(size)
+            self.axes[key] = AxisLabels(name, axis, labels)
+        labels = self.axes[key].labels
+        view = [1] * len(shape)
+        view[axis] = size
+        if labels.dim() == 1:
+            return labels.view(view).expand(shape)
+        view[0] = shape[0]
+        return labels.repeat_interleave(shape[0] // labels.shape[0], 0).view(view).expand(shape)
+
+    def owner(self, labels: Tensor) -> AxisLabels | None:
+        """The parameter axis that all of these labels were made for."""
+        low, high = int(labels.min()), int(labels.max())
+        for axis in self.axes.values():
+            if int(axis.labels.min()) <= low and high <= int(axis.labels.max()):
+                return axis
+        return None
+
+    def unite(self, left: Tensor, right: Tensor) -> None:
+        """Elements of the two (broadcastable) label tensors live or die together; a fixed one pins its partner."""
+        left, right = torch.broadcast_tensors(narrow_constant(left), narrow_constant(right))
+        for dim in range(left.dim()):
+            if left.stride(dim) == 0 == right.stride(dim) and left.shape[dim] > 1:
+                left, right = left.narrow(dim, 0, 1), right.narrow(dim, 0, 1)
+        pairs = torch.stack([left.reshape(-1), right.reshape(-1)], 1)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        if len(pairs) > 1024:
+            pairs = torch.unique(pairs, dim=0)
+        fixed = (pairs == FIXED).any(1)
+        if fixed.any():
+            self.pin(pairs[fixed], "meets a tensor that is not produced by a weight")
+        if not fixed.all():
+            self.edges.append(pairs[~fixed])
+
+    def tie(self, labels: Tensor, dims: frozenset[int]) -> Tensor:
+        """Unite along dimensions, and return the label tensor made constant there."""
+        for dim in sorted(dims & varying(labels)):
+            first = labels.narrow(dim, 0, 1)
+            self.unite(labels, first)
+            labels = first.expand_as(labels)
+        return labels
+
+    def pin(self, labels: Tensor, reason: str) -> None:
+        """Nothing may remove these labels; the reason reaches the report with the node's name."""
+        labels = torch.unique(narrow_constant(labels))
+        labels = labels[labels != FIXED]
+        if len(labels):
+            self.pins.append((labels, f"{reason} ({self.node})"))
+
+    def pin_value(self, value: Value, reason: str) -> None:
+        """Pin every label a tensor carries."""
+        for labels in value.axes:
+            self.pin(labels, reason)
+
+    def block(self, labels: Tensor) -> None:
+        """The rows of a (blocks, size) label matrix must keep equal counts."""
+        if labels.shape[0] > 1:
+            self.blocks.append(labels)
+
+    def block_structure(self, labels: Tensor) -> None:
+        """Note the blocks of a label tensor that changes along several dimensions (heads x head channels)."""
+        labels = squash(labels)
+        if len(varying(labels)) > 1:
+            compact = narrow_constant(labels)
+            sizes = [s for s in compact.shape if s > 1]
+            self.block(compact.reshape(-1, sizes[-1]))

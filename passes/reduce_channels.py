@@ -1,0 +1,67 @@
+"""Reduce channels: slice every parameter to its surviving channels and mend the calls' shape arguments."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.analysis import Analysis, attribute
+from fxprune.relabel import Rewriter, check, shrink_parameter
+
+
+@dataclass(frozen=True)
+class ReduceChannels:
+    """Remove channels from a captured graph.
+
+    Requires a graph as `capture` makes it and its analysis; ensures that the labels run through the result without conflict.
+    Weights are sliced only: interpolations are fitted afterwards, into the consumers this pass leaves.
+
+    Attributes:
+        analysis: of the graph that is passed in.
+        alive: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that stays.
+    """
+
+    analysis: Analysis
+    alive: np.ndarray
+
+    def __call__(self, module: GraphModule) -> GraphModule:
+        """A new module; the one passed in is not changed.
+
+        Raises:
+            PlanError: the surviving channels do not fit together.
+        """
+        check(module, self.analysis, self.alive)
+        rewriter = Rewriter(self.analysis, self.alive)
+        small = copy.deepcopy(module)
+        for old, node in zip(module.graph.nodes, small.graph.nodes, strict=True):
+            if old.op != "call_function":
+                continue
+            target, args, kwargs = rewriter.arguments(old)
+            names = {n.name: n for n in node.all_input_nodes}
+            if target is not old.target or args != old.args or kwargs != old.kwargs:
+                node.target = target
+                node.args = _renamed(args, names)
+                node.kwargs = _renamed(kwargs, names)
+        for name in dict.fromkeys(name for name, _ in self.analysis.axes):
+            owner_name, _, leaf = name.rpartition(".")
+            owner = attribute(small, owner_name) if owner_name else small
+            tensor = getattr(owner, leaf)
+            new = shrink_parameter(tensor.detach(), name, self.analysis, self.alive)
+            if new.shape == tensor.shape:
+                continue
+            if isinstance(tensor, nn.Parameter):
+                setattr(owner, leaf, nn.Parameter(new, requires_grad=tensor.requires_grad))
+            else:
+                setattr(owner, leaf, new)
+        small.graph.lint()
+        small.recompile()
+        return small
+
+
+def _renamed(item: object, nodes: dict[str, object]) -> object:
+    """Arguments of the original graph with its nodes replaced by their copies."""
+    from torch.fx.node import map_arg
+
+    return map_arg(item, lambda n: nodes[n.name])  # type: ignore[arg-type, return-value]
