@@ -1,0 +1,160 @@
+"""Station 3: stream calibration batches once and keep only sums."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from fxprune.analysis import Analysis
+from fxprune.errors import CalibrationError
+from fxprune.inputs import Batch
+from fxprune.layout import Stratum, rows, second_moment, strata
+from fxprune.rules.recorder import Consumer
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of what one consumer weight reads.
+
+    Attributes:
+        strata: how its columns belong to channels.
+        grams: X^T X per stratum, (n, n) float64.
+        rows: observations per stratum.
+        examples: calibration examples.
+    """
+
+    strata: tuple[Stratum, ...]
+    grams: tuple[np.ndarray, ...]
+    rows: tuple[int, ...]
+    examples: int
+
+
+Site = tuple[str, int]
+"""A consumed weight axis: (parameter, axis)."""
+
+
+class Observer(Interpreter):
+    """Runs the captured graph and hands every node's result to a callback; values die after their last use."""
+
+    def __init__(self, module: GraphModule, watch: dict[str, Callable[[Tensor], None]]):
+        super().__init__(module)
+        self._watch = watch
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n.name in self._watch:
+            self._watch[n.name](result)
+        return result
+
+
+def arguments(module: GraphModule, batch: Batch) -> list[Any]:
+    """A batch as the flat arguments of the graph's placeholders."""
+    return list(module.graph.process_inputs(*batch.args, **batch.kwargs))
+
+
+def where(node: Node) -> str:
+    """The module a node came from, for messages."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return (str(stack[-1][0]) if stack and stack[-1][0] else "the model") + f" ({node.name})"
+
+
+def require_finite(module: GraphModule, batch: Batch) -> None:
+    """Find the first layer whose output is not finite on a batch.
+
+    Raises:
+        CalibrationError: names it; returns where all outputs are finite.
+    """
+
+    def check(node: Node) -> Callable[[Any], None]:
+        def look(value: Any) -> None:
+            if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+                bad = "NaN" if torch.isnan(value).any() else "infinite"
+                raise CalibrationError(
+                    f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the calibration data. Check the weights and that "
+                    "inputs are normalised as in training."
+                )
+
+        return look
+
+    skipped = ("where", "masked_fill", "full", "triu", "tril", "mul", "add", "neg", "rsub", "sub", "expand", "slice", "view")
+    # Attention masks hold -inf on purpose: judge only what a weight produced.
+    nodes = [n for n in module.graph.nodes if n.op == "call_function" and not any(s in str(n.target) for s in skipped)]
+    with torch.no_grad():
+        Observer(module, {n.name: check(n) for n in nodes}).run(*arguments(module, batch), enable_io_processing=False)
+
+
+def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
+    """Consumed weight axes that hold removable channels, with the calls that read them."""
+    found: dict[Site, list[Consumer]] = {}
+    for consumer in analysis.consumers:
+        site = (consumer.parameter, consumer.axis)
+        if (analysis.axes[site] > 0).any():
+            found.setdefault(site, []).append(consumer)
+    return found
+
+
+def calibrate(module: GraphModule, analysis: Analysis, batches: Iterable[Batch]) -> dict[Site, Moments]:
+    """Second moments of every consumer's input; memory does not depend on the number of batches.
+
+    Args:
+        module: the captured graph.
+        analysis: of that graph.
+        batches: calibration examples.
+
+    Raises:
+        CalibrationError: a layer gives NaN or infinite values; it is named.
+    """
+    found = sites(analysis)
+    keys: dict[tuple[str, int, bytes], list[Stratum]] = {}
+    key_of: dict[tuple[Site, int], tuple[str, int, bytes]] = {}
+    for site, consumers in found.items():
+        ids = analysis.axes[site]
+        for number, consumer in enumerate(consumers):
+            key = (consumer.source, consumer.dim, ids.shape[:1].__repr__().encode() + ids.tobytes())
+            keys.setdefault(key, strata(ids))
+            key_of[(site, number)] = key
+    grams: dict[tuple[str, int, bytes], list[np.ndarray]] = {}
+    counts: dict[tuple[str, int, bytes], list[int]] = {}
+
+    def observe(source: str) -> Callable[[Tensor], None]:
+        mine = [(key, parts) for key, parts in keys.items() if key[0] == source]
+
+        def add(value: Tensor) -> None:
+            for key, parts in mine:
+                observed = [rows(value, key[1], part) for part in parts]
+                moments = [second_moment(x, x) for x in observed]
+                if not all(np.isfinite(m).all() for m in moments):
+                    raise _NotFinite
+                if key in grams:
+                    grams[key] = [a + b for a, b in zip(grams[key], moments, strict=True)]
+                    counts[key] = [a + len(x) for a, x in zip(counts[key], observed, strict=True)]
+                else:
+                    grams[key], counts[key] = moments, [len(x) for x in observed]
+
+        return add
+
+    observer = Observer(module, {source: observe(source) for source in {key[0] for key in keys}})
+    examples = 0
+    for batch in batches:
+        try:
+            with torch.no_grad():
+                observer.run(*arguments(module, batch), enable_io_processing=False)
+        except _NotFinite:
+            require_finite(module, batch)
+            raise CalibrationError("Activations are too large for their second moments: they overflow.") from None
+        examples += batch.size
+    result = {}
+    for site, consumers in found.items():
+        own = [key_of[(site, i)] for i in range(len(consumers))]
+        total = [sum((grams[k][s] for k in own), np.zeros(())) for s in range(len(keys[own[0]]))]
+        seen = tuple(sum(counts[k][s] for k in own) for s in range(len(keys[own[0]])))
+        result[site] = Moments(tuple(keys[own[0]]), tuple(np.asarray(t) for t in total), seen, examples)
+    return result
+
+
+class _NotFinite(Exception):
+    """A second moment overflowed or an activation is not finite."""

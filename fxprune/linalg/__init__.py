@@ -1,0 +1,1 @@
+"""Numerics on arrays: nothing here knows of graphs or modules."""

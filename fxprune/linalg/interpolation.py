@@ -1,0 +1,58 @@
+r"""Interpolation: rebuild dropped columns from kept ones.
+
+Minimises \|X - X_K T\|_F^2 + \lambda \|T - T_0\|_F^2 over T, given second moments only: with A = X_K^T X_K and B = X_K^T X,
+T = (A + \lambda I)^{-1} (B + \lambda T_0). For A and B taken from one model this is the interpolative decomposition of
+Chee et al. (NeurIPS 2022), section 3, in normal-equation form; for A from a compressed model and B across models it fits the
+compressed activations to the original ones.
+"""
+
+import numpy as np
+import scipy.linalg
+
+
+def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | None = None) -> np.ndarray:
+    """Solve (A + lambda I) T = B + lambda T0 with lambda = ridge * mean(diag A).
+
+    Args:
+        a: (k, k) float64, symmetric positive semidefinite.
+        b: (k, n) float64.
+        ridge: relative to A's mean diagonal, >= 0.
+        prior: T0, (k, n); zero when left out.
+
+    Returns:
+        (k, n) float64. Where A + lambda I is numerically singular, the minimum-norm solution of its leading eigenspace.
+    """
+    scale = ridge * float(np.trace(a)) / max(len(a), 1)
+    system = a + scale * np.eye(len(a))
+    right = b if prior is None else b + scale * prior
+    try:
+        factor = scipy.linalg.cho_factor(system, lower=True, check_finite=False)
+        solution = scipy.linalg.cho_solve(factor, right, check_finite=False)
+        if np.isfinite(solution).all():
+            return np.asarray(solution)
+    except scipy.linalg.LinAlgError:
+        pass
+    values, vectors = scipy.linalg.eigh(system)
+    keep = values > values.max(initial=0) * len(a) * np.finfo(float).eps
+    basis = vectors[:, keep]
+    return np.asarray((basis / values[keep]) @ (basis.T @ right))
+
+
+def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float) -> np.ndarray:
+    """T of shape (k, n) with X ~ X[:, kept] T, exact on the kept columns.
+
+    Args:
+        gram: X^T X, (n, n) float64.
+        kept: (k,) column indices.
+        ridge: relative Tikhonov weight on the dropped columns' coefficients.
+    """
+    result = np.zeros((len(kept), len(gram)))
+    dropped = np.setdiff1d(np.arange(len(gram)), kept)
+    result[np.arange(len(kept)), kept] = 1
+    if len(dropped) and len(kept):
+        # Equilibrate: channels may differ by orders of magnitude in scale.
+        scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
+        a = gram[np.ix_(kept, kept)] / np.outer(scale[kept], scale[kept])
+        b = gram[np.ix_(kept, dropped)] / np.outer(scale[kept], scale[dropped])
+        result[:, dropped] = solve_ridge(a, b, ridge) * scale[dropped] / scale[kept][:, None]
+    return result

@@ -1,0 +1,166 @@
+r"""Column subset selection: nested removal orders and the error at every width.
+
+Two selectors. `pivoted_qr` keeps the columns that column-pivoted QR of X picks first (Chee et al. 2022), computed as pivoted Cholesky of
+the Gram matrix. `output_aware` removes, one after another, the channel whose loss changes the consumers' outputs least when
+all remaining channels are re-interpolated: for a consumer with weight W and H = (X^T X)^{-1} removing channel j costs
+\|W_j\|^2 / H_jj (the optimal brain surgeon for channels; Hassibi & Stork 1993, Kurtic et al. 2023), and both W and H are updated in closed form.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One consumer of a channel group.
+
+    Attributes:
+        gram: X^T X of everything the consumer reads, (n, n) float64.
+        metric: W^T W summed over outputs and kernel positions, (n, n) float64.
+        columns: (channels,) place of each of the group's channels in X, -1 where it is not read.
+        weight: how much the consumer's relative output error counts.
+    """
+
+    gram: np.ndarray
+    metric: np.ndarray
+    columns: np.ndarray
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A nested order of removal.
+
+    Attributes:
+        order: (blocks, size) channel indices, first removed first; every prefix of columns is a plan.
+        errors: (size,) relative squared output error after removing 0, 1, ... channels of each block.
+    """
+
+    order: np.ndarray
+    errors: np.ndarray
+
+
+def pivoted_qr(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns in the order column-pivoted QR of X picks them, and |r_kk|.
+
+    Args:
+        gram: X^T X, (n, n) float64.
+
+    Returns:
+        order (n,) and the diagonal of R (n,), zero past the numerical rank.
+    """
+    work = np.array(gram, dtype=np.float64)
+    size = len(work)
+    order = np.arange(size)
+    diagonal = np.zeros(size)
+    floor = max(float(np.diag(work).max(initial=0)), 0) * size * np.finfo(float).eps
+    for k in range(size):
+        pivot = k + int(np.argmax(np.diag(work)[k:]))
+        if work[pivot, pivot] <= floor:
+            break
+        if pivot != k:
+            work[[k, pivot]] = work[[pivot, k]]
+            work[:, [k, pivot]] = work[:, [pivot, k]]
+            order[[k, pivot]] = order[[pivot, k]]
+        root = np.sqrt(work[k, k])
+        diagonal[k] = root
+        column = work[k + 1 :, k] / root
+        work[k + 1 :, k + 1 :] -= np.outer(column, column)
+    return order, diagonal
+
+
+class _State:
+    """One reader during elimination."""
+
+    def __init__(self, reader: Reader, ridge: float):
+        self.columns = reader.columns
+        gram = reader.gram
+        mean = float(np.trace(gram)) / max(len(gram), 1) or 1.0
+        system = gram + ridge * mean * np.eye(len(gram))
+        self.inverse = scipy.linalg.inv(system, check_finite=False)
+        self.metric = reader.metric.copy()
+        energy = float(np.sum(reader.metric * gram))
+        self.scale = reader.weight / energy if energy > 0 else 0.0
+
+    def costs(self) -> np.ndarray:
+        diagonal = np.maximum(np.diag(self.inverse), np.finfo(float).tiny)
+        costs = np.maximum(np.diag(self.metric), 0) / diagonal * self.scale
+        return np.where(self.columns >= 0, costs[self.columns], 0.0)
+
+    def remove(self, channels: np.ndarray) -> None:
+        """Remove several channels at once: the block form of the rank-one update."""
+        places = self.columns[channels]
+        places = places[places >= 0]
+        if not len(places):
+            return
+        head = self.inverse[:, places]
+        # Solve against the removed block of the inverse; it is positive definite.
+        step = scipy.linalg.solve(self.inverse[np.ix_(places, places)], head.T, assume_a="pos", check_finite=False)
+        update = head @ step
+        rows = self.metric[places]
+        cross = step.T @ rows
+        self.metric += -cross - cross.T + step.T @ self.metric[np.ix_(places, places)] @ step
+        self.inverse -= update
+        self.inverse[places, :] = self.inverse[:, places] = 0
+        self.inverse[places, places] = np.inf
+        self.metric[places, :] = self.metric[:, places] = 0
+
+
+def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch: int = 1) -> Removal:
+    """Greedy backward elimination over all consumers of a group.
+
+    Args:
+        readers: the group's consumers.
+        blocks: (blocks, size) channel indices into each reader's `columns`; each round takes one from every block.
+        ridge: relative Tikhonov weight of the interpolation the costs assume.
+        batch: channels removed between two updates; 1 is exact greedy.
+    """
+    states = [_State(reader, ridge) for reader in readers]
+    count, size = blocks.shape
+    left = np.ones(blocks.shape, dtype=bool)
+    order = np.zeros(blocks.shape, dtype=np.int64)
+    errors = np.zeros(size)
+    done, total = 0, 0.0
+    while done < size:
+        costs = sum((s.costs() for s in states), np.zeros(blocks.size))
+        table = np.where(left, costs[blocks], np.inf)
+        step = min(batch, size - done)
+        chosen = np.argsort(table, axis=1, kind="stable")[:, :step]
+        picked = np.take_along_axis(blocks, chosen, 1)
+        order[:, done : done + step] = picked
+        np.put_along_axis(left, chosen, False, 1)
+        spent = np.take_along_axis(table, chosen, 1).sum(0)
+        for i in range(step):
+            if done + i + 1 < size:
+                total += float(spent[i])
+                errors[done + i + 1] = total
+        if done + step < size:
+            for state in states:
+                state.remove(picked.reshape(-1))
+        done += step
+    return Removal(order, errors)
+
+
+def pivoted_removal(gram: np.ndarray, columns: np.ndarray, blocks: np.ndarray) -> tuple[Removal, np.ndarray]:
+    """The reverse of the pivoted-QR order as a removal, with relative residuals, and |r_kk / r_11| per width.
+
+    Args:
+        gram: (n, n) of one reader.
+        columns: (channels,) place of each channel in it.
+        blocks: (blocks, size) channel indices.
+
+    Returns:
+        the removal and (size,) scores: |r_kk / r_11| of the last channel kept at each removal count.
+    """
+    order, diagonal = pivoted_qr(gram[np.ix_(columns, columns)])
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    table = np.argsort(-rank[blocks], axis=1, kind="stable")
+    removal = np.take_along_axis(blocks, table, 1)
+    energy = diagonal**2
+    dropped = energy[rank[removal]].sum(0)
+    errors = np.concatenate([[0.0], np.cumsum(dropped)[:-1]]) / max(float(np.trace(gram)), np.finfo(float).tiny)
+    scores = diagonal[rank[removal]].max(0) / max(float(diagonal[0]), np.finfo(float).tiny)
+    return Removal(removal, errors), scores
