@@ -1,6 +1,6 @@
 """What a choice of kept channels does to every call: new shapes, new shape arguments, and the check that all still meets."""
 
-
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from fxprune.analysis import Analysis, Propagation
 from fxprune.errors import PlanError
+from fxprune.groups import Analysis
+from fxprune.propagation import Propagation, where
 from fxprune.rules.labels import FIXED, Value, narrow_constant, varying
 from fxprune.rules.recorder import Recorder
 from fxprune.rules.registry import operator_name
@@ -18,11 +19,24 @@ from fxprune.rules.registry import operator_name
 aten = torch.ops.aten
 
 
+class Conflict(PlanError):
+    """The surviving channels do not fit together.
+
+    Attributes:
+        labels: ids of the channels concerned.
+        where: the call at which they meet.
+    """
+
+    def __init__(self, message: str, labels: Tensor, where: str = ""):
+        super().__init__(f"{where}: {message}" if where else message)
+        self.message, self.labels, self.where = message, labels, where
+
+
 def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
     """New length of every dimension along which a label tensor changes.
 
     Raises:
-        PlanError: what is left is not a box (blocks keep unequal counts).
+        Conflict: what is left is not a box (blocks keep unequal counts).
     """
     dims = sorted(varying(labels))
     compact = narrow_constant(labels)
@@ -34,8 +48,16 @@ def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
         others = tuple(d for d in range(mask.ndim) if d != dim)
         result[dim] = int(counts[0]) if len(counts) == 1 else int(mask.any(others).sum())
     if int(np.prod(list(result.values()))) != int(mask.sum()):
-        raise PlanError("blocks of one channel group keep unequal counts")
+        raise Conflict("blocks of one channel group keep unequal counts", compact)
     return result
+
+
+def survivors(labels: Tensor, alive: np.ndarray) -> Tensor:
+    """What a label tensor must look like after removal, its constant dimensions cut to size 1."""
+    compact = narrow_constant(labels)
+    left = sizes(labels, alive)
+    kept = compact.numpy()[alive[compact.numpy()]]
+    return torch.from_numpy(kept).reshape([left.get(d, 1) for d in range(labels.dim())])
 
 
 def shrunk(value: Any, alive: np.ndarray) -> Any:
@@ -191,6 +213,9 @@ FAMILIES = (
 )
 
 
+SEPARATED = "channels that must stay together were separated"
+
+
 class _Checker(Recorder):
     """Hands out the surviving channel ids and insists that what meets is equal."""
 
@@ -219,22 +244,16 @@ class _Checker(Recorder):
         try:
             left, right = torch.broadcast_tensors(left, right)
         except RuntimeError as error:
-            raise _Conflict(torch.cat([left.flatten(), right.flatten()])) from error
+            raise Conflict(SEPARATED, torch.cat([left.flatten(), right.flatten()])) from error
         wrong = (left != right) & (left != FIXED) & (right != FIXED)
         if wrong.any():
-            raise _Conflict(torch.cat([left[wrong], right[wrong]]))
+            raise Conflict(SEPARATED, torch.cat([left[wrong], right[wrong]]))
 
     def pin(self, labels: Tensor, reason: str) -> None:
         return None
 
     def block(self, labels: Tensor) -> None:
         return None
-
-
-class _Conflict(PlanError):
-    def __init__(self, labels: Tensor):
-        super().__init__("channels that must stay together were separated")
-        self.labels = labels
 
 
 class _Relabelling(Propagation):
@@ -251,6 +270,30 @@ class _Relabelling(Propagation):
         value = self.rewriter.analysis.values[node.name]
         return shrunk(value, self.rewriter.alive) if not isinstance(value, Value) or value.const is None else replace(value, axes=())
 
+    def _call(self, node: Node) -> Any:
+        try:
+            found = super()._call(node)
+            self._compare(self.rewriter.analysis.values[node.name], found)
+        except Conflict as conflict:
+            raise Conflict(conflict.message, conflict.labels, where(node)) from conflict
+        except (RuntimeError, ValueError, IndexError, PlanError) as error:
+            held = [self.rewriter.analysis.values[n.name] for n in (*node.all_input_nodes, node)]
+            labels = [narrow_constant(a).reshape(-1) for v in _flat(held) for a in v.axes]
+            raise Conflict(str(error).splitlines()[0], torch.cat(labels or [torch.zeros(1, dtype=torch.int64)]), where(node)) from error
+        return found
+
+    def _compare(self, old: Any, found: Any) -> None:
+        """Insist that the labels a call returns are the survivors, in order, of those it returned at full width."""
+        for before, after in zip(_flat([old]), _flat([found]), strict=True):
+            for got in after.axes:
+                for labels in before.axes:
+                    if not varying(labels) & varying(got):
+                        continue
+                    wanted = survivors(labels, self.rewriter.alive)
+                    if got.shape != after.shape:
+                        raise Conflict(f"shape {tuple(got.shape)} where {after.shape} is expected", wanted)
+                    self.record.unite(wanted, got)
+
     def _parameter(self, node: Node) -> Any:
         value = self.rewriter.analysis.values[node.name]
         if not isinstance(value, Value) or value.parameter is None:
@@ -265,6 +308,12 @@ class _Relabelling(Propagation):
         return replace(new, axes=tuple(axes))
 
 
+def _flat(values: Iterable[Any]) -> list[Value]:
+    """The tensors among values and tuples of them."""
+    nested = (v if isinstance(v, (tuple, list)) else (v,) for v in values)
+    return [v for group in nested for v in group if isinstance(v, Value)]
+
+
 def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
     """Surviving channel ids of every parameter axis, in order; (kept,) or (groups, kept)."""
     result = {}
@@ -273,7 +322,7 @@ def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np
         if ids.ndim == 2:
             counts = np.unique(mask.sum(1))
             if len(counts) != 1:
-                raise PlanError(f"{key[0]}: convolution groups keep unequal counts {counts.tolist()}")
+                raise Conflict(f"{key[0]}: convolution groups keep unequal counts {counts.tolist()}", torch.from_numpy(ids))
             result[key] = ids[mask].reshape(len(ids), -1)
         else:
             result[key] = ids[mask]
@@ -284,7 +333,7 @@ def check(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> None:
     """Run the labels through the shrunken graph.
 
     Raises:
-        PlanError: channels meet that were separated; `labels` of the conflict are channel ids.
+        Conflict: channels meet that were separated.
     """
     run = _Relabelling(module, Rewriter(analysis, alive), _Checker(kept_axes(analysis, alive)))
     run.run()
@@ -313,6 +362,3 @@ def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.nd
         ]
         tensor = torch.cat(parts)
     return tensor.contiguous()
-
-
-

@@ -1,0 +1,87 @@
+"""FLOPs of every contraction, and the axes they are proportional to."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Node
+from torch.utils.flop_counter import FlopCounterMode
+
+from fxprune.groups import Cost
+from fxprune.rules.labels import Value, narrow_constant
+
+CONTRACTIONS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+
+
+def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost, ...]:
+    """FLOPs per example of every contraction in a graph whose values carry channel ids."""
+    found = []
+    for node in module.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if not any(part in node.target._opname for part in CONTRACTIONS):
+            continue
+        flops = _count(node, values) / batch
+        if flops and "scaled_dot_product_attention" in node.target._opname:
+            found += _attention(node, flops, values)
+        elif flops:
+            found.append(Cost(node.name, flops, _factors(node, values)))
+    return tuple(found)
+
+
+def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[Cost]:
+    """Scores cost by the queries' channels, the weighted sum by the values'."""
+    query, _, value = (values[a.name] for a in node.args[:3])  # type: ignore[union-attr]
+    share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
+    return [
+        Cost(node.name, flops * part, tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes))
+        for part, operand in ((share, query), (1 - share, value))
+    ]
+
+
+def _count(node: Node, values: dict[str, Any]) -> int:
+    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device."""
+
+    def swap(item: Any) -> Any:
+        if isinstance(item, Node):
+            item = values[item.name]
+        if isinstance(item, Value):
+            return torch.empty(item.shape, dtype=item.dtype, device="meta")
+        if isinstance(item, (tuple, list)):
+            return type(item)(swap(i) for i in item)
+        return item
+
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            node.target(*swap(tuple(node.args)), **{k: swap(v) for k, v in node.kwargs.items()})  # type: ignore[operator]
+    except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
+        return 0
+    return int(counter.get_total_flops())
+
+
+def _factors(node: Node, values: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    """Channel ids along every axis whose length the call's FLOPs are proportional to."""
+    found = []
+    first = 1 if node.target._opname in ("addmm", "baddbmm") else 0  # type: ignore[union-attr]
+    operands = [a for a in node.args[first:] if isinstance(a, Node)]
+    if node.args and isinstance(node.args[1], (list, tuple)):
+        operands = [a for a in node.args[1] if isinstance(a, Node)]
+    weight = next((o for o in operands if o.op == "get_attr" and len(values[o.name].shape) > 1), None)
+    if weight is not None:
+        value = values[weight.name]
+        for labels in value.axes:
+            found.append(narrow_constant(labels).reshape(-1).numpy())
+        if "conv" in str(node.target) and value.rank > 2 and value.shape[1] == 1 and found:
+            return (found[0],)
+        return tuple(found)
+    # Products of activations: what is contracted and what passes on.
+    tensors = [values[o.name] for o in operands]
+    last = tensors[0]
+    for labels in last.axes:
+        found.append(narrow_constant(labels).reshape(-1).numpy())
+    out = values[node.name]
+    for labels in out.axes if isinstance(out, Value) else ():
+        flat = narrow_constant(labels).reshape(-1).numpy()
+        if not any(np.array_equal(flat, f) for f in found):
+            found.append(flat)
+    return tuple(found)

@@ -1,0 +1,115 @@
+"""What label propagation found: channel groups, pinned axes, costs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from fxprune.rules.recorder import Consumer
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of which a subset is selected together.
+
+    Attributes:
+        name: the first weight that produces them.
+        blocks: (blocks, size) channel ids; every block keeps the same number (heads, convolution groups).
+        members: weight axes that hold the channels, as (parameter, axis).
+        consumers: calls that contract them with a weight.
+    """
+
+    name: str
+    blocks: np.ndarray
+    members: tuple[tuple[str, int], ...]
+    consumers: tuple[Consumer, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels per block: what a plan chooses from 1 to this."""
+        return int(self.blocks.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """Channels in all blocks."""
+        return int(self.blocks.size)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A weight axis left alone, and why."""
+
+    parameter: str
+    axis: int
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A contraction's FLOPs: proportional to the channels it produces and those it consumes.
+
+    Attributes:
+        node: the call.
+        flops: at full width, for one example.
+        factors: one channel-id vector per weight-like axis; FLOPs scale with the share of each that is kept.
+    """
+
+    node: str
+    flops: float
+    factors: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What label propagation found; channel id 0 is everything that stays.
+
+    Attributes:
+        values: per node (or tuple of nodes' results) its `Value` with channel ids for labels.
+        axes: channel ids per (parameter, axis), (size,) or (groups, size).
+        groups: the channel groups.
+        pinned: weight axes left alone.
+        consumers: every contraction with a weight.
+        foldable: (parameter, axis) that are only ever contracted, so an interpolation may be folded in.
+        costs: FLOPs of every contraction.
+        batch: examples in the traced batch.
+    """
+
+    values: dict[str, Any]
+    axes: dict[tuple[str, int], np.ndarray]
+    groups: tuple[ChannelGroup, ...]
+    pinned: tuple[Pinned, ...]
+    consumers: tuple[Consumer, ...]
+    foldable: frozenset[tuple[str, int]]
+    costs: tuple[Cost, ...]
+    batch: int
+
+    def __str__(self) -> str:
+        """One line per group: `name: width [x blocks] <- members -> consumers`."""
+        lines = []
+        for group in self.groups:
+            blocks = f" x {len(group.blocks)} blocks" if len(group.blocks) > 1 else ""
+            made = " ".join(f"{p}[{a}]" for p, a in group.members)
+            read = " ".join(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers)) or "nothing"
+            lines.append(f"{group.name}: {group.width}{blocks} | {made} -> {read}")
+        return "\n".join(lines)
+
+    def to_networkx(self) -> "nx.Graph[str]":
+        """Bipartite coupling graph: group nodes joined to the weight axes that hold their channels."""
+        graph: nx.Graph[str] = nx.Graph()
+        for group in self.groups:
+            graph.add_node(group.name, kind="group", width=group.width, blocks=len(group.blocks))
+            for parameter, axis in group.members:
+                site = f"{parameter}[{axis}]"
+                graph.add_node(site, kind="axis")
+                graph.add_edge(group.name, site)
+        return graph
+
+    def group_of(self) -> np.ndarray:
+        """Index of each channel id's group, -1 for channels that stay; (channels + 1,)."""
+        top = max([int(a.max(initial=0)) for a in self.axes.values()] + [int(g.blocks.max()) for g in self.groups] + [0])
+        index = np.full(top + 1, -1)
+        for i, group in enumerate(self.groups):
+            index[group.blocks] = i
+        return index

@@ -1,0 +1,176 @@
+"""Execute a captured graph on channel labels, node by node."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from fxprune.rules import Call, pointwise, rule_for
+from fxprune.rules.labels import Value
+from fxprune.rules.recorder import Recorder
+
+SMALL_CONSTANT = 1 << 24
+
+
+def hint(value: Any) -> Any:
+    """A symbolic size as the integer it has under the example."""
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value.node.hint if value.node.hint is not None else value.node.require_hint()
+    return value
+
+
+def unlabelled(val: Any) -> Any:
+    """What a node returns, as `Value`s without labels."""
+    if isinstance(val, Tensor):
+        return Value(tuple(int(hint(s)) for s in val.shape), val.dtype)
+    if isinstance(val, (tuple, list)):
+        return tuple(unlabelled(v) for v in val)
+    return hint(val)
+
+
+def attribute(module: torch.nn.Module, name: str) -> Any:
+    """A (nested) attribute by its qualified name."""
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+class Propagation:
+    """Executes the graph on labels, node by node."""
+
+    def __init__(self, module: GraphModule, ignore: Callable[[str], bool]):
+        self.module, self.ignore = module, ignore
+        self.record = Recorder()
+        self.values: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Visit every node in order."""
+        for node in self.module.graph.nodes:
+            self.record.node = where(node)
+            if node.op == "placeholder":
+                self.values[node.name] = self.result(node)
+            elif node.op == "get_attr":
+                self.values[node.name] = self._parameter(node)
+            elif node.op == "call_function":
+                self.values[node.name] = self._call(node)
+            elif node.op == "output":
+                self.record.node = "output"
+                for value in self._call_values(node):
+                    self.record.pin_value(value, "is the model's output")
+            else:
+                raise NotImplementedError(node.op)
+
+    def _call_values(self, node: Node) -> list[Value]:
+        return Call(node, node.target, self._resolve(node.args), {}, None, self.record).values()
+
+    def _resolve(self, item: Any) -> Any:
+        if isinstance(item, Node):
+            return self.values[item.name]
+        if isinstance(item, (tuple, list)):
+            return tuple(self._resolve(i) for i in item) if isinstance(item, tuple) else [self._resolve(i) for i in item]
+        return item
+
+    def _parameter(self, node: Node) -> Any:
+        tensor = attribute(self.module, str(node.target))
+        if not isinstance(tensor, Tensor):
+            return tensor
+        shape = tuple(tensor.shape)
+        name = str(node.target)
+        if not tensor.is_floating_point():
+            return Value(shape, tensor.dtype, const=tensor.detach())
+        grouped = _grouped_user(node)
+        axes = []
+        for axis, size in enumerate(shape):
+            if size == 1:
+                continue
+            groups = grouped if axis == 1 else 1
+            axes.append(self.record.axis(name, shape, axis, groups))
+        if self.ignore(name):
+            for labels in axes:
+                self.record.pin(labels, "ignored on request")
+        return Value(shape, tensor.dtype, tuple(axes), parameter=name)
+
+    def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Operator and arguments of a call."""
+        return node.target, node.args, dict(node.kwargs)
+
+    def result(self, node: Node) -> Any:
+        """What a node returns, without labels."""
+        return unlabelled(node.meta.get("val"))
+
+    def _call(self, node: Node) -> Any:
+        target, raw, keywords = self.arguments(node)
+        args, kwargs = self._resolve(raw), {k: self._resolve(v) for k, v in keywords.items()}
+        out = self.result(node)
+        call = Call(node, target, args, kwargs, out, self.record)
+        values = call.values()
+        if not isinstance(out, (Value, tuple)) or (isinstance(out, tuple) and not any(isinstance(o, Value) for o in out)):
+            return out
+        if all(v.const is not None for v in values) and _constant_size(out) <= SMALL_CONSTANT and not any(v.axes for v in values):
+            computed = _compute(call)
+            if computed is not None:
+                return replace(out, const=computed)
+        if not any(v.axes for v in values) and not _weighted(node):
+            return out
+        rule = rule_for(target)
+        if rule is None and isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
+            rule = pointwise
+        if rule is not None:
+            try:
+                return rule(call)
+            except NotImplementedError:
+                pass
+        for value in values:
+            self.record.pin_value(value, f"enters {node.target}, for which there is no rule")
+        return out
+
+
+def where(node: Node) -> str:
+    """A node for people: the module it came from and its name."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0] if stack else ""
+    path = path.removeprefix("L['self'].") if isinstance(path, str) else ""
+    return f"{path or 'model'}: {node.name}"
+
+
+def _constant_size(out: Any) -> int:
+    return int(np.prod(out.shape)) if isinstance(out, Value) else SMALL_CONSTANT + 1
+
+
+def _compute(call: Call) -> Tensor | None:
+    def swap(item: Any) -> Any:
+        if isinstance(item, Value):
+            return item.const
+        if isinstance(item, (tuple, list)):
+            return type(item)(swap(i) for i in item)
+        return item
+
+    if torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ()):
+        return None
+    kwargs = {k: swap(v) for k, v in call.kwargs.items() if k not in ("device", "pin_memory")}
+    try:
+        result = call.target(*swap(call.args), **kwargs)
+    except (RuntimeError, TypeError, IndexError):
+        return None
+    return result if isinstance(result, Tensor) else None
+
+
+def _weighted(node: Node) -> bool:
+    return any(isinstance(a, Node) and a.op == "get_attr" for a in node.args)
+
+
+def _grouped_user(node: Node) -> int:
+    """Groups of the convolution that alone reads this weight, else 1."""
+    users = list(node.users)
+    if len({u.args[6] if len(u.args) > 6 else 1 for u in users}) != 1:
+        return 1
+    user = users[0]
+    plain = user.op == "call_function" and str(user.target).startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d"))
+    if not plain or user.args[1] is not node or len(user.args) < 7:
+        return 1
+    groups = user.args[6]
+    return groups if isinstance(groups, int) else 1
