@@ -79,30 +79,70 @@ def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
     )
 
 
-def _export(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
-    attempts = []
-    images = any(t.dim() >= 4 for t in batch.tensors())
-    for spatial in (True, False) if images else (False,):
-        args, kwargs = _dynamic_shapes(model, batch, spatial)
-        names = list(_positional_names(model, len(batch.args)))
-        shapes: Any = dict(zip(names, args, strict=False)) | kwargs if len(names) == len(args) else None
-        try:
-            return torch.export.export(
-                model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=False
-            )
-        except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's forward raises
-            attempts.append(error)
+def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
+    """Trace with a free batch size, and with free image sizes where the trace would hold the example's otherwise."""
     try:
-        program = torch.export.export(model, batch.args, batch.kwargs, strict=False)
+        program = _traced(model, batch, spatial=False)
+    except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's forward raises
+        return _fixed(model, batch, error), ()
+    if not any(t.dim() >= 4 for t in batch.tensors()) or not any(_sized(node) for node in program.graph.nodes):
+        return program, ()
+    # Window and grid attention make symbolic sizes that take minutes to simplify.
+    if not any(_attends(node) for node in program.graph.nodes):
+        try:
+            return _traced(model, batch, spatial=True), ()
+        except Exception:  # noqa: BLE001
+            pass
+    return program, ("the image size could not be left free: the result takes images of the example's size only",)
+
+
+def _traced(model: nn.Module, batch: Batch, spatial: bool) -> torch.export.ExportedProgram:
+    args, kwargs = _dynamic_shapes(model, batch, spatial)
+    names = list(_positional_names(model, len(batch.args)))
+    shapes: Any = dict(zip(names, args, strict=False)) | kwargs if len(names) == len(args) else None
+    return torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.ExportedProgram:
+    """Trace at the example's shapes; raises what stood in the way of a free batch size where that fails too."""
+    try:
+        return torch.export.export(model, batch.args, batch.kwargs, strict=False)
     except Exception:  # noqa: BLE001
-        error = attempts[-1]
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise CaptureError(
             f"torch.export could not capture {type(model).__name__} on inputs {[tuple(t.shape) for t in batch.tensors()]}: "
             f"{type(error).__name__}: {first}. If a part of the model depends on the data (detection post-processing, generation "
             'loops), compress the other parts in place with targets=["name", ...].'
         ) from error
-    return program
+
+
+RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten", "repeat"})
+CUTS = frozenset({"slice", "narrow", "split", "split_with_sizes", "chunk", "select", "roll", "unfold", "index_select"})
+MAKERS = frozenset({"arange", "zeros", "ones", "full", "linspace", "meshgrid", "im2col", "col2im", "affine_grid_generator", "pad"})
+
+
+def _sized(node: Node) -> bool:
+    """Whether a call of a trace may hold the example's image size as a number."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    name, val = node.target._opname, node.meta.get("val")
+    if name in RESHAPES and isinstance(val, Tensor):
+        return val.dim() > 2 and any(isinstance(s, int) and s > 1 for s in val.shape[2:])
+    if name in CUTS:
+        dim = node.args[2] if name.startswith(("split", "roll")) and len(node.args) > 2 else node.args[1] if len(node.args) > 1 else 0
+        return not isinstance(dim, int) or dim not in (0, 1)
+    if name.startswith("avg_pool"):
+        source, kernel = node.args[0].meta["val"], list(node.args[1])  # type: ignore[union-attr, arg-type]
+        return tuple(source.shape[-len(kernel) :]) == tuple(kernel)
+    return name in MAKERS or name.startswith(("upsample", "_upsample", "constant_pad", "grid_sampler"))
+
+
+def _attends(node: Node) -> bool:
+    """A product of two activations."""
+    name = getattr(node.target, "_opname", "")
+    if not name.startswith(("matmul", "bmm", "einsum", "scaled_dot_product", "_scaled_dot_product")):
+        return False
+    return all(n.op == "call_function" for n in node.all_input_nodes[:2])
 
 
 def _positional_names(model: nn.Module, count: int) -> list[str]:
@@ -136,7 +176,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
                 f"{type(model).__name__} does not run on the example {[tuple(t.shape) for t in batch.tensors()]}: "
                 f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
             ) from error
-        program = _export(duplicate, batch)
+        program, fixed = _export(duplicate, batch)
         module = program.module(check_guards=False)
         if any(_mutates(node) and not _plain_inplace(node) for node in module.graph.nodes):
             module = program.run_decompositions({}).module(check_guards=False)
@@ -145,13 +185,27 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
                for v in n.meta["val"].shape):
         notes: tuple[str, ...] = ("the batch size could not be left free: the result takes batches of two only",)
     else:
-        notes = ()
+        notes = fixed
     canonicalise(module)
+    _register_tensors(module)
     used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
     lost = [n for n, _ in duplicate.named_parameters() if n not in used and n not in dict(module.named_parameters())]
     if lost:
         notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
     return Captured(module, batch, notes, training)
+
+
+def _register_tensors(module: GraphModule) -> None:
+    """Tensors that the trace left as plain attributes (non-persistent buffers, constants) become buffers."""
+    for node in module.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        path, _, leaf = str(node.target).rpartition(".")
+        owner = module.get_submodule(path)
+        held = getattr(owner, leaf)
+        if isinstance(held, Tensor) and leaf not in owner._parameters and leaf not in owner._buffers:
+            delattr(owner, leaf)
+            owner.register_buffer(leaf, held, persistent=False)
 
 
 def _mutates(node: Node) -> bool:

@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.groups import Cost
+from fxprune.propagation import empty
 from fxprune.rules.labels import Value, narrow_constant
 
 CONTRACTIONS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
@@ -44,12 +45,8 @@ def _count(node: Node, values: dict[str, Any]) -> int:
 
     def swap(item: Any) -> Any:
         if isinstance(item, Node):
-            item = values[item.name]
-        if isinstance(item, Value):
-            return torch.empty(item.shape, dtype=item.dtype, device="meta")
-        if isinstance(item, (tuple, list)):
-            return type(item)(swap(i) for i in item)
-        return item
+            return empty(values[item.name])
+        return type(item)(swap(i) for i in item) if isinstance(item, (tuple, list)) else item
 
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -32,6 +32,15 @@ def unlabelled(val: Any) -> Any:
     return hint(val)
 
 
+def empty(item: Any) -> Any:
+    """`Value`s as meta tensors of their shape, to run operators for their shapes and costs."""
+    if isinstance(item, Value):
+        return torch.empty(item.shape, dtype=item.dtype, device="meta")
+    if isinstance(item, (tuple, list)):
+        return type(item)(empty(i) for i in item)
+    return item
+
+
 def attribute(module: torch.nn.Module, name: str) -> Any:
     """A (nested) attribute by its qualified name."""
     for part in name.split("."):

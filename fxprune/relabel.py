@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 
 from fxprune.errors import PlanError
 from fxprune.groups import Analysis
-from fxprune.propagation import Propagation, where
+from fxprune.propagation import Propagation, empty, where
 from fxprune.rules.labels import FIXED, Value, narrow_constant, varying
 from fxprune.rules.recorder import Recorder
 from fxprune.rules.registry import operator_name
@@ -106,12 +107,13 @@ class Rewriter:
         name = operator_name(node.target).removeprefix("aten.")
         change = getattr(self, f"_{FAMILIES.get(name, '')}", None)
         kwargs = dict(node.kwargs)
-        if change is None or not self._touched(node):
+        if change is None or not self.touched(node):
             return node.target, node.args, kwargs
         target, args = change(node, list(node.args), kwargs)
         return target, tuple(args), kwargs
 
-    def _touched(self, node: Node) -> bool:
+    def touched(self, node: Node) -> bool:
+        """Whether a call reads or makes channels of a group."""
         values = [self.value(a) for a in node.all_input_nodes] + [self.value(node)]
         flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
         return any(isinstance(v, Value) and v.axes for v in flat)
@@ -274,6 +276,7 @@ class _Relabelling(Propagation):
         try:
             found = super()._call(node)
             self._compare(self.rewriter.analysis.values[node.name], found)
+            self._execute(node, found)
         except Conflict as conflict:
             raise Conflict(conflict.message, conflict.labels, where(node)) from conflict
         except (RuntimeError, ValueError, IndexError, PlanError) as error:
@@ -293,6 +296,21 @@ class _Relabelling(Propagation):
                     if got.shape != after.shape:
                         raise Conflict(f"shape {tuple(got.shape)} where {after.shape} is expected", wanted)
                     self.record.unite(wanted, got)
+
+    def _execute(self, node: Node, found: Any) -> None:
+        """Insist that the operator takes the new shapes and returns the expected ones, whatever its rule looked at."""
+        if not isinstance(node.target, torch._ops.OpOverload) or not self.rewriter.touched(node):
+            return
+        target, raw, keywords = self.arguments(node)
+        args, kwargs = empty(self._resolve(raw)), {k: empty(self._resolve(v)) for k, v in keywords.items() if k != "device"}
+        try:
+            got = target(*args, **kwargs)
+        except NotImplementedError:  # no meta kernel
+            return
+        shapes = [tuple(t.shape) for t in pytree.tree_leaves(got) if isinstance(t, Tensor)]
+        wanted = [v.shape for v in _flat([found])]
+        if shapes != wanted:
+            raise PlanError(f"shapes {shapes} where {wanted} are expected")
 
     def _parameter(self, node: Node) -> Any:
         value = self.rewriter.analysis.values[node.name]

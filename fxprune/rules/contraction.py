@@ -230,6 +230,9 @@ def attention(call: Call) -> Any:
     record = call.record
     query, key, value = call.args[:3]
     last = query.rank - 1
+    mask = call.arg(3, "attn_mask")
+    if mask is not None:
+        record.pin_value(mask, "added to attention scores")
     inner = []
     for operand in (query, key):
         along, rest = None, []
