@@ -33,23 +33,23 @@ class Conflict(PlanError):
         self.message, self.labels, self.where = message, labels, where
 
 
-def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
-    """New length of every dimension along which a label tensor changes.
+def sizes(labels: Tensor, alive: np.ndarray, *others: Tensor) -> dict[int, int]:
+    """New length of every dimension along which a label tensor (or one of several of the same tensor) changes.
 
     Raises:
         Conflict: what is left is not a box (blocks keep unequal counts).
     """
-    dims = sorted(varying(labels))
-    compact = narrow_constant(labels)
-    mask = alive[compact.numpy()]
+    dims = sorted(varying(labels).union(*(varying(o) for o in others)))
+    compact = [narrow_constant(a) for a in (labels, *others)]
+    mask = np.logical_and.reduce(np.broadcast_arrays(*(alive[c.numpy()] for c in compact)))
     result = {}
     for dim in dims:
         counts = mask.sum(dim)
         counts = np.unique(counts[counts > 0])
-        others = tuple(d for d in range(mask.ndim) if d != dim)
-        result[dim] = int(counts[0]) if len(counts) == 1 else int(mask.any(others).sum())
+        rest = tuple(d for d in range(mask.ndim) if d != dim)
+        result[dim] = int(counts[0]) if len(counts) == 1 else int(mask.any(rest).sum())
     if int(np.prod(list(result.values()))) != int(mask.sum()):
-        raise Conflict("blocks of one channel group keep unequal counts", compact)
+        raise Conflict("blocks of one channel group keep unequal counts", torch.cat([c.reshape(-1) for c in compact]))
     return result
 
 
@@ -68,8 +68,13 @@ def shrunk(value: Any, alive: np.ndarray) -> Any:
     if not isinstance(value, Value):
         return value
     shape = list(value.shape)
-    for labels in value.axes:
-        for dim, size in sizes(labels, alive).items():
+    waiting = list(value.axes)
+    while waiting:
+        labels = waiting.pop(0)
+        # A grouped convolution's weight has other input channels in each block of rows: both labels decide on the rows.
+        joined = [o for o in waiting if varying(o) & varying(labels)]
+        waiting = [o for o in waiting if not any(o is j for j in joined)]
+        for dim, size in sizes(labels, alive, *joined).items():
             shape[dim] = size
     return replace(value, shape=tuple(shape), axes=())
 
@@ -182,10 +187,11 @@ class Rewriter:
 
     def _convolution(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
         weight, source = self.value(args[1]), self.value(args[0])
-        if len(args) > 6 and args[6] > 1:
+        place = 8 if operator_name(node.target) == "aten.convolution" else 6
+        if len(args) > place and args[place] > 1:
             channel = source.rank - weight.rank + 1
-            if source.shape[channel] == args[6]:
-                args[6] = shrunk(source, self.alive).shape[channel]
+            if source.shape[channel] == args[place]:
+                args[place] = shrunk(source, self.alive).shape[channel]
         return node.target, args
 
     def _attention(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -210,7 +216,7 @@ FAMILIES = (
     | dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), "split")
     | dict.fromkeys(("slice", "narrow"), "slice")
     | dict.fromkeys(("pad", "constant_pad_nd"), "pad")
-    | dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "convolution")
+    | dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"), "convolution")
     | {"select": "select", "scaled_dot_product_attention": "attention", "group_norm": "instances", "repeat_interleave": "repeat"}
 )
 
@@ -234,6 +240,12 @@ class _Checker(Recorder):
             return labels.view(view).expand(shape)
         view[0] = shape[0]
         return labels.repeat_interleave(shape[0] // labels.shape[0], 0).view(view).expand(shape)
+
+    def has_axis(self, name: str, axis: int) -> bool:
+        return (name, axis) in self.given
+
+    def blockwise(self, name: str, axis: int, groups: int) -> bool:
+        return (name, axis) in self.given and self.given[(name, axis)].ndim == 2
 
     def owner(self, labels: Tensor) -> None:
         return None

@@ -131,17 +131,17 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         return None
     channel = source.rank - weight.rank + 1
     per_group = source.shape[channel] // groups
-    if inputs == 1:
-        produced = record.axis(weight.parameter, weight.shape, 0)[(slice(None), *[0] * (weight.rank - 1))]
-    elif weight.shape[1] == 1:
-        produced = record.axis(weight.parameter, weight.shape, 0)[(slice(None), *[0] * (weight.rank - 1))]
-    else:
+    ends = [0] * (weight.rank - 2)
+    # A grouped convolution may be left with one input channel per group; it still does not tie its outputs.
+    depthwise = per_group == 1 and not record.has_axis(weight.parameter, 1)
+    if inputs == 0 and not (depthwise and weight.shape[1] == 1):
         record.pin_value(weight, "grouped transposed convolution")
         if read is not None:
             record.pin(read, "grouped transposed convolution")
         return None
-    if per_group == 1:
-        # Depthwise: each input channel owns its output channels, and nothing is mixed.
+    produced = record.axis(weight.parameter, weight.shape, 0)[(slice(None), 0, *ends)]
+    if depthwise:
+        # Each input channel owns its output channels, and nothing is mixed.
         rows = produced.view(groups, -1)
         record.unite(rows, rows[:, :1])
         if read is None:
@@ -149,12 +149,13 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         else:
             record.unite(rows[:, 0], read)
         return produced
-    if (weight.parameter, 1) in record.axes and record.axes[(weight.parameter, 1)].labels.dim() == 1:
-        plain = record.axes[(weight.parameter, 1)].labels
-        record.pin(plain, "input axis of a grouped convolution used in another way")
-        del record.axes[(weight.parameter, 1)]
-    kept = record.axis(weight.parameter, weight.shape, 1, groups)
-    columns = record.axes[(weight.parameter, 1)].labels
+    if not record.blockwise(weight.parameter, 1, groups):
+        record.pin_value(weight, "input axis of a grouped convolution used in another way")
+        if read is not None:
+            record.pin(read, "input axis of a grouped convolution used in another way")
+        return None
+    rows_each = weight.shape[0] // groups
+    columns = record.axis(weight.parameter, weight.shape, 1, groups)[(slice(None, None, rows_each), slice(None), *ends)]
     record.block(produced.view(groups, -1))
     if read is None:
         record.pin(columns, "reads the model's input")
@@ -165,7 +166,6 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         record.consumers.append(
             Consumer(call.node.name, node.name, channel, weight.parameter, 1, groups)  # type: ignore[union-attr]
         )
-    del kept
     return produced
 
 

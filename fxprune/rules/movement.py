@@ -18,6 +18,9 @@ MOVEMENT = (
 ).split()
 
 
+VIEWS = frozenset({"aten.view", "aten._unsafe_view"})
+
+
 def run_on_labels(call: Call, pick: int) -> Any:
     """Run the operator with the `pick`-th label tensor of each argument in its place."""
 
@@ -31,7 +34,9 @@ def run_on_labels(call: Call, pick: int) -> Any:
         return item
 
     kwargs = {k: swap(v) for k, v in call.kwargs.items() if k != "memory_format"}
-    return call.target(*swap(call.args), **kwargs)
+    # Labels are stride-0 views of another layout than the tensor's: what is a view there may need a copy here.
+    target = torch.ops.aten.reshape.default if operator_name(call.target) in VIEWS else call.target
+    return target(*swap(call.args), **kwargs)
 
 
 @register_rule(*MOVEMENT)

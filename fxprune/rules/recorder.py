@@ -1,5 +1,6 @@
 """The notebook of label propagation: which labels are united, pinned, blocked and consumed."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,8 @@ class Recorder:
         self.consumers: list[Consumer] = []
         self.axes: dict[tuple[str, int], AxisLabels] = {}
         self.node = ""
+        self._starts: list[int] = []
+        self._made: list[AxisLabels] = []
 
     def fresh(self, *shape: int) -> Tensor:
         """New labels, one per element."""
@@ -67,6 +70,8 @@ class Recorder:
         if key not in self.axes:
             labels = self.fresh(groups, size) if groups > 1 else self.fresh(size)
             self.axes[key] = AxisLabels(name, axis, labels)
+            self._starts.append(self.next_label - labels.numel())
+            self._made.append(self.axes[key])
         labels = self.axes[key].labels
         view = [1] * len(shape)
         view[axis] = size
@@ -75,13 +80,24 @@ class Recorder:
         view[0] = shape[0]
         return labels.repeat_interleave(shape[0] // labels.shape[0], 0).view(view).expand(shape)
 
+    def has_axis(self, name: str, axis: int) -> bool:
+        """Whether this axis of this parameter has labels."""
+        return (name, axis) in self.axes
+
+    def blockwise(self, name: str, axis: int, groups: int) -> bool:
+        """Whether this axis has labels of its own in each of `groups` blocks of rows, or none yet."""
+        held = self.axes.get((name, axis))
+        return held is None or held.labels.dim() == 2 and len(held.labels) == groups
+
     def owner(self, labels: Tensor) -> AxisLabels | None:
         """The parameter axis that all of these labels were made for."""
         low, high = int(labels.min()), int(labels.max())
-        for axis in self.axes.values():
-            if int(axis.labels.min()) <= low and high <= int(axis.labels.max()):
-                return axis
-        return None
+        # Axes hold consecutive labels, in the order they were made.
+        place = bisect_right(self._starts, low) - 1
+        if place < 0:
+            return None
+        axis = self._made[place]
+        return axis if high < self._starts[place] + axis.labels.numel() else None
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Elements of the two (broadcastable) label tensors live or die together; a fixed one pins its partner."""
