@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -30,6 +31,10 @@ class Batch:
         """The same call with every tensor changed."""
         args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, self.kwargs))
         return make_batch(args, kwargs)
+
+    def take(self, index: Tensor) -> "Batch":
+        """The examples with these numbers."""
+        return self.map(lambda t: t[index.to(t.device)] if t.dim() and t.shape[0] == self.size else t)
 
     def part(self, start: int, stop: int) -> "Batch":
         """Examples `start` to `stop` of the batch."""
@@ -118,20 +123,27 @@ class Calibration:
         if first is None or self.size == 0:
             raise CalibrationError("The calibration loader yields no example. A few hundred unlabelled inputs are needed.")
         self.example = first.part(0, min(first.size, 2))
-        self._example_size = first.size
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """Stream the examples `start` to `stop` in order, in batches of at most `chunk`."""
-        stop = self.size if stop is None else stop
+    def batches(self, chosen: np.ndarray | None = None) -> Iterator[Batch]:
+        """Stream the examples in order, in batches of at most `chunk`.
+
+        Args:
+            chosen: (size,) bool, which examples; all by default.
+        """
         seen = 0
         for item in self._loader:
             batch = to_batch(self._model, item)
-            low, high = max(start - seen, 0), min(stop - seen, batch.size)
-            for at in range(low, high, self._chunk):
-                yield batch.part(at, min(at + self._chunk, high))
-            seen += batch.size
-            if seen >= stop:
-                return
+            if chosen is not None:
+                index = torch.from_numpy(np.flatnonzero(chosen[seen : seen + batch.size]))
+                seen += batch.size
+                if not len(index):
+                    continue
+                if len(index) < batch.size:
+                    batch = batch.take(index)
+            else:
+                seen += batch.size
+            for at in range(0, batch.size, self._chunk):
+                yield batch.part(at, min(at + self._chunk, batch.size))
         if seen < self.size:
             raise CalibrationError(
                 f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each time."

@@ -10,10 +10,17 @@ from torch.fx import GraphModule
 from fxprune.analysis import Analysis, ChannelGroup, attribute
 from fxprune.calibrate import Moments, Site
 from fxprune.layout import Stratum
-from fxprune.linalg.selection import Reader, Removal, output_aware, pivoted_removal
+from fxprune.linalg.selection import Reader, Removal, dependent, output_aware, pivoted_removal
 
-RIDGE = {torch.float64: 1e-13, torch.float32: 1e-7}
-"""Relative Tikhonov weight the selection assumes, by the precision of the activations."""
+PRECISION = {torch.float64: 1e-13, torch.float32: 1e-7}
+"""Relative error of second moments, by the precision of the activations."""
+SHRINKAGE = 0.05
+"""Ridge per (channels / observations): the noise of moments estimated from few rows."""
+
+
+def ridge_for(channels: int, observations: int, dtype: torch.dtype) -> float:
+    """Relative Tikhonov weight for interpolating that many channels from that many rows."""
+    return max(PRECISION.get(dtype, 1e-5), SHRINKAGE * channels / max(observations, 1))
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,12 @@ def profile(
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         dtype: of the activations; decides what counts as dependent.
     """
-    ridge = RIDGE.get(dtype, 1e-5)
+    precision = PRECISION.get(dtype, 1e-5)
     result = []
     for group in analysis.groups:
         local = np.arange(group.channels).reshape(group.blocks.shape)
         found = readers(module, analysis, group, moments) if selector != "magnitude" else []
-        scores = None
+        scores, free = None, 0
         if not found:
             removal = magnitude_removal(weight_norms(module, analysis, group), local)
         elif selector == "pivoted-qr":
@@ -119,11 +126,14 @@ def profile(
                 gram = np.diag(sum((_scattered(r, group.channels) for r in found), np.zeros(group.channels)))
             removal, scores = pivoted_removal(np.asarray(gram), np.arange(group.channels), local)
         else:
-            removal = output_aware(found, local, ridge, batch=max(1, group.width // 256))
+            first = dependent(found, local, precision, 30 * precision)
+            observed = min(sum(moments[s].rows) for s in {(c.parameter, c.axis) for c in group.consumers} & set(moments))
+            ridge = ridge_for(max(len(r.gram) for r in found), observed, dtype)
+            removal = output_aware(found, local, ridge, max(1, group.width // 64), first)
+            free = first.shape[1]
         flat = group.blocks.reshape(-1)
-        free = int(np.searchsorted(removal.errors, 30 * ridge, side="right")) - 1 if found else 0
         result.append(
-            Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, max(free, 0))
+            Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, free)
         )
     return result
 

@@ -38,13 +38,15 @@ def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | 
     return np.asarray((basis / values[keep]) @ (basis.T @ right))
 
 
-def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float) -> np.ndarray:
+def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: float = 1e-13) -> np.ndarray:
     """T of shape (k, n) with X ~ X[:, kept] T, exact on the kept columns.
 
     Args:
         gram: X^T X, (n, n) float64.
         kept: (k,) column indices.
         ridge: relative Tikhonov weight on the dropped columns' coefficients.
+        precision: relative error of the Gram matrix; columns that the kept ones rebuild to this precision are rebuilt
+            without shrinkage.
     """
     result = np.zeros((len(kept), len(gram)))
     dropped = np.setdiff1d(np.arange(len(gram)), kept)
@@ -54,5 +56,10 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float) -> np.ndarra
         scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
         a = gram[np.ix_(kept, kept)] / np.outer(scale[kept], scale[kept])
         b = gram[np.ix_(kept, dropped)] / np.outer(scale[kept], scale[dropped])
-        result[:, dropped] = solve_ridge(a, b, ridge) * scale[dropped] / scale[kept][:, None]
+        unit = solve_ridge(a, b, ridge)
+        if ridge > precision:
+            sharp = solve_ridge(a, b, precision)
+            exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * (a @ sharp)).sum(0)) < 30 * precision
+            unit[:, exact] = sharp[:, exact]
+        result[:, dropped] = unit * scale[dropped] / scale[kept][:, None]
     return result

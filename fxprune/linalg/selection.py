@@ -108,7 +108,39 @@ class _State:
         self.metric[places, :] = self.metric[:, places] = 0
 
 
-def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch: int = 1) -> Removal:
+def dependent(readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance: float) -> np.ndarray:
+    """Channels whose removal leaves every consumer's output unchanged: dead ones and exact linear combinations.
+
+    Args:
+        readers: the group's consumers.
+        blocks: (blocks, size) channel indices.
+        ridge: relative Tikhonov weight, a little above the precision of the moments.
+        tolerance: largest relative squared output error that counts as none.
+
+    Returns:
+        (blocks, k) channel indices in order of removal; at least one channel per block stays.
+    """
+    states = [_State(reader, ridge) for reader in readers]
+    left = np.ones(blocks.shape, dtype=bool)
+    found: list[np.ndarray] = []
+    total = 0.0
+    while len(found) < blocks.shape[1] - 1:
+        costs = sum((s.costs() for s in states), np.zeros(blocks.size))
+        table = np.where(left, costs[blocks], np.inf)
+        chosen = table.argmin(1)[:, None]
+        total += float(np.take_along_axis(table, chosen, 1).sum())
+        if total > tolerance:
+            break
+        found.append(np.take_along_axis(blocks, chosen, 1))
+        np.put_along_axis(left, chosen, False, 1)
+        for state in states:
+            state.remove(found[-1].reshape(-1))
+    return np.concatenate(found, 1) if found else blocks[:, :0]
+
+
+def output_aware(
+    readers: list[Reader], blocks: np.ndarray, ridge: float, batch: int = 1, first: np.ndarray | None = None
+) -> Removal:
     """Greedy backward elimination over all consumers of a group.
 
     Args:
@@ -116,6 +148,7 @@ def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch:
         blocks: (blocks, size) channel indices into each reader's `columns`; each round takes one from every block.
         ridge: relative Tikhonov weight of the interpolation the costs assume.
         batch: channels removed between two updates; 1 is exact greedy.
+        first: (blocks, k) channels removed before any other, at no cost (from `dependent`).
     """
     states = [_State(reader, ridge) for reader in readers]
     count, size = blocks.shape
@@ -123,6 +156,12 @@ def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch:
     order = np.zeros(blocks.shape, dtype=np.int64)
     errors = np.zeros(size)
     done, total = 0, 0.0
+    if first is not None and first.size:
+        done = first.shape[1]
+        order[:, :done] = first
+        left &= ~np.isin(blocks, first)
+        for state in states:
+            state.remove(first.reshape(-1))
     while done < size:
         costs = sum((s.costs() for s in states), np.zeros(blocks.size))
         table = np.where(left, costs[blocks], np.inf)

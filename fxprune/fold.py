@@ -1,31 +1,24 @@
-"""Fit the consumers of removed channels: both models in lockstep over the calibration set."""
-
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+"""Station 5b: one-shot fit of the consumers of removed channels, from the original model's own activations."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
+from torch.fx import GraphModule
 
 from fxprune.analysis import Analysis, attribute
-from fxprune.calibrate import Moments, Site, arguments
-from fxprune.inputs import Batch
+from fxprune.calibrate import Moments, Site
 from fxprune.layout import Stratum, folded, strata
-from fxprune.linalg.interpolation import interpolation, solve_ridge
-from fxprune.relabel import kept_axes, shrink_parameter
-from fxprune.rules.registry import operator_name
+from fxprune.linalg.interpolation import interpolation
+from fxprune.profile import PRECISION, ridge_for
+from fxprune.relabel import shrink_parameter
 
 
 def fold_weight(
-    weight: Tensor, site: Site, analysis: Analysis, alive: np.ndarray, moments: Moments, ridge: float
+    weight: Tensor, site: Site, analysis: Analysis, alive: np.ndarray, moments: Moments, ridged: bool
 ) -> Tensor:
-    """One-shot fit of a consumer: interpolate from the original model's own activations and fold."""
+    """One-shot fit of a consumer: interpolate from the original model's own activations and fold.
+
+    With `ridged` the interpolation is shrunk as the number of observations asks; the reference method does without.
+    """
     name, axis = site
     partial = dict(analysis.axes)
     ids = partial.pop(site)
@@ -36,10 +29,12 @@ def fold_weight(
     old, new = list(moments.strata), strata(kept_ids)
     pairs = match(old, new)
     matrices = []
-    for a, b, gram in zip(old, pairs, moments.grams, strict=True):
+    precision = PRECISION.get(weight.dtype, 1e-5)
+    for a, b, gram, seen in zip(old, pairs, moments.grams, moments.rows, strict=True):
         place = {key: i for i, key in enumerate(a.keys.tolist())}
         kept = np.array([place[key] for key in b.keys.tolist()], dtype=np.int64)
-        matrices.append(interpolation(gram, kept, ridge))
+        ridge = ridge_for(len(gram), seen, weight.dtype) if ridged else precision
+        matrices.append(interpolation(gram, kept, ridge, precision))
     return folded(sliced, axis, old, pairs, matrices)
 
 
@@ -56,12 +51,10 @@ def match(old: list[Stratum], new: list[Stratum]) -> list[Stratum]:
 
 
 def fold_all(
-    dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, moments: dict[Site, Moments], ridge: float
+    dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, moments: dict[Site, Moments], ridged: bool = True
 ) -> None:
     """Set every consumer of removed channels in `small` to its one-shot interpolated weight."""
     for site, held in moments.items():
         if site in analysis.foldable and not alive[analysis.axes[site]].all():
-            weight = fold_weight(attribute(dense, site[0]), site, analysis, alive, held, ridge)
+            weight = fold_weight(attribute(dense, site[0]), site, analysis, alive, held, ridged)
             attribute(small, site[0]).data.copy_(weight)
-
-

@@ -1,0 +1,43 @@
+"""What the caller asks for, as fractions of the original to keep."""
+
+from dataclasses import dataclass
+
+from fxprune.errors import BudgetError
+
+GOAL = 0.99
+"""Agreement certified where the caller names no budget."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Fractions of the original to keep; None where not asked for.
+
+    Attributes:
+        flops, params: upper limits, in (0, 1].
+        agreement: lower limit of the certified agreement, in (0, 1).
+    """
+
+    flops: float | None = None
+    params: float | None = None
+    agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("flops", self.flops), ("params", self.params), ("agreement", self.agreement)):
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+                raise BudgetError(f"{name}={value!r}: a budget is the fraction of the original to keep, above 0 and at most 1.")
+        if self.agreement is not None and self.agreement >= 1:
+            raise BudgetError("agreement=1 cannot be certified from a sample; ask for 0.99, or for flops=1.0 to remove only what is redundant.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The cost limits asked for, by name."""
+        return {k: float(v) for k, v in (("flops", self.flops), ("params", self.params)) if v is not None}
+
+
+def make_budget(flops: float | None, params: float | None, agreement: float | None) -> Budget:
+    """The caller's budget; with none, agreement of 0.99."""
+    if flops is None and params is None and agreement is None:
+        return Budget(agreement=GOAL)
+    return Budget(flops, params, agreement)

@@ -1,0 +1,395 @@
+"""Sequential fitting: the original and the compressed model run in lockstep, layer after layer over the calibration set.
+
+Each layer of the compressed model is fitted from what really reaches it (compressed activations) to what the original layer
+gives, so errors made upstream are repaired downstream instead of adding up. Every layer's activations are computed once per model.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from fxprune.analysis import Analysis, attribute
+from fxprune.calibrate import arguments
+from fxprune.inputs import Batch
+from fxprune.linalg.refit import Moments, Refit, refit
+from fxprune.rules.labels import Value, varying
+from fxprune.rules.registry import operator_name
+from fxprune.spill import Spill
+
+CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
+HELD_OUT = 5
+"""Every fifth example judges the ridge."""
+
+
+@dataclass(frozen=True)
+class LockstepOptions:
+    """How the sequential fit works.
+
+    Attributes:
+        drift: aim a layer that ends in a residual addition at the original *sum*, so it repairs the shortcut's error too.
+        rows: most observations per feature that enter a fit (the solution's error falls with their square root).
+        memory: bytes of activations held before they spill to disk.
+        max_features: layers with more unknowns per output keep their one-shot fit.
+        seed: of the choice of observations.
+    """
+
+    drift: bool = True
+    rows: int = 24
+    memory: float = 2e9
+    max_features: int = 6144
+    seed: int = 0
+
+
+@dataclass
+class _Layer:
+    """One call that can be refitted: its weight, bias or the BatchNorm mean that stands in for one."""
+
+    node: Node
+    weight: str
+    bias: str | None
+    mean: str | None
+    residual: tuple[Node, Node, Node | None] | None = None
+    """(addition, its other operand, BatchNorm between) where the output ends in a residual sum."""
+
+
+@dataclass
+class Fits:
+    """What the sequential fit did: per weight name, the held-out relative error before and after."""
+
+    layers: dict[str, Refit] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    spilled: int = 0
+
+
+class Lockstep:
+    """Fits `small` in place.
+
+    Args:
+        dense: the captured graph.
+        small: the same graph with channels removed; node names equal.
+        analysis: of the dense graph.
+        alive: (channels + 1,) bool.
+        options: see `LockstepOptions`.
+    """
+
+    def __init__(self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, options: LockstepOptions):
+        self.dense, self.small, self.analysis, self.alive, self.options = dense, small, analysis, alive, options
+        self.nodes = list(dense.graph.nodes)
+        self.twins = {node.name: node for node in small.graph.nodes}
+        self.constant = self._constants()
+        self.fits = Fits()
+        self.generator = torch.Generator().manual_seed(options.seed)
+
+    def _constants(self) -> set[str]:
+        found = set()
+        for node in self.nodes:
+            inputs = node.all_input_nodes
+            if node.op == "get_attr" or (node.op == "call_function" and all(i.name in found for i in inputs)):
+                found.add(node.name)
+        return found
+
+    @torch.no_grad()
+    def run(self, batches: Iterable[Batch]) -> Fits:
+        """Fit every layer whose input or output differs from the original's, in order."""
+        layers = self._layers()
+        last = self._last_uses(layers)
+        with Spill(self.options.memory) as store:
+            dense: dict[str, list[Any]] = {}
+            small: dict[str, list[Any]] = {}
+            feeds = [arguments(self.dense, batch) for batch in batches]
+            placeholders = [n for n in self.nodes if n.op == "placeholder"]
+            for i, node in enumerate(placeholders):
+                dense[node.name] = small[node.name] = [feed[i] for feed in feeds]
+            self.chunks = len(feeds)
+            del feeds
+            same = {n.name for n in placeholders}
+            for node in self.nodes:
+                if node.op != "call_function" or node.name in self.constant:
+                    continue
+                dense[node.name] = [store.put(self._execute(node, dense, i, self.dense, store)) for i in range(self.chunks)]
+                if self._unchanged(node, same):
+                    small[node.name] = dense[node.name]
+                    same.add(node.name)
+                else:
+                    if node.name in layers:
+                        self._fit(layers[node.name], dense, small, store)
+                    twin = self.twins[node.name]
+                    small[node.name] = [store.put(self._execute(twin, small, i, self.small, store)) for i in range(self.chunks)]
+                for done in last.get(node.name, ()):
+                    for item in dense.pop(done, ()):
+                        store.drop(item)
+                    held = small.pop(done, ())
+                    if done not in same:
+                        for item in held:
+                            store.drop(item)
+            self.fits.spilled = store.spilled
+        return self.fits
+
+    def _execute(self, node: Node, env: dict[str, list[Any]], chunk: int, module: GraphModule, store: Spill) -> Any:
+        """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them."""
+
+        def value(source: Node) -> Any:
+            if source.op == "get_attr":
+                return attribute(module, str(source.target))
+            if source.name in self.constant:
+                return source.target(*map_arg(source.args, value), **map_arg(source.kwargs, value))  # type: ignore[operator]
+            return store.get(env[source.name][chunk])
+
+        return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+
+    def _unchanged(self, node: Node, same: set[str]) -> bool:
+        """Whether the compressed model provably computes the same here."""
+        twin = self.twins[node.name]
+        for source in node.all_input_nodes:
+            if source.name in self.constant:
+                for name in _weights(source):
+                    if attribute(self.dense, name).shape != attribute(self.small, name).shape:
+                        return False
+            elif source.name not in same:
+                return False
+        return str(twin.args) == str(node.args) and str(twin.kwargs) == str(node.kwargs) and twin.target == node.target
+
+    def _last_uses(self, layers: dict[str, _Layer]) -> dict[str, list[str]]:
+        """Names whose values may go after each node."""
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            if node.op == "output":
+                continue
+            last.setdefault(node.name, node.name)
+            for source in node.all_input_nodes:
+                last[source.name] = node.name
+        result: dict[str, list[str]] = defaultdict(list)
+        for name, user in last.items():
+            if name not in self.constant:
+                result[user].append(name)
+        return result
+
+    def _layers(self) -> dict[str, _Layer]:
+        """Calls with a weight of their own that one closed-form fit can change."""
+        readers: dict[str, int] = defaultdict(int)
+        for node in self.nodes:
+            for source in node.all_input_nodes:
+                if source.op == "get_attr":
+                    readers[str(source.target)] += 1
+        result = {}
+        for node in self.nodes:
+            name = operator_name(node.target)
+            if name not in (*CONVOLUTIONS, "aten.linear") or node.kwargs:
+                continue
+            weight = node.args[1]
+            if not isinstance(weight, Node) or weight.op != "get_attr" or readers[str(weight.target)] > 1:
+                continue
+            groups = node.args[6] if len(node.args) > 6 else 1
+            if groups != 1:
+                continue
+            bias = node.args[2] if len(node.args) > 2 else None
+            norm = _only_user(node, "aten.batch_norm")
+            mean = str(norm.args[3].target) if norm is not None and isinstance(norm.args[3], Node) else None
+            own_bias = isinstance(bias, Node) and bias.op == "get_attr" and readers[str(bias.target)] == 1
+            result[node.name] = _Layer(
+                node, str(weight.target), str(bias.target) if own_bias else None, mean if bias is None and mean and readers[mean] == 1 else None,
+                self._residual(node) if self.options.drift else None,
+            )  # fmt: skip
+        return result
+
+    def _residual(self, node: Node) -> tuple[Node, Node, Node | None] | None:
+        norm = _only_user(node, "aten.batch_norm")
+        at = norm or node
+        while (passed := _only_user(at, "aten.dropout")) is not None:
+            at = passed
+        total = _only_user(at, "aten.add")
+        if total is None or len(total.args) < 2 or total.kwargs:
+            return None
+        other = total.args[1] if total.args[0] is at else total.args[0]
+        if not isinstance(other, Node) or other is at or other.name in self.constant:
+            return None
+        return total, other, norm
+
+    def _fit(self, layer: _Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
+        node = layer.node
+        weight = attribute(self.small, layer.weight)
+        features = weight[0].numel()
+        if features > self.options.max_features:
+            self.fits.kept[layer.weight] = f"{features} unknowns per output"
+            return
+        intercept = layer.bias is not None or layer.mean is not None
+        moments = self._moments(layer, weight, dense, small, store)
+        if moments is None:
+            self.fits.kept[layer.weight] = "its outputs cannot be matched to the original's"
+            return
+        prior = weight.detach().double().reshape(len(weight), -1).cpu().numpy()
+        result = refit(*moments, prior, intercept)
+        new = torch.from_numpy(result.weight).view(weight.shape)
+        if not bool(torch.isfinite(new).all()):
+            self.fits.kept[layer.weight] = "the fit is not finite"
+            return
+        weight.data.copy_(new)
+        shift = torch.from_numpy(result.bias)
+        if layer.bias is not None:
+            attribute(self.small, layer.bias).data.copy_(shift)
+        elif layer.mean is not None:
+            mean = attribute(self.small, layer.mean)
+            mean.data.copy_(mean.double() - shift.to(mean.device))
+        self.fits.layers[layer.weight] = result
+
+    def _moments(
+        self, layer: _Layer, weight: Tensor, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
+    ) -> tuple[Moments, Moments] | None:
+        """Sums over sampled rows of the compressed layer's input and the original layer's output, for fitting and for judging."""
+        node = layer.node
+        source = node.args[0]
+        assert isinstance(source, Node)
+        channel = -1 if operator_name(node.target) == "aten.linear" else node.meta["val"].dim() - weight.dim() + 1
+        outputs = self._kept(node)
+        if outputs is None:
+            return None
+        wanted = max(self.options.rows * weight[0].numel(), 8192)
+        parts: list[Moments | None] = [None, None]
+        seen = 0
+        for chunk in range(self.chunks):
+            x = store.get(small[source.name][chunk])
+            y = _restrict(store.get(dense[node.name][chunk]), outputs)
+            drift = self._drift(layer, chunk, dense, small, store)
+            if drift is not None:
+                y = y + drift
+            positions = y.movedim(channel, -1)
+            batch = x.shape[0]
+            per_chunk = max(1, wanted // self.chunks)
+            total = positions[..., 0].numel()
+            pick = torch.randint(total, (per_chunk,), generator=self.generator) if total > per_chunk else torch.arange(total)
+            target = positions.reshape(total, -1)[pick]
+            rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
+            example = pick // max(total // batch, 1) + seen
+            seen += batch
+            if self.layer_bias(layer) is not None and layer.bias is None:
+                target = target - self.layer_bias(layer)
+            judge = example % HELD_OUT == 0
+            for which, mask in enumerate((~judge, judge)):
+                part = _sums(rows[mask], target[mask])
+                held = parts[which]
+                parts[which] = part if held is None else held + part
+        if parts[0] is None or parts[1] is None:
+            return None
+        return parts[0], parts[1]
+
+    def layer_bias(self, layer: _Layer) -> Tensor | None:
+        """A bias that may not be changed (shared with another call)."""
+        bias = layer.node.args[2] if len(layer.node.args) > 2 else None
+        if isinstance(bias, Node) and bias.op == "get_attr":
+            held: Tensor = attribute(self.small, str(bias.target))
+            return held
+        return None
+
+    def _kept(self, node: Node) -> dict[int, Tensor] | None:
+        """Indices of a tensor that survive, by dimension; None where they do not form a box."""
+        value = self.analysis.values[node.name]
+        if not isinstance(value, Value):
+            return None
+        result = {}
+        for labels in value.axes:
+            dims = varying(labels)
+            if len(dims) != 1:
+                return None
+            (dim,) = dims
+            ids = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0].numpy()
+            if not self.alive[ids].all():
+                result[dim] = torch.from_numpy(np.flatnonzero(self.alive[ids]))
+        return result
+
+    def _drift(
+        self, layer: _Layer, chunk: int, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
+    ) -> Tensor | None:
+        """What the shortcut lacks of the original's, in units of this layer's output."""
+        if layer.residual is None:
+            return None
+        _, other, norm = layer.residual
+        if other.name not in small or other.name not in dense:
+            return None
+        kept = self._kept(other)
+        if kept is None:
+            return None
+        error = _restrict(store.get(dense[other.name][chunk]), kept) - store.get(small[other.name][chunk])
+        if norm is None:
+            return error
+        _, gain, _, _, variance = (
+            attribute(self.small, str(a.target)) if isinstance(a, Node) and a.op == "get_attr" else None for a in norm.args[:5]
+        )
+        scale = torch.rsqrt(variance + norm.args[7]) * (1 if gain is None else gain)  # type: ignore[operator]
+        view = [1, -1] + [1] * (error.dim() - 2)
+        small_gain = scale.abs() < 1e-3 * scale.abs().max()
+        scale = torch.where(small_gain, torch.inf, scale)
+        return error / scale.view(view)
+
+
+def _weights(node: Node) -> list[str]:
+    """Names of the parameters a constant node follows from."""
+    if node.op == "get_attr":
+        return [str(node.target)]
+    return [name for source in node.all_input_nodes for name in _weights(source)]
+
+
+def _only_user(node: Node, operator: str) -> Node | None:
+    users = list(node.users)
+    if len(users) == 1 and operator_name(users[0].target) == operator:
+        return users[0]
+    return None
+
+
+def _restrict(x: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    for dim, index in kept.items():
+        x = x.index_select(dim, index.to(x.device))
+    return x
+
+
+def _sums(rows: Tensor, target: Tensor, block: int = 1 << 13) -> Moments:
+    """Moments in the operands' precision per block, summed in float64."""
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows, target = rows.float(), target.float()
+    f, o = rows.shape[1], target.shape[1]
+    pp, py = rows.new_zeros(f, f, dtype=torch.float64), rows.new_zeros(f, o, dtype=torch.float64)
+    for a, b in zip(rows.split(block), target.split(block), strict=True):
+        pp += (a.T @ a).double()
+        py += (a.T @ b).double()
+    p, y = rows.double().sum(0), target.double().sum(0)
+    yy = target.double().square().sum(0)
+    return Moments(float(len(rows)), *(t.cpu().numpy() for t in (p, y, pp, py, yy)))
+
+
+def _features(node: Node, x: Tensor, weight: Tensor, pick: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What the layer reads at the picked output positions, (rows, features) in the weight's order."""
+    if operator_name(node.target) == "aten.linear":
+        return x.reshape(-1, x.shape[-1])[pick]
+    rank = weight.dim() - 2
+
+    def setting(index: int, default: int) -> list[int]:
+        value: Any = node.args[index] if len(node.args) > index else default
+        values = [value] if isinstance(value, int) else list(value)
+        return values * rank if len(values) == 1 else values
+
+    stride, dilation = setting(3, 1), setting(5, 1)
+    kernel = list(weight.shape[2:])
+    padding: Any = node.args[4] if len(node.args) > 4 else 0
+    if isinstance(padding, str):
+        spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        sides = [(s // 2, s - s // 2) if padding == "same" else (0, 0) for s in spans]
+    else:
+        sides = [(p, p) for p in setting(4, 0)]
+    if x.dim() == rank + 1:
+        x = x.unsqueeze(0)
+        shape = (1, *shape)
+    x = F.pad(x, [p for side in reversed(sides) for p in side])
+    for i in range(rank):
+        x = x.unfold(2 + i, dilation[i] * (kernel[i] - 1) + 1, stride[i])
+    for i in range(rank):
+        x = x[(..., slice(None, None, dilation[i]), *[slice(None)] * (rank - 1 - i))]
+    at = np.unravel_index(pick.numpy(), shape)
+    first, *rest = (torch.from_numpy(np.ascontiguousarray(a)) for a in at)
+    return x[(first, slice(None), *rest)].reshape(len(pick), -1)

@@ -1,0 +1,67 @@
+"""Activations of the calibration set, in memory up to a limit and on disk past it."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Spill:
+    """Holds tensors; those past `limit` bytes go to files in a temporary folder.
+
+    Args:
+        limit: bytes kept in memory.
+    """
+
+    def __init__(self, limit: float):
+        self._limit = limit
+        self._held = 0
+        self._folder: TemporaryDirectory[str] | None = None
+        self._number = 0
+        self.spilled = 0
+
+    def __enter__(self) -> "Spill":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def put(self, value: Any) -> Any:
+        """Take a value; returns what `get` and `drop` want back. Only tensors count and spill."""
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach()
+        size = value.numel() * value.element_size()
+        if self._held + size <= self._limit or size < 1 << 16 or value.device.type != "cpu":
+            self._held += size
+            return value
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="fxprune-")
+        self._number += 1
+        self.spilled += size
+        path = Path(self._folder.name) / str(self._number)
+        value.contiguous().view(torch.uint8 if value.dim() else value.dtype).numpy().tofile(path)
+        return _OnDisk(path, tuple(value.shape), value.dtype)
+
+    def get(self, item: Any) -> Any:
+        """The value of a handle."""
+        if not isinstance(item, _OnDisk):
+            return item
+        return torch.from_numpy(np.fromfile(item.path, np.uint8)).view(item.dtype).view(item.shape)
+
+    def drop(self, item: Any) -> None:
+        """The value is no longer needed."""
+        if isinstance(item, _OnDisk):
+            item.path.unlink(missing_ok=True)
+        elif isinstance(item, Tensor):
+            self._held -= item.numel() * item.element_size()
+
+
+class _OnDisk:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype):
+        self.path, self.shape, self.dtype = path, shape, dtype
