@@ -212,7 +212,7 @@ def examine(result: Result, model: nn.Module, example: Any) -> None:
     original = outputs(model, batch)
     result.effect = distance(original, expected)
     result.error = max(distance(expected, outputs(small, batch)), distance(original, outputs(captured.graph, batch)))
-    result.measured = flops_of(small, batch) / max(flops_of(model, batch), 1)
+    result.measured = flops_of(small, batch) / max(flops_of(captured.graph, batch), 1)
     if any("batches of two only" in note for note in captured.notes):
         return
     for size in (1, 3):

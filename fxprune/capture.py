@@ -186,6 +186,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         notes: tuple[str, ...] = ("the batch size could not be left free: the result takes batches of two only",)
     else:
         notes = fixed
+    _inline_regions(module)
     canonicalise(module)
     _register_tensors(module)
     used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
@@ -193,6 +194,30 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     if lost:
         notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
     return Captured(module, batch, notes, training)
+
+
+REGIONS = {"wrap_with_set_grad_enabled": (0, 1), "wrap_with_autocast": (2, 4)}
+
+
+def _inline_regions(module: GraphModule) -> None:
+    """Gradient and disabled autocast regions, traced as calls of a graph of their own, become part of the graph."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        flag, place = REGIONS.get(getattr(node.target, "__name__", ""), (0, 0))
+        if node.op != "call_function" or not place or "autocast" in node.target.__name__ and node.args[flag]:
+            continue
+        inner = getattr(module, node.args[place].target)
+        inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        values = dict(zip(inputs, node.args[place + 1 :], strict=True))
+        with graph.inserting_before(node):
+            results = graph.graph_copy(inner.graph, values)
+        for user in list(node.users):
+            if user.target is operator.getitem:
+                user.replace_all_uses_with(results[user.args[1]])
+                graph.erase_node(user)
+        if node.users:
+            node.replace_all_uses_with(results)
+        graph.erase_node(node)
 
 
 def _register_tensors(module: GraphModule) -> None:

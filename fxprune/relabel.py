@@ -1,5 +1,7 @@
 """What a choice of kept channels does to every call: new shapes, new shape arguments, and the check that all still meets."""
 
+import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,24 +35,27 @@ class Conflict(PlanError):
         self.message, self.labels, self.where = message, labels, where
 
 
-def sizes(labels: Tensor, alive: np.ndarray, *others: Tensor) -> dict[int, int]:
-    """New length of every dimension along which a label tensor (or one of several of the same tensor) changes.
+def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
+    """New length of every dimension along which a label tensor changes.
 
     Raises:
         Conflict: what is left is not a box (blocks keep unequal counts).
     """
-    dims = sorted(varying(labels).union(*(varying(o) for o in others)))
-    compact = [narrow_constant(a) for a in (labels, *others)]
-    mask = np.logical_and.reduce(np.broadcast_arrays(*(alive[c.numpy()] for c in compact)))
-    result = {}
+    dims = sorted(varying(labels))
+    compact = narrow_constant(labels)
+    mask = alive[compact.numpy()]
+    candidates = []
     for dim in dims:
-        counts = mask.sum(dim)
-        counts = np.unique(counts[counts > 0])
+        counts = np.unique(mask.sum(dim))
         rest = tuple(d for d in range(mask.ndim) if d != dim)
-        result[dim] = int(counts[0]) if len(counts) == 1 else int(mask.any(rest).sum())
-    if int(np.prod(list(result.values()))) != int(mask.sum()):
-        raise Conflict("blocks of one channel group keep unequal counts", torch.cat([c.reshape(-1) for c in compact]))
-    return result
+        uniform = counts[counts > 0]
+        candidates.append({int(mask.any(rest).sum())} | ({int(uniform[0])} if len(uniform) == 1 else set()))
+    boxes = [box for box in itertools.product(*candidates) if math.prod(box) == int(mask.sum())]
+    if not boxes:
+        raise Conflict("blocks of one channel group keep unequal counts", compact)
+    # Blocks stay whole: where chance leaves several boxes, the one that shortens fewest dimensions is meant.
+    best = max(boxes, key=lambda box: sum(size == mask.shape[dim] for size, dim in zip(box, dims, strict=True)))
+    return dict(zip(dims, best, strict=True))
 
 
 def survivors(labels: Tensor, alive: np.ndarray) -> Tensor:
@@ -68,13 +73,8 @@ def shrunk(value: Any, alive: np.ndarray) -> Any:
     if not isinstance(value, Value):
         return value
     shape = list(value.shape)
-    waiting = list(value.axes)
-    while waiting:
-        labels = waiting.pop(0)
-        # A grouped convolution's weight has other input channels in each block of rows: both labels decide on the rows.
-        joined = [o for o in waiting if varying(o) & varying(labels)]
-        waiting = [o for o in waiting if not any(o is j for j in joined)]
-        for dim, size in sizes(labels, alive, *joined).items():
+    for labels in value.axes:
+        for dim, size in sizes(labels, alive).items():
             shape[dim] = size
     return replace(value, shape=tuple(shape), axes=())
 
@@ -84,10 +84,9 @@ def kept_before(value: Value, dim: int, stop: int, alive: np.ndarray) -> int:
     for labels in value.axes:
         if dim in varying(labels) and stop > 0:
             head = labels.narrow(dim, 0, min(stop, labels.shape[dim]))
-            mask = alive[narrow_constant(head).numpy()]
-            # A one-index head looks constant: restore its length.
-            counts = mask.sum(dim) if head.stride(dim) or head.shape[dim] == 1 else mask.sum(dim) * head.shape[dim]
-            return int(counts.max())
+            if dim in varying(head):
+                return sizes(head, alive)[dim]
+            return head.shape[dim] if alive[narrow_constant(head).numpy()].any() else 0
     return stop
 
 
@@ -275,7 +274,8 @@ class _Relabelling(Propagation):
 
     def __init__(self, module: GraphModule, rewriter: Rewriter, checker: _Checker):
         super().__init__(module, lambda name: False)
-        self.rewriter, self.record = rewriter, checker
+        self.rewriter = rewriter
+        self.record: _Checker = checker
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         return self.rewriter.arguments(node)
@@ -328,14 +328,11 @@ class _Relabelling(Propagation):
         value = self.rewriter.analysis.values[node.name]
         if not isinstance(value, Value) or value.parameter is None:
             return value
-        new = shrunk(value, self.rewriter.alive)
-        axes = []
-        for axis, size in enumerate(new.shape):
-            if value.shape[axis] > 1:
-                labels = self.record.axis(str(node.target), new.shape, axis)
-                if bool((labels != FIXED).any()):
-                    axes.append(labels)
-        return replace(new, axes=tuple(axes))
+        name = str(node.target)
+        held = {axis: ids for axis in range(value.rank) if (ids := self.record.given.get((name, axis))) is not None}
+        shape = tuple(held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape))
+        axes = [self.record.axis(name, shape, axis) for axis in held]
+        return replace(value, shape=shape, axes=tuple(a for a in axes if bool((a != FIXED).any())))
 
 
 def _flat(values: Iterable[Any]) -> list[Value]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.rules.labels import Value, squash, varying
+from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.pointwise import meet
 from fxprune.rules.recorder import Consumer
 from fxprune.rules.registry import Call, register_rule
@@ -24,11 +24,6 @@ def only_axis(call: Call, value: Value, dim: int) -> tuple[Tensor | None, list[T
             call.record.pin(labels, "two channel axes are contracted together")
             call.record.pin(along, "two channel axes are contracted together")
     return along, rest
-
-
-def vector(labels: Tensor, dim: int) -> Tensor:
-    """The labels along one dimension, (size,)."""
-    return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
 
 
 def consume(call: Call, source: Value, dim: int, read: Tensor | None, weight: Value, kept: Tensor | None) -> None:

@@ -64,3 +64,8 @@ def narrow_constant(labels: Tensor) -> Tensor:
         if labels.stride(dim) == 0 and labels.shape[dim] > 1:
             labels = labels.narrow(dim, 0, 1)
     return labels
+
+
+def vector(labels: Tensor, dim: int) -> Tensor:
+    """The labels along one dimension, (size,), of a label tensor that changes along no other."""
+    return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]

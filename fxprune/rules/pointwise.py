@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fxprune.rules.labels import Value, squash, varying
+from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.registry import Call, register_rule
 
 
@@ -61,4 +62,36 @@ IDENTITY = (
     "aten._to_copy aten.to aten.type_as aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
     "aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
 ).split()
-register_rule(*IDENTITY)(pointwise)
+# Elementwise, though torch does not tag them so.
+UNTAGGED = (
+    "aten.hardswish aten.log_sigmoid aten.divide aten.multiply aten.subtract aten.true_divide aten.floor_divide aten.absolute aten.arctan "
+    "aten.special_expit aten.special_erf aten.greater aten.less aten.fill aten.clip aten.square aten.gelu aten.silu aten.mish"
+).split()
+register_rule(*IDENTITY, *UNTAGGED)(pointwise)
+
+
+@register_rule("aten.prelu", "aten._prelu_kernel")
+def prelu(call: Call) -> Any:
+    """The slopes lie along axis 1 of the input."""
+    source, slope = call.args[0], call.args[1]
+    if slope.rank == 1 and source.rank > 1 and slope.shape[0] > 1:
+        view = [1, -1] + [1] * (source.rank - 2)
+        axes = tuple(squash(a.view(view)) for a in slope.axes)
+        slope = replace(slope, shape=tuple(axes[0].shape) if axes else slope.shape, axes=axes)
+    return pointwise(replace(call, args=(source, slope)))
+
+
+@register_rule("aten.glu")
+def gated(call: Call) -> Any:
+    """One half of an axis gates the other: the halves are united."""
+    source: Value = call.args[0]
+    dim = call.arg(1, "dim", -1) % source.rank
+    half = source.shape[dim] // 2
+    axes = []
+    for labels in source.axes:
+        first, second = squash(labels.narrow(dim, 0, half)), squash(labels.narrow(dim, half, half))
+        call.record.unite(first, second)
+        if dim in varying(labels):
+            call.record.block(torch.stack([vector(first, dim), vector(second, dim)]))
+        axes.append(first)
+    return replace(call.out, axes=tuple(axes))

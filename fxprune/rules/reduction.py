@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from fxprune.rules.labels import Value, squash, varying
 from fxprune.rules.registry import Call, register_rule
 
@@ -42,6 +44,17 @@ def reduce(call: Call) -> Any:
     return tuple(results) if isinstance(call.out, tuple) else results[0]
 
 
+def _along(call: Call, source: Value, dims: frozenset[int], reason: str) -> tuple[Tensor, ...]:
+    """Labels after mixing along `dims`: what changes only there is pinned, what changes elsewhere too is tied along them."""
+    kept = []
+    for labels in source.axes:
+        if varying(labels) <= dims:
+            call.record.pin(labels, reason)
+        else:
+            kept.append(call.record.tie(labels, dims))
+    return tuple(kept)
+
+
 @register_rule("aten.softmax", "aten._softmax", "aten.log_softmax", "aten.cumsum", "aten.logcumsumexp", "aten.glu_backward", "aten.cumprod",
                "aten.argmax", "aten.argmin", "aten.sort", "aten.topk")
 def along_axis(call: Call) -> Any:
@@ -49,14 +62,12 @@ def along_axis(call: Call) -> Any:
     name = str(call.target)
     dims = _dims(call, 2 if "topk" in name else 1, "dim")
     source: Value = call.args[0]
-    for labels in source.axes:
-        if varying(labels) & dims:
-            call.record.pin(labels, "every channel takes part in a softmax, sum or ordering")
+    axes = _along(call, source, dims, "every channel takes part in a softmax, sum or ordering")
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
     result = []
     for out in outs:
         same = out.shape == source.shape
-        result.append(replace(out, axes=tuple(a for a in source.axes if same and not varying(a) & dims)))
+        result.append(replace(out, axes=axes if same else ()))
         if not same:
             for labels in source.axes:
                 call.record.pin(labels, "passes through an ordering or argmax")
@@ -139,11 +150,8 @@ def layer_norm(call: Call) -> Any:
 def _pinned_norm(call: Call, dims: frozenset[int]) -> Any:
     source: Value = call.args[0]
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
-    for labels in source.axes:
-        if varying(labels) & dims:
-            call.record.pin(labels, "normalised across channels")
+    kept = _along(call, source, dims, "normalised across channels")
     for value in call.values()[1:]:
         call.record.pin_value(value, "normalised across channels")
-    kept = tuple(a for a in source.axes if not varying(a) & dims)
     first = replace(outs[0], axes=kept)
     return (first, *outs[1:]) if isinstance(call.out, tuple) else first

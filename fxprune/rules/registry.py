@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +61,7 @@ class Call:
 
 
 Rule = Callable[[Call], Any]
+ENTRY_POINTS = "fxprune.rules"
 _RULES: dict[str, Rule] = {}
 
 
@@ -88,6 +91,14 @@ def register_rule(*operators: str) -> Callable[[Rule], Rule]:
     return add
 
 
+@cache
+def load_entry_points() -> None:
+    """Import what installed packages name in the entry point group `fxprune.rules`; their decorators register rules."""
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()
+
+
 def rule_for(target: Any) -> Rule | None:
     """The rule written for an operator, or None."""
+    load_entry_points()
     return _RULES.get(operator_name(target))

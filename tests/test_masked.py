@@ -1,0 +1,110 @@
+"""Masked equivalence: a shrunken graph equals the original with zeros where channels went."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis, analyse
+from fxprune.capture import Captured, capture
+from fxprune.inputs import make_batch
+from fxprune.passes import LiftModules, ReduceChannels
+from fxprune.plan import Plan, make_plan, scatter, surviving
+from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomised
+
+EXACT = 1e-10
+SINGLE = 1e-4
+# Shrinking a failure would take minutes: the failing network prints itself.
+relaxed = settings(phases=(Phase.explicit, Phase.generate), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def example(batch: int, seed: int = 0) -> Tensor:
+    """Random images, float64."""
+    return torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
+    captured = capture(model, make_batch((example(2),), {}))
+    return captured, analyse(captured.graph, 2)
+
+
+def choose(analysis: Analysis, seed: int) -> np.ndarray:
+    """In each group a random width, in each of its blocks a random choice."""
+    generator = np.random.default_rng(seed)
+    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    for group in analysis.groups:
+        kept = int(generator.integers(1, group.width + 1))
+        for block in group.blocks:
+            alive[generator.permutation(block)[kept:]] = False
+    return alive
+
+
+def masked(model: nn.Module, small: nn.Module, plan: Plan) -> nn.Module:
+    """The original with the small weights scattered back."""
+    big = copy.deepcopy(model)
+    full, reduced = big.state_dict(), small.state_dict()
+    for name in plan.kept:
+        full[name].copy_(scatter(reduced[name], plan.shapes[name], plan.kept[name]))
+    return big
+
+
+def distance(expected: Tensor, found: Tensor) -> float:
+    assert expected.shape == found.shape
+    return float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def prove(model: nn.Module, seed: int) -> Analysis:
+    """Shrink at random; compare in both precisions and at batch sizes that were not traced."""
+    captured, analysis = analysed(model)
+    alive = choose(analysis, seed)
+    small = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
+    plan = make_plan(analysis, alive, model.state_dict(), "random", {})
+    assert (surviving(analysis, Plan.from_json(plan.to_json()))[1:] == alive[1:]).all()
+    big = masked(model, small, plan)
+    with torch.no_grad():
+        for batch in (1, 2, 3):
+            assert distance(big(example(batch, batch)), small(example(batch, batch))) <= EXACT
+        assert distance(big.float()(example(2).float()), small.float()(example(2).float())) <= SINGLE
+    return analysis
+
+
+@settings(relaxed, max_examples=30)
+@given(networks(), st.integers(0, 1000))
+def test_any_network_keeps_masked_equivalence(model: nn.Module, seed: int) -> None:
+    prove(model, seed)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
+def test_every_construct_shrinks(block: type[nn.Module]) -> None:
+    """Each construct alone, between prunable layers, loses channels."""
+    torch.manual_seed(0)
+    inner = block(8, 4)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), inner, Pooled(inner.out, 4))  # type: ignore[arg-type]
+    analysis = prove(randomised(model).double(), seed=3)
+    produced = {parameter.split(".")[0] for group in analysis.groups for parameter, _ in group.members}
+    assert "2" in produced
+
+
+@settings(relaxed, max_examples=5)
+@given(networks())
+def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
+    captured, analysis = analysed(model)
+    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    same = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
+    assert distance(model(example(3)), same(example(3))) <= EXACT
+    assert {n: t.shape for n, t in same.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+
+
+def test_flatten_drops_every_pixel_of_a_channel() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), Flat(6, 4)).double().eval()
+    captured, analysis = analysed(model)
+    group = next(g for g in analysis.groups if g.name == "0")
+    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    alive[group.blocks[0][:2]] = False
+    small = ReduceChannels(analysis, alive)(captured.graph)
+    assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)
