@@ -1,0 +1,29 @@
+"""fxprune: make trained PyTorch models smaller and faster without changing what they decide.
+
+>>> small = fxprune.compress(model, calib_loader, flops=0.5)  # doctest: +SKIP
+>>> print(fxprune.report(small))  # doctest: +SKIP
+"""
+
+from fxprune.analysis import Analysis, ChannelGroup
+from fxprune.api import analyze, apply, compress, plan
+from fxprune.errors import (
+    BudgetError,
+    CalibrationError,
+    CalibrationWarning,
+    CaptureError,
+    FxpruneError,
+    PlanError,
+    UnsupportedError,
+)
+from fxprune.masked import masked
+from fxprune.plan import Plan
+from fxprune.report import Report, plan_of, report
+from fxprune.rules import register_rule
+from fxprune.verify import Agreement
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agreement", "Analysis", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
+    "Plan", "PlanError", "Report", "UnsupportedError", "analyze", "apply", "compress", "masked", "plan", "plan_of", "register_rule", "report",
+]  # fmt: skip

@@ -1,0 +1,31 @@
+"""Progress bars on anything longer than a second; silent where the output is no terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """A thin switch around rich's bars.
+
+    Args:
+        wanted: the caller's wish; bars appear only on a terminal.
+    """
+
+    def __init__(self, wanted: bool):
+        self._console = Console(stderr=True)
+        self._shown = wanted and self._console.is_terminal
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """A bar for one station; call what it yields after every batch."""
+        if not self._shown:
+            yield lambda: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Bars(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(name, total=total)
+            yield lambda: bars.advance(task)

@@ -1,0 +1,45 @@
+"""Station 7: how often the compressed model decides like the original, on examples held out from fitting, and how sure that is."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.decisions import Decision, relative_error, resolve
+from fxprune.inputs import Batch
+from fxprune.linalg.agreement import lower_bound
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A measured agreement.
+
+    Attributes:
+        rate: share of examples with the same decision.
+        bound: one-sided 95 % Clopper-Pearson lower bound.
+        examples: how many were compared.
+        error: relative squared error of the outputs.
+    """
+
+    rate: float
+    bound: float
+    examples: int
+    error: float
+
+
+@torch.no_grad()
+def compare(
+    original: Callable[..., Any], small: nn.Module, batches: Iterable[Batch], decision: Decision | None = None
+) -> Agreement:
+    """Run both models and count equal decisions."""
+    agreeing, total, wrong, norm = 0, 0, 0.0, 0.0
+    for batch in batches:
+        reference, output = original(*batch.args, **batch.kwargs), small(*batch.args, **batch.kwargs)
+        same = resolve(decision, reference)(reference, output)
+        agreeing += int(same.sum())
+        total += len(same)
+        a, b = relative_error(reference, output)
+        wrong, norm = wrong + a, norm + b
+    return Agreement(agreeing / max(total, 1), lower_bound(agreeing, total), total, wrong / max(norm, 1e-30))
