@@ -27,3 +27,7 @@ class PlanError(FxpruneError):
 
 class CalibrationWarning(UserWarning):
     """The calibration data is thin for what is fitted on it."""
+
+
+class SourceError(FxpruneError):
+    """A model, weights or data named on the command line cannot be loaded."""

@@ -71,6 +71,30 @@ class Report:
         """The report as a JSON document."""
         return json.dumps(asdict(self), **options)
 
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Read a report back.
+
+        Raises:
+            PlanError: not what `to_json` wrote.
+        """
+        try:
+            data = json.loads(text)
+            return cls(
+                **{
+                    **data,
+                    "flops": tuple(data["flops"]),
+                    "params": tuple(data["params"]),
+                    "bytes": tuple(data["bytes"]),
+                    "agreement": None if data["agreement"] is None else Agreement(**data["agreement"]),
+                    "groups": tuple(GroupRow(**{**row, "members": tuple(row["members"])}) for row in data["groups"]),
+                    "alone": tuple(AloneRow(**row) for row in data["alone"]),
+                    "notes": tuple(data["notes"]),
+                }
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise PlanError(f"This is not a report: {type(error).__name__}: {error}. Pass what Report.to_json wrote.") from error
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Tables for a terminal."""
         sizes = Table(title=f"fxprune: {self.method}", title_justify="left")
@@ -85,8 +109,8 @@ class Report:
         if self.agreement is not None:
             a = self.agreement
             yield Text(
-                f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at least {a.bound:.2%} with 95 % confidence. "
-                f"Relative output error {a.error:.2e}."
+                f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at least {a.bound:.2%} with 95 % "
+                f"confidence. Relative output error {a.error:.2e}."
             )
         groups = Table(title="Channel groups", title_justify="left")
         for column in ("group", "weights", "before", "after", "predicted error"):
@@ -117,7 +141,8 @@ class Report:
 
 def attach(small: nn.Module, report: Report, plan: Plan) -> None:
     """Leave the report and plan with the module; they survive a deepcopy."""
-    small.meta[KEY] = {"report": report, "plan": plan}
+    meta: dict[str, Any] = small.meta  # type: ignore[assignment]
+    meta[KEY] = {"report": report, "plan": plan}
 
 
 def _held(small: nn.Module, what: str) -> Any:

@@ -1,0 +1,5 @@
+"""`python -m fxprune` is the `fxprune` command."""
+
+from fxprune.cli import main
+
+main()
