@@ -87,8 +87,8 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
         return _fixed(model, batch, error), ()
     if not any(t.dim() >= 4 for t in batch.tensors()) or not any(_sized(node) for node in program.graph.nodes):
         return program, ()
-    # Window and grid attention make symbolic sizes that take minutes to simplify.
-    if not any(_attends(node) for node in program.graph.nodes):
+    # Windows, grids and attention make symbolic sizes that take minutes to simplify.
+    if not any(_attends(node) or _folds(node) for node in program.graph.nodes):
         try:
             return _traced(model, batch, spatial=True), ()
         except Exception:  # noqa: BLE001
@@ -143,6 +143,15 @@ def _attends(node: Node) -> bool:
     if not name.startswith(("matmul", "bmm", "einsum", "scaled_dot_product", "_scaled_dot_product")):
         return False
     return all(n.op == "call_function" for n in node.all_input_nodes[:2])
+
+
+def _folds(node: Node) -> bool:
+    """A reshape that splits image axes, as into windows or patches."""
+    if getattr(node.target, "_opname", "") not in RESHAPES or not isinstance(node.args[0], Node):
+        return False
+    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
+    image = len(before) > 2 and any(s != 1 for s in before[2:])
+    return image and len(after) > len(before) and tuple(before[-2:]) != tuple(after[-2:])
 
 
 def _positional_names(model: nn.Module, count: int) -> list[str]:

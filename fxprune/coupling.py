@@ -143,10 +143,10 @@ def _group(
     # Block index of every component: the refinement of all block structures it takes part in.
     block: dict[int, tuple[int, ...]] = {c: () for c in home}
     links: list[tuple[int, int]] = []
-    for number, labels in enumerate(record.blocks):
+    for number, (labels, strict) in enumerate(record.blocks):
         rows = component[labels.numpy()]
         present = {home[c] for c in np.unique(rows).tolist() if c in home}
-        if not present:
+        if not present or not strict and (rows == rows[:, :1]).all():
             continue
         if any(c not in home for c in np.unique(rows).tolist()):
             # Fixed channels share the blocks: counts stay equal only if nothing is removed.

@@ -46,7 +46,7 @@ class Recorder:
         self.next_label = FIXED + 1
         self.edges: list[Tensor] = []
         self.pins: list[tuple[Tensor, str]] = []
-        self.blocks: list[Tensor] = []
+        self.blocks: list[tuple[Tensor, bool]] = []
         self.consumers: list[Consumer] = []
         self.axes: dict[tuple[str, int], AxisLabels] = {}
         self.node = ""
@@ -135,10 +135,10 @@ class Recorder:
         for labels in value.axes:
             self.pin(labels, reason)
 
-    def block(self, labels: Tensor) -> None:
-        """The rows of a (blocks, size) label matrix must keep equal counts."""
+    def block(self, labels: Tensor, strict: bool = True) -> None:
+        """The rows of a (blocks, size) label matrix must keep equal counts; unless `strict`, rows of one channel may go."""
         if labels.shape[0] > 1:
-            self.blocks.append(labels)
+            self.blocks.append((labels, strict))
 
     def block_structure(self, labels: Tensor) -> None:
         """Note the blocks of a label tensor that changes along several dimensions (heads x head channels)."""
@@ -146,4 +146,4 @@ class Recorder:
         if len(varying(labels)) > 1:
             compact = narrow_constant(labels)
             sizes = [s for s in compact.shape if s > 1]
-            self.block(compact.reshape(-1, sizes[-1]))
+            self.block(compact.reshape(-1, sizes[-1]), strict=False)
