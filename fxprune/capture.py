@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule, Node
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, UnsupportedError
@@ -81,6 +83,7 @@ def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
 
 def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
     """Trace with a free batch size, and with free image sizes where the trace would hold the example's otherwise."""
+    start = time.monotonic()
     try:
         program = _traced(model, batch, spatial=False)
     except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's forward raises
@@ -90,10 +93,27 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
     # Windows, grids and attention make symbolic sizes that take minutes to simplify.
     if not any(_attends(node) or _folds(node) for node in program.graph.nodes):
         try:
-            return _traced(model, batch, spatial=True), ()
+            with _Deadline(time.monotonic() + PATIENCE + 4 * (time.monotonic() - start)):
+                return _traced(model, batch, spatial=True), ()
         except Exception:  # noqa: BLE001
             pass
     return program, ("the image size could not be left free: the result takes images of the example's size only",)
+
+
+PATIENCE = 10.0
+
+
+class _Deadline(TorchFunctionMode):
+    """Gives up a trace whose symbolic sizes have grown out of hand."""
+
+    def __init__(self, end: float):
+        super().__init__()
+        self.end = end
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self.end:
+            raise TimeoutError
+        return func(*args, **(kwargs or {}))
 
 
 def _traced(model: nn.Module, batch: Batch, spatial: bool) -> torch.export.ExportedProgram:
@@ -198,6 +218,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     _inline_regions(module)
     canonicalise(module)
     _register_tensors(module)
+    notes += _fold_weights(module)
     used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
     lost = [n for n, _ in duplicate.named_parameters() if n not in used and n not in dict(module.named_parameters())]
     if lost:
@@ -240,6 +261,89 @@ def _register_tensors(module: GraphModule) -> None:
         if isinstance(held, Tensor) and leaf not in owner._parameters and leaf not in owner._buffers:
             delattr(owner, leaf)
             owner.register_buffer(leaf, held, persistent=False)
+
+
+READERS = ("conv", "linear")
+
+
+def _fold_weights(module: GraphModule) -> tuple[str, ...]:
+    """Weights that the model computes from parameters alone (weight norm, weight standardisation) become parameters.
+
+    A channel's share in such a weight changes with the channels beside it, so nothing could be removed otherwise.
+    Returns a note per weight.
+    """
+    graph, notes = module.graph, []
+    constant: dict[Node, bool] = {}
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        constant[node] = node.op == "get_attr" or node.op == "call_function" and bool(inputs) and all(constant[i] for i in inputs)
+    for node in list(graph.nodes):
+        name = getattr(node.target, "_opname", "")
+        if not name.startswith(READERS) or len(node.args) < 2 or not isinstance(node.args[1], Node):
+            continue
+        weight = node.args[1]
+        if weight.op != "call_function" or not constant[weight] or _is_movement(weight):
+            continue
+        path = _layer_path(node)
+        target = f"{path}.weight" if path else f"computed_{weight.name}"
+        value = _evaluate(module, weight, {})
+        taken = [n for n in graph.nodes if n.op == "get_attr" and n.target == target and not _only_feeds(n, weight)]
+        if not isinstance(value, Tensor) or taken:
+            continue
+        _set_parameter(module, target, nn.Parameter(value.detach().clone()))
+        with graph.inserting_before(weight):
+            held = graph.get_attr(target)
+        held.meta = {k: v for k, v in weight.meta.items() if k == "val"} | {"nn_module_stack": node.meta.get("nn_module_stack", {})}
+        weight.replace_all_uses_with(held)
+        constant[held] = True
+        notes.append(f"{target}: the weight that is computed from other parameters is folded into one")
+    if notes:
+        graph.eliminate_dead_code()
+        module.recompile()
+    return tuple(notes)
+
+
+def _is_movement(node: Node) -> bool:
+    """Transposes and views of a parameter, all the way up."""
+    return node.op == "get_attr" or (
+        isinstance(node.target, torch._ops.OpOverload) and node.target.is_view and all(_is_movement(i) for i in node.all_input_nodes)
+    )
+
+
+def _only_feeds(node: Node, last: Node) -> bool:
+    """Whether everything that reads a node ends in `last`."""
+    return all(user is last or user.op == "call_function" and bool(user.users) and _only_feeds(user, last) for user in node.users)
+
+
+def _layer_path(node: Node) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return path.removeprefix("L['self'].").removeprefix("L['self']")
+
+
+def _evaluate(module: GraphModule, node: Node, known: dict[Node, Any]) -> Any:
+    """The value of a node that depends on parameters only."""
+    if node not in known:
+        if node.op == "get_attr":
+            known[node] = operator.attrgetter(str(node.target))(module)
+        else:
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: _evaluate(module, n, known))
+            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return known[node]
+
+
+def _set_parameter(module: GraphModule, target: str, value: nn.Parameter) -> None:
+    path, _, leaf = target.rpartition(".")
+    owner: nn.Module = module
+    for part in path.split(".") if path else ():
+        if not hasattr(owner, part):
+            owner.add_module(part, nn.Module())
+        owner = getattr(owner, part)
+    if leaf in owner._parameters:
+        del owner._parameters[leaf]
+    elif hasattr(owner, leaf):
+        delattr(owner, leaf)
+    owner.register_parameter(leaf, value)
 
 
 def _mutates(node: Node) -> bool:
