@@ -5,7 +5,7 @@
 """
 
 from fxprune.analysis import Analysis, ChannelGroup
-from fxprune.api import analyze, apply, compress, plan
+from fxprune.api import analyze, apply, compress, plan, sweep
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
@@ -26,4 +26,5 @@ __version__ = "0.1.0"
 __all__ = [
     "Agreement", "Analysis", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
     "Plan", "PlanError", "Report", "UnsupportedError", "analyze", "apply", "compress", "masked", "plan", "plan_of", "register_rule", "report",
+    "sweep",
 ]  # fmt: skip

@@ -455,6 +455,40 @@ def compress(
     return compress_whole(model, calib_loader, **options)  # type: ignore[arg-type]
 
 
+def sweep(
+    model: nn.Module, calib_loader: Any, *, budgets: Sequence[float] = (0.9, 0.7, 0.5, 0.35), method: str = "auto",
+    selector: str = "output-aware", decision: Decision | None = None, example: Any = None, ignore: Sequence[str] | str = (),
+    round_to: int = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
+) -> dict[float, GraphModule]:  # fmt: skip
+    """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
+
+    Args:
+        budgets: fractions of the original's FLOPs to keep.
+
+    Returns:
+        the compressed model of every budget, each with its own report.
+    """
+    checked = [Budget(flops=fraction) for fraction in budgets]
+    _check_choice("method", method, METHODS)
+    _check_choice("selector", selector, SELECTORS)
+    with _undisturbed(model, seed):
+        session = _session(
+            model, calib_loader, example=example, ignore=ignore, round_to=round_to, seed=seed, memory=memory, progress=progress,
+            decision=decision, held_out=_held_out_for(checked[0]),
+        )  # fmt: skip
+        return {
+            fraction: _finished(session, method, _selector(method, selector), budget.limits)
+            for fraction, budget in zip(budgets, checked, strict=True)
+        }
+
+
+def _finished(session: Session, method: str, selector: str, limits: dict[str, float]) -> GraphModule:
+    """Plan, build, verify and hand over under cost limits."""
+    made, alive, errors = _planned(session, method, selector, limits)
+    small = _build(session, alive, method)
+    return _hand_over(session, small, made, errors, _verify(session, small))
+
+
 def compress_whole(
     model: nn.Module, loader: Any, *, budget: Budget, method: str, selector: str, decision: Decision | None, example: Any,
     ignore: Sequence[str] | str, round_to: int, progress: bool, seed: int, memory: float,
@@ -467,9 +501,7 @@ def compress_whole(
         )  # fmt: skip
         if budget.agreement is not None:
             return _certified(session, budget, method, selector)
-        made, alive, errors = _planned(session, method, selector, budget.limits)
-        small = _build(session, alive, method)
-        return _hand_over(session, small, made, errors, _verify(session, small))
+        return _finished(session, method, selector, budget.limits)
 
 
 def _certified(session: Session, budget: Budget, method: str, selector: str) -> GraphModule:

@@ -187,9 +187,6 @@ class Lockstep:
             weight = node.args[1]
             if not isinstance(weight, Node) or weight.op != "get_attr" or readers[str(weight.target)] > 1:
                 continue
-            groups = node.args[6] if len(node.args) > 6 else 1
-            if groups != 1:
-                continue
             bias = node.args[2] if len(node.args) > 2 else None
             norm = _only_user(node, "aten.batch_norm")
             mean = str(norm.args[3].target) if norm is not None and isinstance(norm.args[3], Node) else None
@@ -225,14 +222,15 @@ class Lockstep:
         if moments is None:
             self.fits.kept[layer.weight] = "its outputs cannot be matched to the original's"
             return
-        prior = weight.detach().double().reshape(len(weight), -1).cpu().numpy()
+        groups = _groups(self.twins[node.name])
+        prior = weight.detach().double().reshape(groups, len(weight) // groups, -1)
         result = refit(*moments, prior, intercept)
-        new = torch.from_numpy(result.weight).view(weight.shape)
+        new = result.weight.view(weight.shape)
         if not bool(torch.isfinite(new).all()):
             self.fits.kept[layer.weight] = "the fit is not finite"
             return
         weight.data.copy_(new)
-        shift = torch.from_numpy(result.bias)
+        shift = result.bias.reshape(-1)
         if layer.bias is not None:
             attribute(self.small, layer.bias).data.copy_(shift)
         elif layer.mean is not None:
@@ -253,6 +251,7 @@ class Lockstep:
             return None
         wanted = max(self.options.rows * weight[0].numel(), 8192)
         parts: list[Moments | None] = [None, None]
+        groups = _groups(self.twins[node.name])
         seen = 0
         for chunk in range(self.chunks):
             x = store.get(small[source.name][chunk])
@@ -273,7 +272,7 @@ class Lockstep:
                 target = target - self.layer_bias(layer)
             judge = example % HELD_OUT == 0
             for which, mask in enumerate((~judge, judge)):
-                part = _sums(rows[mask], target[mask])
+                part = Moments.of(_grouped(rows[mask], groups), _grouped(target[mask], groups))
                 held = parts[which]
                 parts[which] = part if held is None else held + part
         if parts[0] is None or parts[1] is None:
@@ -336,6 +335,16 @@ def _weights(node: Node) -> list[str]:
     return [name for source in node.all_input_nodes for name in _weights(source)]
 
 
+def _groups(node: Node) -> int:
+    """Groups of a convolution; 1 for any other layer."""
+    return int(node.args[6]) if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6 else 1  # type: ignore[call-overload, arg-type]
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """(rows, columns) as (groups, rows, columns / groups)."""
+    return x.view(len(x), groups, -1).transpose(0, 1)
+
+
 def _only_user(node: Node, operator: str) -> Node | None:
     users = list(node.users)
     if len(users) == 1 and operator_name(users[0].target) == operator:
@@ -347,20 +356,6 @@ def _restrict(x: Tensor, kept: dict[int, Tensor]) -> Tensor:
     for dim, index in kept.items():
         x = x.index_select(dim, index.to(x.device))
     return x
-
-
-def _sums(rows: Tensor, target: Tensor, block: int = 1 << 13) -> Moments:
-    """Moments in the operands' precision per block, summed in float64."""
-    if rows.dtype in (torch.float16, torch.bfloat16):
-        rows, target = rows.float(), target.float()
-    f, o = rows.shape[1], target.shape[1]
-    pp, py = rows.new_zeros(f, f, dtype=torch.float64), rows.new_zeros(f, o, dtype=torch.float64)
-    for a, b in zip(rows.split(block), target.split(block), strict=True):
-        pp += (a.T @ a).double()
-        py += (a.T @ b).double()
-    p, y = rows.double().sum(0), target.double().sum(0)
-    yy = target.double().square().sum(0)
-    return Moments(float(len(rows)), *(t.cpu().numpy() for t in (p, y, pp, py, yy)))
 
 
 def _features(node: Node, x: Tensor, weight: Tensor, pick: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,7 @@ compressed activations to the original ones.
 """
 
 import numpy as np
-import scipy.linalg
+import torch
 
 
 def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | None = None) -> np.ndarray:
@@ -23,19 +23,18 @@ def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | 
         (k, n) float64. Where A + lambda I is numerically singular, the minimum-norm solution of its leading eigenspace.
     """
     scale = ridge * float(np.trace(a)) / max(len(a), 1)
-    system = a + scale * np.eye(len(a))
-    right = b if prior is None else b + scale * prior
-    try:
-        factor = scipy.linalg.cho_factor(system, lower=True, check_finite=False)
-        solution = scipy.linalg.cho_solve(factor, right, check_finite=False)
-        if np.isfinite(solution).all():
-            return np.asarray(solution)
-    except scipy.linalg.LinAlgError:
-        pass
-    values, vectors = scipy.linalg.eigh(system)
-    keep = values > values.max(initial=0) * len(a) * np.finfo(float).eps
+    system = torch.from_numpy(a + scale * np.eye(len(a)))
+    right = torch.from_numpy(np.ascontiguousarray(b if prior is None else b + scale * prior))
+    # torch's solvers, not SciPy's: two BLAS thread pools in one process fight over the cores.
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if not bool(failed):
+        solution = torch.cholesky_solve(right, factor)
+        if bool(torch.isfinite(solution).all()):
+            return solution.numpy()
+    values, vectors = torch.linalg.eigh(system)
+    keep = values > values.max() * len(a) * torch.finfo(torch.float64).eps
     basis = vectors[:, keep]
-    return np.asarray((basis / values[keep]) @ (basis.T @ right))
+    return ((basis / values[keep]) @ (basis.T @ right)).numpy()
 
 
 def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: float = 1e-13) -> np.ndarray:
@@ -59,7 +58,8 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
         unit = solve_ridge(a, b, ridge)
         if ridge > precision:
             sharp = solve_ridge(a, b, precision)
-            exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * (a @ sharp)).sum(0)) < 30 * precision
+            fitted = (torch.from_numpy(a) @ torch.from_numpy(sharp)).numpy()
+            exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision
             unit[:, exact] = sharp[:, exact]
         result[:, dropped] = unit * scale[dropped] / scale[kept][:, None]
     return result

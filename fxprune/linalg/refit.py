@@ -4,30 +4,47 @@ Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the
 \lambda -> inf returns the prior W0. This is layer-wise reconstruction (He et al., ICCV 2017, eq. 1) with a prior.
 """
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.linalg
+import torch
+from torch import Tensor
 
 RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+TINY = torch.finfo(torch.float64).tiny
 
 
-@dataclass
+@dataclass(frozen=True)
 class Moments:
-    """Sums over rows: features (f,), targets (o,).
+    """Sums over rows of f features and o targets in each of g independent groups, float64.
 
     Attributes:
         count: rows.
-        p, y: sums, (f,) and (o,).
-        pp, py, yy: P^T P (f, f), P^T Y (f, o), sum of Y^2 per output (o,).
+        p, y: sums, (g, f) and (g, o).
+        pp, py, yy: P^T P (g, f, f), P^T Y (g, f, o), sum of Y^2 per output (g, o).
     """
 
     count: float
-    p: np.ndarray
-    y: np.ndarray
-    pp: np.ndarray
-    py: np.ndarray
-    yy: np.ndarray
+    p: Tensor
+    y: Tensor
+    pp: Tensor
+    py: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, target: Tensor, block: int = 1 << 13) -> "Moments":
+        """Moments of (g, r, f) rows and (g, r, o) targets: products in their precision per block, summed in float64."""
+        if rows.dtype in (torch.float16, torch.bfloat16):
+            rows, target = rows.float(), target.float()
+        groups, count, features = rows.shape
+        pp = rows.new_zeros(groups, features, features, dtype=torch.float64)
+        py = rows.new_zeros(groups, features, target.shape[2], dtype=torch.float64)
+        for a, b in zip(rows.split(block, 1), target.split(block, 1), strict=True):
+            pp += a.mT @ a
+            py += a.mT @ b
+        return cls(
+            float(count), rows.sum(1, dtype=torch.float64), target.sum(1, dtype=torch.float64), pp, py, target.double().square().sum(1)
+        )
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
@@ -40,13 +57,14 @@ class Moments:
         n = max(self.count, 1.0)
         return Moments(
             self.count, self.p, self.y,
-            self.pp - np.outer(self.p, self.p) / n, self.py - np.outer(self.p, self.y) / n, self.yy - self.y**2 / n,
+            self.pp - self.p[:, :, None] * self.p[:, None] / n, self.py - self.p[:, :, None] * self.y[:, None] / n,
+            self.yy - self.y.square() / n,
         )  # fmt: skip
 
-    def residual(self, weight: np.ndarray) -> float:
-        """Sum of squared errors of a (o, f) weight, without intercept."""
-        error = self.yy.sum() - 2 * np.sum(weight.T * self.py) + np.sum(weight * (weight @ self.pp))
-        return float(max(error, 0.0))
+    def residual(self, weight: Tensor) -> float:
+        """Sum of squared errors of a (g, o, f) weight, without intercept."""
+        error = self.yy.sum() - 2 * (weight.mT * self.py).sum() + (weight * (weight @ self.pp)).sum()
+        return max(float(error), 0.0)
 
 
 @dataclass(frozen=True)
@@ -54,51 +72,62 @@ class Refit:
     """A refitted map.
 
     Attributes:
-        weight: (o, f).
-        bias: (o,) added to the outputs; zeros without intercept.
+        weight: (g, o, f) float64.
+        bias: (g, o) float64 added to the outputs; zeros without intercept.
         ridge: the chosen one; inf means the prior was best.
         before, after: relative squared error of prior and result on the held-out rows.
     """
 
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: Tensor
+    bias: Tensor
     ridge: float
     before: float
     after: float
 
 
-def _solve(m: Moments, prior: np.ndarray, ridge: float) -> np.ndarray:
-    energy = np.diag(m.pp)
-    scale = 1 / np.sqrt(np.maximum(energy, np.finfo(float).tiny + 1e-12 * energy.max(initial=0)))
-    system = m.pp * np.outer(scale, scale)
-    system[np.diag_indices_from(system)] += ridge
-    right = (m.py - m.pp @ prior.T) * scale[:, None]
-    try:
-        step = scipy.linalg.solve(system, right, assume_a="pos", check_finite=False)
-    except (scipy.linalg.LinAlgError, ValueError):
-        return prior
-    return np.asarray(prior + (step * scale[:, None]).T)
+class _System:
+    """Normal equations scaled to unit feature energy, for several ridges."""
+
+    def __init__(self, m: Moments, prior: Tensor):
+        energy = m.pp.diagonal(dim1=1, dim2=2)
+        self.scale = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()[:, :, None]
+        self.system = m.pp * self.scale * self.scale.mT
+        self.right = (m.py - m.pp @ prior.mT) * self.scale
+        self.prior = prior
+
+    def solve(self, ridge: float) -> Tensor:
+        """The (g, o, f) solution; the prior where a system is not positive definite."""
+        system = self.system.clone()
+        system.diagonal(dim1=1, dim2=2).add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if bool(failed.any()):
+            return self.prior
+        return self.prior + (torch.cholesky_solve(self.right, factor) * self.scale).mT
 
 
-def refit(train: Moments, held_out: Moments, prior: np.ndarray, intercept: bool) -> Refit:
+def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool) -> Refit:
     """Fit with the ridge that does best on held-out rows, then on all rows.
 
     Args:
         train, held_out: moments of disjoint rows.
-        prior: W0, (o, f).
+        prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
     """
     everything = train + held_out
     # The held-out rows are centred by their own mean only for lack of a shift: its error is of second order.
     fit, judge, final = (m.centred() if intercept else m for m in (train, held_out, everything))
-    total = max(float(judge.yy.sum()), np.finfo(float).tiny)
+    total = max(float(judge.yy.sum()), TINY)
     before = judge.residual(prior) / total
-    best, ridge = before, np.inf
-    for candidate in RIDGES:
-        error = judge.residual(_solve(fit, prior, candidate)) / total
+    best, ridge = before, math.inf
+    system = _System(fit, prior)
+    # From strong to weak: past the optimum the held-out error only grows.
+    for candidate in reversed(RIDGES):
+        error = judge.residual(system.solve(candidate)) / total
         if error < best:
             best, ridge = error, candidate
-    weight = prior if np.isinf(ridge) else _solve(final, prior, ridge)
+        elif error > 1.02 * best:
+            break
+    weight = prior if math.isinf(ridge) else _System(final, prior).solve(ridge)
     n = max(everything.count, 1.0)
-    bias = (everything.y - weight @ everything.p) / n if intercept else np.zeros(len(weight))
+    bias = (everything.y - (weight @ everything.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
     return Refit(weight, bias, ridge, before, best)

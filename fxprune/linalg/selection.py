@@ -9,7 +9,10 @@ all remaining channels are re-interpolated: for a consumer with weight W and H =
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
+import torch
+
+
+TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -72,40 +75,43 @@ def pivoted_qr(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _State:
-    """One reader during elimination."""
+    """One reader during elimination; only what is left of its moments is kept."""
 
     def __init__(self, reader: Reader, ridge: float):
-        self.columns = reader.columns
-        gram = reader.gram
-        mean = float(np.trace(gram)) / max(len(gram), 1) or 1.0
-        system = gram + ridge * mean * np.eye(len(gram))
-        self.inverse = scipy.linalg.inv(system, check_finite=False)
-        self.metric = reader.metric.copy()
-        energy = float(np.sum(reader.metric * gram))
+        gram, metric = torch.from_numpy(reader.gram), torch.from_numpy(reader.metric)
+        # Unread slots: -1 points at a last, empty place.
+        self.place = torch.from_numpy(np.where(reader.columns >= 0, reader.columns, len(gram)))
+        mean = float(gram.diagonal().mean()) or 1.0
+        system = gram.clone()
+        system.diagonal().add_(ridge * mean)
+        self.inverse = torch.linalg.inv(system)
+        self.metric = metric.clone()
+        energy = float((metric * gram).sum())
         self.scale = reader.weight / energy if energy > 0 else 0.0
 
     def costs(self) -> np.ndarray:
-        diagonal = np.maximum(np.diag(self.inverse), np.finfo(float).tiny)
-        costs = np.maximum(np.diag(self.metric), 0) / diagonal * self.scale
-        return np.where(self.columns >= 0, costs[self.columns], 0.0)
+        """Relative output error of removing each channel alone, (channels,)."""
+        costs = self.metric.diagonal().clamp(min=0) / self.inverse.diagonal().clamp(min=TINY) * self.scale
+        return torch.cat([costs, costs.new_zeros(1)])[self.place].numpy()
 
     def remove(self, channels: np.ndarray) -> None:
         """Remove several channels at once: the block form of the rank-one update."""
-        places = self.columns[channels]
-        places = places[places >= 0]
-        if not len(places):
+        size = len(self.metric)
+        gone = self.place[torch.from_numpy(channels)]
+        gone = gone[gone < size]
+        if not len(gone):
             return
-        head = self.inverse[:, places]
-        # Solve against the removed block of the inverse; it is positive definite.
-        step = scipy.linalg.solve(self.inverse[np.ix_(places, places)], head.T, assume_a="pos", check_finite=False)
-        update = head @ step
-        rows = self.metric[places]
-        cross = step.T @ rows
-        self.metric += -cross - cross.T + step.T @ self.metric[np.ix_(places, places)] @ step
-        self.inverse -= update
-        self.inverse[places, :] = self.inverse[:, places] = 0
-        self.inverse[places, places] = np.inf
-        self.metric[places, :] = self.metric[:, places] = 0
+        left = torch.ones(size, dtype=torch.bool)
+        left[gone] = False
+        left = left.nonzero()[:, 0]
+        # Coefficients that rebuild the removed channels' share, (gone, left).
+        step = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone][:, left])
+        cross = step.T @ self.metric[gone][:, left]
+        self.metric = self.metric[left][:, left] - cross - cross.T + step.T @ (self.metric[gone][:, gone] @ step)
+        self.inverse = self.inverse[left][:, left] - self.inverse[left][:, gone] @ step
+        moved = torch.full((size + 1,), len(left))
+        moved[left] = torch.arange(len(left))
+        self.place = moved[self.place]
 
 
 def dependent(readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance: float) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""Agreement and accuracy against FLOPs on the trained networks: `python -m benchmarks.tradeoff`.
+
+1,000 unlabelled calibration images that no network was trained on, drawn per seed; no fine-tuning; 10,000 test images that nothing is
+fitted, selected or tuned on.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import fxprune
+from benchmarks.data import DEBIAN, Split, split
+from benchmarks.nets import NETS, trained
+
+METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Outputs on all images, (N, classes)."""
+    return torch.cat([model(x) for x in images.split(500)])
+
+
+def draw(pool: Split, count: int, seed: int) -> Tensor:
+    """Calibration images drawn without their labels."""
+    order = torch.randperm(len(pool.images), generator=torch.Generator().manual_seed(seed))
+    return pool.images[order[:count]]
+
+
+def measure(name: str, budgets: list[float], seeds: int, images: int, methods: list[str], pool: Split, test: Split) -> list[dict[str, object]]:
+    """Rows of one network."""
+    net = trained(name)
+    reference = logits(net, test.images)
+    decided = reference.argmax(1)
+    dense = float((decided == test.labels).float().mean())
+    norm = float((reference - reference.mean(1, keepdim=True)).square().sum())
+    rows: list[dict[str, object]] = []
+    for seed in range(seeds):
+        calibration = draw(pool, images, seed)
+        for method in methods:
+            start = time.perf_counter()
+            for flops, small in fxprune.sweep(net, calibration, budgets=budgets, method=method, seed=seed, progress=False).items():
+                found = logits(small, test.images)
+                held_out = fxprune.report(small).agreement
+                kept = fxprune.report(small).flops
+                rows.append({
+                    "net": name, "flops": flops, "method": method, "seed": seed, "kept": kept[1] / kept[0], "dense": dense,
+                    "accuracy": float((found.argmax(1) == test.labels).float().mean()),
+                    "agreement": float((found.argmax(1) == decided).float().mean()),
+                    "error": float((found - reference).square().sum()) / norm,
+                    "held_out_error": None if held_out is None else held_out.error,
+                    "bound": None if held_out is None else held_out.bound,
+                    "seconds": time.perf_counter() - start,
+                })  # fmt: skip
+                start = time.perf_counter()
+    return rows
+
+
+def average(rows: list[dict[str, object]], **fixed: object) -> dict[str, float]:
+    """Means over the rows that match."""
+    chosen = [r for r in rows if all(r[k] == v for k, v in fixed.items())]
+    return {k: sum(float(r[k]) for r in chosen) / len(chosen) for k in ("accuracy", "agreement", "error", "dense")}  # type: ignore[arg-type]
+
+
+def show(rows: list[dict[str, object]], console: Console) -> None:
+    """Print the table, and how the disagreement of `auto` compares with the paper's."""
+    methods = list(dict.fromkeys(str(r["method"]) for r in rows))
+    table = Table(title="Agreement % (accuracy %) on the test images, mean over seeds", title_justify="left")
+    for column in ("net", "dense", "FLOPs", *methods):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    ratios: list[tuple[float, float]] = []
+    for name, flops in dict.fromkeys((r["net"], r["flops"]) for r in rows):
+        means = {m: average(rows, net=name, flops=flops, method=m) for m in methods}
+        cells = [f"{100 * means[m]['agreement']:.2f} ({100 * means[m]['accuracy']:.2f})" for m in methods]
+        table.add_row(str(name), f"{100 * means[methods[0]]['dense']:.2f}", str(flops), *cells)
+        if {"auto", "paper", "paper-uniform"} <= set(methods):
+            wrong = {m: 1 - means[m]["agreement"] for m in methods}
+            ratios.append((wrong["auto"] / wrong["paper"], wrong["auto"] / min(wrong["paper"], wrong["paper-uniform"])))
+    console.print(table)
+    if ratios:
+        paper, better = (sum(r[i] for r in ratios) / len(ratios) for i in (0, 1))
+        console.print(
+            f"Disagreement of auto: {paper:.2f} of paper's on average, {better:.2f} of the better of paper and paper-uniform; "
+            f"at most {max(r[1] for r in ratios):.2f}."
+        )
+
+
+def honesty(name: str, repetitions: int, images: int, pool: Split, test: Split, console: Console) -> list[dict[str, object]]:
+    """Certify agreement=0.99 on fresh calibration draws and count how often the test set falls below the bound."""
+    net = trained(name)
+    decided = logits(net, test.images).argmax(1)
+    rows: list[dict[str, object]] = []
+    for seed in range(repetitions):
+        small = fxprune.compress(net, draw(pool, images, 1000 + seed), agreement=0.99, seed=seed, progress=False)
+        held_out = fxprune.report(small).agreement
+        assert held_out is not None
+        true = float((logits(small, test.images).argmax(1) == decided).float().mean())
+        before, after = fxprune.report(small).flops
+        rows.append({"net": name, "seed": seed, "bound": held_out.bound, "test": true, "kept": after / before})
+        console.print(f"{name} {seed}: certified {held_out.bound:.4f}, test {true:.4f}, FLOPs kept {after / before:.2f}", highlight=False)
+    broken = sum(r["test"] < r["bound"] for r in rows)  # type: ignore[operator]
+    console.print(f"{name}: the test agreement lies below the certified bound in {broken} of {repetitions} draws.")
+    return rows
+
+
+def main(
+    net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
+    flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.5 by default")] = None,
+    every: Annotated[bool, typer.Option("--all", help="FLOPs 0.7, 0.5, 0.35 and three seeds")] = False,
+    seeds: int = 1,
+    images: int = 1000,
+    method: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(METHODS)}")] = None,
+    certify: Annotated[int, typer.Option(help="instead: certify agreement=0.99 this many times")] = 0,
+    data: Path = DEBIAN,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Write the trade-off table."""
+    console = Console(width=140)
+    pool, test = split("calibration", data), split("test", data)
+    rows: list[dict[str, object]] = []
+    for name in net or list(NETS):
+        if certify:
+            rows += honesty(name, certify, images, pool, test, console)
+        else:
+            budgets = flops or ([0.7, 0.5, 0.35] if every else [0.5])
+            rows += measure(name, budgets, 3 if every else seeds, images, method or list(METHODS), pool, test)
+        if json_file is not None:
+            json_file.write_text(json.dumps(rows, indent=1))
+    if not certify:
+        show(rows, console)
+
+
+if __name__ == "__main__":
+    typer.run(main)
