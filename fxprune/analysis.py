@@ -13,7 +13,7 @@ from fxprune.errors import PlanError
 from fxprune.flops import costs
 from fxprune.groups import Analysis, ChannelGroup, Cost, Pinned
 from fxprune.propagation import Propagation, attribute, hint, unlabelled
-from fxprune.relabel import Conflict, check
+from fxprune.relabel import Conflict, conflicts
 from fxprune.rules.recorder import Recorder
 
 __all__ = ["Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "analyse", "attribute", "hint", "unlabelled"]
@@ -35,28 +35,25 @@ def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lam
     run.run()
     while True:
         coupling = solve(module, run, batch)
-        conflict = _trial(module, coupling.analysis)
-        if conflict is None:
+        found_wrong = _trial(module, coupling.analysis)
+        if not found_wrong:
             found = coupling.analysis
             return replace(found, costs=costs(module, found.values, batch))
-        _give_way(run.record, coupling, conflict)
+        for conflict in found_wrong:
+            _give_way(run.record, coupling, conflict)
 
 
-def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> Conflict | None:
+def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> list[Conflict]:
     """Remove channels at random from every group and run the labels through what is left."""
     if not analysis.groups:
-        return None
+        return []
     generator = np.random.default_rng(seed)
     alive = np.ones(len(analysis.group_of()), dtype=bool)
     for group in analysis.groups:
         kept = int(generator.integers(1, group.width))
         for block in group.blocks:
             alive[generator.permutation(block)[kept:]] = False
-    try:
-        check(module, analysis, alive)
-    except Conflict as conflict:
-        return conflict
-    return None
+    return conflicts(module, analysis, alive)
 
 
 def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:

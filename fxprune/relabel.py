@@ -229,7 +229,6 @@ class _Checker(Recorder):
     def __init__(self, axes: dict[tuple[str, int], np.ndarray]):
         super().__init__()
         self.given = axes
-        self.conflicts: list[Tensor] = []
 
     def axis(self, name: str, shape: tuple[int, ...], axis: int, groups: int = 1) -> Tensor:
         labels = torch.from_numpy(self.given[(name, axis)])
@@ -276,6 +275,7 @@ class _Relabelling(Propagation):
         super().__init__(module, lambda name: False)
         self.rewriter = rewriter
         self.record: _Checker = checker
+        self.conflicts: list[Conflict] = []
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         return self.rewriter.arguments(node)
@@ -290,12 +290,24 @@ class _Relabelling(Propagation):
             self._compare(self.rewriter.analysis.values[node.name], found)
             self._execute(node, found)
         except Conflict as conflict:
-            raise Conflict(conflict.message, conflict.labels, where(node)) from conflict
+            self.conflicts.append(Conflict(conflict.message, conflict.labels, where(node)))
         except (RuntimeError, ValueError, IndexError, PlanError) as error:
             held = [self.rewriter.analysis.values[n.name] for n in (*node.all_input_nodes, node)]
             labels = [narrow_constant(a).reshape(-1) for v in _flat(held) for a in v.axes]
-            raise Conflict(str(error).splitlines()[0], torch.cat(labels or [torch.zeros(1, dtype=torch.int64)]), where(node)) from error
-        return found
+            ids = torch.cat(labels or [torch.zeros(1, dtype=torch.int64)])
+            self.conflicts.append(Conflict(str(error).splitlines()[0] if str(error) else type(error).__name__, ids, where(node)))
+        else:
+            return found
+        # Go on with what should have come out, so that later calls report only conflicts of their own.
+        return self._expected(self.rewriter.analysis.values[node.name])
+
+    def _expected(self, value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return tuple(self._expected(v) for v in value)
+        if not isinstance(value, Value):
+            return value
+        new = shrunk(value, self.rewriter.alive)
+        return replace(new, axes=tuple(survivors(a, self.rewriter.alive).expand(new.shape) for a in value.axes))
 
     def _compare(self, old: Any, found: Any) -> None:
         """Insist that the labels a call returns are the survivors, in order, of those it returned at full width."""
@@ -356,14 +368,27 @@ def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np
     return result
 
 
+def conflicts(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> list[Conflict]:
+    """Run the labels through the shrunken graph; what does not fit together, in order."""
+    try:
+        run = _Relabelling(module, Rewriter(analysis, alive), _Checker(kept_axes(analysis, alive)))
+    except Conflict as conflict:
+        return [conflict]
+    try:
+        run.run()
+    except Conflict as conflict:
+        run.conflicts.append(conflict)
+    return run.conflicts
+
+
 def check(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> None:
     """Run the labels through the shrunken graph.
 
     Raises:
-        Conflict: channels meet that were separated.
+        Conflict: the first place where the surviving channels do not fit together.
     """
-    run = _Relabelling(module, Rewriter(analysis, alive), _Checker(kept_axes(analysis, alive)))
-    run.run()
+    for conflict in conflicts(module, analysis, alive):
+        raise conflict
 
 
 def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.ndarray) -> Tensor:

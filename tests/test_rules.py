@@ -199,7 +199,9 @@ def _operands(equation: str, net: Net, x: Tensor) -> list[Tensor]:
 
 def test_computed_weights_are_pinned_or_shrink() -> None:
     net = nn.Sequential(conv(3, 8), torch.nn.utils.parametrizations.weight_norm(conv(8, 6)), conv(6, 2))
-    assert_expected_inline(str(analysed(net)), """""")
+    assert_expected_inline(str(analysed(net)), """\
+0: 8 | 0.weight[0] 0.bias[0] -> 1.weight[1]
+1: 6 | 1.bias[0] 1.weight[0] -> 2.weight[1]""")
 
 
 def test_a_rule_can_be_taught() -> None:

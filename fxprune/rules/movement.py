@@ -46,13 +46,21 @@ def movement(call: Call) -> Any:
     _pin_broken_order(call, source)
     results = [run_on_labels(call, pick) for pick in range(len(source.axes))]
     if isinstance(call.out, Value):
-        axes = tuple(squash(r) for r in results)
+        axes = _several(call, [squash(r) for r in results])
         for labels in axes:
             call.record.block_structure(labels)
         return replace(call.out, axes=axes)
     return type(call.out)(
-        replace(out, axes=tuple(squash(r[i]) for r in results)) for i, out in enumerate(call.out)
+        replace(out, axes=_several(call, [squash(r[i]) for r in results])) for i, out in enumerate(call.out)
     )
+
+
+def _several(call: Call, axes: list[Tensor]) -> tuple[Tensor, ...]:
+    """Label tensors that still change; a tensor that is left with one channel would vanish with it, so that one stays."""
+    for labels in axes:
+        if not varying(labels) and labels.numel():
+            call.record.pin(labels, "is the only channel of a tensor")
+    return tuple(a for a in axes if varying(a))
 
 
 def _pin_broken_order(call: Call, source: Value) -> None:
