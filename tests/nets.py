@@ -1,0 +1,57 @@
+"""Tiny networks and loaders that the tests name, also by `package.module:factory`."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """Two convolutions and two linear layers on (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
+        logits: Tensor = self.head(torch.relu(self.hidden(x.mean((2, 3)))))
+        return logits
+
+
+def tiny() -> nn.Module:
+    """The tiny network, always with the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Tiny().eval()
+
+
+def images(count: int, seed: int = 0, size: int = 8) -> Tensor:
+    """Random images (count, 3, size, size)."""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def loader() -> list[Tensor]:
+    """Four batches of 32."""
+    return list(images(128).split(32))
+
+
+def not_a_model() -> int:
+    """For errors."""
+    return 3
+
+
+class Stream:
+    """Batches that exist only while they are read.
+
+    Args:
+        batches: how many.
+        make: the batch of a number.
+    """
+
+    def __init__(self, batches: int, make: Callable[[int], Tensor]):
+        self._batches, self._make = batches, make
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self._make(i) for i in range(self._batches))
