@@ -247,7 +247,7 @@ def row(name: str, source: str, build: Callable[[], tuple[nn.Module, Any]]) -> R
     try:
         torch.manual_seed(0)
         examine(result, *build())
-    except (Exception, _TooLong) as error:  # noqa: BLE001  the row says what failed
+    except (Exception, _TooLong) as error:
         result.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         result.trace = traceback.format_exc()
     finally:

@@ -11,7 +11,8 @@ from benchmarks.torchvision_ops import torchvision  # before timm and transforme
 
 Build = Callable[[], tuple[nn.Module, Any]]
 SMALL = (
-    "test_", "zepto", "atto", "femto", "pico", "nano", "xxs", "xxtiny", "xx_small", "xtiny", "xs", "tiny", "t0", "small_050", "mini", "_t_", "18", "b0", "050", "s0", "small",
+    "test_", "zepto", "atto", "femto", "pico", "nano", "xxs", "xxtiny", "xx_small", "xtiny", "xs", "tiny", "t0", "small_050", "mini", "_t_",
+    "18", "b0", "050", "s0", "small",
     "10", "12", "x_small", "_s", "lite", "26", "34", "b1", "base", "50",
 )  # fmt: skip
 
@@ -56,7 +57,7 @@ def _torchvision(name: str, most: float) -> tuple[nn.Module, Any]:
         size = 64
     if name in torchvision.models.list_models(module=torchvision.models.video):
         frames = 16
-        size = 224 if name.startswith("mvit") else 64
+        size = 224 if name.startswith(("mvit", "s3d")) else 64
         return model, torch.randn(2, 3, frames, size, size)
     return model, torch.randn(2, 3, size, size)
 
@@ -101,7 +102,7 @@ def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
             return model, example
         except TooLarge:
             raise
-        except Exception as caught:  # noqa: BLE001  each model refuses small inputs in its own way
+        except Exception as caught:
             error = caught
     raise error or RuntimeError(name)
 
@@ -144,7 +145,8 @@ TRANSFORMERS: dict[str, Build] = {
     "vit": _named("ViTForImageClassification", _pixels, **TINY, **IMAGE),
     "deit": _named("DeiTForImageClassification", _pixels, **TINY, **IMAGE),
     "swin": _named(
-        "SwinForImageClassification", lambda: _pixels(64), image_size=64, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4
+        "SwinForImageClassification", lambda: _pixels(64), image_size=64, patch_size=4, embed_dim=16, depths=[2, 2],
+        num_heads=[2, 4], window_size=4,
     ),
     "convnext": _named("ConvNextForImageClassification", lambda: _pixels(64), hidden_sizes=[16, 32, 32, 48], depths=[1, 1, 2, 1]),
     "gpt2": _named("GPT2LMHeadModel", _tokens, vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=64, use_cache=False),
@@ -155,7 +157,8 @@ TRANSFORMERS: dict[str, Build] = {
     ),
     "clip-vision": _named("CLIPVisionModel", _pixels, **TINY, **IMAGE),
     "wav2vec2": _named(
-        "Wav2Vec2Model", lambda: {"input_values": torch.randn(2, 1600)}, conv_dim=[16, 16, 16], conv_stride=[5, 2, 2], conv_kernel=[10, 3, 3],
+        "Wav2Vec2Model", lambda: {"input_values": torch.randn(2, 1600)}, conv_dim=[16, 16, 16], conv_stride=[5, 2, 2],
+        conv_kernel=[10, 3, 3],
         num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, mask_time_prob=0.0, **TINY,
     ),
     "whisper-encoder": lambda: _whisper(),

@@ -72,7 +72,7 @@ def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
             return None
         free = {0: Dim.DYNAMIC}
         if spatial and item.dim() >= 4:
-            free |= {d: Dim.AUTO for d in range(2, item.dim())}
+            free |= dict.fromkeys(range(2, item.dim()), Dim.AUTO)
         return free
 
     return (
@@ -86,7 +86,7 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
     start = time.monotonic()
     try:
         program = _traced(model, batch, spatial=False)
-    except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's forward raises
+    except Exception as error:
         return _fixed(model, batch, error), ()
     if not any(t.dim() >= 4 for t in batch.tensors()) or not any(_sized(node) for node in program.graph.nodes):
         return program, ()
@@ -95,7 +95,7 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
         try:
             with _Deadline(time.monotonic() + PATIENCE + 4 * (time.monotonic() - start)):
                 return _traced(model, batch, spatial=True), ()
-        except Exception:  # noqa: BLE001
+        except Exception:
             pass
     return program, ("the image size could not be left free: the result takes images of the example's size only",)
 
@@ -127,7 +127,7 @@ def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.Exp
     """Trace at the example's shapes; raises what stood in the way of a free batch size where that fails too."""
     try:
         return torch.export.export(model, batch.args, batch.kwargs, strict=False)
-    except Exception:  # noqa: BLE001
+    except Exception:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise CaptureError(
             f"torch.export could not capture {type(model).__name__} on inputs {[tuple(t.shape) for t in batch.tensors()]}: "
@@ -200,7 +200,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         duplicate = copy.deepcopy(model).eval().requires_grad_(True)
         try:
             duplicate(*batch.args, **batch.kwargs)
-        except Exception as error:  # noqa: BLE001  the user's forward may raise anything
+        except Exception as error:
             raise CaptureError(
                 f"{type(model).__name__} does not run on the example {[tuple(t.shape) for t in batch.tensors()]}: "
                 f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
@@ -242,7 +242,7 @@ def _inline_regions(module: GraphModule) -> None:
         with graph.inserting_before(node):
             results = graph.graph_copy(inner.graph, values)
         for user in list(node.users):
-            if user.target is operator.getitem:
+            if user.target is operator.getitem and isinstance(results, (tuple, list)):
                 user.replace_all_uses_with(results[user.args[1]])
                 graph.erase_node(user)
         if node.users:

@@ -141,7 +141,7 @@ def _group(
         home.update(dict.fromkeys(members, index))
     dropped: dict[int, str] = {}
     # Block index of every component: the refinement of all block structures it takes part in.
-    block: dict[int, tuple[int, ...]] = {c: () for c in home}
+    block: dict[int, tuple[int, ...]] = dict.fromkeys(home, ())
     links: list[tuple[int, int]] = []
     for number, (labels, strict) in enumerate(record.blocks):
         rows = component[labels.numpy()]
@@ -173,7 +173,7 @@ def _group(
     result = []
     for root in np.unique(matrix):
         parts = [i for i in range(len(keys)) if matrix[i] == root]
-        members = tuple(dict.fromkeys(site for i in parts for site in places[i]))
+        held = tuple(dict.fromkeys(site for i in parts for site in places[i]))
         chosen = [c for i in parts for c in keys[places[i]]]
         if any(c in dropped for c in chosen):
             dropped.update(dict.fromkeys(chosen, "shares its blocks with channels that stay"))
@@ -190,7 +190,7 @@ def _group(
             reason = "one indivisible channel" if len(table) == 1 else "its block structures leave one channel per block"
             dropped.update(dict.fromkeys(chosen, reason))
             continue
-        result.append((np.array(list(table.values())), members))
+        result.append((np.array(list(table.values())), held))
     return result, dropped
 
 

@@ -32,7 +32,7 @@ def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost
 
 def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[Cost]:
     """Scores cost by the queries' channels, the weighted sum by the values'."""
-    query, _, value = (values[a.name] for a in node.args[:3])  # type: ignore[union-attr]
+    query, _, value = (values[str(a.name)] for a in node.args[:3])  # type: ignore[union-attr]
     share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
     return [
         Cost(node.name, flops * part, tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes))

@@ -121,7 +121,7 @@ class Propagation:
             return out
         if all(v.const is not None for v in values) and _constant_size(out) <= SMALL_CONSTANT and not any(v.axes for v in values):
             computed = _compute(call)
-            if computed is not None:
+            if computed is not None and isinstance(out, Value):
                 return replace(out, const=computed)
         if not any(v.axes for v in values) and not _weighted(node):
             return out

@@ -215,7 +215,7 @@ FAMILIES = (
     | dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), "split")
     | dict.fromkeys(("slice", "narrow"), "slice")
     | dict.fromkeys(("pad", "constant_pad_nd"), "pad")
-    | dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"), "convolution")
+    | dict.fromkeys([f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)] + ["convolution"], "convolution")
     | {"select": "select", "scaled_dot_product_attention": "attention", "group_norm": "instances", "repeat_interleave": "repeat"}
 )
 

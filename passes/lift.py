@@ -145,7 +145,8 @@ class LiftModules:
         path = paths.pop()
         owner = attribute(module, path)
         held = {n for n, _ in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]}
-        if type(owner) is not nn.Module and type(owner).__name__ != "InterpreterModule" or held - {COUNTER} != set(tensors) or owner._modules:
+        plain = type(owner) is nn.Module or type(owner).__name__ == "InterpreterModule"
+        if not plain or held - {COUNTER} != set(tensors) or owner._modules:
             return None
         layer = build(node, tensors)
         return None if layer is None else (path, position, layer)

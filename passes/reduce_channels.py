@@ -2,10 +2,12 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from fxprune.analysis import Analysis, attribute
 from fxprune.relabel import Rewriter, check, shrink_parameter
@@ -60,8 +62,6 @@ class ReduceChannels:
         return small
 
 
-def _renamed(item: object, nodes: dict[str, object]) -> object:
+def _renamed(item: Any, nodes: dict[str, Node]) -> Any:
     """Arguments of the original graph with its nodes replaced by their copies."""
-    from torch.fx.node import map_arg
-
-    return map_arg(item, lambda n: nodes[n.name])  # type: ignore[arg-type, return-value]
+    return map_arg(item, lambda n: nodes[n.name])

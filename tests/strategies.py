@@ -226,8 +226,8 @@ class SplitAttention(nn.Module):
 
 
 BLOCKS: list[Callable[[int, int], nn.Module]] = [
-    Plain, Residual, Concat, Depthwise, Grouped, Shuffled, SqueezeExcite, Gated, Split, Padded, PixelShuffle, Transposed, Siamese, ChannelsLast,
-    Attention, GroupNorm, SplitAttention,
+    Plain, Residual, Concat, Depthwise, Grouped, Shuffled, SqueezeExcite, Gated, Split, Padded, PixelShuffle, Transposed, Siamese,
+    ChannelsLast, Attention, GroupNorm, SplitAttention,
 ]  # fmt: skip
 
 

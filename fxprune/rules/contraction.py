@@ -40,7 +40,7 @@ def consume(call: Call, source: Value, dim: int, read: Tensor | None, weight: Va
     position = next(i for i, a in enumerate(call.node.args) if call.args[i] is source)
     if owner is not None and torch.equal(owner.labels.flatten(), kept):
         node = call.node.args[position]
-        call.record.consumers.append(Consumer(call.node.name, node.name, dim, owner.parameter, owner.axis))  # type: ignore[union-attr]
+        call.record.consumers.append(Consumer(call.node.name, str(node.name), dim, owner.parameter, owner.axis))  # type: ignore[union-attr]
 
 
 @register_rule("aten.linear")
@@ -126,7 +126,7 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         return None
     channel = source.rank - weight.rank + 1
     per_group = source.shape[channel] // groups
-    ends = [0] * (weight.rank - 2)
+    ends: tuple[Any, ...] = (0,) * (weight.rank - 2)
     # A grouped convolution may be left with one input channel per group; it still does not tie its outputs.
     depthwise = per_group == 1 and not record.has_axis(weight.parameter, 1)
     if inputs == 0 and not (depthwise and weight.shape[1] == 1):
@@ -159,7 +159,7 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         record.block(read.view(groups, -1))
         node = call.node.args[0]
         record.consumers.append(
-            Consumer(call.node.name, node.name, channel, weight.parameter, 1, groups)  # type: ignore[union-attr]
+            Consumer(call.node.name, str(node.name), channel, weight.parameter, 1, groups)  # type: ignore[union-attr]
         )
     return produced
 
@@ -190,7 +190,8 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
         return ()
     rank = len(shape)
     row, column = rank - 2, rank - 1
-    passed, inner = [], []
+    passed: list[Tensor] = []
+    inner: list[list[Tensor]] = []
     for value, contracted, free in ((left, column, row), (right, row, column)):
         inner.append([])
         for labels in value.axes:

@@ -12,7 +12,8 @@ from fxprune.rules.registry import Call, operator_name, register_rule
 MOVEMENT = (
     "aten.view aten.reshape aten._unsafe_view aten.flatten aten.unflatten aten.permute aten.transpose aten.t aten.numpy_T "
     "aten.split aten.split_with_sizes aten.chunk aten.tensor_split aten.unbind aten.select aten.slice aten.narrow "
-    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.expand_as aten.view_as aten.reshape_as aten.repeat aten.repeat_interleave aten.unfold "
+    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.expand_as aten.view_as aten.reshape_as aten.repeat "
+    "aten.repeat_interleave aten.unfold "
     "aten.pixel_shuffle aten.pixel_unshuffle aten.channel_shuffle aten.native_channel_shuffle aten.movedim aten.swapaxes "
     "aten.flip aten.tile aten.broadcast_to aten.adjoint aten.mT aten.diagonal aten.rot90 aten.atleast_2d aten.atleast_3d"
 ).split()
@@ -174,7 +175,7 @@ def pad(call: Call) -> Any:
 def index(call: Call) -> Any:
     """Indexing by constant tables runs on the labels; by computed ones only where labels do not change."""
     source: Value = call.args[0]
-    indices = [v for v in call.values()[1:]]
+    indices = call.values()[1:]
     if all(v.const is not None for v in indices):
         return movement(call)
     axes = []

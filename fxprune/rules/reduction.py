@@ -80,8 +80,9 @@ POOLING = [
     for rank in (1, 2, 3)
 ] + [
     "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.upsample_nearest1d", "aten.upsample_nearest2d",
-    "aten.upsample_nearest3d", "aten._upsample_nearest_exact2d", "aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_trilinear3d",
-    "aten.upsample_bicubic2d", "aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa", "aten.grid_sampler", "aten.grid_sampler_2d", "aten.im2col_",
+    "aten.upsample_nearest3d", "aten._upsample_nearest_exact2d", "aten.upsample_linear1d", "aten.upsample_bilinear2d",
+    "aten.upsample_trilinear3d",
+    "aten.upsample_bicubic2d", "aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa", "aten.grid_sampler", "aten.grid_sampler_2d",
 ]  # fmt: skip
 
 
@@ -91,6 +92,8 @@ def pool(call: Call) -> Any:
     source: Value = call.args[0]
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
     name = str(call.target)
+    for other in call.values()[1:]:
+        call.record.pin_value(other, "says where to sample")
     spatial = 3 if "3d" in name else 1 if "1d" in name else 2
     dims = frozenset(range(source.rank - spatial, source.rank))
     axes = []

@@ -12,8 +12,8 @@ import torch
 from torch.fx import Node
 
 if TYPE_CHECKING:
-    from fxprune.rules.recorder import Recorder
     from fxprune.rules.labels import Value
+    from fxprune.rules.recorder import Recorder
 
 
 @dataclass(frozen=True)
