@@ -1,4 +1,8 @@
-"""Train the benchmark networks on Fashion-MNIST: `python -m benchmarks.train vgg --epochs 14`."""
+"""Train the benchmark networks on Fashion-MNIST: `python -m benchmarks.train vgg`.
+
+The shipped checkpoints: vgg and resnet20 with the defaults, mobilenet and densenet with `--epochs 10`,
+mlp with `--epochs 12 --rate 0.05 --no-shift`.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +43,7 @@ def main(
     batch: int = 128,
     rate: float = 0.1,
     seed: int = 0,
+    shift: Annotated[bool, typer.Option(help="flip and shift the training images")] = True,
     data: Path = DEBIAN,
     out: Path | None = None,
 ) -> None:
@@ -55,7 +60,7 @@ def main(
             if len(index) < batch:
                 continue
             with torch.autocast("cpu", torch.bfloat16):
-                logits = net(augment(train.images[index]))
+                logits = net(augment(train.images[index]) if shift else train.images[index])
             loss = F.cross_entropy(logits.float(), train.labels[index])
             optimizer.zero_grad()
             loss.backward()

@@ -1,0 +1,107 @@
+"""Compress named submodules in place inside a model that cannot be captured whole."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.api import compress_whole
+from fxprune.errors import BudgetError, CalibrationError, PlanError
+from fxprune.inputs import Batch, Calibration, make_batch
+
+
+class _Reached(Exception):
+    """The submodule was called: nothing after it matters."""
+
+
+class Passing:
+    """A re-iterable loader of what one submodule is called with while the whole model runs on the calibration data.
+
+    Args:
+        model: the whole model.
+        name: of the submodule.
+        calibration: examples for the whole model.
+    """
+
+    def __init__(self, model: nn.Module, name: str, calibration: Calibration):
+        self._model, self._name, self._calibration = model, name, calibration
+
+    def __iter__(self) -> Iterator[Batch]:
+        module = self._model.get_submodule(self._name)
+        called: list[Batch] = []
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            detached = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+            called.append(make_batch(*detached))
+            raise _Reached
+
+        self._model.eval()
+        for batch in self._calibration.batches():
+            hook = module.register_forward_pre_hook(keep, with_kwargs=True)
+            try:
+                with torch.no_grad():
+                    self._model(*batch.args, **batch.kwargs)
+            except _Reached:
+                pass
+            finally:
+                hook.remove()
+            yield from called
+            called.clear()
+
+
+def resolve_targets(model: nn.Module, targets: Sequence[str] | str) -> list[str]:
+    """Names of submodules; globs are expanded, and none lies inside another.
+
+    Raises:
+        PlanError: a name matches nothing, or one target holds another.
+    """
+    patterns = [targets] if isinstance(targets, str) else list(targets)
+    names = [n for n, _ in model.named_modules() if n]
+    found: list[str] = []
+    for pattern in patterns:
+        matching = [n for n in names if fnmatchcase(n, pattern)]
+        if not matching:
+            raise PlanError(f"targets={pattern!r} matches no submodule. The model's submodules begin with {', '.join(names[:8])}.")
+        found += [n for n in matching if n not in found]
+    for name in found:
+        inside = next((o for o in found if name.startswith(o + ".")), None)
+        if inside:
+            raise PlanError(f"targets: {name} lies inside {inside}. Name one of them.")
+    if not found:
+        raise PlanError("targets is empty. Name at least one submodule.")
+    return found
+
+
+def compress_targets(model: nn.Module, loader: Any, targets: Sequence[str] | str, options: dict[str, Any]) -> nn.Module:
+    """A copy of the model with the named submodules compressed; budgets count each target on its own.
+
+    Args:
+        model: not changed.
+        loader: calibration examples for the whole model.
+        targets: names or globs of submodules.
+        options: of `compress_whole`.
+
+    Returns:
+        the copy in eval mode; each target is a GraphModule with a report of its own.
+
+    Raises:
+        PlanError: a name matches nothing; otherwise as `compress`, with the target's name.
+    """
+    names = resolve_targets(model, targets)
+    if options["budget"].agreement is not None:
+        raise BudgetError("targets= needs flops= or params=: agreement is certified on a whole model's decisions.")
+    result = copy.deepcopy(model).eval()
+    calibration = Calibration(result, loader)
+    for name in names:
+        passing = Passing(result, name, calibration)
+        try:
+            small = compress_whole(result.get_submodule(name), passing, **options)
+        except CalibrationError as error:
+            raise CalibrationError(f"Target {name}: {error}") from error
+        parent, _, leaf = name.rpartition(".")
+        setattr(result.get_submodule(parent) if parent else result, leaf, small)
+    return result
