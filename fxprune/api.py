@@ -40,7 +40,7 @@ METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
 STEP = 0.9
 """Share of a group's width that one step of the reference method keeps."""
-SEQUENCE = tuple(round(1 - 0.05 * i, 2) for i in range(1, 20))
+SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in range(18)))
 """FLOPs fractions that are certified in this order, largest first, until one fails."""
 
 
@@ -422,7 +422,8 @@ def compress(
         flops, params: fractions of the original to keep at most.
         agreement: the smallest model whose one-sided 95 % Clopper-Pearson lower bound of agreement, on calibration examples held out from
             fitting, stays at or above this. With no budget at all, 0.99. Sizes are certified in a fixed order, largest first, until one
-            fails, so that the bound holds although several were tried (fixed-sequence testing; Angelopoulos et al. 2021).
+            fails, so that the bound holds although several were tried (fixed-sequence testing; Angelopoulos et al. 2021). The first of them
+            only loses what is redundant.
         method: `auto`; `uniform` (the same fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
             `magnitude` (smallest weights removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
@@ -507,24 +508,30 @@ def compress_whole(
 def _certified(session: Session, budget: Budget, method: str, selector: str) -> GraphModule:
     """The smallest model of a fixed sequence whose agreement is certified."""
     assert budget.agreement is not None
-    best, first = None, None
+    best, stopped = None, ""
     for fraction in SEQUENCE:
-        limits = {name: limit for name, limit in budget.limits.items()} | {"flops": min(fraction, budget.flops or 1.0)}
+        limits = budget.limits | {"flops": min(fraction, budget.flops or 1.0)}
         try:
             made, alive, errors = _planned(session, method, selector, limits)
         except BudgetError:
+            if best is None:
+                raise
+            stopped = f"no group can give more than FLOPs {fraction:g} asks"
             break
         small = _build(session, alive, method)
         found = _verify(session, small)
         assert found is not None
-        first = first or found
         if found.bound < budget.agreement:
+            stopped = (
+                f"at FLOPs {limits['flops']:g} the model agrees on {found.rate:.2%} of {found.examples} held-out examples, which certifies {found.bound:.2%}"
+            )
             break
         best = (small, made, errors, found)
     if best is None:
-        seen = first or Agreement(0.0, 0.0, 0, 0.0)
         raise BudgetError(
-            f"agreement={budget.agreement:g} cannot be certified: the largest model tried agrees on {seen.rate:.4f} of {seen.examples} held-out examples, "
-            f"which certifies {seen.bound:.4f} (closest reachable). Give more calibration examples or ask for agreement={max(seen.bound - 0.005, 0.01):.3f}."
+            f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: {stopped} (closest reachable). Give more "
+            "calibration examples, or ask for less."
         )
+    if stopped:
+        session.notes.append(f"the next smaller size could not be certified: {stopped}")
     return _hand_over(session, *best)
