@@ -1,9 +1,14 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
 import copy
+import logging
 import operator
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -136,6 +141,20 @@ def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.Exp
         ) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log of attempts that torch.export gives up: what it means reaches the caller as an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        # It also prints whole graphs on the error stream.
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(before)
+
+
 RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten", "repeat"})
 CUTS = frozenset({"slice", "narrow", "split", "split_with_sizes", "chunk", "select", "roll", "unfold", "index_select"})
 MAKERS = frozenset({"arange", "zeros", "ones", "full", "linspace", "meshgrid", "im2col", "col2im", "affine_grid_generator", "pad"})
@@ -205,7 +224,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
                 f"{type(model).__name__} does not run on the example {[tuple(t.shape) for t in batch.tensors()]}: "
                 f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
             ) from error
-        program, fixed = _export(duplicate, batch)
+        with _quiet():
+            program, fixed = _export(duplicate, batch)
         module = program.module(check_guards=False)
         if any(_mutates(node) and not _plain_inplace(node) for node in module.graph.nodes):
             module = program.run_decompositions({}).module(check_guards=False)

@@ -126,9 +126,12 @@ def profile(
                 gram = np.diag(sum((_scattered(r, group.channels) for r in found), np.zeros(group.channels)))
             removal, scores = pivoted_removal(np.asarray(gram), np.arange(group.channels), local)
         else:
-            first = dependent(found, local, precision, 30 * precision)
             observed = min(sum(moments[s].rows) for s in {(c.parameter, c.axis) for c in group.consumers} & set(moments))
-            ridge = ridge_for(max(len(r.gram) for r in found), observed, dtype)
+            channels = max(len(r.gram) for r in found)
+            # From fewer rows than columns every channel looks like a combination of the others.
+            enough = observed >= 2 * channels
+            first = dependent(found, local, precision, 30 * precision) if enough else local[:, :0]
+            ridge = ridge_for(channels, observed, dtype)
             removal = output_aware(found, local, ridge, max(1, group.width // 64), first)
             free = first.shape[1]
         flat = group.blocks.reshape(-1)

@@ -1,6 +1,7 @@
 """Reduce channels: slice every parameter to its surviving channels and mend the calls' shape arguments."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,10 @@ class ReduceChannels:
         """
         check(module, self.analysis, self.alive)
         rewriter = Rewriter(self.analysis, self.alive)
-        small = copy.deepcopy(module)
+        with warnings.catch_warnings():
+            # torch's own pytree specs warn about themselves when copied.
+            warnings.simplefilter("ignore", FutureWarning)
+            small = copy.deepcopy(module)
         for old, node in zip(module.graph.nodes, small.graph.nodes, strict=True):
             if old.op != "call_function":
                 continue
