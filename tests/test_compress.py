@@ -1,0 +1,234 @@
+"""The promise, on networks trained on Fashion-MNIST."""
+
+import copy
+import json
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+import fxprune
+from benchmarks.nets import NETS, trained
+from fxprune.demo.data import DemoData, load
+from tests.nets import images, loader, tiny
+
+CALIBRATION, EVALUATION = 240, 500
+
+
+@cache
+def data() -> DemoData:
+    return load()
+
+
+@cache
+def original(name: str) -> nn.Module:
+    return trained(name)
+
+
+@cache
+def compressed(name: str, method: str) -> GraphModule:
+    """At half the FLOPs, on a small calibration set."""
+    return fxprune.compress(original(name), data().calibration[:CALIBRATION], flops=0.5, method=method, progress=False)
+
+
+@torch.no_grad()
+def outputs(net: nn.Module, dtype: torch.dtype = torch.float32, count: int = EVALUATION) -> Tensor:
+    result: Tensor = net(data().images[:count].to(dtype))
+    return result
+
+
+def distance(expected: Tensor, found: Tensor) -> float:
+    return float((expected - found).abs().max() / expected.abs().max())
+
+
+def agreement(name: str, method: str) -> float:
+    return float((outputs(original(name)).argmax(1) == outputs(compressed(name, method)).argmax(1)).float().mean())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_masked_equivalence(name: str) -> None:
+    small = compressed(name, "auto")
+    full = fxprune.masked(original(name), small)
+    assert distance(outputs(full), outputs(small)) <= 1e-4
+    full, small = full.double(), copy.deepcopy(small).double()
+    assert distance(outputs(full, torch.float64, 100), outputs(small, torch.float64, 100)) <= 1e-10
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_half_the_flops_and_most_of_the_decisions(name: str) -> None:
+    small = compressed(name, "auto")
+    found = fxprune.report(small)
+    assert found.flops[1] <= 0.5 * found.flops[0] * 1.001
+    assert found.params[1] == sum(p.numel() for p in small.parameters()) < found.params[0]
+    assert agreement(name, "auto") > agreement(name, "magnitude")
+    assert agreement(name, "auto") > 0.8
+    assert found.agreement is not None
+    assert found.agreement.bound <= found.agreement.rate <= 1
+
+
+@pytest.mark.parametrize("method", ["paper", "paper-uniform", "uniform"])
+def test_baselines_run(method: str) -> None:
+    found = fxprune.report(compressed("vgg", method))
+    assert found.flops[1] <= 0.5 * found.flops[0] * 1.001
+    assert agreement("vgg", method) > agreement("vgg", "magnitude")
+
+
+def test_names_and_shapes() -> None:
+    small, plan = compressed("vgg", "auto"), fxprune.plan_of(compressed("vgg", "auto"))
+    state, full = small.state_dict(), original("vgg").state_dict()
+    assert set(state) == set(full)
+    for name, tensor in full.items():
+        shape = list(tensor.shape)
+        for axis, kept in plan.kept.get(name, {}).items():
+            shape[axis] = len(kept)
+        assert list(state[name].shape) == shape, name
+        if name not in plan.kept:
+            assert state[name].shape == tensor.shape
+    assert plan.kept["features.3.weight"].keys() == {0, 1}
+
+
+def test_a_result_is_an_ordinary_module() -> None:
+    net = tiny()
+    small = fxprune.compress(net, loader(), flops=0.5, progress=False)
+    x = images(4, seed=9)
+    twin = copy.deepcopy(small)
+    assert fxprune.report(twin) == fxprune.report(small)
+    torch.testing.assert_close(twin(x), small(x))
+    assert isinstance(small.get_submodule("norm"), nn.BatchNorm2d)
+    before = small.get_buffer("norm.running_mean").clone()
+    twin.train()(x).sum().backward()
+    assert all(p.grad is not None for p in twin.parameters())
+    assert not torch.equal(twin.get_buffer("norm.running_mean"), before)
+    torch.testing.assert_close(small.get_buffer("norm.running_mean"), before)
+    other = copy.deepcopy(small)
+    other.load_state_dict(small.state_dict())
+    torch.testing.assert_close(other.eval()(x), small(x))
+
+
+def test_dropout_survives() -> None:
+    small = copy.deepcopy(compressed("mlp", "auto")).train()
+    x = data().images[:8]
+    assert not torch.equal(small(x), small(x))
+    assert torch.equal(small.eval()(x), small(x))
+
+
+def test_compiles_whole() -> None:
+    small = fxprune.compress(tiny(), loader(), flops=0.5, progress=False)
+    fast = torch.compile(small, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images(8, seed=3)), small(images(8, seed=3)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_caller_notices_nothing(training: bool) -> None:
+    net = tiny().train(training)
+    net.get_submodule("norm").eval()
+    modes = [m.training for m in net.modules()]
+    state = copy.deepcopy(net.state_dict())
+    random.seed(1)
+    np.random.seed(2)
+    torch.manual_seed(3)
+    wanted = random.random(), np.random.random(), torch.rand(3)
+    random.seed(1)
+    np.random.seed(2)
+    torch.manual_seed(3)
+    fxprune.compress(net, loader(), flops=0.5, progress=False)
+    assert (random.random(), np.random.random()) == wanted[:2]
+    assert torch.equal(torch.rand(3), wanted[2])
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_same_seed_same_plan_and_weights() -> None:
+    first, second = (fxprune.compress(tiny(), loader(), flops=0.4, seed=5, progress=False) for _ in range(2))
+    assert fxprune.plan_of(first) == fxprune.plan_of(second)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def test_plan_round_trip_and_apply() -> None:
+    made = fxprune.plan(tiny(), loader(), flops=0.5, progress=False)
+    again = fxprune.Plan.from_json(json.dumps(json.loads(made.to_json())))
+    assert again == made
+    assert again.kept == made.kept
+    small = fxprune.apply(tiny(), again, loader(), progress=False)
+    assert fxprune.plan_of(small).kept == made.kept
+    whole = fxprune.compress(tiny(), loader(), flops=0.5, progress=False)
+    with torch.no_grad():
+        torch.testing.assert_close(small(images(4)), whole(images(4)))
+    for name, axes in made.kept.items():
+        for axis, kept in axes.items():
+            assert small.state_dict()[name].shape[axis] == len(kept)
+
+
+def test_a_plan_fits_another_checkpoint_but_no_other_model() -> None:
+    made = fxprune.plan(tiny(), loader(), flops=0.5, progress=False)
+    other = tiny()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.9)
+    small = fxprune.apply(other, made, loader(), progress=False)
+    assert fxprune.plan_of(small).kept == made.kept
+    with pytest.raises(fxprune.PlanError):
+        fxprune.apply(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), made, loader(), progress=False)
+
+
+def test_keeping_everything_returns_the_original() -> None:
+    net = tiny().double()
+    small = fxprune.compress(net, images(128).double(), flops=1.0, progress=False)
+    x = images(8, seed=2).double()
+    assert distance(net(x), small(x)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [images(96), [(images(48), torch.zeros(48)), (images(48, 1), torch.zeros(48))], [{"x": images(96), "labels": torch.zeros(96)}]],
+    ids=["tensor", "tuples", "dicts"],
+)
+def test_kinds_of_loader(batches: object) -> None:
+    small = fxprune.compress(tiny(), batches, flops=0.6, progress=False)
+    assert small(images(3)).shape == (3, 4)
+
+
+def test_certified_agreement_is_the_budget() -> None:
+    small = fxprune.compress(original("mlp"), data().calibration, agreement=0.95, method="paper-uniform", progress=False)
+    found = fxprune.report(small)
+    assert found.agreement is not None
+    assert found.agreement.bound >= 0.95
+    assert found.flops[1] < found.flops[0]
+
+
+def test_budgets_combine_and_widths_round() -> None:
+    net = tiny()
+    small = fxprune.compress(net, loader(), flops=0.7, params=0.5, round_to=4, progress=False)
+    found = fxprune.report(small)
+    assert found.flops[1] <= 0.7 * found.flops[0]
+    assert found.params[1] <= 0.5 * found.params[0]
+    assert all(row.after % 4 == 0 for row in found.groups)
+
+
+def test_ignored_layers_keep_their_shape_and_say_so() -> None:
+    net = tiny()
+    small = fxprune.compress(net, loader(), flops=0.7, ignore=["first"], progress=False)
+    assert small.get_parameter("first.weight").shape == net.get_parameter("first.weight").shape
+    assert any(row.name.startswith("first.weight") and row.reason for row in fxprune.report(small).alone)
+
+
+def test_report_round_trip() -> None:
+    found = fxprune.report(compressed("vgg", "auto"))
+    again = fxprune.Report.from_json(found.to_json())
+    assert again == found
+    assert "Channel groups" in str(again)
+    assert len(found.groups) == 7
+
+
+def test_analyze_needs_no_data_and_draws() -> None:
+    net = tiny()
+    found = fxprune.analyze(net, images(1))
+    assert [line.split(":")[0] for line in str(found).splitlines()] == [g.name for g in found.groups]
+    graph = found.to_networkx()
+    assert {g.name for g in found.groups} <= set(graph.nodes)
