@@ -28,7 +28,9 @@ class Budget:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
                 raise BudgetError(f"{name}={value!r}: a budget is the fraction of the original to keep, above 0 and at most 1.")
         if self.agreement is not None and self.agreement >= 1:
-            raise BudgetError("agreement=1 cannot be certified from a sample; ask for 0.99, or for flops=1.0 to remove only what is redundant.")
+            raise BudgetError(
+                "agreement=1 cannot be certified from a sample; ask for 0.99, or for flops=1.0 to remove only what is redundant."
+            )
 
     @property
     def limits(self) -> dict[str, float]:

@@ -34,7 +34,8 @@ def within(tolerance: float = 0.05) -> Decision:
 
     def same(reference: Any, output: Any) -> Tensor:
         a, b = (primary(v).reshape(len(primary(v)), -1).double() for v in (reference, output))
-        return (a - b).norm(dim=1) <= tolerance * a.norm(dim=1)
+        close: Tensor = (a - b).norm(dim=1) <= tolerance * a.norm(dim=1)
+        return close
 
     return same
 

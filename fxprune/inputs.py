@@ -87,7 +87,8 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
             )
         return make_batch((), kwargs)
     raise CalibrationError(
-        f"A calibration batch is a {type(item).__name__}. Yield a tensor, a tuple (x, y) whose labels are ignored, or a dict of keyword arguments."
+        f"A calibration batch is a {type(item).__name__}. Yield a tensor, a tuple (x, y) whose labels are ignored, or a dict of "
+        "keyword arguments."
     )
 
 
@@ -146,7 +147,8 @@ class Calibration:
                 yield batch.part(at, min(at + self._chunk, batch.size))
         if seen < self.size:
             raise CalibrationError(
-                f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each time."
+                f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each "
+                "time."
             )
 
 

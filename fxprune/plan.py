@@ -119,9 +119,10 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
         held = [np.flatnonzero(r).tolist() for r in alive[ids].reshape(-1, ids.shape[-1])]
         whole = [list(range(ids.shape[-1]))] * len(held)
         expected = whole if wanted is None else wanted if ids.ndim == 2 else [wanted]
-        if held != [sorted(e) for e in expected]:  # type: ignore[type-var]
+        if held != [sorted(e) for e in expected]:  # type: ignore[arg-type]
             raise PlanError(
-                f"The plan and the model disagree about {name}, axis {axis}: its channels are coupled to others that the plan treats differently."
+                f"The plan and the model disagree about {name}, axis {axis}: its channels are coupled to others that the plan treats "
+                "differently."
             )
     return alive
 
@@ -133,7 +134,7 @@ def scatter(small: Tensor, shape: tuple[int, ...], kept: dict[int, Indices]) -> 
     nested: list[list[int]] | None = None
     for axis, held in kept.items():
         if held and isinstance(held[0], list):
-            nested = held  # type: ignore[assignment]
+            nested = held
         else:
             index[axis] = torch.tensor(held, dtype=torch.int64)
     if nested is None:

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import (
-    BudgetError, CalibrationError, CalibrationWarning, CaptureError, FxpruneError, PlanError, UnsupportedError,
+    BudgetError,
+    CalibrationError,
+    CalibrationWarning,
+    CaptureError,
+    FxpruneError,
+    PlanError,
+    UnsupportedError,
 )  # fmt: skip
 from tests.nets import Stream, images, loader, tiny
 
@@ -171,7 +177,13 @@ def test_foreign_modules_have_no_report() -> None:
         fxprune.masked(tiny(), tiny())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99, "kept": {}, "shapes": {}, "widths": {}}', '{"version": 1, "kept": 3, "shapes": {}, "widths": {}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "{}", '{"version": 99, "kept": {}, "shapes": {}, "widths": {}}',
+        '{"version": 1, "kept": 3, "shapes": {}, "widths": {}}',
+    ],
+)  # fmt: skip
 def test_broken_plans(text: str) -> None:
     with pytest.raises(PlanError):
         fxprune.Plan.from_json(text)

@@ -18,16 +18,16 @@ from tests.nets import Stream, images, tiny
 torch.set_num_threads(1)
 batches, method = int(sys.argv[1]), sys.argv[2]
 fxprune.compress(
-    tiny(), Stream(batches, lambda i: images(100, i, size=32)), flops=0.5, method=method, progress=False, memory=%r
+    tiny(), Stream(batches, lambda i: images(100, i, size=32)), flops=0.5, method=method, progress=False, memory=float(sys.argv[3])
 )
 fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(int(fields["VmHWM"].split()[0]) * 1024)
-""" % (MEMORY,)
+"""
 
 
 def peak(batches: int, method: str) -> int:
     """Largest resident size of a process that compresses with this many batches of 100 images of 12 kB, in bytes."""
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(batches), method]
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(batches), method, str(MEMORY)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])
