@@ -30,8 +30,8 @@ class Widths:
         step = np.maximum(self.step // self.blocks, 1)
         rounded = np.maximum(np.round(wanted / step).astype(int), 1) * step
         # A multiple above what is not redundant may keep some of that; never more than the full width.
-        return np.where(wanted >= self.top, self.top if (step == 1).all() else np.minimum(-(-self.top // step) * step, self.full),
-                        np.minimum(rounded, self.full))  # fmt: skip
+        top = self.top if (step == 1).all() else np.minimum(-(-self.top // step) * step, self.full)
+        return np.asarray(np.where(wanted >= self.top, top, np.minimum(rounded, self.full)))
 
     @property
     def largest(self) -> np.ndarray:

@@ -23,7 +23,6 @@ from fxprune.budget import Budget, make_budget
 from fxprune.calibrate import Moments, Site, calibrate, require_finite
 from fxprune.capture import Captured, capture, check_model
 from fxprune.costs import CostModel
-
 from fxprune.decisions import Decision
 from fxprune.errors import BudgetError, CalibrationWarning, PlanError, UnsupportedError
 from fxprune.fold import fold_all
@@ -103,7 +102,8 @@ class Session:
             name, channels, seen = max(thin, key=lambda t: t[1] / t[2])
             text = (
                 f"{len(thin)} layers read more channels than the calibration data gives observations; the worst is {name} with {channels} "
-                f"channels and {seen} observations. Give at least {-(-channels * len(self.fit) // max(seen, 1))} examples for a sharper fit."
+                f"channels and {seen} observations. Give at least {-(-channels * len(self.fit) // max(seen, 1))} examples for a sharper "
+                "fit."
             )
             self.notes.append(text.rstrip("."))
             warnings.warn(text, CalibrationWarning, stacklevel=4)
@@ -121,6 +121,7 @@ class Session:
 @contextmanager
 def _undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
     """The caller's random state and the model's modes come back as they were."""
+    check_model(model)
     modes = [(m, m.training) for m in model.modules()]
     state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
@@ -288,7 +289,7 @@ def _count(module: nn.Module, batch: Batch) -> float:
     """FLOPs per example by torch.utils.flop_counter."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*batch.args, **batch.kwargs)
-    return counter.get_total_flops() / batch.size
+    return float(counter.get_total_flops()) / batch.size
 
 
 def _bytes(module: nn.Module) -> int:
@@ -341,9 +342,9 @@ def _held_out_for(budget: Budget) -> Callable[[int], int]:
         share = max(size * 2 // 5, min(needed + 20, size * 7 // 10))
         if share < needed:
             raise BudgetError(
-                f"agreement={budget.agreement:g} needs {needed} held-out examples without a single disagreement; {size} calibration examples "
-                f"leave {share}, which can certify at most {0.05 ** (1 / max(share, 1)):.3f}. Give {needed * 10 // 7 + 1} examples or more, or ask for "
-                "flops= or params= instead."
+                f"agreement={budget.agreement:g} needs {needed} held-out examples without a single disagreement; {size} calibration "
+                f"examples leave {share}, which can certify at most {0.05 ** (1 / max(share, 1)):.3f}. Give {needed * 10 // 7 + 1} examples "
+                "or more, or ask for flops= or params= instead."
             )
         return share
 
@@ -452,8 +453,8 @@ def compress(
     if targets is not None:
         from fxprune.targets import compress_targets
 
-        return compress_targets(model, calib_loader, targets, options)
-    return compress_whole(model, calib_loader, **options)  # type: ignore[arg-type]
+        return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]
+    return compress_whole(model, calib_loader, **options)
 
 
 def sweep(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.fx import GraphModule
 
-from fxprune.analysis import Analysis, attribute
+from fxprune.analysis import Analysis
 
 
 @dataclass(frozen=True)

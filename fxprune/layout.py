@@ -3,11 +3,9 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-
 import numpy as np
 import torch
 from torch import Tensor
-
 
 
 @dataclass(frozen=True)

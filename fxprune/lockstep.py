@@ -104,7 +104,7 @@ class Lockstep:
         with Spill(self.options.memory) as store:
             dense: dict[str, list[Any]] = {}
             small: dict[str, list[Any]] = {}
-            feeds = [arguments(self.dense, batch) for batch in batches]
+            feeds = [[store.put(x) for x in arguments(self.dense, batch)] for batch in batches]
             placeholders = [n for n in self.nodes if n.op == "placeholder"]
             for i, node in enumerate(placeholders):
                 dense[node.name] = small[node.name] = [feed[i] for feed in feeds]
@@ -192,7 +192,8 @@ class Lockstep:
             mean = str(norm.args[3].target) if norm is not None and isinstance(norm.args[3], Node) else None
             own_bias = isinstance(bias, Node) and bias.op == "get_attr" and readers[str(bias.target)] == 1
             result[node.name] = _Layer(
-                node, str(weight.target), str(bias.target) if own_bias else None, mean if bias is None and mean and readers[mean] == 1 else None,
+                node, str(weight.target), str(bias.target) if isinstance(bias, Node) and own_bias else None,
+                mean if bias is None and mean and readers[mean] == 1 else None,
                 self._residual(node) if self.options.drift else None,
             )  # fmt: skip
         return result
@@ -268,8 +269,9 @@ class Lockstep:
             rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
             example = pick // max(total // batch, 1) + seen
             seen += batch
-            if self.layer_bias(layer) is not None and layer.bias is None:
-                target = target - self.layer_bias(layer)
+            shared = self.layer_bias(layer)
+            if shared is not None and layer.bias is None:
+                target = target - shared
             judge = example % HELD_OUT == 0
             for which, mask in enumerate((~judge, judge)):
                 part = Moments.of(_grouped(rows[mask], groups), _grouped(target[mask], groups))
@@ -317,15 +319,17 @@ class Lockstep:
             return None
         error = _restrict(store.get(dense[other.name][chunk]), kept) - store.get(small[other.name][chunk])
         if norm is None:
-            return error
+            return torch.as_tensor(error)
         _, gain, _, _, variance = (
             attribute(self.small, str(a.target)) if isinstance(a, Node) and a.op == "get_attr" else None for a in norm.args[:5]
         )
-        scale = torch.rsqrt(variance + norm.args[7]) * (1 if gain is None else gain)  # type: ignore[operator]
+        assert isinstance(variance, Tensor)
+        scale = torch.rsqrt(variance + float(norm.args[7])) * (1 if gain is None else gain)  # type: ignore[arg-type]
         view = [1, -1] + [1] * (error.dim() - 2)
         small_gain = scale.abs() < 1e-3 * scale.abs().max()
         scale = torch.where(small_gain, torch.inf, scale)
-        return error / scale.view(view)
+        drift: Tensor = error / scale.view(view)
+        return drift
 
 
 def _weights(node: Node) -> list[str]:
@@ -337,7 +341,7 @@ def _weights(node: Node) -> list[str]:
 
 def _groups(node: Node) -> int:
     """Groups of a convolution; 1 for any other layer."""
-    return int(node.args[6]) if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6 else 1  # type: ignore[call-overload, arg-type]
+    return int(node.args[6]) if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6 else 1  # type: ignore[arg-type]
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
@@ -384,7 +388,9 @@ def _features(node: Node, x: Tensor, weight: Tensor, pick: Tensor, shape: tuple[
     for i in range(rank):
         x = x.unfold(2 + i, dilation[i] * (kernel[i] - 1) + 1, stride[i])
     for i in range(rank):
-        x = x[(..., slice(None, None, dilation[i]), *[slice(None)] * (rank - 1 - i))]
+        index: Any = (..., slice(None, None, dilation[i]), *[slice(None)] * (rank - 1 - i))
+        x = x[index]
     at = np.unravel_index(pick.numpy(), shape)
     first, *rest = (torch.from_numpy(np.ascontiguousarray(a)) for a in at)
-    return x[(first, slice(None), *rest)].reshape(len(pick), -1)
+    place: Any = (first, slice(None), *rest)
+    return x[place].reshape(len(pick), -1)

@@ -30,11 +30,11 @@ def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | 
     if not bool(failed):
         solution = torch.cholesky_solve(right, factor)
         if bool(torch.isfinite(solution).all()):
-            return solution.numpy()
+            return np.asarray(solution.numpy())
     values, vectors = torch.linalg.eigh(system)
     keep = values > values.max() * len(a) * torch.finfo(torch.float64).eps
     basis = vectors[:, keep]
-    return ((basis / values[keep]) @ (basis.T @ right)).numpy()
+    return np.asarray(((basis / values[keep]) @ (basis.T @ right)).numpy())
 
 
 def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: float = 1e-13) -> np.ndarray:

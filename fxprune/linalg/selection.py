@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-
 TINY = torch.finfo(torch.float64).tiny
 
 
