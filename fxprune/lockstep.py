@@ -34,14 +34,12 @@ class LockstepOptions:
     """How the sequential fit works.
 
     Attributes:
-        drift: aim a layer that ends in a residual addition at the original *sum*, so it repairs the shortcut's error too.
         rows: most observations per feature that enter a fit (the solution's error falls with their square root).
         memory: bytes of activations held before they spill to disk.
         max_features: layers with more unknowns per output keep their one-shot fit.
         seed: of the choice of observations.
     """
 
-    drift: bool = True
     rows: int = 24
     memory: float = 2e9
     max_features: int = 6144
@@ -56,8 +54,6 @@ class _Layer:
     weight: str
     bias: str | None
     mean: str | None
-    residual: tuple[Node, Node, Node | None] | None = None
-    """(addition, its other operand, BatchNorm between) where the output ends in a residual sum."""
 
 
 @dataclass
@@ -100,7 +96,7 @@ class Lockstep:
     def run(self, batches: Iterable[Batch]) -> Fits:
         """Fit every layer whose input or output differs from the original's, in order."""
         layers = self._layers()
-        last = self._last_uses(layers)
+        last = self._last_uses()
         with Spill(self.options.memory) as store:
             dense: dict[str, list[Any]] = {}
             small: dict[str, list[Any]] = {}
@@ -157,7 +153,7 @@ class Lockstep:
                 return False
         return str(twin.args) == str(node.args) and str(twin.kwargs) == str(node.kwargs) and twin.target == node.target
 
-    def _last_uses(self, layers: dict[str, _Layer]) -> dict[str, list[str]]:
+    def _last_uses(self) -> dict[str, list[str]]:
         """Names whose values may go after each node."""
         last: dict[str, str] = {}
         for node in self.nodes:
@@ -194,22 +190,8 @@ class Lockstep:
             result[node.name] = _Layer(
                 node, str(weight.target), str(bias.target) if isinstance(bias, Node) and own_bias else None,
                 mean if bias is None and mean and readers[mean] == 1 else None,
-                self._residual(node) if self.options.drift else None,
             )  # fmt: skip
         return result
-
-    def _residual(self, node: Node) -> tuple[Node, Node, Node | None] | None:
-        norm = _only_user(node, "aten.batch_norm")
-        at = norm or node
-        while (passed := _only_user(at, "aten.dropout")) is not None:
-            at = passed
-        total = _only_user(at, "aten.add")
-        if total is None or len(total.args) < 2 or total.kwargs:
-            return None
-        other = total.args[1] if total.args[0] is at else total.args[0]
-        if not isinstance(other, Node) or other is at or other.name in self.constant:
-            return None
-        return total, other, norm
 
     def _fit(self, layer: _Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
         node = layer.node
@@ -251,15 +233,13 @@ class Lockstep:
         if outputs is None:
             return None
         wanted = max(self.options.rows * weight[0].numel(), 8192)
+        fixed = self._fixed_bias(layer)
         parts: list[Moments | None] = [None, None]
         groups = _groups(self.twins[node.name])
         seen = 0
         for chunk in range(self.chunks):
             x = store.get(small[source.name][chunk])
             y = _restrict(store.get(dense[node.name][chunk]), outputs)
-            drift = self._drift(layer, chunk, dense, small, store)
-            if drift is not None:
-                y = y + drift
             positions = y.movedim(channel, -1)
             batch = x.shape[0]
             per_chunk = max(1, wanted // self.chunks)
@@ -269,9 +249,8 @@ class Lockstep:
             rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
             example = pick // max(total // batch, 1) + seen
             seen += batch
-            shared = self.layer_bias(layer)
-            if shared is not None and layer.bias is None:
-                target = target - shared
+            if fixed is not None and layer.bias is None:
+                target = target - fixed
             judge = example % HELD_OUT == 0
             for which, mask in enumerate((~judge, judge)):
                 part = Moments.of(_grouped(rows[mask], groups), _grouped(target[mask], groups))
@@ -281,7 +260,7 @@ class Lockstep:
             return None
         return parts[0], parts[1]
 
-    def layer_bias(self, layer: _Layer) -> Tensor | None:
+    def _fixed_bias(self, layer: _Layer) -> Tensor | None:
         """A bias that may not be changed (shared with another call)."""
         bias = layer.node.args[2] if len(layer.node.args) > 2 else None
         if isinstance(bias, Node) and bias.op == "get_attr":
@@ -304,32 +283,6 @@ class Lockstep:
             if not self.alive[ids].all():
                 result[dim] = torch.from_numpy(np.flatnonzero(self.alive[ids]))
         return result
-
-    def _drift(
-        self, layer: _Layer, chunk: int, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
-    ) -> Tensor | None:
-        """What the shortcut lacks of the original's, in units of this layer's output."""
-        if layer.residual is None:
-            return None
-        _, other, norm = layer.residual
-        if other.name not in small or other.name not in dense:
-            return None
-        kept = self._kept(other)
-        if kept is None:
-            return None
-        error = _restrict(store.get(dense[other.name][chunk]), kept) - store.get(small[other.name][chunk])
-        if norm is None:
-            return torch.as_tensor(error)
-        _, gain, _, _, variance = (
-            attribute(self.small, str(a.target)) if isinstance(a, Node) and a.op == "get_attr" else None for a in norm.args[:5]
-        )
-        assert isinstance(variance, Tensor)
-        scale = torch.rsqrt(variance + float(norm.args[7])) * (1 if gain is None else gain)  # type: ignore[arg-type]
-        view = [1, -1] + [1] * (error.dim() - 2)
-        small_gain = scale.abs() < 1e-3 * scale.abs().max()
-        scale = torch.where(small_gain, torch.inf, scale)
-        drift: Tensor = error / scale.view(view)
-        return drift
 
 
 def _weights(node: Node) -> list[str]:

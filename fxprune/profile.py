@@ -130,7 +130,7 @@ def profile(
             channels = max(len(r.gram) for r in found)
             # From fewer rows than columns every channel looks like a combination of the others.
             enough = observed >= 2 * channels
-            first = dependent(found, local, precision, 30 * precision) if enough else local[:, :0]
+            first = dependent(found, local, precision, 3 * precision) if enough else local[:, :0]
             ridge = ridge_for(channels, observed, dtype)
             removal = output_aware(found, local, ridge, max(1, group.width // 64), first)
             free = first.shape[1]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+EXACT = 1e-6
+"""Relative squared error below which there is nothing to repair, only noise to fit."""
 RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TINY = torch.finfo(torch.float64).tiny
 
@@ -121,7 +123,7 @@ def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool) -> 
     best, ridge = before, math.inf
     system = _System(fit, prior)
     # From strong to weak: past the optimum the held-out error only grows.
-    for candidate in reversed(RIDGES):
+    for candidate in reversed(RIDGES) if before > EXACT else ():
         error = judge.residual(system.solve(candidate)) / total
         if error < best:
             best, ridge = error, candidate
