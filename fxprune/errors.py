@@ -31,3 +31,7 @@ class CalibrationWarning(UserWarning):
 
 class SourceError(FxpruneError):
     """A model, weights or data named on the command line cannot be loaded."""
+
+
+class StorageError(FxpruneError):
+    """A model cannot be saved, or a file is not one that fxprune wrote: damaged, tampered with, newer, or made for another model."""
