@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from fxprune.errors import CaptureError
 from fxprune.rules import Call, pointwise, rule_for
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
@@ -17,10 +18,19 @@ SMALL_CONSTANT = 1 << 24
 
 
 def hint(value: Any) -> Any:
-    """A symbolic size as the integer it has under the example."""
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return value.node.hint if value.node.hint is not None else value.node.require_hint()
-    return value
+    """A symbolic size as the integer it has under the example.
+
+    Raises:
+        CaptureError: the size depends on the data.
+    """
+    if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value
+    if value.node.hint is None:
+        raise CaptureError(
+            "The model makes a tensor whose size depends on the data (selection by a mask, non-maximum suppression). Compress the parts "
+            'before it in place with targets=["name", ...].'
+        )
+    return value.node.hint
 
 
 def unlabelled(val: Any) -> Any:
