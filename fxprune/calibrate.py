@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
 
 from fxprune.analysis import Analysis
 from fxprune.errors import CalibrationError
@@ -52,8 +53,11 @@ class Observer(Interpreter):
 
 
 def arguments(module: GraphModule, batch: Batch) -> list[Any]:
-    """A batch as the flat arguments of the graph's placeholders."""
-    return list(module.graph.process_inputs(*batch.args, **batch.kwargs))
+    """A batch as the flat arguments of the graph's placeholders; keywords in the order they were traced in."""
+    if not batch.kwargs:
+        return list(module.graph.process_inputs(*batch.args))
+    order = module.graph._codegen.pytree_info.in_spec.child(1).context  # type: ignore[attr-defined]
+    return pytree.tree_leaves((batch.args, {name: batch.kwargs[name] for name in order}))
 
 
 def where(node: Node) -> str:
