@@ -214,7 +214,9 @@ def _alive(session: Session, profiles: Sequence[Profile], widths: np.ndarray) ->
     return alive
 
 
-def _build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | None = None) -> GraphModule:
+def _build(
+    session: Session, alive: np.ndarray, method: str, fit: np.ndarray | None = None, rows: int = LockstepOptions.rows
+) -> GraphModule:
     """Rewrite the graph for a choice of channels and fit the consumers."""
     fit = session.fit if fit is None else fit
     with session.station("rewrite"):
@@ -225,7 +227,7 @@ def _build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | N
     with session.station("fit"):
         fold_all(session.graph, small, session.analysis, alive, session.statistics(), ridged=ours)
         if ours:
-            options = LockstepOptions(memory=session.memory, seed=session.seed)
+            options = LockstepOptions(rows=rows, memory=session.memory, seed=session.seed)
             Lockstep(session.graph, small, session.analysis, alive, options).run(session.batches(fit))
     return small
 
@@ -248,7 +250,10 @@ def _widths(session: Session, method: str, selector: str, limits: dict[str, floa
 
 
 SEARCH_EXAMPLES = 256
-POWERS = (1.0, 0.5)
+SEARCH_ROWS = 8
+"""Observations per feature that judge a plan; the plan that wins is fitted on three times as many."""
+BLENDS = ((1.0, 1.0), (1.0, 0.5), (0.5, 0.5))
+"""Candidates beside uniform: the power of the groups' errors that is summed, and the geometric weight against uniform."""
 
 
 def _search(
@@ -257,11 +262,10 @@ def _search(
     """Try whole plans on part of the fitting examples and keep the best; uniform widths are always among them."""
     uniform = allocate.uniform(costs, valid, limits)
     candidates = [uniform]
-    for power in POWERS:
+    for power, mix in BLENDS:
         shape = allocate.balanced(profiles, costs, valid, limits, power)
-        for mix in (1.0, 0.5):
-            blend = (shape / valid.full) ** mix * (uniform / valid.full) ** (1 - mix)
-            candidates.append(allocate.scaled(blend, costs, valid, limits))
+        blend = (shape / valid.full) ** mix * (uniform / valid.full) ** (1 - mix)
+        candidates.append(allocate.scaled(blend, costs, valid, limits))
     unique = list({tuple(int(w) for w in c): c for c in candidates}.values())
     if len(unique) == 1:
         return uniform
@@ -272,7 +276,7 @@ def _search(
     judge[half[len(half) // 2 :]] = True
     errors = []
     for widths in unique:
-        small = _build(session, _alive(session, profiles, widths), "auto", fit)
+        small = _build(session, _alive(session, profiles, widths), "auto", fit, SEARCH_ROWS)
         with session.station("allocate"):
             errors.append(compare(session.graph, small, session.batches(judge)).error)
     return unique[int(np.argmin(errors))]
