@@ -13,18 +13,20 @@ from fxprune.errors import (
     CaptureError,
     FxpruneError,
     PlanError,
+    StorageError,
     UnsupportedError,
 )
 from fxprune.masked import masked
 from fxprune.plan import Plan
 from fxprune.report import Report, plan_of, report
 from fxprune.rules import register_rule
+from fxprune.storage import load, save
 from fxprune.verify import Agreement
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Agreement", "Analysis", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
-    "Plan", "PlanError", "Report", "UnsupportedError", "analyze", "apply", "compress", "masked", "plan", "plan_of", "register_rule", "report",
-    "sweep",
+    "Plan", "PlanError", "Report", "StorageError", "UnsupportedError", "analyze", "apply", "compress", "load", "masked", "plan",
+    "plan_of", "register_rule", "report", "save", "sweep",
 ]  # fmt: skip

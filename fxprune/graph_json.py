@@ -245,7 +245,11 @@ def decode_graph(root: nn.Module, held: dict[str, Any], decoder: Decoder, name: 
     if structure is not None:
         graph.set_codegen(_PyTreeCodeGen(_structure(graph, structure, decoder)))
     graph.lint()
-    return GraphModule(root, graph, check_identifier(name))
+    small = GraphModule(root, graph, check_identifier(name))
+    # All of the root, in its order, not only what the graph reads.
+    for attribute in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        setattr(small, attribute, getattr(root, attribute))
+    return small
 
 
 def _node(graph: Graph, entry: Any, name: str, decoder: Decoder, layers: set[str], tensors: set[str]) -> Node:

@@ -124,7 +124,8 @@ def _order(tensor: Tensor) -> list[int] | None:
     """Axes from the widest stride to the narrowest where that is not their own order, as in channels_last."""
     if tensor.is_contiguous():
         return None
-    order = sorted(range(tensor.dim()), key=lambda axis: -int(tensor.stride(axis)))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
     return order if tensor.permute(order).is_contiguous() else None
 
 
@@ -161,7 +162,7 @@ def _describe(small: GraphModule, notes: list[str]) -> tuple[dict[str, Any], dic
                     continue
                 name = check_path(f"{path}.{leaf}" if path else leaf)
                 if id(tensor) in first and described[first[id(tensor)]]["kind"] == kind:
-                    described[name] = {"same": first[id(tensor)]}
+                    described[name] = {"same": first[id(tensor)], "persistent": leaf not in module._non_persistent_buffers_set}
                     continue
                 first.setdefault(id(tensor), name)
                 _check_tensor(name, tensor)
@@ -302,9 +303,10 @@ def _place(
         found = placed.get(field(entry, "same", str))
         if found is None:
             raise StorageError(f"The file shares {name} with a tensor that it does not hold before.")
-        tensor, persistent = found, True
+        tensor = found
     else:
-        tensor, persistent = _restored(name, entry, tensors[name], device), field(entry, "persistent", bool)
+        tensor = _restored(name, entry, tensors[name], device)
+    persistent = field(entry, "persistent", bool)
     slots = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
     slot = slots.get(leaf)
     if type(owner) in LAYERS:
