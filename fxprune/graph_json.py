@@ -24,6 +24,7 @@ from fxprune.operators import FUNCTIONS, LAYERS, NAMES_OF_FUNCTIONS, check_call,
 MOST_NESTED = 16
 """Deepest nesting of containers in an argument."""
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ +:@<>=|,-]*", re.ASCII)
+IDENTIFIER = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 DEVICE = re.compile(r"[a-z]{1,16}(:\d{1,3})?", re.ASCII)
 DTYPES = {str(v).removeprefix("torch."): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 FORMATS = {str(v).removeprefix("torch."): v for v in vars(torch).values() if isinstance(v, torch.memory_format)}
@@ -62,9 +63,9 @@ def check_identifier(name: Any) -> str:
     """A Python identifier.
 
     Raises:
-        StorageError: it is something else, or a keyword.
+        StorageError: it is something else, a keyword, or begins with two underscores.
     """
-    if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or keyword.iskeyword(name) or len(name) > 1000:
+    if not isinstance(name, str) or not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name) or len(name) > 1000:
         raise StorageError(f"{str(name)[:80]!r} is not the name of an argument.")
     return name
 
@@ -171,8 +172,10 @@ def _skeleton(spec: pytree.TreeSpec, notes: list[str]) -> Any:
         return kind(children)
     if kind in (dict, OrderedDict):
         return kind(zip(context, children, strict=True))
-    name = f"{getattr(context, '__qualname__', kind.__qualname__) if pytree.is_namedtuple_class(kind) else kind.__qualname__}"
-    if issubclass(kind, tuple):
+    # A namedtuple's type is its context.
+    named = pytree.is_namedtuple_class(context) or pytree.is_namedtuple_class(kind)
+    name = str(getattr(context if pytree.is_namedtuple_class(context) else kind, "__qualname__", kind))
+    if named:
         notes.append(f"a {name} among the inputs or outputs becomes a plain tuple when the saved model is loaded")
         return tuple(children)
     # Registered dataclasses keep [names, names of what is None]; mappings keep their keys.
@@ -267,8 +270,8 @@ def _node(graph: Graph, entry: Any, name: str, decoder: Decoder, layers: set[str
     elif op == "call_module":
         if target not in layers:
             raise StorageError(f"Node {name} of the file's graph calls the layer {target[:80]!r}, which is not in the file.")
-        if not args or not isinstance(args[0], Node):
-            raise StorageError(f"Node {name} of the file's graph calls {target} on no tensor.")
+        if kwargs or len(args) != 1 or not isinstance(args[0], Node):
+            raise StorageError(f"Node {name} of the file's graph calls {target} on something else than one tensor.")
     elif op == "call_function":
         found = FUNCTIONS[target][0] if target in FUNCTIONS else operator_named(target)
         check_call(target, found, args, kwargs)

@@ -1,8 +1,9 @@
 """What was done and what it gave: `fxprune.report(small)`."""
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -42,6 +43,33 @@ class AloneRow:
     reason: str
 
 
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """JSON as a dataclass, or as what one of its fields is annotated with.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    origin, of = get_origin(kind), get_args(kind)
+    if kind is Any or kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if origin in (Union, UnionType):
+        return None if value is None else _typed(next(k for k in of if k is not type(None)), value, name)
+    if origin is tuple and isinstance(value, list):
+        kinds = of[:1] * len(value) if of[1:] == (...,) else of
+        return tuple(_typed(k, v, name) for k, v in zip(kinds, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {_typed(of[0], k, name): _typed(of[1], v, name) for k, v in value.items()}
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise TypeError(f"{name} has no {unknown[0][:80]!r}")
+        return kind(**{k: _typed(hints[k], v, k) for k, v in value.items()})
+    if isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}")
+
+
 @dataclass(frozen=True)
 class Report:
     """Sizes, agreement, and what happened to every weight.
@@ -79,20 +107,8 @@ class Report:
             PlanError: not what `to_json` wrote.
         """
         try:
-            data = json.loads(text)
-            return cls(
-                **{
-                    **data,
-                    "flops": tuple(data["flops"]),
-                    "params": tuple(data["params"]),
-                    "bytes": tuple(data["bytes"]),
-                    "agreement": None if data["agreement"] is None else Agreement(**data["agreement"]),
-                    "groups": tuple(GroupRow(**{**row, "members": tuple(row["members"])}) for row in data["groups"]),
-                    "alone": tuple(AloneRow(**row) for row in data["alone"]),
-                    "notes": tuple(data["notes"]),
-                }
-            )
-        except (ValueError, TypeError, KeyError) as error:
+            return _typed(cls, json.loads(text), "report")  # type: ignore[no-any-return]
+        except (ValueError, TypeError, RecursionError) as error:
             raise PlanError(f"This is not a report: {type(error).__name__}: {error}. Pass what Report.to_json wrote.") from error
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -116,7 +132,7 @@ class Report:
         for column in ("group", "weights", "before", "after", "predicted error"):
             groups.add_column(column, justify="right" if column in ("before", "after", "predicted error") else "left", overflow="fold")
         for row in self.groups:
-            members = f"{row.members[0]}" + (f" and {len(row.members) - 1} more" if len(row.members) > 1 else "")
+            members = ", ".join(row.members[:1]) + (f" and {len(row.members) - 1} more" if len(row.members) > 1 else "")
             groups.add_row(row.name, members, str(row.before), str(row.after), f"{row.error:.1e}")
         yield groups
         if self.alone:
