@@ -1,0 +1,106 @@
+"""Stations 4 to 6: decide the widths, rewrite the graph, fit what remains."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune import allocate
+from fxprune.costs import CostModel
+from fxprune.fold import fold_all
+from fxprune.lockstep import Lockstep, LockstepOptions
+from fxprune.passes import ReduceChannels
+from fxprune.plan import Plan, make_plan
+from fxprune.profile import Profile
+from fxprune.session import Session
+from fxprune.verify import Agreement, compare
+
+STEP = 0.9
+"""Share of a group's width that one step of the reference method keeps."""
+SEARCH_EXAMPLES = 256
+SEARCH_ROWS = 8
+"""Observations per feature that judge a plan; the plan that wins is fitted on three times as many."""
+BLENDS = ((1.0, 1.0), (1.0, 0.5), (0.5, 0.5))
+"""Candidates beside uniform: the power of the groups' errors that is summed, and the geometric weight against uniform."""
+
+
+def surviving_channels(session: Session, profiles: Sequence[Profile], widths: np.ndarray) -> np.ndarray:
+    """Surviving channels: the last ones of each group's removal order."""
+    alive = np.ones(len(session.analysis.group_of()), dtype=bool)
+    for group, held, width in zip(session.analysis.groups, profiles, widths, strict=True):
+        alive[held.order[:, : group.width - int(width)].reshape(-1)] = False
+    return alive
+
+
+def build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | None = None, rows: int = LockstepOptions.rows) -> GraphModule:
+    """Rewrite the graph for a choice of channels and fit the consumers."""
+    fit = session.fit if fit is None else fit
+    with session.station("rewrite"):
+        small = ReduceChannels(session.analysis, alive)(session.graph)
+    if method == "magnitude":
+        return small
+    ours = method in ("auto", "uniform")
+    with session.station("fit"):
+        fold_all(session.graph, small, session.analysis, alive, session.statistics(), ridged=ours)
+        if ours:
+            options = LockstepOptions(rows=rows, memory=session.memory, seed=session.seed)
+            Lockstep(session.graph, small, session.analysis, alive, options).run(session.batches(fit))
+    return small
+
+
+def allocate_widths(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[list[Profile], np.ndarray]:
+    """Station 5: widths of every group by the method asked for."""
+    profiles = session.profile(selector)
+    costs = CostModel(session.graph, session.analysis)
+    with session.station("allocate"):
+        if method in ("paper", "paper-uniform", "magnitude"):
+            plain = [Profile(p.order, p.errors, p.scores, 0) for p in profiles]
+            valid = allocate.Widths(session.analysis.groups, plain, session.round_to)
+            if method == "paper":
+                return plain, allocate.iterative(plain, costs, valid, limits, STEP)
+            return plain, allocate.uniform(costs, valid, limits)
+        valid = allocate.Widths(session.analysis.groups, profiles, session.round_to)
+        if method == "uniform" or allocate.fits(costs, valid.largest, limits):
+            return profiles, allocate.uniform(costs, valid, limits)
+    return profiles, _search(session, profiles, costs, valid, limits)
+
+
+def _search(session: Session, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]) -> np.ndarray:
+    """Try whole plans on part of the fitting examples and keep the best; uniform widths are always among them."""
+    uniform = allocate.uniform(costs, valid, limits)
+    candidates = [uniform]
+    for power, mix in BLENDS:
+        shape = allocate.balanced(profiles, costs, valid, limits, power)
+        blend = (shape / valid.full) ** mix * (uniform / valid.full) ** (1 - mix)
+        candidates.append(allocate.scaled(blend, costs, valid, limits))
+    unique = list({tuple(int(w) for w in c): c for c in candidates}.values())
+    if len(unique) == 1:
+        return uniform
+    chosen = np.flatnonzero(session.fit)
+    half = chosen[np.random.default_rng(session.seed).permutation(len(chosen))[: 2 * SEARCH_EXAMPLES]]
+    fit, judge = np.zeros_like(session.fit), np.zeros_like(session.fit)
+    fit[half[: len(half) // 2]] = True
+    judge[half[len(half) // 2 :]] = True
+    errors = []
+    for widths in unique:
+        small = build(session, surviving_channels(session, profiles, widths), "auto", fit, SEARCH_ROWS)
+        with session.station("allocate"):
+            errors.append(compare(session.graph, small, session.batches(judge)).error)
+    return unique[int(np.argmin(errors))]
+
+
+def planned(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
+    profiles, widths = allocate_widths(session, method, selector, limits)
+    alive = surviving_channels(session, profiles, widths)
+    state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
+    settings = {"selector": selector, "seed": session.seed, "round_to": session.round_to, **limits}
+    errors = {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, widths, strict=True)}
+    return make_plan(session.analysis, alive, state, method, settings), alive, errors
+
+
+def verify(session: Session, small: nn.Module) -> Agreement | None:
+    if not session.held_out.any():
+        return None
+    with session.station("verify"):
+        return compare(session.graph, small, session.batches(session.held_out), session.decision)

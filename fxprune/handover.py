@@ -1,0 +1,99 @@
+"""Stations 7 and 8: verify on held-out examples, certify, lift the layers back, attach the report."""
+
+import resource
+import sys
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torch.utils.flop_counter import FlopCounterMode
+
+from fxprune.budget import Budget
+from fxprune.construct import build, planned, verify
+from fxprune.errors import BudgetError
+from fxprune.inputs import Batch
+from fxprune.passes import LiftModules
+from fxprune.plan import Plan
+from fxprune.report import AloneRow, GroupRow, Report, attach
+from fxprune.session import Session
+from fxprune.verify import Agreement
+
+SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in range(18)))
+"""FLOPs fractions that are certified in this order, largest first, until one fails."""
+
+
+def _count(module: nn.Module, batch: Batch) -> float:
+    """FLOPs per example by torch.utils.flop_counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*batch.args, **batch.kwargs)
+    return float(counter.get_total_flops()) / batch.size
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str, float], agreement: Agreement | None) -> GraphModule:
+    """Lift the calls into layers and attach the report."""
+    graph, example = session.graph, session.captured.example
+    with session.station("hand over"):
+        flops = (_count(graph, example), _count(small, example))
+        small = LiftModules()(small)
+        small.eval()
+    analysis = session.analysis
+    rows = tuple(
+        GroupRow(g.name, tuple(f"{p}[{a}]" for p, a in g.members), g.channels, plan.widths[g.name] * len(g.blocks), errors.get(g.name, 0.0))
+        for g in analysis.groups
+    )
+    alone = tuple(AloneRow(f"{p.parameter}[{p.axis}]", p.size, p.reason) for p in analysis.pinned) + tuple(
+        AloneRow(r.name, r.before, "the budget was met without it") for r in rows if r.before == r.after
+    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    sizes = tuple(sum(p.numel() for p in m.parameters()) for m in (graph, small))
+    attach(
+        small,
+        Report(
+            flops, (sizes[0], sizes[1]), (_bytes(graph), _bytes(small)), agreement, rows, alone, dict(session.seconds), peak,
+            tuple(session.notes), plan.method,
+        ),
+        plan,
+    )  # fmt: skip
+    return small
+
+
+def finished(session: Session, method: str, selector: str, limits: dict[str, float]) -> GraphModule:
+    """Plan, build, verify and hand over under cost limits."""
+    made, alive, errors = planned(session, method, selector, limits)
+    small = build(session, alive, method)
+    return hand_over(session, small, made, errors, verify(session, small))
+
+
+def certified(session: Session, budget: Budget, method: str, selector: str) -> GraphModule:
+    """The smallest model of a fixed sequence whose agreement is certified."""
+    assert budget.agreement is not None
+    best, stopped = None, ""
+    for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
+        limits = budget.limits | {"flops": fraction}
+        try:
+            made, alive, errors = planned(session, method, selector, limits)
+        except BudgetError:
+            if best is None:
+                raise
+            stopped = f"no group can give more than FLOPs {fraction:g} asks"
+            break
+        small = build(session, alive, method)
+        found = verify(session, small)
+        assert found is not None
+        if found.bound < budget.agreement:
+            stopped = f"at FLOPs {fraction:g} the model agrees on {found.rate:.2%} of {found.examples} held-out examples, which certifies {found.bound:.2%}"
+            break
+        best = (small, made, errors, found)
+    if best is None:
+        raise BudgetError(
+            f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: {stopped} (closest reachable). Give more "
+            "calibration examples, or ask for less."
+        )
+    if stopped:
+        session.notes.append(f"the next smaller size could not be certified: {stopped}")
+    return hand_over(session, *best)
