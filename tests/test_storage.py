@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -33,7 +34,8 @@ TRAINED = ("vgg", "resnet20", "densenet")
 
 @lru_cache
 def compressed(name: str) -> GraphModule:
-    return fxprune.compress(nets.trained(name), data.load().calibration[:200], flops=0.5, method="uniform", progress=False)
+    method = "uniform" if name == "vgg" else "paper-uniform"
+    return fxprune.compress(nets.trained(name), data.load().calibration[:200], flops=0.5, method=method, progress=False)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +86,7 @@ def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: P
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), small(images))
     count, method, kept = done.stdout.split()
-    assert (int(count), method, int(kept)) == (len(small.state_dict()), "uniform", len(fxprune.plan_of(small).kept))
+    assert (int(count), method, int(kept)) == (len(small.state_dict()), fxprune.report(small).method, len(fxprune.plan_of(small).kept))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -158,6 +160,8 @@ def test_into_another_class_is_refused(tmp_path: Path) -> None:
     wider.features[0] = nn.Conv2d(1, 40, 3)
     with pytest.raises(StorageError, match=r"features.0.weight has the shape \(40, 1, 3, 3\)"):
         fxprune.load(tmp_path / "small.safetensors", into=wider)
+    with pytest.raises(StorageError, match="device='nonsense' is not a device"):
+        fxprune.load(tmp_path / "small.safetensors", device="nonsense")
     with pytest.raises(StorageError, match="not a dict"):
         fxprune.load(tmp_path / "small.safetensors", into={})  # type: ignore[call-overload]
 
@@ -237,6 +241,14 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"classifier.4 is a Bilinear"):
         fxprune.save(replaced, tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "saving.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "saving.md", "exec"), names)
+    assert "FLOPs per example" in capsys.readouterr().out
 
 
 def test_values_as_json() -> None:
