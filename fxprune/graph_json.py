@@ -23,8 +23,10 @@ from fxprune.operators import FUNCTIONS, LAYERS, NAMES_OF_FUNCTIONS, check_call,
 
 MOST_NESTED = 16
 """Deepest nesting of containers in an argument."""
-PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ +:@<>=|,-]*", re.ASCII)
+PART = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_ +:@<>=|,-]*", re.ASCII)
 IDENTIFIER = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+RESERVED = frozenset({"self", "torch", "fx_pytree", "pytree", "getattr"})
+"""Names that the compiled source relies on."""
 DEVICE = re.compile(r"[a-z]{1,16}(:\d{1,3})?", re.ASCII)
 DTYPES = {str(v).removeprefix("torch."): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 FORMATS = {str(v).removeprefix("torch."): v for v in vars(torch).values() if isinstance(v, torch.memory_format)}
@@ -63,9 +65,9 @@ def check_identifier(name: Any) -> str:
     """A Python identifier.
 
     Raises:
-        StorageError: it is something else, a keyword, or begins with two underscores.
+        StorageError: it is something else, a keyword, begins with two underscores, or hides what the compiled source relies on.
     """
-    if not isinstance(name, str) or not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name) or len(name) > 1000:
+    if not isinstance(name, str) or not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name) or name in RESERVED or len(name) > 1000:
         raise StorageError(f"{str(name)[:80]!r} is not the name of an argument.")
     return name
 
@@ -288,7 +290,7 @@ def _structure(graph: Graph, held: dict[str, Any], decoder: Decoder) -> _PyTreeI
     keywords = [check_identifier(k) for k in inputs[1]]
     spec = pytree.tree_structure(inputs)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    if len(set(names)) != len(names) or "self" in names or len(names) != len(inputs[0]) + len(keywords):
+    if len(set(names)) != len(names) or len(names) != len(inputs[0]) + len(keywords):
         raise StorageError("The file's argument names do not fit its inputs.")
     if spec.num_leaves != len(placeholders):
         raise StorageError(f"The file's graph has {len(placeholders)} inputs, its structure {spec.num_leaves}.")

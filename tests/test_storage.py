@@ -440,6 +440,7 @@ def test_operator_table() -> None:
 INJECTIONS = (
     f"x=__import__('builtins').{CANARY}", f'a"); __import__("builtins").{CANARY}; ("', f"x\n    __import__('builtins').{CANARY}\n    y",
     f"x: {CANARY}", "../x", "..", "a..b", "/etc/passwd", "x' : 0}), __import__('os'), ({'y", "__class__", "self.__class__", "lambda",
+    "self", "torch", "pytree", "0.__func__", "x\ny",
 )  # fmt: skip
 
 
