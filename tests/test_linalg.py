@@ -159,3 +159,14 @@ def test_refit_never_judges_worse_than_the_prior() -> None:
     y = p @ w.T + 3 * noise
     found = refit(moments(p[:20], y[:20]), moments(p[20:], y[20:]), w[None], intercept=False)
     assert found.after <= found.before
+
+
+def test_dead_columns_stay_out_of_the_interpolation() -> None:
+    """Columns that are zero on the calibration data, kept or dropped, give finite and zero coefficients."""
+    x = np.random.default_rng(0).standard_normal((50, 6))
+    x[:, [1, 4]] = 0
+    found = interpolation(x.T @ x, np.array([0, 1, 2]), 1e-7)
+    assert np.isfinite(found).all()
+    assert not found[1, [3, 4, 5]].any()
+    assert not found[:, 4].any()
+    np.testing.assert_allclose(x[:, [0, 2]] @ found[[0, 2]][:, [3, 5]], x[:, [0, 2]] @ np.linalg.lstsq(x[:, [0, 2]], x[:, [3, 5]], rcond=None)[0], rtol=1e-4)

@@ -50,9 +50,13 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
     result = np.zeros((len(kept), len(gram)))
     dropped = np.setdiff1d(np.arange(len(gram)), kept)
     result[np.arange(len(kept)), kept] = 1
+    energy = np.diag(gram)
+    # Dead columns neither rebuild others nor need to be rebuilt.
+    lives = energy > np.finfo(float).eps ** 2 * max(float(energy.max(initial=0)), np.finfo(float).tiny)
+    rows, kept, dropped = np.flatnonzero(lives[kept]), kept[lives[kept]], dropped[lives[dropped]]
     if len(dropped) and len(kept):
         # Equilibrate: channels may differ by orders of magnitude in scale.
-        scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
+        scale = np.sqrt(np.maximum(energy, np.finfo(float).tiny))
         a = gram[np.ix_(kept, kept)] / np.outer(scale[kept], scale[kept])
         b = gram[np.ix_(kept, dropped)] / np.outer(scale[kept], scale[dropped])
         unit = solve_ridge(a, b, ridge)
@@ -61,5 +65,5 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
             fitted = (torch.from_numpy(a) @ torch.from_numpy(sharp)).numpy()
             exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision
             unit[:, exact] = sharp[:, exact]
-        result[:, dropped] = unit * scale[dropped] / scale[kept][:, None]
+        result[np.ix_(rows, dropped)] = unit * scale[dropped] / scale[kept][:, None]
     return result
