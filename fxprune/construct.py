@@ -41,11 +41,12 @@ def build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | No
     if method == "magnitude":
         return small
     ours = method in ("auto", "uniform")
-    with session.station("fit"):
-        fold_all(session.graph, small, session.analysis, alive, session.statistics(), ridged=ours)
+    moments = session.statistics()
+    with session.station("fit", len(session.graph.graph.nodes)) as advance:
+        fold_all(session.graph, small, session.analysis, alive, moments, ridged=ours)
         if ours:
             options = LockstepOptions(rows=rows, memory=session.memory, seed=session.seed)
-            Lockstep(session.graph, small, session.analysis, alive, options).run(session.batches(fit))
+            Lockstep(session.graph, small, session.analysis, alive, options).run(session.batches(fit), advance)
     return small
 
 
@@ -102,5 +103,5 @@ def planned(session: Session, method: str, selector: str, limits: dict[str, floa
 def verify(session: Session, small: nn.Module) -> Agreement | None:
     if not session.held_out.any():
         return None
-    with session.station("verify"):
-        return compare(session.graph, small, session.batches(session.held_out), session.decision)
+    with session.station("verify", int(session.held_out.sum())) as advance:
+        return compare(session.graph, small, session.batches(session.held_out, advance), session.decision)

@@ -5,7 +5,7 @@ gives, so errors made upstream are repaired downstream instead of adding up. Eve
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,8 +93,8 @@ class Lockstep:
         return found
 
     @torch.no_grad()
-    def run(self, batches: Iterable[Batch]) -> Fits:
-        """Fit every layer whose input or output differs from the original's, in order."""
+    def run(self, batches: Iterable[Batch], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
+        """Fit every layer whose input or output differs from the original's, in order; `advance` is told of every node."""
         layers = self._layers()
         last = self._last_uses()
         with Spill(self.options.memory) as store:
@@ -108,6 +108,7 @@ class Lockstep:
             del feeds
             same = {n.name for n in placeholders}
             for node in self.nodes:
+                advance(1)
                 if node.op != "call_function" or node.name in self.constant:
                     continue
                 dense[node.name] = [store.put(self._execute(node, dense, i, self.dense, store)) for i in range(self.chunks)]

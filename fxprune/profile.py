@@ -1,5 +1,6 @@
 """Station 4: for every channel group a nested removal order and the error at every width."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +100,12 @@ def magnitude_removal(norms: np.ndarray, blocks: np.ndarray) -> Removal:
 
 
 def profile(
-    module: GraphModule, analysis: Analysis, moments: dict[Site, Moments], selector: str, dtype: torch.dtype
+    module: GraphModule,
+    analysis: Analysis,
+    moments: dict[Site, Moments],
+    selector: str,
+    dtype: torch.dtype,
+    advance: Callable[[int], object] = lambda groups: None,
 ) -> list[Profile]:
     """Profile every group.
 
@@ -109,6 +115,7 @@ def profile(
         moments: from `calibrate`.
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         dtype: of the activations; decides what counts as dependent.
+        advance: told after every group.
     """
     precision = PRECISION.get(dtype, 1e-5)
     result = []
@@ -138,6 +145,7 @@ def profile(
         result.append(
             Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, free)
         )
+        advance(1)
     return result
 
 

@@ -20,12 +20,12 @@ class Progress:
         self._shown = wanted and self._console.is_terminal
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
-        """A bar for one station; call what it yields after every batch."""
+    def task(self, name: str, total: int | None) -> Iterator[Callable[[int], object]]:
+        """A bar for one station; tell what it yields how many of `total` steps are newly done."""
         if not self._shown:
-            yield lambda: None
+            yield lambda steps: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(name, total=total)
-            yield lambda: bars.advance(task)
+            yield lambda steps: bars.advance(task, steps)

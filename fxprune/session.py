@@ -51,25 +51,24 @@ class Session:
         return self.captured.graph
 
     @contextmanager
-    def station(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    def station(self, name: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
         """Time a station and show its progress."""
         start = time.perf_counter()
         with self.progress.task(name, total) as advance:
             yield advance
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def batches(self, chosen: np.ndarray, advance: Callable[[], None] | None = None) -> Iterator[Batch]:
-        """Stream chosen calibration examples."""
+    def batches(self, chosen: np.ndarray, advance: Callable[[int], object] = lambda examples: None) -> Iterator[Batch]:
+        """Stream chosen calibration examples, counting those done."""
         for batch in self.calibration.batches(chosen):
             yield batch
-            if advance is not None:
-                advance()
+            advance(batch.size)
 
     def statistics(self) -> dict[Site, Moments]:
         """Second moments on the fitting examples, computed once."""
         if self.moments is None:
-            with self.station("calibrate"):
-                self.moments = calibrate(self.graph, self.analysis, self.batches(self.fit))
+            with self.station("calibrate", int(self.fit.sum())) as advance:
+                self.moments = calibrate(self.graph, self.analysis, self.batches(self.fit, advance))
             self._warn_if_thin(self.moments)
         return self.moments
 
@@ -94,9 +93,9 @@ class Session:
         """Removal orders by a selector, computed once."""
         if selector not in self.profiles:
             moments = {} if selector == "magnitude" else self.statistics()
-            with self.station("profile"):
+            with self.station("profile", len(self.analysis.groups)) as advance:
                 dtype = next(self.graph.parameters()).dtype
-                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype)
+                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, advance)
         return self.profiles[selector]
 
 
