@@ -32,13 +32,11 @@ class Captured:
         graph: the module; a copy, sharing no tensor with the caller's model.
         example: the batch of two it was traced on.
         notes: what the trace lost, for the report.
-        training: the mode the caller's model was in.
     """
 
     graph: GraphModule
     example: Batch
     notes: tuple[str, ...]
-    training: bool
 
 
 def check_model(model: nn.Module) -> None:
@@ -214,7 +212,6 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         UnsupportedError: dtype, meta or quantized parameters.
     """
     check_model(model)
-    training = model.training
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         duplicate = copy.deepcopy(model).eval().requires_grad_(True)
         try:
@@ -243,7 +240,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     lost = [n for n, _ in duplicate.named_parameters() if n not in used and n not in dict(module.named_parameters())]
     if lost:
         notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
-    return Captured(module, batch, notes, training)
+    return Captured(module, batch, notes)
 
 
 REGIONS = {"wrap_with_set_grad_enabled": (0, 1), "wrap_with_autocast": (2, 4)}

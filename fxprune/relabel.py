@@ -153,10 +153,8 @@ class Rewriter:
         for place in (2, 3):
             if place >= len(args) or not isinstance(args[place], int):
                 continue
-            position = args[place] + (args[2] if narrow and place == 3 else 0)
+            position = args[place] + (node.args[2] if narrow and place == 3 else 0)
             position = position + source.shape[dim] if position < 0 else min(position, source.shape[dim])
-            if operator_name(node.target) == "aten.narrow" and place == 3:
-                position = node.args[2] + node.args[3]  # type: ignore[operator]
             args[place] = kept_before(source, dim, position, self.alive)
         if narrow:
             args[3] -= args[2]

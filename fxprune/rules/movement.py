@@ -199,7 +199,7 @@ def _indexed_dims(call: Call) -> frozenset[int]:
 def replace_indices_with_zero(call: Call) -> Call:
     """The same call with every computed index table replaced by zeros."""
 
-    def swap(item: Any, depth: int = 0) -> Any:
+    def swap(item: Any) -> Any:
         if isinstance(item, Value) and item.const is None:
             zeros = torch.zeros(item.shape, dtype=torch.int64)
             return replace(item, const=zeros, axes=())
