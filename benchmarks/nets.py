@@ -114,9 +114,7 @@ class MLP(nn.Module):
 
     def __init__(self, classes: int = 10, hidden: int = 1024):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Dropout(0.2), nn.Linear(hidden, classes)
-        )
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Dropout(0.2), nn.Linear(hidden, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.layers(x)

@@ -34,7 +34,9 @@ def draw(pool: Split, count: int, seed: int) -> Tensor:
     return pool.images[order[:count]]
 
 
-def measure(name: str, budgets: list[float], seeds: int, images: int, methods: list[str], pool: Split, test: Split) -> list[dict[str, object]]:
+def measure(
+    name: str, budgets: list[float], seeds: int, images: int, methods: list[str], pool: Split, test: Split
+) -> list[dict[str, object]]:
     """Rows of one network."""
     net = trained(name)
     reference = logits(net, test.images)

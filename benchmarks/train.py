@@ -31,9 +31,7 @@ def augment(images: Tensor, pad: int = 2) -> Tensor:
 @torch.no_grad()
 def accuracy(net: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is the label's."""
-    hits = sum(
-        int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True)
-    )
+    hits = sum(int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
     return hits / len(labels)
 
 

@@ -118,9 +118,7 @@ def iterative(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limi
     return widths
 
 
-def balanced(
-    profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float], power: float
-) -> np.ndarray:
+def balanced(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float], power: float) -> np.ndarray:
     """Widths that minimise the sum over groups of (relative output error)^power under the limits.
 
     Greedy on the marginal error per cost along each group's nested order; errors are made convex first, so greedy is optimal up to rounding.
@@ -156,7 +154,9 @@ def _convex(values: np.ndarray) -> np.ndarray:
     """Lower convex envelope of a curve at 0, 1, ..."""
     hull: list[int] = []
     for i in range(len(values)):
-        while len(hull) > 1 and (values[hull[-1]] - values[hull[-2]]) * (i - hull[-1]) >= (values[i] - values[hull[-1]]) * (hull[-1] - hull[-2]):
+        while len(hull) > 1 and (values[hull[-1]] - values[hull[-2]]) * (i - hull[-1]) >= (values[i] - values[hull[-1]]) * (
+            hull[-1] - hull[-2]
+        ):
             hull.pop()
         hull.append(i)
     return np.asarray(np.interp(np.arange(len(values)), hull, values[hull]))

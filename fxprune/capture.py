@@ -57,9 +57,7 @@ def check_model(model: nn.Module) -> None:
                 f"Parameter {name} is quantized or a {type(tensor).__name__}. Compress the float model first, then quantize the result."
             )
         if tensor.dtype not in DTYPES:
-            raise UnsupportedError(
-                f"Parameter {name} has dtype {tensor.dtype}; fxprune takes {', '.join(sorted(map(str, DTYPES)))}."
-            )
+            raise UnsupportedError(f"Parameter {name} has dtype {tensor.dtype}; fxprune takes {', '.join(sorted(map(str, DTYPES)))}.")
     for name, module in model.named_modules():
         if "quantized" in type(module).__module__:
             raise UnsupportedError(
@@ -227,8 +225,12 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         if any(_mutates(node) and not _plain_inplace(node) for node in module.graph.nodes):
             module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, GraphModule)
-    if not any(isinstance(v, torch.SymInt) for n in module.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)
-               for v in n.meta["val"].shape):
+    if not any(
+        isinstance(v, torch.SymInt)
+        for n in module.graph.nodes
+        if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)
+        for v in n.meta["val"].shape
+    ):
         notes: tuple[str, ...] = ("the batch size could not be left free: the result takes batches of two only",)
     else:
         notes = fixed

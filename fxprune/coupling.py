@@ -132,9 +132,7 @@ def _group_name(members: tuple[tuple[str, int], ...], taken: set[str]) -> str:
     return name
 
 
-def _group(
-    keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray
-) -> tuple[list[tuple[np.ndarray, Sites]], dict[int, str]]:
+def _group(keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray) -> tuple[list[tuple[np.ndarray, Sites]], dict[int, str]]:
     """Split components with equal sites into blocks of equal size; groups that share a block structure are one."""
     home: dict[int, int] = {}
     for index, members in enumerate(keys.values()):

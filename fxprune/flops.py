@@ -1,29 +1,64 @@
-"""FLOPs of every contraction, and the axes they are proportional to."""
+"""FLOPs of every call, and the axes they are proportional to."""
 
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fxprune.groups import Cost
+from fxprune.inputs import Batch
 from fxprune.propagation import empty
 from fxprune.rules.labels import Value, narrow_constant
+from fxprune.rules.registry import rule_for
 
 CONTRACTIONS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _lstm_flops(x: Any, w_ih: Any, w_hh: Any, *args: Any, **kwargs: Any) -> int:
+    return int(2 * np.prod(x[:-1]) * (np.prod(w_ih) + np.prod(w_hh)))
+
+
+# What the counter of torch 2.13 does not know: the CPU's fused kernels.
+_FUSED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+}
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_FUSED)
+
+
+def count_flops(module: nn.Module, batch: Batch) -> float:
+    """FLOPs per example of one forward pass by torch.utils.flop_counter: convolutions, matrix products, attention (a multiply-add counts 2)."""
+    with _counter() as counter, torch.no_grad():
+        module(*batch.args, **batch.kwargs)
+    return float(counter.get_total_flops()) / batch.size
+
+
 def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost, ...]:
-    """FLOPs per example of every contraction in a graph whose values carry channel ids."""
+    """FLOPs per example of every contraction in a graph whose values carry channel ids.
+
+    An operator without a rule keeps all its channels, so what it costs is fixed.
+    """
     found = []
     for node in module.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if not any(part in node.target._opname for part in CONTRACTIONS):
+        contracts = any(part in node.target._opname for part in CONTRACTIONS)
+        if not contracts and rule_for(node.target):
             continue
         flops = _count(node, values) / batch
-        if flops and "scaled_dot_product_attention" in node.target._opname:
+        if flops and not contracts:
+            found.append(Cost(node.name, flops, ()))
+        elif flops and "scaled_dot_product_attention" in node.target._opname:
             found += _attention(node, flops, values)
         elif flops:
             found.append(Cost(node.name, flops, _factors(node, values)))
@@ -49,7 +84,7 @@ def _count(node: Node, values: dict[str, Any]) -> int:
         return type(item)(swap(i) for i in item) if isinstance(item, (tuple, list)) else item
 
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with _counter() as counter, torch.no_grad():
             node.target(*swap(tuple(node.args)), **{k: swap(v) for k, v in node.kwargs.items()})  # type: ignore[operator]
     except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
         return 0

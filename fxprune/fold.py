@@ -12,9 +12,7 @@ from fxprune.profile import PRECISION, ridge_for
 from fxprune.relabel import shrink_parameter
 
 
-def fold_weight(
-    weight: Tensor, site: Site, analysis: Analysis, alive: np.ndarray, moments: Moments, ridged: bool
-) -> Tensor:
+def fold_weight(weight: Tensor, site: Site, analysis: Analysis, alive: np.ndarray, moments: Moments, ridged: bool) -> Tensor:
     """One-shot fit of a consumer: interpolate from the original model's own activations and fold.
 
     With `ridged` the interpolation is shrunk as the number of observations asks; the reference method does without.

@@ -3,15 +3,13 @@
 import resource
 import sys
 
-import torch
 from torch import nn
 from torch.fx import GraphModule
-from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.budget import Budget
 from fxprune.construct import build, planned, verify
 from fxprune.errors import BudgetError
-from fxprune.inputs import Batch
+from fxprune.flops import count_flops
 from fxprune.passes import LiftModules
 from fxprune.plan import Plan
 from fxprune.report import AloneRow, GroupRow, Report, attach
@@ -22,13 +20,6 @@ SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in ran
 """FLOPs fractions that are certified in this order, largest first, until one fails."""
 
 
-def _count(module: nn.Module, batch: Batch) -> float:
-    """FLOPs per example by torch.utils.flop_counter."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*batch.args, **batch.kwargs)
-    return float(counter.get_total_flops()) / batch.size
-
-
 def _bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
@@ -37,7 +28,7 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
     """Lift the calls into layers and attach the report."""
     graph, example = session.graph, session.captured.example
     with session.station("hand over"):
-        flops = (_count(graph, example), _count(small, example))
+        flops = (count_flops(graph, example), count_flops(small, example))
         small = LiftModules()(small)
         small.eval()
     analysis = session.analysis

@@ -147,8 +147,7 @@ class Calibration:
                 yield batch.part(at, min(at + self._chunk, batch.size))
         if seen < self.size:
             raise CalibrationError(
-                f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each "
-                "time."
+                f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each time."
             )
 
 

@@ -69,9 +69,7 @@ class Plan:
         return hash(self.to_json(sort_keys=True))
 
 
-def make_plan(
-    analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor], method: str, settings: dict[str, Any]
-) -> Plan:
+def make_plan(analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor], method: str, settings: dict[str, Any]) -> Plan:
     """Write down a choice of channels.
 
     Args:

@@ -142,9 +142,7 @@ def profile(
             removal = output_aware(found, local, ridge, max(1, group.width // 64), first)
             free = first.shape[1]
         flat = group.blocks.reshape(-1)
-        result.append(
-            Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, free)
-        )
+        result.append(Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, free))
         advance(1)
     return result
 

@@ -30,9 +30,7 @@ class Agreement:
 
 
 @torch.no_grad()
-def compare(
-    original: Callable[..., Any], small: nn.Module, batches: Iterable[Batch], decision: Decision | None = None
-) -> Agreement:
+def compare(original: Callable[..., Any], small: nn.Module, batches: Iterable[Batch], decision: Decision | None = None) -> Agreement:
     """Run both models and count equal decisions."""
     agreeing, total, wrong, norm = 0, 0, 0.0, 0.0
     for batch in batches:

@@ -169,4 +169,6 @@ def test_dead_columns_stay_out_of_the_interpolation() -> None:
     assert np.isfinite(found).all()
     assert not found[1, [3, 4, 5]].any()
     assert not found[:, 4].any()
-    np.testing.assert_allclose(x[:, [0, 2]] @ found[[0, 2]][:, [3, 5]], x[:, [0, 2]] @ np.linalg.lstsq(x[:, [0, 2]], x[:, [3, 5]], rcond=None)[0], rtol=1e-4)
+    np.testing.assert_allclose(
+        x[:, [0, 2]] @ found[[0, 2]][:, [3, 5]], x[:, [0, 2]] @ np.linalg.lstsq(x[:, [0, 2]], x[:, [3, 5]], rcond=None)[0], rtol=1e-4
+    )

@@ -76,7 +76,11 @@ def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: P
     for part in ("fxprune", "passes"):
         (tmp_path / "packages" / part).symlink_to(root / part)
     script = FRESH.format(
-        root=str(root), packages=str(tmp_path / "packages"), path=str(path), images=str(tmp_path / "images.pt"), out=str(tmp_path / "out.pt")
+        root=str(root),
+        packages=str(tmp_path / "packages"),
+        path=str(path),
+        images=str(tmp_path / "images.pt"),
+        out=str(tmp_path / "out.pt"),
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
@@ -201,7 +205,9 @@ def test_odd_things_survive(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Odd()
     calls = [odd_call() for _ in range(8)]
-    small = fxprune.compress(model, calls, flops=0.7, method="magnitude", progress=False, decision=lambda a, b: torch.ones(4, dtype=torch.bool))
+    small = fxprune.compress(
+        model, calls, flops=0.7, method="magnitude", progress=False, decision=lambda a, b: torch.ones(4, dtype=torch.bool)
+    )
     fxprune.save(small, tmp_path / "odd.safetensors")
     again = fxprune.load(tmp_path / "odd.safetensors")
     with torch.no_grad():

@@ -143,9 +143,7 @@ def dependent(readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance
     return np.concatenate(found, 1) if found else blocks[:, :0]
 
 
-def output_aware(
-    readers: list[Reader], blocks: np.ndarray, ridge: float, batch: int = 1, first: np.ndarray | None = None
-) -> Removal:
+def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch: int = 1, first: np.ndarray | None = None) -> Removal:
     """Greedy backward elimination over all consumers of a group.
 
     Args:

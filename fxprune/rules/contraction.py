@@ -51,8 +51,7 @@ def linear(call: Call) -> Any:
     last = source.rank - 1
     read, rest = only_axis(call, source, last)
     contracted, _ = only_axis(call, weight, 1)
-    consume(call, source, last, None if read is None else vector(read, last), weight,
-            None if contracted is None else vector(contracted, 1))
+    consume(call, source, last, None if read is None else vector(read, last), weight, None if contracted is None else vector(contracted, 1))
     axes = [a.narrow(last, 0, 1).expand(call.out.shape) for a in rest]
     produced, _ = only_axis(call, weight, 0)
     if produced is not None:
@@ -97,8 +96,14 @@ def _convolve(call: Call, groups: int, inputs: int, outputs: int) -> Any:
     produced: Tensor | None
     if groups == 1:
         contracted, _ = only_axis(call, weight, inputs)
-        consume(call, source, channel, None if read is None else vector(read, channel), weight,
-                None if contracted is None else vector(contracted, inputs))
+        consume(
+            call,
+            source,
+            channel,
+            None if read is None else vector(read, channel),
+            weight,
+            None if contracted is None else vector(contracted, inputs),
+        )
         produced, _ = only_axis(call, weight, outputs)
         produced = None if produced is None else vector(produced, outputs)
     else:

@@ -51,9 +51,7 @@ def movement(call: Call) -> Any:
         for labels in axes:
             call.record.block_structure(labels)
         return replace(call.out, axes=axes)
-    return type(call.out)(
-        replace(out, axes=_several(call, [squash(r[i]) for r in results])) for i, out in enumerate(call.out)
-    )
+    return type(call.out)(replace(out, axes=_several(call, [squash(r[i]) for r in results])) for i, out in enumerate(call.out))
 
 
 def _several(call: Call, axes: list[Tensor]) -> tuple[Tensor, ...]:
@@ -137,8 +135,16 @@ def stack(call: Call) -> Any:
     return replace(call.out, axes=tuple(axes))
 
 
-@register_rule("aten.constant_pad_nd", "aten.pad", "aten.reflection_pad2d", "aten.replication_pad2d", "aten.reflection_pad1d",
-               "aten.replication_pad1d", "aten.replication_pad3d", "aten.reflection_pad3d")
+@register_rule(
+    "aten.constant_pad_nd",
+    "aten.pad",
+    "aten.reflection_pad2d",
+    "aten.replication_pad2d",
+    "aten.reflection_pad1d",
+    "aten.replication_pad1d",
+    "aten.replication_pad3d",
+    "aten.reflection_pad3d",
+)
 def pad(call: Call) -> Any:
     """Padding along a channel axis makes channels of its own; elsewhere it only lengthens."""
     source: Value = call.args[0]

@@ -19,8 +19,23 @@ def _dims(call: Call, index: int, name: str) -> frozenset[int]:
     return frozenset(d % rank for d in dims)
 
 
-@register_rule("aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.var", "aten.std", "aten.prod", "aten.var_mean",
-               "aten.linalg_vector_norm", "aten.norm", "aten.max", "aten.min", "aten.any", "aten.all", "aten.logsumexp")
+@register_rule(
+    "aten.mean",
+    "aten.sum",
+    "aten.amax",
+    "aten.amin",
+    "aten.var",
+    "aten.std",
+    "aten.prod",
+    "aten.var_mean",
+    "aten.linalg_vector_norm",
+    "aten.norm",
+    "aten.max",
+    "aten.min",
+    "aten.any",
+    "aten.all",
+    "aten.logsumexp",
+)
 def reduce(call: Call) -> Any:
     """Channels summed together must go together: labels are united along the reduced axes."""
     operator = str(call.target)
@@ -55,8 +70,19 @@ def _along(call: Call, source: Value, dims: frozenset[int], reason: str) -> tupl
     return tuple(kept)
 
 
-@register_rule("aten.softmax", "aten._softmax", "aten.log_softmax", "aten.cumsum", "aten.logcumsumexp", "aten.glu_backward", "aten.cumprod",
-               "aten.argmax", "aten.argmin", "aten.sort", "aten.topk")
+@register_rule(
+    "aten.softmax",
+    "aten._softmax",
+    "aten.log_softmax",
+    "aten.cumsum",
+    "aten.logcumsumexp",
+    "aten.glu_backward",
+    "aten.cumprod",
+    "aten.argmax",
+    "aten.argmin",
+    "aten.sort",
+    "aten.topk",
+)
 def along_axis(call: Call) -> Any:
     """Operators that mix along one axis: channels there stay."""
     name = str(call.target)

@@ -1,0 +1,64 @@
+"""The cost model against torch's own counter: exact at full width and at any reduced one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fxprune.analysis import analyse
+from fxprune.capture import capture
+from fxprune.costs import CostModel
+from fxprune.flops import count_flops
+from fxprune.inputs import make_batch
+from fxprune.passes import ReduceChannels
+from tests.strategies import networks
+from tests.test_masked import example, relaxed
+
+
+def agree(model: nn.Module, inputs: Tensor, seed: int) -> None:
+    """FLOPs and parameters of the rewritten graph are what the cost model foretold."""
+    batch = make_batch((inputs,), {})
+    captured = capture(model, batch)
+    analysis = analyse(captured.graph, batch.size)
+    costs = CostModel(captured.graph, analysis)
+    assert costs.flops(costs.full) == pytest.approx(count_flops(captured.graph, batch))
+    generator = np.random.default_rng(seed)
+    widths = np.array([generator.integers(1, g.width + 1) for g in analysis.groups])
+    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    for group, width in zip(analysis.groups, widths, strict=True):
+        alive[group.blocks[:, width:].reshape(-1)] = False
+    small = ReduceChannels(analysis, alive)(captured.graph)
+    assert costs.flops(widths) == pytest.approx(count_flops(small, batch))
+    assert costs.params(widths) == pytest.approx(sum(p.numel() for p in small.parameters()))
+
+
+@settings(relaxed, max_examples=20)
+@given(networks(), st.integers(0, 1000))
+def test_any_network(model: nn.Module, seed: int) -> None:
+    agree(model, example(2), seed)
+
+
+class Recurrent(nn.Module):
+    """Convolutions before a recurrent layer, which has no rule and keeps its channels."""
+
+    def __init__(self, kind: type[nn.RNNBase]):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 16, 3, padding=1), nn.Conv1d(16, 8, 3, padding=1)
+        self.recurrent, self.head = kind(8, 12, batch_first=True), nn.Linear(12, 4)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.relu(self.first(x)))
+        out: Tensor = self.head(self.recurrent(x.transpose(1, 2))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_operators_without_a_rule_are_counted(kind: type[nn.RNNBase]) -> None:
+    agree(Recurrent(kind).eval(), torch.randn(2, 3, 20), seed=1)
+
+
+def test_attention_is_counted_on_every_device() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0)
+    agree(nn.Sequential(layer, nn.Linear(16, 4)).eval(), torch.randn(2, 6, 16), seed=2)
