@@ -75,16 +75,22 @@ Sites = tuple[tuple[str, int], ...]
 
 def _sites(record: Recorder, component: np.ndarray, reasons: dict[int, str]) -> dict[Sites, list[int]]:
     """Free components by the weight axes that hold them, as often as they hold them."""
-    sites: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for key, held in record.axes.items():
-        present, counts = np.unique(component[held.labels.numpy().reshape(-1)], return_counts=True)
-        for c, times in zip(present.tolist(), counts.tolist(), strict=True):
-            sites[c] += [key] * times
-    keys: dict[Sites, list[int]] = defaultdict(list)
-    for c in sorted(sites):
+    found = [np.unique(component[held.labels.numpy().reshape(-1)], return_counts=True) for held in record.axes.values()]
+    names = list(record.axes)
+    held_by = np.concatenate([present for present, _ in found]) if found else np.zeros(0, dtype=np.int64)
+    place = np.repeat(np.arange(len(found)), [len(present) for present, _ in found])
+    times = np.concatenate([counts for _, counts in found]) if found else held_by
+    order = np.argsort(held_by, kind="stable")
+    table = np.stack([place[order], times[order]], 1)
+    components, starts = np.unique(held_by[order], return_index=True)
+    keys: dict[bytes, list[int]] = defaultdict(list)
+    sites: dict[bytes, np.ndarray] = {}
+    for c, part in zip(components.tolist(), np.split(table, starts[1:]), strict=True):
         if c not in reasons:
-            keys[tuple(sites[c])].append(c)
-    return keys
+            key = part.tobytes()
+            sites[key] = part
+            keys[key].append(c)
+    return {tuple(names[i] for i, n in sites[key].tolist() for _ in range(n)): members for key, members in keys.items()}
 
 
 def _named(
@@ -228,6 +234,3 @@ def _terminal_uses(node: Node) -> set[str]:
         else:
             found.add(user.name)
     return found
-
-
-CONTRACTIONS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")

@@ -30,7 +30,8 @@ class Profile:
 
     Attributes:
         order: (blocks, width) channel ids, first removed first.
-        errors: (width,) relative squared error of the consumers' outputs after removing 0, 1, ... per block.
+        errors: (width,) predicted relative squared error of the model's output (of the consumers' outputs where that has no derivative) after
+            removing 0, 1, ... per block and interpolating.
         scores: (width,) |r_kk / r_11| of the reference method, or the errors where the selector has none.
         free: how many can be removed per block at no cost (numerically dependent or dead channels).
     """
@@ -41,21 +42,40 @@ class Profile:
     free: int
 
 
-def metric(weight: Tensor, axis: int, stratum: Stratum, groups: int) -> np.ndarray:
-    """W^T W over the columns' channels, summed over outputs, kernel and flattened positions; (n, n) float64."""
+def metric(weight: Tensor, axis: int, stratum: Stratum, groups: int, worth: Tensor | None = None) -> np.ndarray:
+    """W^T G W over the columns' channels, summed over kernel and flattened positions; (n, n) float64.
+
+    Args:
+        worth: G, what output errors cost, (outputs, outputs) or (1, 1) for a multiple of I; I by default.
+    """
     moved = weight.detach().double().movedim(axis, -1)
     per_group = moved.shape[-1]
     if groups > 1:
         per = moved.shape[0] // groups
-        moved = moved[stratum.group * per : (stratum.group + 1) * per]
+        own = slice(stratum.group * per, (stratum.group + 1) * per)
+        moved = moved[own]
+        worth = worth[own, own] if worth is not None and len(worth) > 1 else worth
+    outputs = len(moved)
     flat = moved.reshape(-1, per_group)[:, torch.from_numpy((stratum.columns - stratum.group * per_group).reshape(-1))]
     n, p = stratum.columns.shape
     flat = flat.view(-1, n, p).transpose(1, 2).reshape(-1, n)
-    return (flat.T @ flat).cpu().numpy()
+    if worth is None:
+        weighed = flat
+    elif len(worth) == 1:
+        weighed = flat * worth
+    else:
+        weighed = (worth.to(flat) @ flat.reshape(outputs, -1)).view(flat.shape)
+    return (flat.T @ weighed).cpu().numpy()
 
 
-def readers(module: GraphModule, analysis: Analysis, group: ChannelGroup, moments: dict[Site, Moments]) -> list[Reader]:
-    """The consumers of a group as the selectors take them; channels are numbered as in `group.blocks`, flattened."""
+def readers(
+    module: GraphModule, analysis: Analysis, group: ChannelGroup, moments: dict[Site, Moments], worth: dict[str, Tensor] | None = None
+) -> list[Reader]:
+    """The consumers of a group as the selectors take them; channels are numbered as in `group.blocks`, flattened.
+
+    Args:
+        worth: from `sensitivities`; without it each consumer's error counts relative to its own output.
+    """
     flat = group.blocks.reshape(-1)
     result = []
     for site in dict.fromkeys((c.parameter, c.axis) for c in group.consumers):
@@ -64,12 +84,15 @@ def readers(module: GraphModule, analysis: Analysis, group: ChannelGroup, moment
         held = moments[site]
         weight = attribute(module, site[0])
         ids = analysis.axes[site]
-        for stratum, gram in zip(held.strata, held.grams, strict=True):
+        groups = len(ids) if ids.ndim == 2 else 1
+        # A consumer that no gradient reached does not change the output.
+        own = None if worth is None else worth.get(site[0], torch.zeros(1, 1, dtype=torch.float64))
+        for stratum, gram, seen in zip(held.strata, held.grams, held.rows, strict=True):
             place = {key: i for i, key in enumerate(stratum.keys.tolist())}
             columns = np.array([place.get(key, -1) for key in flat.tolist()])
             if (columns >= 0).any():
-                groups = len(ids) if ids.ndim == 2 else 1
-                result.append(Reader(gram, metric(weight, site[1], stratum, groups), columns))
+                scale = None if own is None else 1 / max(seen, 1)
+                result.append(Reader(gram, metric(weight, site[1], stratum, groups, own), columns, scale))
     return result
 
 
@@ -105,6 +128,7 @@ def profile(
     moments: dict[Site, Moments],
     selector: str,
     dtype: torch.dtype,
+    worth: dict[str, Tensor] | None = None,
     advance: Callable[[int], object] = lambda groups: None,
 ) -> list[Profile]:
     """Profile every group.
@@ -115,6 +139,7 @@ def profile(
         moments: from `calibrate`.
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         dtype: of the activations; decides what counts as dependent.
+        worth: of output errors, from `sensitivities`.
         advance: told after every group.
     """
     precision = PRECISION.get(dtype, 1e-5)
@@ -139,7 +164,8 @@ def profile(
             enough = observed >= 2 * channels
             first = dependent(found, local, precision, 3 * precision) if enough else local[:, :0]
             ridge = ridge_for(channels, observed, dtype)
-            removal = output_aware(found, local, ridge, max(1, group.width // 64), first)
+            weighed = found if worth is None else readers(module, analysis, group, moments, worth)
+            removal = output_aware(weighed, local, ridge, max(1, group.width // 64), first)
             free = first.shape[1]
         flat = group.blocks.reshape(-1)
         result.append(Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, free))

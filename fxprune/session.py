@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.analysis import Analysis, analyse
@@ -23,6 +23,10 @@ from fxprune.errors import BudgetError, CalibrationWarning, PlanError, Unsupport
 from fxprune.inputs import Batch, Calibration, example_batch
 from fxprune.profile import Profile, profile
 from fxprune.progress import Progress
+from fxprune.sensitivity import sensitivities
+
+PROBED_EXAMPLES = 256
+"""Examples whose output is differentiated; each costs about three forward passes."""
 
 
 @dataclass
@@ -93,10 +97,23 @@ class Session:
         """Removal orders by a selector, computed once."""
         if selector not in self.profiles:
             moments = {} if selector == "magnitude" else self.statistics()
+            worth = self.sensitivities() if selector == "output-aware" else None
             with self.station("profile", len(self.analysis.groups)) as advance:
                 dtype = next(self.graph.parameters()).dtype
-                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, advance)
+                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, worth, advance)
         return self.profiles[selector]
+
+    def sensitivities(self) -> dict[str, Tensor] | None:
+        """What output errors of every consumer cost the model's output; None, with a note, where it cannot be differentiated."""
+        chosen = np.zeros_like(self.fit)
+        chosen[np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))[:PROBED_EXAMPLES]] = True
+        with self.station("calibrate", int(chosen.sum())) as advance:
+            try:
+                return sensitivities(self.graph, self.analysis, self.batches(chosen, advance), self.seed)
+            except (RuntimeError, NotImplementedError) as error:
+                reason = str(error).partition("\n")[0]
+                self.notes.append(f"The model has no derivative ({reason}): channels are chosen by each layer's own error")
+                return None
 
 
 @contextmanager

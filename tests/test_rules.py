@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (the golden lines are as long as they are)
 """Golden channel groups: `group: width [x blocks] | where the channels are made -> where they are read`.
 
 `EXPECTTEST_ACCEPT=1 pytest tests/test_rules.py` rewrites the texts; read the difference before committing it.

@@ -20,15 +20,15 @@ class Reader:
 
     Attributes:
         gram: X^T X of everything the consumer reads, (n, n) float64.
-        metric: W^T W summed over outputs and kernel positions, (n, n) float64.
+        metric: W^T G W summed over kernel positions, with G = I or the worth of output errors, (n, n) float64.
         columns: (channels,) place of each of the group's channels in X, -1 where it is not read.
-        weight: how much the consumer's relative output error counts.
+        scale: what one unit of squared output error costs; None counts errors relative to the output's own energy.
     """
 
     gram: np.ndarray
     metric: np.ndarray
     columns: np.ndarray
-    weight: float = 1.0
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Removal:
 
     Attributes:
         order: (blocks, size) channel indices, first removed first; every prefix of columns is a plan.
-        errors: (size,) relative squared output error after removing 0, 1, ... channels of each block.
+        errors: (size,) squared output error, in the readers' scales, after removing 0, 1, ... channels of each block.
     """
 
     order: np.ndarray
@@ -86,7 +86,7 @@ class _State:
         self.inverse = torch.linalg.inv(system)
         self.metric = metric.clone()
         energy = float((metric * gram).sum())
-        self.scale = reader.weight / energy if energy > 0 else 0.0
+        self.scale = reader.scale if reader.scale is not None else 1 / energy if energy > 0 else 0.0
 
     def costs(self) -> np.ndarray:
         """Relative output error of removing each channel alone, (channels,)."""

@@ -1,0 +1,109 @@
+r"""How much an error in each layer's output matters to the model's output, by random probes of its Jacobian.
+
+For a layer output z of one example and the model output f, \|df\|^2 = dz^T J^T J dz to first order. With v ~ N(0, I) the gradient g of v^T f
+by z has E[g g^T] = J^T J (Hutchinson's estimator), so one backward pass per example is enough. Errors at different positions are taken
+as uncorrelated, which leaves one (outputs, outputs) matrix per layer.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from fxprune.analysis import Analysis, attribute
+from fxprune.calibrate import Observer, arguments, sites
+from fxprune.decisions import relative_error
+from fxprune.inputs import Batch
+from fxprune.rules.recorder import Consumer
+from fxprune.rules.registry import operator_name
+
+ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
+"""Layers whose weight has its outputs first."""
+CHUNK = 16
+"""Examples whose activations are held at once."""
+
+
+def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Batch], seed: int) -> dict[str, Tensor]:
+    """For every consumed weight G with tr(G C) the relative squared error of the model's output.
+
+    C is the mean outer product of an output error of the layer at one position. Where the model gives several tensors, each counts
+    relative to its own (centred) energy.
+
+    Args:
+        module: the captured graph.
+        analysis: of that graph.
+        batches: calibration examples; a few hundred do.
+        seed: of the probes.
+
+    Returns:
+        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where the weight's output axis is not its first.
+
+    Raises:
+        RuntimeError: the model's operators have no derivative.
+    """
+    consumers = {c.node: c for held in sites(analysis).values() for c in held}
+    operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in consumers}
+    generator = torch.Generator().manual_seed(seed)
+    totals: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+    chunks = 0
+    for batch in batches:
+        for start in range(0, batch.size, CHUNK):
+            chunks += 1
+            held: dict[str, Tensor] = {}
+            with torch.enable_grad():
+                observer = Observer(module, {name: _hold(held, name) for name in consumers})
+                outputs = observer.run(*arguments(module, batch.part(start, start + CHUNK)), enable_io_processing=False)
+                found = torch.autograd.grad(_probed(outputs, generator), list(held.values()), allow_unused=True)
+            for name, gradient in zip(held, found, strict=True):
+                if gradient is None:
+                    continue
+                flat = _rows(gradient, consumers[name], module, operators[name])
+                key = consumers[name].parameter
+                total = (flat.mT @ flat).double()
+                totals[key] = totals[key] + total if key in totals else total
+                rows[key] = rows.get(key, 0) + len(flat)
+    return {name: _shrunk(total, rows[name]) / chunks for name, total in totals.items()}
+
+
+def _probed(outputs: Any, generator: torch.Generator) -> Tensor:
+    """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
+    parts = []
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
+            energy = relative_error(leaf, leaf)[1]
+            probe = torch.randn(leaf.shape, generator=generator).to(leaf)
+            parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)
+    if not parts:
+        raise RuntimeError("no output depends on a layer through differentiable operators")
+    return torch.stack(parts).sum()
+
+
+def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+    def keep(value: Tensor) -> None:
+        if not value.requires_grad:
+            value.requires_grad_()
+        held[name] = value
+
+    return keep
+
+
+def _rows(gradient: Tensor, consumer: Consumer, module: GraphModule, operator: str) -> Tensor:
+    """A gradient as (positions, outputs); (elements, 1) of mean output where the weight's output axis is not its first."""
+    weight: Tensor = attribute(module, consumer.parameter)
+    if operator not in ORDINARY:
+        return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[consumer.axis])
+    channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
+    return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])
+
+
+def _shrunk(total: Tensor, rows: int) -> Tensor:
+    """Towards a multiple of the identity, the more the fewer gradients there are per output (cf. Ledoit & Wolf 2004)."""
+    share = len(total) / (len(total) + rows)
+    result = (1 - share) * total
+    result.diagonal().add_(share * float(total.diagonal().mean()))
+    return result
