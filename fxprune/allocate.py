@@ -17,18 +17,20 @@ class Widths:
         groups: the channel groups.
         profiles: theirs; redundant channels are never kept.
         round_to: widths are multiples of this, where the group is wide enough.
+        floor: (groups,) least share of each group's channels.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], profiles: Sequence[Profile], round_to: int = 1):
+    def __init__(self, groups: Sequence[ChannelGroup], profiles: Sequence[Profile], round_to: int = 1, floor: np.ndarray | None = None):
         self.full = np.array([g.width for g in groups])
-        self.top = self.full - np.array([p.free for p in profiles])
+        self.floor = np.ones(len(groups), dtype=int) if floor is None else np.maximum(np.ceil(floor * self.full - 1e-9).astype(int), 1)
+        self.top = np.maximum(self.full - np.array([p.free for p in profiles]), self.floor)
         self.step = np.array([round_to if g.width * len(g.blocks) >= round_to else 1 for g in groups])
         self.blocks = np.array([len(g.blocks) for g in groups])
 
     def clip(self, wanted: np.ndarray) -> np.ndarray:
         """The nearest valid widths."""
         step = np.maximum(self.step // self.blocks, 1)
-        rounded = np.maximum(np.round(wanted / step).astype(int), 1) * step
+        rounded = np.maximum(np.round(wanted / step).astype(int), -(-self.floor // step)) * step
         # A multiple above what is not redundant may keep some of that; never more than the full width.
         top = self.top if (step == 1).all() else np.minimum(-(-self.top // step) * step, self.full)
         return np.asarray(np.where(wanted >= self.top, top, np.minimum(rounded, self.full)))
@@ -40,7 +42,7 @@ class Widths:
 
     @property
     def smallest(self) -> np.ndarray:
-        """One channel (or multiple) per block everywhere."""
+        """The floor: one channel (or multiple) per block unless more was asked for."""
         return self.clip(np.zeros(len(self.full)))
 
 
@@ -63,8 +65,8 @@ def scaled(shape: np.ndarray, costs: CostModel, valid: Widths, limits: dict[str,
         asked = ", ".join(f"{k}={v:g}" for k, v in limits.items())
         closest = ", ".join(f"{k}={reach[k]:.3f}" for k in limits)
         raise BudgetError(
-            f"The budget {asked} cannot be reached: with one channel left in every group the model keeps {closest}. The rest lies in "
-            "layers that keep their width (print fxprune.analyze(model, example))."
+            f"The budget {asked} cannot be reached: at the smallest widths the model keeps {closest}. The rest lies in layers that keep their "
+            "width (print fxprune.analyze(model, example)), or is asked for by keep= and round_to=."
         )
     low, high = 0.0, 1.0 / max(float(shape.min()), 1e-6)
     for _ in range(40):
@@ -103,7 +105,7 @@ def iterative(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limi
         best, score = -1, np.inf
         for i, profile in enumerate(profiles):
             new = int(np.floor(step * widths[i]))
-            if new < 1 or new == widths[i]:
+            if new < valid.floor[i] or new == widths[i]:
                 continue
             without = widths.copy()
             without[i] = 0

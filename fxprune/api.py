@@ -1,6 +1,6 @@
 """The public calls: analyze, plan, apply, compress, sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,7 @@ from fxprune.errors import UnsupportedError
 from fxprune.handover import certified, finished, hand_over
 from fxprune.inputs import example_batch
 from fxprune.plan import Plan, surviving
-from fxprune.session import held_out_for, ignored, open_session, undisturbed
+from fxprune.session import held_out_for, matcher, open_session, undisturbed
 
 METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
@@ -48,13 +48,13 @@ def analyze(model: nn.Module, example: Any, *, ignore: Sequence[str] | str = ())
     check_model(model)
     with undisturbed(model, 0):
         captured = capture(model, example_batch(model, example))
-        return analyse(captured.graph, captured.example.size, ignored(model, ignore))
+        return analyse(captured.graph, captured.example.size, matcher(model, ignore, "ignore"))
 
 
 def plan(
     model: nn.Module, calib_loader: Any, *, flops: float | None = None, params: float | None = None, method: str = "auto",
-    selector: str = "output-aware", example: Any = None, ignore: Sequence[str] | str = (), round_to: int = 1, progress: bool = True,
-    seed: int = 0, memory: float = 2e9,
+    selector: str = "output-aware", example: Any = None, ignore: Sequence[str] | str = (), keep: Mapping[str, float] | None = None,
+    round_to: int = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
 ) -> Plan:  # fmt: skip
     """Decide which channels to keep without building the compressed model; arguments as for `compress`.
 
@@ -66,7 +66,7 @@ def plan(
     _check_choice("selector", selector, SELECTORS)
     with undisturbed(model, seed):
         session = open_session(
-            model, calib_loader, example=example, ignore=ignore, round_to=round_to, seed=seed, memory=memory, progress=progress,
+            model, calib_loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress,
             decision=None, held_out=held_out_for(budget),
         )  # fmt: skip
         return planned(session, method, _selector(method, selector), budget.limits)[0]
@@ -88,7 +88,7 @@ def apply(
     """
     with undisturbed(model, seed):
         session = open_session(
-            model, calib_loader, example=example, ignore=(), round_to=1, seed=seed, memory=memory, progress=progress, decision=decision,
+            model, calib_loader, example=example, ignore=(), keep=None, round_to=1, seed=seed, memory=memory, progress=progress, decision=decision,
             held_out=held_out_for(Budget(flops=1.0)),
         )  # fmt: skip
         alive = surviving(session.analysis, plan)
@@ -99,8 +99,8 @@ def apply(
 def compress(
     model: nn.Module, calib_loader: Any, *, flops: float | None = None, params: float | None = None, agreement: float | None = None,
     method: str = "auto", selector: str = "output-aware", decision: Decision | None = None, example: Any = None,
-    targets: Sequence[str] | None = None, ignore: Sequence[str] | str = (), round_to: int = 1, progress: bool = True, seed: int = 0,
-    memory: float = 2e9,
+    targets: Sequence[str] | None = None, ignore: Sequence[str] | str = (), keep: Mapping[str, float] | None = None, round_to: int = 1,
+    progress: bool = True, seed: int = 0, memory: float = 2e9,
 ) -> GraphModule:  # fmt: skip
     """Make a trained model smaller and faster while it keeps its decisions; no labels, no fine-tuning.
 
@@ -119,6 +119,7 @@ def compress(
         example: what to trace with; by default two examples of the first batch.
         targets: names of submodules to compress in place, inside a model that cannot be captured whole.
         ignore: names (globs) of modules and parameters that must keep their shape.
+        keep: least share of the channels to keep, by name (glob) of a module: `{"layer4.*": 0.8, "head.*": 1.0}`.
         round_to: widths are multiples of this.
         progress: show progress bars where the output is a terminal.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
@@ -135,7 +136,7 @@ def compress(
     _check_choice("selector", selector, SELECTORS)
     options = dict(
         budget=budget, method=method, selector=_selector(method, selector), decision=decision, example=example, ignore=ignore,
-        round_to=round_to, progress=progress, seed=seed, memory=memory,
+        keep=keep, round_to=round_to, progress=progress, seed=seed, memory=memory,
     )  # fmt: skip
     if targets is not None:
         from fxprune.targets import compress_targets
@@ -147,7 +148,7 @@ def compress(
 def sweep(
     model: nn.Module, calib_loader: Any, *, budgets: Sequence[float] = (0.9, 0.7, 0.5, 0.35), method: str = "auto",
     selector: str = "output-aware", decision: Decision | None = None, example: Any = None, ignore: Sequence[str] | str = (),
-    round_to: int = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
+    keep: Mapping[str, float] | None = None, round_to: int = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
 ) -> dict[float, GraphModule]:  # fmt: skip
     """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
 
@@ -162,7 +163,7 @@ def sweep(
     _check_choice("selector", selector, SELECTORS)
     with undisturbed(model, seed):
         session = open_session(
-            model, calib_loader, example=example, ignore=ignore, round_to=round_to, seed=seed, memory=memory, progress=progress,
+            model, calib_loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress,
             decision=decision, held_out=held_out_for(checked[0]),
         )  # fmt: skip
         return {
@@ -173,12 +174,12 @@ def sweep(
 
 def compress_whole(
     model: nn.Module, loader: Any, *, budget: Budget, method: str, selector: str, decision: Decision | None, example: Any,
-    ignore: Sequence[str] | str, round_to: int, progress: bool, seed: int, memory: float,
+    ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: int, progress: bool, seed: int, memory: float,
 ) -> GraphModule:  # fmt: skip
     """`compress` on a model that can be captured."""
     with undisturbed(model, seed):
         session = open_session(
-            model, loader, example=example, ignore=ignore, round_to=round_to, seed=seed, memory=memory, progress=progress, decision=decision,
+            model, loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress, decision=decision,
             held_out=held_out_for(budget),
         )  # fmt: skip
         if budget.agreement is not None:

@@ -57,11 +57,11 @@ def allocate_widths(session: Session, method: str, selector: str, limits: dict[s
     with session.station("allocate"):
         if method in ("paper", "paper-uniform", "magnitude"):
             plain = [Profile(p.order, p.errors, p.scores, 0) for p in profiles]
-            valid = allocate.Widths(session.analysis.groups, plain, session.round_to)
+            valid = allocate.Widths(session.analysis.groups, plain, session.round_to, session.floor)
             if method == "paper":
                 return plain, allocate.iterative(plain, costs, valid, limits, STEP)
             return plain, allocate.uniform(costs, valid, limits)
-        valid = allocate.Widths(session.analysis.groups, profiles, session.round_to)
+        valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
         if method == "uniform" or allocate.fits(costs, valid.largest, limits):
             return profiles, allocate.uniform(costs, valid, limits)
     return profiles, _search(session, profiles, costs, valid, limits)

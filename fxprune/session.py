@@ -3,7 +3,7 @@
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -40,6 +40,7 @@ class Session:
     fit: np.ndarray
     held_out: np.ndarray
     round_to: int
+    floor: np.ndarray
     seed: int
     memory: float
     progress: Progress
@@ -133,18 +134,18 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
                 module.training = training
 
 
-def ignored(model: nn.Module, ignore: Sequence[str] | str) -> Callable[[str], bool]:
-    """A test whether a parameter belongs to an ignored module; names may be globs.
+def matcher(model: nn.Module, patterns: Sequence[str] | str, option: str) -> Callable[[str], bool]:
+    """A test whether a parameter belongs to a named module; names may be globs.
 
     Raises:
         PlanError: a name matches nothing.
     """
-    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(n, pattern) for n in names):
             some = ", ".join(names[:5])
-            raise PlanError(f"ignore={pattern!r} matches no module or parameter of the model. Its names begin with {some}.")
+            raise PlanError(f"{option}={pattern!r} matches no module or parameter of the model. Its names begin with {some}.")
 
     def test(parameter: str) -> bool:
         parts = parameter.split(".")
@@ -153,9 +154,26 @@ def ignored(model: nn.Module, ignore: Sequence[str] | str) -> Callable[[str], bo
     return test
 
 
+def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]) -> np.ndarray:
+    """The least share of each group's channels that `keep` asks for, (groups,).
+
+    Raises:
+        PlanError: a name matches nothing, or a share is not in (0, 1].
+    """
+    floor = np.zeros(len(analysis.groups))
+    for pattern, share in keep.items():
+        if not 0 < share <= 1:
+            raise PlanError(f"keep[{pattern!r}]={share!r}: give the least share of the channels to keep, above 0 and at most 1.")
+        matches = matcher(model, pattern, "keep")
+        for i, group in enumerate(analysis.groups):
+            if any(matches(name) for name, _ in group.members):
+                floor[i] = max(floor[i], share)
+    return floor
+
+
 def open_session(
-    model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, round_to: int, seed: int, memory: float,
-    progress: bool, decision: Decision | None, held_out: Callable[[int], int],
+    model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: int,
+    seed: int, memory: float, progress: bool, decision: Decision | None, held_out: Callable[[int], int],
 ) -> Session:  # fmt: skip
     check_model(model)
     if round_to < 1:
@@ -170,12 +188,12 @@ def open_session(
         captured = capture(model, calibration.example if example is None else example_batch(model, example))
     middle = time.perf_counter()
     with bar.task("label", None):
-        analysis = analyse(captured.graph, captured.example.size, ignored(model, ignore))
+        analysis = analyse(captured.graph, captured.example.size, matcher(model, ignore, "ignore"))
     if not analysis.groups:
         reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
         raise UnsupportedError(f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another.'}")
     session = Session(
-        model, calibration, captured, analysis, ~chosen, chosen, round_to, seed, memory, bar, decision,
+        model, calibration, captured, analysis, ~chosen, chosen, round_to, least_shares(model, analysis, keep or {}), seed, memory, bar, decision,
         {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes),
     )  # fmt: skip
     first = next(iter(calibration.batches()))

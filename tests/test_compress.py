@@ -255,3 +255,12 @@ def test_analyze_needs_no_data_and_draws() -> None:
     assert [line.split(":")[0] for line in str(found).splitlines()] == [g.name for g in found.groups]
     graph = found.to_networkx()
     assert {g.name for g in found.groups} <= set(graph.nodes)
+
+
+@pytest.mark.parametrize("method", ["auto", "uniform", "paper"])
+def test_keep_sets_a_floor_for_named_layers(method: str) -> None:
+    small = fxprune.compress(tiny(), loader(), flops=0.4, method=method, keep={"second": 0.75, "hid*": 1.0}, progress=False)
+    widths = fxprune.plan_of(small).widths
+    assert widths["second"] >= 6
+    assert widths["hidden"] == 16
+    assert widths["first"] < 8

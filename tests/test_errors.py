@@ -136,6 +136,9 @@ def test_no_prunable_group() -> None:
 def test_names_that_match_nothing() -> None:
     refused(PlanError, "nowhere", "first", ignore=["nowhere"])
     refused(PlanError, "nowhere", ignore="nowhere.*")
+    refused(PlanError, "nowhere", "first", keep={"nowhere": 0.5})
+    refused(PlanError, "first", "above 0", keep={"first": 0})
+    refused(PlanError, "first", "at most 1", keep={"first": 1.5})
 
 
 def test_targets_that_match_nothing() -> None:
