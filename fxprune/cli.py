@@ -19,6 +19,7 @@ from fxprune.benchmark import MODES
 from fxprune.demo import run as demo_run
 from fxprune.errors import FxpruneError, PlanError, SourceError
 from fxprune.inputs import Calibration
+from fxprune.session import RoundTo
 
 app = typer.Typer(
     help="Make trained PyTorch models smaller and faster without fine-tuning.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -65,6 +66,16 @@ def _floats(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise SourceError(f"{text!r} is not a comma-separated list of numbers.") from error
+
+
+def _multiple(text: str) -> RoundTo | None:
+    """What --round-to says; None for the default."""
+    if text in ("", "auto"):
+        return "auto" if text else None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SourceError(f"--round-to {text!r} is neither a whole number nor auto.") from error
 
 
 def _example(net: nn.Module, shape: str, data: str, size: int, grey: bool) -> Any:
@@ -132,10 +143,13 @@ def compress(
     flops: Annotated[float | None, typer.Option(help="fraction of the FLOPs to keep at most")] = None,
     params: Annotated[float | None, typer.Option(help="fraction of the parameters to keep at most")] = None,
     agreement: Annotated[float | None, typer.Option(help="certified share of equal decisions; 0.99 where no budget is named")] = None,
+    latency: Annotated[float | None, typer.Option(help="fraction of the original's time per call to keep, measured")] = None,
+    latency_batch: Annotated[int, typer.Option(help="examples per call that latency is measured with")] = 1,
+    compiled: Annotated[bool, typer.Option("--compiled", help="measure latency under torch.compile")] = False,
     method: Annotated[str, typer.Option(help="auto, uniform, paper, paper-uniform or magnitude")] = "auto",
     selector: Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")] = "output-aware",
     ignore: Ignore = None,
-    round_to: Annotated[int, typer.Option(help="widths are multiples of this")] = 1,
+    round_to: Annotated[str, typer.Option(help="widths are multiples of this, or auto; 1 by default, auto with --latency")] = "",
     seed: int = 0,
     batch: Annotated[int, typer.Option(help="examples per batch, of folders and arrays")] = 50,
     limit: Annotated[int | None, typer.Option(help="most examples, of folders and arrays")] = None,
@@ -151,8 +165,8 @@ def compress(
     options = sources.ImageOptions(size, grey, _floats(mean), _floats(std))
     loader = sources.data(data, options, batch, limit)
     small = fxprune.compress(
-        net, loader, flops=flops, params=params, agreement=agreement, method=method, selector=selector, ignore=ignore or (),
-        round_to=round_to, seed=seed,
+        net, loader, flops=flops, params=params, agreement=agreement, latency=latency, workload=fxprune.Workload(latency_batch, compiled),
+        method=method, selector=selector, ignore=ignore or (), round_to=_multiple(round_to), seed=seed,
     )  # fmt: skip
     result = fxprune.report(small)
     if out is not None:

@@ -45,6 +45,12 @@ class Workload:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UnsupportedError(f"{name}={value!r}: a workload has a whole number of them, 1 or more.")
 
+    def __str__(self) -> str:
+        """For reports: `eager, batch 8, cuda, bfloat16, 4 threads`; defaults are left out."""
+        dtype = str(self.dtype).removeprefix("torch.") if self.dtype else ""
+        threads = f"{self.threads} threads" if self.threads else ""
+        return ", ".join(part for part in (self.mode, f"batch {self.batch}", self.device or "", dtype, threads) if part)
+
     @property
     def mode(self) -> str:
         """`eager` or `compiled`."""

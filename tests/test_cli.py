@@ -68,6 +68,17 @@ def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
     assert json.loads(good("report", out / "report.json", "--json")) == found
 
 
+def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("fxprune.latency.Gauge.ratio", lambda gauge, small: 0.99)
+    quick = ("compress", TINY, "--data", LOADER, "--method", "magnitude")
+    found = json.loads(good(*quick, "--latency", "1.0", "--latency-batch", "8", "--json"))
+    assert found["notes"][-1] == "measured latency: 0.990 of the original's time, eager, batch 8"
+    assert "'half' is neither a whole number nor auto" in bad(*quick, "--flops", "0.5", "--round-to", "half")
+    found = json.loads(good(*quick, "--flops", "0.5", "--round-to", "4", "--json"))
+    assert all(row["after"] % 4 == 0 for row in found["groups"])
+
+
 def test_bench(tmp_path: Path) -> None:
     good("compress", TINY, "--data", LOADER, "--flops", "0.5", "--method", "magnitude", "--out", tmp_path, "--json")
     quick = ("--mode", "eager", "--rounds", "1", "--batch", "2")
