@@ -18,8 +18,8 @@ from fxprune.inputs import Batch
 from fxprune.measure import Workload, machine
 from fxprune.rules.registry import operator_name
 
-REPEAT = 0.01
-"""Seconds that one call is repeated for, at least twice."""
+TURNS, TURN = 5, 0.002
+"""A call is timed in several short turns, of at least one call each; the fastest counts, since other work on the machine only adds."""
 
 
 def cache_folder() -> Path:
@@ -54,8 +54,8 @@ class LayerTimes:
                 args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
             timer = Timer("f(*a, **k)", globals={"f": target, "a": args, "k": kwargs}, num_threads=torch.get_num_threads())
             timer.timeit(1)
-            number = max(1, int(REPEAT / 2 / max(timer.timeit(1).mean, 1e-7)))
-            self.seconds[key] = min(timer.timeit(number).mean for _ in range(2))
+            number = max(1, int(TURN / max(timer.timeit(1).mean, 1e-7)))
+            self.seconds[key] = min(timer.timeit(number).mean for _ in range(TURNS))
             self.measured += 1
         return self.seconds[key]
 

@@ -162,16 +162,16 @@ def test_corrections_converge_in_few_measurements() -> None:
         closing(0.7, 1000, 0.5)
 
 
-def test_multiples_leave_narrow_groups_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiples_leave_narrow_groups_two_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 2))
     captured = capture(model, make_batch((torch.randn(2, 3),), {}))
     analysis = analyse(captured.graph, 2)
     assert [g.channels for g in analysis.groups] == [6, 32, 512]
     for capability, top in (("AVX2", 8), ("AVX512", 16)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda held=capability: held)
-        assert multiples(analysis, model, Workload()) == [1, 8, top]
-    assert multiples(analysis, model, Workload(device="cuda")) == [1, 8, 8]
-    assert multiples(analysis, model, Workload(device="cuda", dtype=torch.bfloat16)) == [1, 8, 16]
+        assert multiples(analysis, model, Workload()) == [2, min(16, top), top]
+    assert multiples(analysis, model, Workload(device="cuda")) == [2, 8, 8]
+    assert multiples(analysis, model, Workload(device="cuda", dtype=torch.bfloat16)) == [2, 16, 16]
 
 
 def test_cost_terms_multiply_kept_shares() -> None:
