@@ -82,7 +82,7 @@ class Row:
 def heavy_seconds(call: Call, seconds: float) -> float:
     """Seconds that one call spends in operators whose FLOPs are counted: their share by the profiler of a measured time."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        for _ in range(max(3, min(50, int(0.5 / seconds)))):
+        for _ in range(max(1, min(50, int(0.5 / seconds)))):
             call()
     events = [(e.key, e.self_cpu_time_total) for e in seen.key_averages()]
     total = sum(time for _, time in events)

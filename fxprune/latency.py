@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from fxprune.analysis import Analysis
 from fxprune.errors import BudgetError
@@ -30,6 +30,8 @@ ROUNDS, TURN = 11, 0.1
 RANGE = (0.94, 1.02)
 """Measured latency over the budget that needs no correction."""
 CORRECTIONS = 4
+CLOSE = 1.1
+"""Where widths in multiples leave nothing in the range, the nearest below this times the budget is taken."""
 
 
 class Gauge:
@@ -105,8 +107,11 @@ def seconds_of_calls(
             kept.append(widths / full)
     table.save()
     owner = analysis.group_of()
-    terms = {name: _features(graph, analysis, name) for name in observed[0]}
-    fitted = {name: _fitted(terms[name], [o[name] for o in observed], owner, np.array(kept)) for name in terms}
+    fitted = {
+        node.name: _fitted(_features(node, analysis), [o[node.name] for o in observed], owner, np.array(kept))
+        for node in graph.graph.nodes
+        if node.name in observed[0]
+    }
     contractions = {cost.node for cost in analysis.costs}
     heavy = sum(observed[0][name] for name in contractions & set(fitted))
     light = sum(observed[0][name] for name in set(fitted) - contractions)
@@ -116,20 +121,17 @@ def seconds_of_calls(
     )
 
 
-def _features(graph: GraphModule, analysis: Analysis, name: str) -> list[list[Cost]]:
+def _features(node: Node, analysis: Analysis) -> list[list[Cost]]:
     """What a call's time may grow with, each a sum of terms that is 1 at full width: nothing, its FLOPs, the elements it moves."""
-    node = next(n for n in graph.graph.nodes if n.name == name)
-    found = [[Cost(name, 1.0, ())]]
-    found += [[Cost(name, 1.0, cost.factors)] for cost in analysis.costs if cost.node == name]
     values = [analysis.values[n.name] for n in (*node.all_input_nodes, node)]
     tensors = [v for value in values for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Value)]
-    total = sum(float(np.prod(v.shape)) for v in tensors)
+    sizes = [float(np.prod(v.shape)) for v in tensors]
     moves = [
-        Cost(name, float(np.prod(v.shape)) / total, tuple(narrow_constant(a).reshape(-1).numpy() for a in v.axes))
-        for v in tensors
-        if np.prod(v.shape)
+        Cost(node.name, size / max(sum(sizes), 1.0), tuple(narrow_constant(labels).reshape(-1).numpy() for labels in tensor.axes))
+        for size, tensor in zip(sizes, tensors, strict=True)
     ]
-    return [*found, moves] if moves else found
+    contracted = [[Cost(node.name, 1.0, cost.factors)] for cost in analysis.costs if cost.node == node.name]
+    return [[Cost(node.name, 1.0, ())], *contracted, moves]
 
 
 def _fitted(features: list[list[Cost]], seconds: list[float], owner: np.ndarray, kept: np.ndarray) -> list[Cost]:
@@ -184,34 +186,29 @@ def close(
     Raises:
         BudgetError: not even the smallest widths are as fast.
     """
-    low, high = (modelled(smallest), -1.0), (1.0, 1.0)
+    low, high = Closed(smallest, modelled(smallest), measure(smallest)), Closed(smallest, 1.0, 1.0)
+    if low.measured > RANGE[1] * target:
+        raise BudgetError(
+            f"latency={target:g} cannot be reached: with one channel left in every group the model takes {low.measured:.2f} of the original's "
+            f"time ({workload}). The rest is the overhead of calls, and layers that keep their width; it weighs less in larger batches and "
+            "where the model is compiled (workload=)."
+        )
     tried: list[Closed] = []
     limit = start
     for _ in range(CORRECTIONS):
         if limit is None:
-            if low[1] < 0:
-                low = (low[0], measure(smallest))
-            if low[1] > RANGE[1] * target:
-                raise BudgetError(
-                    f"latency={target:g} cannot be reached: with one channel left in every group the model takes {low[1]:.2f} of the "
-                    f"original's time ({workload}). The rest is the overhead of calls and layers "
-                    "that keep their width; it weighs less in larger batches and where the model is compiled (workload=)."
-                )
-            step = (target - low[1]) / max(high[1] - low[1], 1e-9)
-            limit = float(low[0] + min(max(step, 0.02), 0.98) * (high[0] - low[0]))
-        widths = allocate(max(limit, low[0]))
+            step = (target - low.measured) / max(high.measured - low.measured, 1e-9)
+            limit = low.limit + min(max(step, 0.02), 0.98) * (high.limit - low.limit)
+        widths = allocate(limit)
         if any(np.array_equal(widths, t.widths) for t in tried):
             break
         found = Closed(widths, limit, measure(widths))
         tried.append(found)
         if RANGE[0] * target <= found.measured <= RANGE[1] * target:
             return found
-        if found.measured > target:
-            high = (limit, found.measured)
-        else:
-            low = (limit, found.measured)
+        low, high = (low, found) if found.measured > target else (found, high)
         limit = None
-    return min(tried, key=lambda t: (t.measured > RANGE[1] * target, abs(t.measured - target)))
+    return min(tried, key=lambda t: (t.measured > CLOSE * target, abs(t.measured - target)))
 
 
 def multiples(analysis: Analysis, model: nn.Module, workload: Workload) -> list[int]:

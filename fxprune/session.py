@@ -53,7 +53,7 @@ class Session:
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
     workload: Workload = field(default_factory=Workload)
     gauge: Gauge | None = None
-    seconds_of_calls: tuple[Cost, ...] = ()
+    call_seconds: tuple[Cost, ...] = ()
     latency: float = 1.0
 
     @property
@@ -106,10 +106,10 @@ class Session:
             with self.station("measure"):
                 self.gauge = Gauge(self.model, self.captured.example, self.workload)
                 table = LayerTimes(self.gauge.device, self.workload)
-                self.seconds_of_calls = seconds_of_calls(
+                self.call_seconds = seconds_of_calls(
                     self.graph, self.analysis, self.captured.example, self.gauge, np.asarray(self.round_to), table
                 )
-        return CostModel(self.graph, self.analysis, self.seconds_of_calls if "latency" in limits else ())
+        return CostModel(self.graph, self.analysis, self.call_seconds if "latency" in limits else ())
 
     def profile(self, selector: str) -> list[Profile]:
         """Removal orders by a selector, computed once."""

@@ -1,6 +1,7 @@
 """Latency as a budget, on clocks that the tests set: widths follow the measured times, whatever they are."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,11 @@ def test_cost_terms_multiply_kept_shares() -> None:
     costs = CostModel(captured.graph, analysis, [Cost("a", 3.0, (ids,)), Cost("b", 1.0, (half, ids)), Cost("c", 2.0, ())])
     assert costs.fractions(np.array([2]))["latency"] == pytest.approx((3 * 0.5 + 0.75 * 0.5 + 2) / 6)
     assert "latency" not in CostModel(captured.graph, analysis).fractions(costs.full)
+
+
+@pytest.mark.usefixtures("clock")
+def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "latency.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    exec(compile(code, page.name, "exec"), {})
+    assert "of the original's time, eager, batch 8" in capsys.readouterr().out
