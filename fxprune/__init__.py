@@ -6,6 +6,7 @@
 
 from fxprune.analysis import Analysis, ChannelGroup
 from fxprune.api import analyze, apply, compress, plan, sweep
+from fxprune.benchmark import Benchmark, Timing, benchmark
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
@@ -17,6 +18,7 @@ from fxprune.errors import (
     UnsupportedError,
 )
 from fxprune.masked import masked
+from fxprune.measure import Workload
 from fxprune.plan import Plan
 from fxprune.report import Report, plan_of, report
 from fxprune.rules import register_rule
@@ -26,7 +28,7 @@ from fxprune.verify import Agreement
 __version__ = "0.1.0"
 
 __all__ = [
-    "Agreement", "Analysis", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
-    "Plan", "PlanError", "Report", "StorageError", "UnsupportedError", "analyze", "apply", "compress", "load", "masked", "plan",
-    "plan_of", "register_rule", "report", "save", "sweep",
+    "Agreement", "Analysis", "Benchmark", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
+    "Plan", "PlanError", "Report", "StorageError", "Timing", "UnsupportedError", "Workload", "analyze", "apply", "benchmark", "compress",
+    "load", "masked", "plan", "plan_of", "register_rule", "report", "save", "sweep",
 ]  # fmt: skip

@@ -16,15 +16,22 @@ class Widths:
     Args:
         groups: the channel groups.
         profiles: theirs; redundant channels are never kept.
-        round_to: widths are multiples of this, where the group is wide enough.
+        round_to: widths are multiples of this, where the group is wide enough; one number, or one per group.
         floor: (groups,) least share of each group's channels.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], profiles: Sequence[Profile], round_to: int = 1, floor: np.ndarray | None = None):
+    def __init__(
+        self,
+        groups: Sequence[ChannelGroup],
+        profiles: Sequence[Profile],
+        round_to: int | Sequence[int] = 1,
+        floor: np.ndarray | None = None,
+    ):
         self.full = np.array([g.width for g in groups])
         self.floor = np.ones(len(groups), dtype=int) if floor is None else np.maximum(np.ceil(floor * self.full - 1e-9).astype(int), 1)
         self.top = np.maximum(self.full - np.array([p.free for p in profiles]), self.floor)
-        self.step = np.array([round_to if g.width * len(g.blocks) >= round_to else 1 for g in groups])
+        steps = np.broadcast_to(round_to, len(groups))
+        self.step = np.array([step if g.width * len(g.blocks) >= step else 1 for g, step in zip(groups, steps, strict=True)])
         self.blocks = np.array([len(g.blocks) for g in groups])
 
     def clip(self, wanted: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ from fxprune.decisions import Decision
 from fxprune.errors import UnsupportedError
 from fxprune.handover import certified, finished, hand_over
 from fxprune.inputs import example_batch
+from fxprune.measure import Workload
 from fxprune.plan import Plan, surviving
-from fxprune.session import held_out_for, matcher, open_session, undisturbed
+from fxprune.session import RoundTo, held_out_for, matcher, open_session, undisturbed
 
 METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
@@ -24,6 +25,12 @@ SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UnsupportedError(f"{name}={value!r} is not one of {', '.join(allowed)}.")
+
+
+def _multiple(round_to: RoundTo | None, budget: Budget) -> RoundTo:
+    if round_to is None:
+        return 1 if budget.latency is None else "auto"
+    return round_to
 
 
 def _selector(method: str, selector: str) -> str:
@@ -52,22 +59,23 @@ def analyze(model: nn.Module, example: Any, *, ignore: Sequence[str] | str = ())
 
 
 def plan(
-    model: nn.Module, calib_loader: Any, *, flops: float | None = None, params: float | None = None, method: str = "auto",
-    selector: str = "output-aware", example: Any = None, ignore: Sequence[str] | str = (), keep: Mapping[str, float] | None = None,
-    round_to: int = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
+    model: nn.Module, calib_loader: Any, *, flops: float | None = None, params: float | None = None, latency: float | None = None,
+    workload: Workload | None = None, method: str = "auto", selector: str = "output-aware", example: Any = None,
+    ignore: Sequence[str] | str = (), keep: Mapping[str, float] | None = None, round_to: RoundTo | None = None, progress: bool = True,
+    seed: int = 0, memory: float = 2e9,
 ) -> Plan:  # fmt: skip
     """Decide which channels to keep without building the compressed model; arguments as for `compress`.
 
     Returns:
         the plan, for `apply`.
     """
-    budget = make_budget(flops if flops is not None or params is not None else 0.5, params, None)
+    budget = make_budget(0.5 if flops is None and params is None and latency is None else flops, params, None, latency)
     _check_choice("method", method, METHODS)
     _check_choice("selector", selector, SELECTORS)
     with undisturbed(model, seed):
         session = open_session(
-            model, calib_loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress,
-            decision=None, held_out=held_out_for(budget),
+            model, calib_loader, example=example, ignore=ignore, keep=keep, round_to=_multiple(round_to, budget), seed=seed, memory=memory,
+            progress=progress, decision=None, held_out=held_out_for(budget), workload=workload,
         )  # fmt: skip
         return planned(session, method, _selector(method, selector), budget.limits)[0]
 
@@ -98,9 +106,9 @@ def apply(
 
 def compress(
     model: nn.Module, calib_loader: Any, *, flops: float | None = None, params: float | None = None, agreement: float | None = None,
-    method: str = "auto", selector: str = "output-aware", decision: Decision | None = None, example: Any = None,
-    targets: Sequence[str] | None = None, ignore: Sequence[str] | str = (), keep: Mapping[str, float] | None = None, round_to: int = 1,
-    progress: bool = True, seed: int = 0, memory: float = 2e9,
+    latency: float | None = None, workload: Workload | None = None, method: str = "auto", selector: str = "output-aware",
+    decision: Decision | None = None, example: Any = None, targets: Sequence[str] | None = None, ignore: Sequence[str] | str = (),
+    keep: Mapping[str, float] | None = None, round_to: RoundTo | None = None, progress: bool = True, seed: int = 0, memory: float = 2e9,
 ) -> GraphModule:  # fmt: skip
     """Make a trained model smaller and faster while it keeps its decisions; no labels, no fine-tuning.
 
@@ -112,6 +120,9 @@ def compress(
             fitting, stays at or above this. With no budget at all, 0.99. Sizes are certified in a fixed order, largest first, until one
             fails, so that the bound holds although several were tried (fixed-sequence testing; Angelopoulos et al. 2021). The first of them
             only loses what is redundant.
+        latency: fraction of the original's time per call to keep, measured on the workload: layers are timed at several widths (once per
+            machine, in a table in the user's cache folder), and whole rewritten graphs until the time is within about 5 %.
+        workload: what `latency` is measured on; one example per call, eager, where the model is, by default.
         method: `auto`; `uniform` (the same fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
             `magnitude` (smallest weights removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
@@ -120,7 +131,7 @@ def compress(
         targets: names of submodules to compress in place, inside a model that cannot be captured whole.
         ignore: names (globs) of modules and parameters that must keep their shape.
         keep: least share of the channels to keep, by name (glob) of a module: `{"layer4.*": 0.8, "head.*": 1.0}`.
-        round_to: widths are multiples of this.
+        round_to: widths are multiples of this; `auto` for what the device's kernels use well. 1 by default, `auto` where latency is limited.
         progress: show progress bars where the output is a terminal.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
@@ -131,12 +142,12 @@ def compress(
     Raises:
         CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where, what, why and what to do.
     """
-    budget = make_budget(flops, params, agreement)
+    budget = make_budget(flops, params, agreement, latency)
     _check_choice("method", method, METHODS)
     _check_choice("selector", selector, SELECTORS)
     options = dict(
         budget=budget, method=method, selector=_selector(method, selector), decision=decision, example=example, ignore=ignore,
-        keep=keep, round_to=round_to, progress=progress, seed=seed, memory=memory,
+        keep=keep, round_to=_multiple(round_to, budget), workload=workload, progress=progress, seed=seed, memory=memory,
     )  # fmt: skip
     if targets is not None:
         from fxprune.targets import compress_targets
@@ -148,7 +159,7 @@ def compress(
 def sweep(
     model: nn.Module, calib_loader: Any, *, budgets: Sequence[float] = (0.9, 0.7, 0.5, 0.35), method: str = "auto",
     selector: str = "output-aware", decision: Decision | None = None, example: Any = None, ignore: Sequence[str] | str = (),
-    keep: Mapping[str, float] | None = None, round_to: int = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
+    keep: Mapping[str, float] | None = None, round_to: RoundTo = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
 ) -> dict[float, GraphModule]:  # fmt: skip
     """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
 
@@ -174,13 +185,14 @@ def sweep(
 
 def compress_whole(
     model: nn.Module, loader: Any, *, budget: Budget, method: str, selector: str, decision: Decision | None, example: Any,
-    ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: int, progress: bool, seed: int, memory: float,
+    ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: RoundTo, workload: Workload | None, progress: bool, seed: int,
+    memory: float,
 ) -> GraphModule:  # fmt: skip
     """`compress` on a model that can be captured."""
     with undisturbed(model, seed):
         session = open_session(
-            model, loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress, decision=decision,
-            held_out=held_out_for(budget),
+            model, loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress,
+            decision=decision, held_out=held_out_for(budget), workload=workload,
         )  # fmt: skip
         if budget.agreement is not None:
             return certified(session, budget, method, selector)

@@ -13,16 +13,18 @@ class Budget:
     """Fractions of the original to keep; None where not asked for.
 
     Attributes:
-        flops, params: upper limits, in (0, 1].
+        flops, params, latency: upper limits, in (0, 1].
         agreement: lower limit of the certified agreement, in (0, 1).
     """
 
     flops: float | None = None
     params: float | None = None
     agreement: float | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("flops", self.flops), ("params", self.params), ("agreement", self.agreement)):
+        for name in ("flops", "params", "agreement", "latency"):
+            value = getattr(self, name)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
@@ -35,11 +37,12 @@ class Budget:
     @property
     def limits(self) -> dict[str, float]:
         """The cost limits asked for, by name."""
-        return {k: float(v) for k, v in (("flops", self.flops), ("params", self.params)) if v is not None}
+        held = {"flops": self.flops, "params": self.params, "latency": self.latency}
+        return {name: float(limit) for name, limit in held.items() if limit is not None}
 
 
-def make_budget(flops: float | None, params: float | None, agreement: float | None) -> Budget:
+def make_budget(flops: float | None, params: float | None, agreement: float | None, latency: float | None = None) -> Budget:
     """The caller's budget; with none, agreement of 0.99."""
-    if flops is None and params is None and agreement is None:
+    if flops is None and params is None and agreement is None and latency is None:
         return Budget(agreement=GOAL)
-    return Budget(flops, params, agreement)
+    return Budget(flops, params, agreement, latency)

@@ -1,4 +1,4 @@
-"""The command line: `fxprune demo`, `analyze`, `compress` and `report`."""
+"""The command line: `fxprune demo`, `analyze`, `compress`, `bench` and `report`."""
 
 import json
 import sys
@@ -11,13 +11,15 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
+from torch import nn
 
 import fxprune
 from fxprune import sources
+from fxprune.benchmark import MODES
 from fxprune.demo import run as demo_run
 from fxprune.errors import FxpruneError, PlanError, SourceError
 from fxprune.inputs import Calibration
+from fxprune.session import RoundTo
 
 app = typer.Typer(
     help="Make trained PyTorch models smaller and faster without fine-tuning.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -26,11 +28,14 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="package.module:factory, such as torchvision.models:resnet18", show_default=False)]
 Weights = Annotated[Path | None, typer.Option(help="safetensors, or a state dict (read with weights_only=True)")]
 Data = Annotated[str, typer.Option(help="folder of images, .npz, or package.module:loader_factory")]
+Shape = Annotated[str, typer.Option(help="one example's shape without the batch, such as 3,224,224")]
 Size = Annotated[int, typer.Option(help="images of a folder: side of the centre crop")]
 Grey = Annotated[bool, typer.Option(help="images of a folder: one channel")]
 Numbers = Annotated[str, typer.Option(help="per channel, comma-separated, of values in [0, 1]; ImageNet's by default")]
 Ignore = Annotated[list[str] | None, typer.Option(help="module or parameter that keeps its shape (globs; may be repeated)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+SAVED = "model.safetensors"
+"""The compressed model in the folder that `compress --out` writes."""
 
 
 def _clean(command: Callable[..., None]) -> Callable[..., None]:
@@ -63,6 +68,28 @@ def _floats(text: str) -> tuple[float, ...]:
         raise SourceError(f"{text!r} is not a comma-separated list of numbers.") from error
 
 
+def _multiple(text: str) -> RoundTo | None:
+    """What --round-to says; None for the default."""
+    if text in ("", "auto"):
+        return "auto" if text else None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SourceError(f"--round-to {text!r} is neither a whole number nor auto.") from error
+
+
+def _example(net: nn.Module, shape: str, data: str, size: int, grey: bool) -> Any:
+    """Two examples: zeros of a shape, or the first ones of the data."""
+    if shape:
+        try:
+            return torch.zeros(2, *(int(s) for s in shape.split(",")))
+        except (ValueError, RuntimeError) as error:
+            raise SourceError(f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224.") from error
+    if data:
+        return Calibration(net, sources.data(data, sources.ImageOptions(size, grey), limit=2)).example
+    raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
+
+
 @app.command()
 @_clean
 def demo(
@@ -79,7 +106,7 @@ def demo(
 @_clean
 def analyze(
     model: Model,
-    shape: Annotated[str, typer.Option(help="one example's shape without the batch, such as 3,224,224")] = "",
+    shape: Shape = "",
     data: Data = "",
     size: Size = 224,
     grey: Grey = False,
@@ -88,15 +115,7 @@ def analyze(
 ) -> None:
     """List the channel groups of a model and what is left alone, with reasons; reads no weights."""
     net = sources.model(model)
-    if shape:
-        try:
-            example: Any = torch.zeros(2, *(int(s) for s in shape.split(",")))
-        except (ValueError, RuntimeError) as error:
-            raise SourceError(f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224.") from error
-    elif data:
-        example = Calibration(net, sources.data(data, sources.ImageOptions(size, grey), limit=2)).example
-    else:
-        raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
+    example = _example(net, shape, data, size, grey)
     found = fxprune.analyze(net, example, ignore=ignore or ())
     table = Table(title=f"{len(found.groups)} channel groups", title_justify="left")
     for column in ("group", "channels", "blocks", "made by", "read by"):
@@ -124,10 +143,13 @@ def compress(
     flops: Annotated[float | None, typer.Option(help="fraction of the FLOPs to keep at most")] = None,
     params: Annotated[float | None, typer.Option(help="fraction of the parameters to keep at most")] = None,
     agreement: Annotated[float | None, typer.Option(help="certified share of equal decisions; 0.99 where no budget is named")] = None,
+    latency: Annotated[float | None, typer.Option(help="fraction of the original's time per call to keep, measured")] = None,
+    latency_batch: Annotated[int, typer.Option(help="examples per call that latency is measured with")] = 1,
+    compiled: Annotated[bool, typer.Option("--compiled", help="measure latency under torch.compile")] = False,
     method: Annotated[str, typer.Option(help="auto, uniform, paper, paper-uniform or magnitude")] = "auto",
     selector: Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")] = "output-aware",
     ignore: Ignore = None,
-    round_to: Annotated[int, typer.Option(help="widths are multiples of this")] = 1,
+    round_to: Annotated[str, typer.Option(help="widths are multiples of this, or auto; 1 by default, auto with --latency")] = "",
     seed: int = 0,
     batch: Annotated[int, typer.Option(help="examples per batch, of folders and arrays")] = 50,
     limit: Annotated[int | None, typer.Option(help="most examples, of folders and arrays")] = None,
@@ -135,7 +157,7 @@ def compress(
     grey: Grey = False,
     mean: Numbers = "",
     std: Numbers = "",
-    out: Annotated[Path | None, typer.Option(help="folder for weights.safetensors, plan.json and report.json")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for model.safetensors (read by fxprune.load), plan.json and report.json")] = None,
     as_json: Json = False,
 ) -> None:
     """Compress a model and print the report."""
@@ -143,15 +165,41 @@ def compress(
     options = sources.ImageOptions(size, grey, _floats(mean), _floats(std))
     loader = sources.data(data, options, batch, limit)
     small = fxprune.compress(
-        net, loader, flops=flops, params=params, agreement=agreement, method=method, selector=selector, ignore=ignore or (),
-        round_to=round_to, seed=seed,
+        net, loader, flops=flops, params=params, agreement=agreement, latency=latency, workload=fxprune.Workload(latency_batch, compiled),
+        method=method, selector=selector, ignore=ignore or (), round_to=_multiple(round_to), seed=seed,
     )  # fmt: skip
     result = fxprune.report(small)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().clone() for k, v in small.state_dict().items()}, out / "weights.safetensors")
         (out / "plan.json").write_text(fxprune.plan_of(small).to_json())
         (out / "report.json").write_text(result.to_json(indent=1))
+        fxprune.save(small, out / SAVED)
+    _show(result, result.to_json(), as_json)
+
+
+@app.command()
+@_clean
+def bench(
+    small: Annotated[Path, typer.Argument(help="what fxprune.save wrote, or the folder that `compress --out` wrote")],
+    original: Model,
+    weights: Weights = None,
+    shape: Shape = "",
+    data: Data = "",
+    size: Size = 224,
+    grey: Grey = False,
+    batch: Annotated[list[int] | None, typer.Option(help="examples per call (may be repeated); 1 and 32 by default")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="eager or compiled (may be repeated); both by default")] = None,
+    device: Annotated[str | None, typer.Option(help="such as cuda; the CPU by default")] = None,
+    threads: Annotated[int | None, typer.Option(help="of the CPU; what torch uses by default")] = None,
+    rounds: Annotated[int, typer.Option(help="interleaved rounds per workload")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Measure a saved compressed model beside its original: latency and memory, taking turns."""
+    net = sources.model(original, weights)
+    result = fxprune.benchmark(
+        fxprune.load(small / SAVED if small.is_dir() else small), net, _example(net, shape, data, size, grey), batches=batch or (1, 32),
+        modes=mode or MODES, device=device, threads=threads, rounds=rounds,
+    )  # fmt: skip
     _show(result, result.to_json(), as_json)
 
 

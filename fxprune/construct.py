@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from fxprune import allocate
 from fxprune.costs import CostModel
 from fxprune.fold import fold_all
+from fxprune.latency import Closed, close
 from fxprune.lockstep import Lockstep, LockstepOptions
 from fxprune.passes import ReduceChannels
 from fxprune.plan import Plan, make_plan
@@ -21,6 +22,8 @@ STEP = 0.9
 SEARCH_EXAMPLES = 256
 SEARCH_ROWS = 8
 """Observations per feature that judge a plan; the plan that wins is fitted on three times as many."""
+BASELINES = ("paper", "paper-uniform", "magnitude")
+"""Methods that know nothing of redundant channels."""
 BLENDS = ((1.0, 1.0), (1.0, 0.5), (0.5, 0.5))
 """Candidates beside uniform: the power of the groups' errors that is summed, and the geometric weight against uniform."""
 
@@ -53,18 +56,47 @@ def build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | No
 def allocate_widths(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[list[Profile], np.ndarray]:
     """Station 5: widths of every group by the method asked for."""
     profiles = session.profile(selector)
-    costs = CostModel(session.graph, session.analysis)
+    if method in BASELINES:
+        profiles = [Profile(p.order, p.errors, p.scores, 0) for p in profiles]
+    valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
+    costs = session.costs(limits)
+    choose = _timed if "latency" in limits else _chosen
+    return profiles, choose(session, method, profiles, costs, valid, limits)
+
+
+def _chosen(
+    session: Session, method: str, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]
+) -> np.ndarray:
+    """Widths under limits that the cost model knows."""
     with session.station("allocate"):
-        if method in ("paper", "paper-uniform", "magnitude"):
-            plain = [Profile(p.order, p.errors, p.scores, 0) for p in profiles]
-            valid = allocate.Widths(session.analysis.groups, plain, session.round_to, session.floor)
-            if method == "paper":
-                return plain, allocate.iterative(plain, costs, valid, limits, STEP)
-            return plain, allocate.uniform(costs, valid, limits)
-        valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
-        if method == "uniform" or allocate.fits(costs, valid.largest, limits):
-            return profiles, allocate.uniform(costs, valid, limits)
-    return profiles, _search(session, profiles, costs, valid, limits)
+        if method == "paper":
+            return allocate.iterative(profiles, costs, valid, limits, STEP)
+        if method != "auto" or allocate.fits(costs, valid.largest, limits):
+            return allocate.uniform(costs, valid, limits)
+    return _search(session, profiles, costs, valid, limits)
+
+
+def _timed(
+    session: Session, method: str, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]
+) -> np.ndarray:
+    """Widths whose rewritten graph was measured: uniform ones correct the cost model first, so that the plans tried are of the right size."""
+    gauge = session.gauge
+    assert gauge is not None
+
+    def closed(shape: np.ndarray, start: float | None) -> Closed:
+        with session.station("measure"):
+            return close(
+                lambda widths: gauge.ratio_at(session.graph, session.analysis, widths), limits["latency"], valid.smallest,
+                lambda widths: costs.fractions(widths)["latency"],
+                lambda limit: allocate.scaled(shape, costs, valid, {**limits, "latency": limit}), gauge.workload, start,
+            )  # fmt: skip
+
+    found = closed(np.ones(len(valid.full)), None)
+    if method in ("auto", "paper"):
+        widths = _chosen(session, method, profiles, costs, valid, {**limits, "latency": found.limit})
+        found = closed(widths / valid.full, found.limit)
+    session.latency = found.measured
+    return found.widths
 
 
 def _search(session: Session, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]) -> np.ndarray:
@@ -95,7 +127,14 @@ def planned(session: Session, method: str, selector: str, limits: dict[str, floa
     profiles, widths = allocate_widths(session, method, selector, limits)
     alive = surviving_channels(session, profiles, widths)
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    settings = {"selector": selector, "seed": session.seed, "round_to": session.round_to, **limits}
+    settings = {
+        "selector": selector,
+        "seed": session.seed,
+        "round_to": session.round_to if isinstance(session.round_to, int) else "auto",
+        **limits,
+    }
+    if "latency" in limits:
+        settings["measured"] = f"{session.latency:.3f} of the original's time, {session.workload}"
     errors = {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, widths, strict=True)}
     return make_plan(session.analysis, alive, state, method, settings), alive, errors
 

@@ -1,63 +1,74 @@
-"""FLOPs and parameters as functions of the groups' widths."""
+"""FLOPs, parameters and latency as functions of the groups' widths."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from torch.fx import GraphModule
 
 from fxprune.analysis import Analysis
+from fxprune.groups import Cost
 
 
-@dataclass(frozen=True)
-class _Share:
-    """Share of an axis that is kept: (fixed + sum of counts x width / full width) / total."""
+class _Terms:
+    """A sum of products: each term is proportional to the kept share of several axes.
 
-    fixed: float
-    groups: np.ndarray
-    counts: np.ndarray
+    A share is affine in the groups' kept fractions, so that all terms are evaluated by one matrix product.
+
+    Args:
+        terms: (cost at full width, channel ids along every axis that it is proportional to).
+        group_of: index of each channel id's group, -1 for channels that stay.
+        groups: how many there are.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, Sequence[np.ndarray]]], group_of: np.ndarray, groups: int):
+        factors = max((len(axes) for _, axes in terms), default=0)
+        self._base = np.array([base for base, _ in terms])
+        self._fixed = np.ones((len(terms), factors))
+        self._shares = np.zeros((len(terms), factors, groups))
+        for t, (_, axes) in enumerate(terms):
+            for f, ids in enumerate(axes):
+                owner = group_of[ids.reshape(-1)]
+                self._fixed[t, f] = (owner < 0).mean()
+                self._shares[t, f] = np.bincount(owner[owner >= 0], minlength=groups) / owner.size
 
     def at(self, kept: np.ndarray) -> float:
-        return float(self.fixed + self.counts @ kept[self.groups])
-
-
-def _share(ids: np.ndarray, group_of: np.ndarray) -> _Share:
-    owner = group_of[ids.reshape(-1)]
-    groups, counts = np.unique(owner[owner >= 0], return_counts=True)
-    return _Share(float((owner < 0).mean()), groups, counts / owner.size)
+        return float(self._base @ (self._fixed + self._shares @ kept).prod(1))
 
 
 class CostModel:
-    """Exact FLOPs and parameters of every choice of widths.
+    """Exact FLOPs and parameters of every choice of widths, and latency where measured.
 
     Args:
         module: the captured graph.
         analysis: of that graph.
+        seconds: terms of the latency, as of FLOPs (see `fxprune.latency`).
     """
 
-    def __init__(self, module: GraphModule, analysis: Analysis):
+    def __init__(self, module: GraphModule, analysis: Analysis, seconds: Sequence[Cost] = ()):
         group_of = analysis.group_of()
         self.full = np.array([g.width for g in analysis.groups], dtype=float)
-        self._flops = [(c.flops, [_share(f, group_of) for f in c.factors]) for c in analysis.costs]
-        self._params = []
-        for name, parameter in module.named_parameters():
-            shares = [_share(ids, group_of) for (owner, _), ids in analysis.axes.items() if owner == name]
-            self._params.append((float(parameter.numel()), shares))
-
-    def _total(self, terms: list[tuple[float, list[_Share]]], widths: np.ndarray) -> float:
-        kept = np.asarray(widths) / self.full
-        return sum(base * float(np.prod([s.at(kept) for s in shares])) for base, shares in terms)
+        axes: dict[str, list[np.ndarray]] = {}
+        for (owner, _), ids in analysis.axes.items():
+            axes.setdefault(owner, []).append(ids)
+        params = [(float(p.numel()), axes.get(name, [])) for name, p in module.named_parameters()]
+        self._flops = _Terms([(c.flops, c.factors) for c in analysis.costs], group_of, len(self.full))
+        self._params = _Terms(params, group_of, len(self.full))
+        self._seconds = _Terms([(c.flops, c.factors) for c in seconds], group_of, len(self.full)) if seconds else None
 
     def flops(self, widths: np.ndarray) -> float:
         """FLOPs per example of convolutions and matrix products (a multiply-add counts 2)."""
-        return self._total(self._flops, widths)
+        return self._flops.at(np.asarray(widths) / self.full)
 
     def params(self, widths: np.ndarray) -> float:
         """Number of parameters."""
-        return self._total(self._params, widths)
+        return self._params.at(np.asarray(widths) / self.full)
 
     def fractions(self, widths: np.ndarray) -> dict[str, float]:
-        """`flops` and `params` as fractions of the original."""
-        return {
+        """`flops`, `params` and, where measured, `latency` as fractions of the original."""
+        found = {
             "flops": self.flops(widths) / max(self.flops(self.full), 1.0),
             "params": self.params(widths) / max(self.params(self.full), 1.0),
         }
+        if self._seconds is not None:
+            found["latency"] = self._seconds.at(np.asarray(widths) / self.full) / max(self._seconds.at(np.ones(len(self.full))), 1e-12)
+        return found

@@ -32,6 +32,7 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
         small = LiftModules()(small)
         small.eval()
     analysis = session.analysis
+    measured = [f"measured latency: {plan.settings['measured']}"] if "measured" in plan.settings else []
     rows = tuple(
         GroupRow(g.name, tuple(f"{p}[{a}]" for p, a in g.members), g.channels, plan.widths[g.name] * len(g.blocks), errors.get(g.name, 0.0))
         for g in analysis.groups
@@ -46,7 +47,7 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
         small,
         Report(
             flops, (sizes[0], sizes[1]), (_bytes(graph), _bytes(small)), agreement, rows, alone, dict(session.seconds), peak,
-            tuple(session.notes), plan.method,
+            (*session.notes, *measured), plan.method,
         ),
         plan,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,15 +18,22 @@ from fxprune.analysis import Analysis, analyse
 from fxprune.budget import Budget
 from fxprune.calibrate import Moments, Site, calibrate, require_finite
 from fxprune.capture import Captured, capture, check_model
+from fxprune.costs import CostModel
 from fxprune.decisions import Decision
 from fxprune.errors import BudgetError, CalibrationWarning, PlanError, UnsupportedError
+from fxprune.groups import Cost
 from fxprune.inputs import Batch, Calibration, example_batch
+from fxprune.latency import Gauge, multiples, seconds_of_calls
+from fxprune.layer_times import LayerTimes
+from fxprune.measure import Workload
 from fxprune.profile import Profile, profile
 from fxprune.progress import Progress
 from fxprune.sensitivity import sensitivities
 
 PROBED_EXAMPLES = 256
 """Examples whose output is differentiated; each costs about three forward passes."""
+
+RoundTo = int | Literal["auto"]
 
 
 @dataclass
@@ -39,7 +46,7 @@ class Session:
     analysis: Analysis
     fit: np.ndarray
     held_out: np.ndarray
-    round_to: int
+    round_to: int | list[int]
     floor: np.ndarray
     seed: int
     memory: float
@@ -49,6 +56,10 @@ class Session:
     notes: list[str] = field(default_factory=list)
     moments: dict[Site, Moments] | None = None
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
+    workload: Workload = field(default_factory=Workload)
+    gauge: Gauge | None = None
+    call_seconds: tuple[Cost, ...] = ()
+    latency: float = 1.0
 
     @property
     def graph(self) -> GraphModule:
@@ -93,6 +104,17 @@ class Session:
             )
             self.notes.append(text.rstrip("."))
             warnings.warn(text, CalibrationWarning, stacklevel=4)
+
+    def costs(self, limits: dict[str, float]) -> CostModel:
+        """FLOPs, parameters, and latency where it is limited; layers are timed once."""
+        if "latency" in limits and self.gauge is None:
+            with self.station("measure"):
+                self.gauge = Gauge(self.model, self.captured.example, self.workload)
+                table = LayerTimes(self.gauge.device, self.workload)
+                self.call_seconds = seconds_of_calls(
+                    self.graph, self.analysis, self.captured.example, self.gauge, np.asarray(self.round_to), table
+                )
+        return CostModel(self.graph, self.analysis, self.call_seconds if "latency" in limits else ())
 
     def profile(self, selector: str) -> list[Profile]:
         """Removal orders by a selector, computed once."""
@@ -172,12 +194,12 @@ def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]
 
 
 def open_session(
-    model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: int,
-    seed: int, memory: float, progress: bool, decision: Decision | None, held_out: Callable[[int], int],
+    model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: RoundTo,
+    seed: int, memory: float, progress: bool, decision: Decision | None, held_out: Callable[[int], int], workload: Workload | None = None,
 ) -> Session:  # fmt: skip
     check_model(model)
-    if round_to < 1:
-        raise BudgetError(f"round_to={round_to}: widths are multiples of a whole number, 1 or more.")
+    if round_to != "auto" and (not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1):
+        raise BudgetError(f'round_to={round_to!r}: widths are multiples of a whole number, 1 or more, or "auto".')
     calibration = Calibration(model, loader)
     generator = np.random.default_rng(seed)
     chosen = np.zeros(calibration.size, dtype=bool)
@@ -192,9 +214,11 @@ def open_session(
     if not analysis.groups:
         reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
         raise UnsupportedError(f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another.'}")
+    workload = workload or Workload()
     session = Session(
-        model, calibration, captured, analysis, ~chosen, chosen, round_to, least_shares(model, analysis, keep or {}), seed, memory, bar, decision,
-        {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes),
+        model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),
+        least_shares(model, analysis, keep or {}), seed, memory, bar, decision,
+        {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes), workload=workload,
     )  # fmt: skip
     first = next(iter(calibration.batches()))
     require_finite(captured.graph, first.part(0, min(first.size, 8)))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+import fxprune
 from fxprune import sources
 from fxprune.cli import app
 from fxprune.errors import SourceError
@@ -39,7 +40,7 @@ def bad(*arguments: object) -> str:
 
 def test_help_names_the_commands() -> None:
     text = good("--help")
-    for name in ("demo", "analyze", "compress", "report"):
+    for name in ("demo", "analyze", "compress", "bench", "report"):
         assert name in text
 
 
@@ -54,15 +55,39 @@ def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = json.loads(good("compress", TINY, "--data", LOADER, "--flops", "0.5", "--out", out, "--json"))
     assert found["flops"][1] <= 0.5 * found["flops"][0]
-    weights, plan = load_file(out / "weights.safetensors"), json.loads((out / "plan.json").read_text())
+    weights, plan = load_file(out / "model.safetensors"), json.loads((out / "plan.json").read_text())
     assert set(weights) == set(tiny().state_dict())
     for name, axes in plan["kept"].items():
         for axis, kept in axes.items():
             assert weights[name].shape[int(axis)] == len(kept)
     assert json.loads((out / "report.json").read_text()) == found
+    with torch.no_grad():
+        assert fxprune.load(out / "model.safetensors")(images(3)).shape == (3, 4)
     text = good("report", out)
     assert "Channel groups" in text
     assert json.loads(good("report", out / "report.json", "--json")) == found
+
+
+def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("fxprune.latency.Gauge.ratio", lambda gauge, small: 0.99)
+    quick = ("compress", TINY, "--data", LOADER, "--method", "magnitude")
+    found = json.loads(good(*quick, "--latency", "1.0", "--latency-batch", "8", "--json"))
+    assert found["notes"][-1] == "measured latency: 0.990 of the original's time, eager, batch 8"
+    assert "'half' is neither a whole number nor auto" in bad(*quick, "--flops", "0.5", "--round-to", "half")
+    found = json.loads(good(*quick, "--flops", "0.5", "--round-to", "4", "--json"))
+    assert all(row["after"] % 4 == 0 for row in found["groups"])
+
+
+def test_bench(tmp_path: Path) -> None:
+    good("compress", TINY, "--data", LOADER, "--flops", "0.5", "--method", "magnitude", "--out", tmp_path, "--json")
+    quick = ("--mode", "eager", "--rounds", "1", "--batch", "2")
+    found = json.loads(good("bench", tmp_path / "model.safetensors", TINY, "--shape", "3,8,8", *quick, "--batch", "1", "--json"))
+    assert [(r["mode"], r["batch"]) for r in found["rows"]] == [("eager", 2), ("eager", 1)]
+    assert "speedup" in good("bench", tmp_path, TINY, "--data", LOADER, *quick)
+    assert "no such file" in bad("bench", tmp_path / "nothing", TINY, "--shape", "3,8,8", *quick)
+    assert "Name an example's --shape" in bad("bench", tmp_path, TINY, *quick)
+    assert "'fast' is not one of" in bad("bench", tmp_path, TINY, "--shape", "3,8,8", "--mode", "fast")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped"])

@@ -1,20 +1,21 @@
 """The demo: a trained VGG on Fashion-MNIST, compressed to half its FLOPs, with the reference method beside it."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from fxprune.api import compress
 from fxprune.demo.data import FOLDER, load
 from fxprune.demo.net import VGG
+from fxprune.inputs import to_batch
 from fxprune.linalg.agreement import lower_bound
+from fxprune.measure import Workload, interleaved, prepared, running
 from fxprune.report import report
 
 METHODS = {"auto": 8, "paper": 1}
@@ -100,16 +101,6 @@ def decisions(net: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([net(x).argmax(1) for x in images.split(250)])
 
 
-@torch.no_grad()
-def latencies(nets: Sequence[nn.Module], images: Tensor) -> list[float]:
-    """Median seconds per call, the networks taking turns so that a slow moment of the machine hits all of them."""
-    timers = [Timer("net(x)", globals={"net": net, "x": images}, num_threads=torch.get_num_threads()) for net in nets]
-    for timer in timers:
-        timer.timeit(2)
-    times = torch.tensor([[timer.timeit(2).mean for timer in timers] for _ in range(ROUNDS)])
-    return [float(t) for t in times.median(0).values]
-
-
 def run(flops: float = 0.5, seed: int = 0, progress: bool = True) -> Demo:
     """Compress the demo network by both methods and measure all three models.
 
@@ -127,7 +118,10 @@ def run(flops: float = 0.5, seed: int = 0, progress: bool = True) -> Demo:
     reports = [report(net) for net in nets[1:]]
     flop_counts = [reports[0].flops[0], *(r.flops[1] for r in reports)]
     reference = decisions(original, images.images)
-    times = latencies(nets, images.images[:LATENCY_BATCH])
+    workload = Workload(LATENCY_BATCH)
+    with running(workload):
+        example = to_batch(original, images.images[:LATENCY_BATCH])
+        times = np.median(interleaved([prepared(net, example, workload) for net in nets], ROUNDS, 0.1), axis=0).tolist()
     measured = []
     for name, net, count, latency, took in zip(("original", *METHODS), nets, flop_counts, times, seconds, strict=True):
         chosen = decisions(net, images.images)
