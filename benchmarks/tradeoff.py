@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import fxprune
@@ -104,6 +105,11 @@ def show(rows: list[dict[str, object]], console: Console) -> None:
             f"Disagreement of auto: {paper:.2f} of paper's on average, {better:.2f} of the better of paper and paper-uniform; "
             f"at most {max(r[1] for r in ratios):.2f}."
         )
+    for name in dict.fromkeys(r["net"] for r in rows):
+        plans = [r for r in rows if r["net"] == name and r["method"] in ("auto", "uniform")]
+        if len({r["flops"] for r in plans}) > 1:
+            rank = spearmanr([r["predicted_error"] for r in plans], [r["error"] for r in plans])[0]
+            console.print(f"{name}: Spearman rank correlation of predicted and measured output error over {len(plans)} plans: {rank:.2f}")
 
 
 def honesty(name: str, repetitions: int, images: int, pool: Split, test: Split, console: Console) -> list[dict[str, object]]:

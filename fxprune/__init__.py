@@ -20,6 +20,7 @@ from fxprune.errors import (
 from fxprune.masked import masked
 from fxprune.measure import Workload
 from fxprune.plan import Plan
+from fxprune.plot import plot
 from fxprune.report import Report, plan_of, report
 from fxprune.rules import register_rule
 from fxprune.storage import load, save
@@ -30,5 +31,5 @@ __version__ = "0.1.0"
 __all__ = [
     "Agreement", "Analysis", "Benchmark", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
     "Plan", "PlanError", "Report", "StorageError", "Timing", "UnsupportedError", "Workload", "analyze", "apply", "benchmark", "compress",
-    "load", "masked", "plan", "plan_of", "register_rule", "report", "save", "sweep",
+    "load", "masked", "plan", "plan_of", "plot", "register_rule", "report", "save", "sweep",
 ]  # fmt: skip

@@ -55,6 +55,7 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     moments: dict[Site, Moments] | None = None
+    worth: dict[str, Tensor] | None = None
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
     workload: Workload = field(default_factory=Workload)
     gauge: Gauge | None = None
@@ -126,17 +127,19 @@ class Session:
                 self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, worth, advance)
         return self.profiles[selector]
 
-    def sensitivities(self) -> dict[str, Tensor] | None:
-        """What output errors of every consumer cost the model's output; None, with a note, where it cannot be differentiated."""
-        chosen = np.zeros_like(self.fit)
-        chosen[np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))[:PROBED_EXAMPLES]] = True
-        with self.station("calibrate", int(chosen.sum())) as advance:
-            try:
-                return sensitivities(self.graph, self.analysis, self.batches(chosen, advance), self.seed)
-            except (RuntimeError, NotImplementedError) as error:
-                reason = str(error).partition("\n")[0]
-                self.notes.append(f"The model has no derivative ({reason}): channels are chosen by each layer's own error")
-                return None
+    def sensitivities(self) -> dict[str, Tensor]:
+        """What output errors of every consumer cost the model's output, computed once; empty, with a note, where it has no derivative."""
+        if self.worth is None:
+            chosen = np.zeros_like(self.fit)
+            chosen[np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))[:PROBED_EXAMPLES]] = True
+            with self.station("calibrate", int(chosen.sum())) as advance:
+                try:
+                    self.worth = sensitivities(self.graph, self.analysis, self.batches(chosen, advance), self.seed)
+                except (RuntimeError, NotImplementedError) as error:
+                    reason = str(error).partition("\n")[0]
+                    self.notes.append(f"The model has no derivative ({reason}): channels are chosen by each layer's own error")
+                    self.worth = {}
+        return self.worth
 
 
 @contextmanager

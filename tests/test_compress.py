@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,3 +265,11 @@ def test_keep_sets_a_floor_for_named_layers(method: str) -> None:
     assert widths["second"] >= 6
     assert widths["hidden"] == 16
     assert widths["first"] < 8
+
+
+def test_plot_draws_every_curve(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    curve = fxprune.sweep(tiny(), loader(), budgets=[0.8, 0.5], method="uniform", progress=False)
+    figure = fxprune.plot({"ours": curve, "again": curve}, tmp_path / "curve.png")
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2]
+    assert (tmp_path / "curve.png").stat().st_size > 5000
