@@ -9,6 +9,7 @@ Rows are kept in docs/speedup.json as they are measured, and replaced when measu
 
 import datetime
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark.utils.timer import timer
 
 import fxprune
 from benchmarks import nets, torchvision_ops
@@ -32,6 +34,7 @@ FLOPS = 0.5
 GOAL = 0.8
 """Share of the ideal speedup below which a row is explained."""
 TORCHVISION = ("resnet50", "vgg16_bn", "mobilenet_v2", "convnext_tiny", "vit_b_16")
+CLOCKS = {"wall": timer, "processor": time.process_time}
 HEAVY = ("conv", "mm", "linear", "attention")
 """Parts of the names of operators that FLOPs are counted of."""
 
@@ -46,6 +49,7 @@ class Row:
         speedup: median over rounds of original / small; `low` and `high` are its quartiles.
         original, small: median seconds per call.
         heavy: seconds in convolutions and matrix products, of the original and the small model, by torch.profiler.
+        clock: `wall`, or `processor`: what one thread used of the processor, which is the wall time of an idle machine.
         machine, threads, torch, date: where and when.
     """
 
@@ -59,6 +63,7 @@ class Row:
     original: float
     small: float
     heavy: tuple[float, float]
+    clock: str
     machine: str
     threads: int
     torch: str
@@ -102,18 +107,20 @@ def networks() -> dict[str, Callable[[], tuple[nn.Module, Tensor, str]]]:
     return {name: own(name) for name in nets.NETS} | {name: torchvision(name) for name in TORCHVISION}
 
 
-def measure(name: str, small: nn.Module, original: nn.Module, example: Tensor, workload: Workload, rounds: int, turn: float) -> Row:
+def measure(
+    name: str, small: nn.Module, original: nn.Module, example: Tensor, workload: Workload, rounds: int, turn: float, clock: str
+) -> Row:
     """One row."""
     before, after = fxprune.report(small).flops
     with running(workload):
         calls = [prepared(model, to_batch(original, example), workload) for model in (original, small)]
-        times = interleaved(calls, rounds, turn)
+        times = interleaved(calls, rounds, turn, CLOCKS[clock])
         first, second = (float(t) for t in np.median(times, axis=0))
         heavy = (heavy_seconds(calls[0], first), heavy_seconds(calls[1], second))
     low, middle, high = (float(q) for q in np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75]))
     device = torch.device(workload.device or "cpu")
     return Row(
-        name, workload.mode, workload.batch, after / before, middle, low, high, first, second, heavy, f"{machine(device)} ({device.type})",
+        name, workload.mode, workload.batch, after / before, middle, low, high, first, second, heavy, clock, f"{machine(device)} ({device.type})",
         workload.threads or torch.get_num_threads(), torch.__version__, datetime.date.today().isoformat(),
     )  # fmt: skip
 
@@ -124,17 +131,18 @@ def page(rows: list[Row]) -> str:
     by = {(r.net, r.mode, r.batch): r for r in rows}
     lines = [
         "# What half the FLOPs gives in time", "",
-        f"`python -m benchmarks.speedup` at `flops={FLOPS}`, `round_to=\"auto\"`: measured speedup of the small model over its original, and in",
-        "brackets its share of the ideal, which is FLOPs before over FLOPs after. Medians of interleaved rounds. Networks of this repository are",
-        "trained and compressed by `auto`; torchvision's have random weights, uniform widths, and images of 224 x 224.", "",
-        "; ".join(dict.fromkeys(f"{r.machine}, {r.threads} threads, torch {r.torch}, {r.date}" for r in rows)) + ".", "",
+        f"`python -m benchmarks.speedup` at `flops={FLOPS}`, `round_to=\"auto\"`: in bold the measured share of the ideal speedup, which is FLOPs",
+        "before over FLOPs after; then the speedup, median and quartiles of interleaved rounds. Networks of this repository are trained and",
+        "compressed by `auto`; torchvision's have random weights, uniform widths, and images of 224 x 224. Processor time of one thread is the",
+        "wall time of an idle machine; other jobs still take its caches.", "",
+        "; ".join(dict.fromkeys(f"{r.machine}, {r.threads} thread(s), {r.clock} time, torch {r.torch}, {r.date}" for r in rows)) + ".", "",
         "| net | ideal | " + " | ".join(f"{mode}, batch {batch}" for mode, batch in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]  # fmt: skip
     for net in dict.fromkeys(r.net for r in rows):
         cells = [by.get((net, *column)) for column in columns]
         ideal = 1 / next(c.kept for c in cells if c is not None)
-        shown = ["" if c is None else f"{c.speedup:.2f}x ({c.share:.0%})" for c in cells]
+        shown = ["" if c is None else f"**{c.share:.0%}**, {c.speedup:.2f}x ({c.low:.2f} to {c.high:.2f})" for c in cells]
         lines.append(f"| {net} | {ideal:.2f}x | " + " | ".join(shown) + " |")
     missed = [r for r in rows if r.share < GOAL]
     if missed:
@@ -149,6 +157,7 @@ def main(
     batch: Annotated[list[int] | None, typer.Option(help="1 and 8 by default")] = None,
     threads: int = 2,
     device: str = "cpu",
+    clock: Annotated[str, typer.Option(help="wall, or processor: for one thread on a busy machine")] = "wall",
     rounds: int = 9,
     turn: Annotated[float, typer.Option(help="seconds of a model's turn in a round, at least one call")] = 0.3,
     folder: Annotated[Path, typer.Option(help="for speedup.json and speedup.md")] = FOLDER,
@@ -164,7 +173,9 @@ def main(
         small = fxprune.compress(original, images, flops=FLOPS, method=method, round_to="auto", progress=False)
         for kind in mode or ("eager", "compiled"):
             for size in batch or (1, 8):
-                row = measure(name, small, original, images[:1], Workload(size, kind == "compiled", device, None, threads), rounds, turn)
+                row = measure(
+                    name, small, original, images[:1], Workload(size, kind == "compiled", device, None, threads), rounds, turn, clock
+                )
                 console.print(f"{name} {kind} {size}: {row.speedup:.2f}x of {1 / row.kept:.2f}x; {row.explained()}", highlight=False)
                 same = (name, kind, size)
                 rows = [r for r in rows if (r.net, r.mode, r.batch) != same] + [row]

@@ -189,7 +189,7 @@ def close(
     low, high = Closed(smallest, modelled(smallest), measure(smallest)), Closed(smallest, 1.0, 1.0)
     if low.measured > RANGE[1] * target:
         raise BudgetError(
-            f"latency={target:g} cannot be reached: with one channel left in every group the model takes {low.measured:.2f} of the original's "
+            f"latency={target:g} cannot be reached: at the smallest widths, one multiple per group, the model takes {low.measured:.2f} of the original's "
             f"time ({workload}). The rest is the overhead of calls, and layers that keep their width; it weighs less in larger batches and "
             "where the model is compiled (workload=)."
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer
 
 from fxprune.errors import UnsupportedError
 from fxprune.inputs import Batch
@@ -114,19 +115,20 @@ def prepared(model: nn.Module, example: Batch, workload: Workload) -> Call:
     return lambda: run(*batch.args, **batch.kwargs)
 
 
-def interleaved(calls: Sequence[Call], rounds: int, seconds: float) -> np.ndarray:
+def interleaved(calls: Sequence[Call], rounds: int, seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
     """Time calls in turn.
 
     Args:
         calls: warm.
         rounds: every call is timed once in each, in alternating order.
         seconds: that one turn lasts about, at least one call.
+        clock: wall time by default. With one thread on a busy CPU, time.process_time leaves out what other jobs take.
 
     Returns:
         (rounds, calls) float64, seconds per call; a GPU is waited for by torch.utils.benchmark.
     """
-    timers = [Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()) for call in calls]
-    numbers = [max(1, round(seconds / max(timer.timeit(1).mean, 1e-9))) for timer in timers]
+    timers = [Timer("call()", timer=clock, globals={"call": call}, num_threads=torch.get_num_threads()) for call in calls]
+    numbers = [max(1, round(seconds / max(held.timeit(1).mean, 1e-9))) for held in timers]
     times = np.empty((rounds, len(calls)))
     order = list(range(len(calls)))
     for turn in times:

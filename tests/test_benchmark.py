@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_models_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch)
     turns: list[str] = []
 
     class Timer:
-        def __init__(self, stmt: str, globals: dict[str, str], num_threads: int):
+        def __init__(self, stmt: str, timer: Callable[[], float], globals: dict[str, str], num_threads: int):
             self.name = globals["call"]
 
         def timeit(self, number: int) -> "Timer":
