@@ -5,7 +5,7 @@
 """
 
 from fxprune.analysis import Analysis, ChannelGroup
-from fxprune.api import analyze, apply, compress, plan, sweep
+from fxprune.api import analyze, apply, compress, factorize, plan, sweep
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
@@ -27,6 +27,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agreement", "Analysis", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
-    "Plan", "PlanError", "Report", "StorageError", "UnsupportedError", "analyze", "apply", "compress", "load", "masked", "plan",
+    "Plan", "PlanError", "Report", "StorageError", "UnsupportedError", "analyze", "apply", "compress", "factorize", "load", "masked", "plan",
     "plan_of", "register_rule", "report", "save", "sweep",
 ]  # fmt: skip

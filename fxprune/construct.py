@@ -1,6 +1,7 @@
 """Stations 4 to 6: decide the widths, rewrite the graph, fit what remains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from torch import nn
@@ -8,14 +9,19 @@ from torch.fx import GraphModule
 
 from fxprune import allocate
 from fxprune.costs import CostModel
+from fxprune.factoring import Factoring
 from fxprune.fold import fold_all
 from fxprune.lockstep import Lockstep, LockstepOptions
+from fxprune.low_rank import factored, planned_ranks
 from fxprune.passes import ReduceChannels
 from fxprune.plan import Plan, make_plan
 from fxprune.profile import Profile
+from fxprune.ranks import METHODS as RANK_METHODS
 from fxprune.session import Session
 from fxprune.verify import Agreement, compare
 
+FITTED = ("auto", "uniform", "pca")
+"""Methods whose layers are refitted one after the other."""
 STEP = 0.9
 """Share of a group's width that one step of the reference method keeps."""
 SEARCH_EXAMPLES = 256
@@ -33,21 +39,26 @@ def surviving_channels(session: Session, profiles: Sequence[Profile], widths: np
     return alive
 
 
-def build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | None = None, rows: int = LockstepOptions.rows) -> GraphModule:
-    """Rewrite the graph for a choice of channels and fit the consumers."""
+def build(
+    session: Session, alive: np.ndarray, method: str, factorings: Mapping[str, Factoring] = MappingProxyType({}),
+    fit: np.ndarray | None = None, rows: int = LockstepOptions.rows,
+) -> GraphModule:  # fmt: skip
+    """Rewrite the graph for a choice of channels and ranks, and fit what remains."""
     fit = session.fit if fit is None else fit
     with session.station("rewrite"):
         small = ReduceChannels(session.analysis, alive)(session.graph)
     if method == "magnitude":
         return small
-    ours = method in ("auto", "uniform")
-    moments = session.statistics()
+    ours = method in FITTED
+    moments = {} if alive.all() else session.statistics()
     with session.station("fit", len(session.graph.graph.nodes)) as advance:
         fold_all(session.graph, small, session.analysis, alive, moments, ridged=ours)
         if ours:
             options = LockstepOptions(rows=rows, memory=session.memory, seed=session.seed)
-            Lockstep(session.graph, small, session.analysis, alive, options).run(session.batches(fit), advance)
-    return small
+            ranks = {name: how.rank for name, how in factorings.items()}
+            Lockstep(session.graph, small, session.analysis, alive, options, ranks).run(session.batches(fit), advance)
+    with session.station("rewrite"):
+        return factored(small, factorings)
 
 
 def allocate_widths(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[list[Profile], np.ndarray]:
@@ -85,13 +96,15 @@ def _search(session: Session, profiles: list[Profile], costs: CostModel, valid: 
     judge[half[len(half) // 2 :]] = True
     errors = []
     for widths in unique:
-        small = build(session, surviving_channels(session, profiles, widths), "auto", fit, SEARCH_ROWS)
+        small = build(session, surviving_channels(session, profiles, widths), "auto", fit=fit, rows=SEARCH_ROWS)
         with session.station("allocate"):
             errors.append(compare(session.graph, small, session.batches(judge)).error)
     return unique[int(np.argmin(errors))]
 
 
 def planned(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
+    if method in RANK_METHODS:
+        return planned_ranks(session, method, limits)
     profiles, widths = allocate_widths(session, method, selector, limits)
     alive = surviving_channels(session, profiles, widths)
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,8 +21,10 @@ from fxprune.capture import Captured, capture, check_model
 from fxprune.decisions import Decision
 from fxprune.errors import BudgetError, CalibrationWarning, PlanError, UnsupportedError
 from fxprune.inputs import Batch, Calibration, example_batch
+from fxprune.layers import factorable
 from fxprune.profile import Profile, profile
 from fxprune.progress import Progress
+from fxprune.spectra import Spread, spreads
 
 
 @dataclass
@@ -40,10 +42,12 @@ class Session:
     memory: float
     progress: Progress
     decision: Decision | None
+    ignore: Callable[[str], bool]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     moments: dict[Site, Moments] | None = None
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
+    spread: dict[str, Spread] | None = None
 
     @property
     def graph(self) -> GraphModule:
@@ -71,6 +75,14 @@ class Session:
                 self.moments = calibrate(self.graph, self.analysis, self.batches(self.fit, advance))
             self._warn_if_thin(self.moments)
         return self.moments
+
+    def spreads(self) -> dict[str, Spread]:
+        """How the outputs of every factorable layer spread over the fitting examples, computed once."""
+        if self.spread is None:
+            with self.station("calibrate ranks", int(self.fit.sum())) as advance:
+                layers = factorable(self.graph, self.ignore)[0]
+                self.spread = spreads(self.graph, layers, self.batches(self.fit, advance))
+        return self.spread
 
     def _warn_if_thin(self, moments: dict[Site, Moments]) -> None:
         thin = [
@@ -138,8 +150,14 @@ def ignored(model: nn.Module, ignore: Sequence[str] | str) -> Callable[[str], bo
 
 def open_session(
     model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, round_to: int, seed: int, memory: float,
-    progress: bool, decision: Decision | None, held_out: Callable[[int], int],
+    progress: bool, decision: Decision | None, held_out: Callable[[int], int], channels: bool = True,
 ) -> Session:  # fmt: skip
+    """Capture, label, and split the calibration examples.
+
+    Args:
+        held_out: how many of so many examples take no part in the fit.
+        channels: whether channels may go; a model without a channel group is an error then.
+    """
     check_model(model)
     if round_to < 1:
         raise BudgetError(f"round_to={round_to}: widths are multiples of a whole number, 1 or more.")
@@ -153,12 +171,15 @@ def open_session(
         captured = capture(model, calibration.example if example is None else example_batch(model, example))
     middle = time.perf_counter()
     with bar.task("label", None):
-        analysis = analyse(captured.graph, captured.example.size, ignored(model, ignore))
-    if not analysis.groups:
+        skipped = ignored(model, ignore)
+        analysis = analyse(captured.graph, captured.example.size, skipped)
+    if not channels:
+        analysis = replace(analysis, groups=(), pinned=())
+    elif not analysis.groups:
         reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
         raise UnsupportedError(f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another.'}")
     session = Session(
-        model, calibration, captured, analysis, ~chosen, chosen, round_to, seed, memory, bar, decision,
+        model, calibration, captured, analysis, ~chosen, chosen, round_to, seed, memory, bar, decision, skipped,
         {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes),
     )  # fmt: skip
     first = next(iter(calibration.batches()))
