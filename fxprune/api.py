@@ -9,17 +9,18 @@ from torch.fx import GraphModule
 from fxprune.analysis import Analysis, analyse
 from fxprune.budget import Budget, make_budget
 from fxprune.capture import capture, check_model
-from fxprune.construct import build, planned, verify
+from fxprune.construct import build, verify
 from fxprune.decisions import Decision
 from fxprune.errors import UnsupportedError
 from fxprune.handover import certified, finished, hand_over
 from fxprune.inputs import example_batch
 from fxprune.low_rank import require_layers
 from fxprune.plan import Plan, surviving
+from fxprune.planning import planned
 from fxprune.ranks import METHODS as RANK_METHODS
 from fxprune.session import held_out_for, ignored, open_session, undisturbed
 
-METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
+METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
 
 
@@ -115,7 +116,8 @@ def compress(
             fitting, stays at or above this. With no budget at all, 0.99. Sizes are certified in a fixed order, largest first, until one
             fails, so that the bound holds although several were tried (fixed-sequence testing; Angelopoulos et al. 2021). The first of them
             only loses what is redundant.
-        method: `auto`; `uniform` (the same fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
+        method: `auto` (channels and ranks together: layers become two, as by `factorize`, where held-out examples show that it pays);
+            `channels` (channels alone); `uniform` (the same fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
             `magnitude` (smallest weights removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         decision: callable (reference output, output) -> (N,) bool; by default argmax for class scores, 5 % relative error for regression.

@@ -124,7 +124,7 @@ def compress(
     flops: Annotated[float | None, typer.Option(help="fraction of the FLOPs to keep at most")] = None,
     params: Annotated[float | None, typer.Option(help="fraction of the parameters to keep at most")] = None,
     agreement: Annotated[float | None, typer.Option(help="certified share of equal decisions; 0.99 where no budget is named")] = None,
-    method: Annotated[str, typer.Option(help="auto, uniform, paper, paper-uniform or magnitude")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, channels, uniform, paper, paper-uniform or magnitude")] = "auto",
     selector: Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")] = "output-aware",
     ignore: Ignore = None,
     round_to: Annotated[int, typer.Option(help="widths are multiples of this")] = 1,

@@ -1,4 +1,4 @@
-"""Stations 4 to 6: decide the widths, rewrite the graph, fit what remains."""
+"""Stations 5 and 6: allocate widths, rewrite the graph, fit what remains."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -12,15 +12,13 @@ from fxprune.costs import CostModel
 from fxprune.factoring import Factoring
 from fxprune.fold import fold_all
 from fxprune.lockstep import Lockstep, LockstepOptions
-from fxprune.low_rank import factored, planned_ranks
+from fxprune.low_rank import factored
 from fxprune.passes import ReduceChannels
-from fxprune.plan import Plan, make_plan
 from fxprune.profile import Profile
-from fxprune.ranks import METHODS as RANK_METHODS
 from fxprune.session import Session
 from fxprune.verify import Agreement, compare
 
-FITTED = ("auto", "uniform", "pca")
+FITTED = ("auto", "channels", "uniform", "pca")
 """Methods whose layers are refitted one after the other."""
 STEP = 0.9
 """Share of a group's width that one step of the reference method keeps."""
@@ -89,28 +87,23 @@ def _search(session: Session, profiles: list[Profile], costs: CostModel, valid: 
     unique = list({tuple(int(w) for w in c): c for c in candidates}.values())
     if len(unique) == 1:
         return uniform
-    chosen = np.flatnonzero(session.fit)
-    half = chosen[np.random.default_rng(session.seed).permutation(len(chosen))[: 2 * SEARCH_EXAMPLES]]
-    fit, judge = np.zeros_like(session.fit), np.zeros_like(session.fit)
-    fit[half[: len(half) // 2]] = True
-    judge[half[len(half) // 2 :]] = True
-    errors = []
-    for widths in unique:
-        small = build(session, surviving_channels(session, profiles, widths), "auto", fit=fit, rows=SEARCH_ROWS)
-        with session.station("allocate"):
-            errors.append(compare(session.graph, small, session.batches(judge)).error)
+    errors = [trial(session, surviving_channels(session, profiles, widths)) for widths in unique]
     return unique[int(np.argmin(errors))]
 
 
-def planned(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
-    if method in RANK_METHODS:
-        return planned_ranks(session, method, limits)
-    profiles, widths = allocate_widths(session, method, selector, limits)
-    alive = surviving_channels(session, profiles, widths)
-    state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    settings = {"selector": selector, "seed": session.seed, "round_to": session.round_to, **limits}
-    errors = {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, widths, strict=True)}
-    return make_plan(session.analysis, alive, state, method, settings), alive, errors
+def trial(session: Session, alive: np.ndarray, factorings: Mapping[str, Factoring] = MappingProxyType({})) -> float:
+    """Relative output error of a plan that is fitted on part of the fitting examples, on another part; computed once."""
+    key = alive.tobytes(), tuple(factorings.items())
+    if key not in session.trials:
+        chosen = np.flatnonzero(session.fit)
+        half = chosen[np.random.default_rng(session.seed).permutation(len(chosen))[: 2 * SEARCH_EXAMPLES]]
+        fit, judge = np.zeros_like(session.fit), np.zeros_like(session.fit)
+        fit[half[: len(half) // 2]] = True
+        judge[half[len(half) // 2 :]] = True
+        small = build(session, alive, "auto", factorings, fit, SEARCH_ROWS)
+        with session.station("allocate"):
+            session.trials[key] = compare(session.graph, small, session.batches(judge)).error
+    return session.trials[key]
 
 
 def verify(session: Session, small: nn.Module) -> Agreement | None:

@@ -10,13 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.analysis import attribute
 from fxprune.budget import Budget
-from fxprune.construct import build, planned, verify
+from fxprune.construct import build, verify
 from fxprune.errors import BudgetError
 from fxprune.factoring import Factoring, names
 from fxprune.inputs import Batch
 from fxprune.low_rank import left_alone
 from fxprune.passes import LiftModules
 from fxprune.plan import Plan, reduced_shape
+from fxprune.planning import planned
 from fxprune.ranks import METHODS
 from fxprune.report import AloneRow, GroupRow, Report, attach
 from fxprune.session import Session

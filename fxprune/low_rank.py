@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -11,9 +10,8 @@ from fxprune.factoring import Factoring, names
 from fxprune.layers import factorable
 from fxprune.linalg.svd import factor
 from fxprune.passes import Factorize
-from fxprune.plan import Plan, make_plan, reduced_shape
+from fxprune.plan import Plan, reduced_shape
 from fxprune.propagation import attribute
-from fxprune.ranks import Network, allocate_ranks, choices
 from fxprune.report import AloneRow
 from fxprune.session import Session
 
@@ -34,22 +32,6 @@ def factored(small: GraphModule, factorings: Mapping[str, Factoring]) -> GraphMo
             raise PlanError(f"{name} of shape {shape} cannot be replaced by two layers of {how}.")
         factors[name] = how.weights(*factor(how.fold(weight), how.rank), shape)
     return Factorize(factors)(small) if factors else small
-
-
-def planned_ranks(session: Session, method: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
-    """Decide ranks alone: the plan, all channels alive, and every factored layer's predicted error.
-
-    Raises:
-        BudgetError: the limits cannot be kept.
-    """
-    alive = np.ones(len(session.analysis.group_of()), dtype=bool)
-    network = Network(session.graph, session.analysis, alive, factorable(session.graph, session.ignore)[0], limits)
-    offered = choices(network, method, session.spreads() if method == "pca" else {})
-    with session.station("allocate"):
-        ranks = allocate_ranks(network, offered, minimax=method == "alds")
-    errors = {c.weight: float(c.errors[1 + c.factorings.index(ranks[c.weight])]) for c in offered if c.weight in ranks}
-    state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    return make_plan(session.analysis, alive, state, method, {"seed": session.seed, **limits}, ranks), alive, errors
 
 
 def require_layers(session: Session, plan: Plan) -> None:

@@ -50,6 +50,7 @@ class Network:
         alive: (channels + 1,) bool.
         layers: those that may be factored, by the name of their weight.
         limits: fractions of the original to keep, by name.
+        round_to: channels between two layers are multiples of this, where a layer has as many.
     """
 
     graph: GraphModule
@@ -57,6 +58,7 @@ class Network:
     alive: np.ndarray
     layers: Mapping[str, Layer]
     limits: Mapping[str, float]
+    round_to: int = 1
 
     def weight(self, name: str) -> Tensor:
         """The surviving part of a weight."""
@@ -144,7 +146,9 @@ def _curves(
             tail = svd.dropped(form.fold(weight))
         if method in ("pca", "svd"):
             tail = (tail / max(float(tail[0]), np.finfo(float).tiny)) ** power
-        for rank in range(1, form.largest(shape) + 1):
+        largest = form.largest(shape)
+        step = min(max(network.round_to // (form.groups * form.encoders), 1), largest)
+        for rank in range(step, largest + 1, step):
             factorings.append(Factoring(rank, form.groups, form.encoders, form.separable))
             errors.append(float(tail[rank]))
     return factorings, errors

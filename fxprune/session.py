@@ -48,6 +48,7 @@ class Session:
     moments: dict[Site, Moments] | None = None
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
     spread: dict[str, Spread] | None = None
+    trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     @property
     def graph(self) -> GraphModule:

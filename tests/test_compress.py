@@ -19,7 +19,7 @@ from tests.nets import images, loader, tiny
 CALIBRATION, EVALUATION = 240, 500
 
 
-OURS = {"vgg": "auto", "mlp": "auto"}
+OURS = {"vgg": "channels", "mlp": "auto"}
 """The other networks go without auto's search over whole plans, to save minutes: `uniform` is fitted in the same way."""
 
 
@@ -86,7 +86,7 @@ def test_baselines_run(method: str) -> None:
 
 
 def test_names_and_shapes() -> None:
-    small, plan = compressed("vgg", "auto"), fxprune.plan_of(compressed("vgg", "auto"))
+    small, plan = compressed("vgg", "channels"), fxprune.plan_of(compressed("vgg", "channels"))
     state, full = small.state_dict(), original("vgg").state_dict()
     assert set(state) == set(full)
     for name, tensor in full.items():
@@ -242,7 +242,7 @@ def test_ignored_layers_keep_their_shape_and_say_so() -> None:
 
 
 def test_report_round_trip() -> None:
-    found = fxprune.report(compressed("vgg", "auto"))
+    found = fxprune.report(compressed("vgg", "channels"))
     again = fxprune.Report.from_json(found.to_json())
     assert again == found
     assert "Channel groups" in str(again)

@@ -377,6 +377,24 @@ def test_saved_loaded_compiled_and_trained(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in again.parameters())
 
 
+def test_auto_factors_where_that_pays_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = data().images[:500]
+    joint, alone = (
+        fxprune.compress(original("mlp"), data().calibration[:240], flops=0.4, method=m, progress=False) for m in ("auto", "channels")
+    )
+    assert fxprune.report(joint).flops[1] <= 0.4 * fxprune.report(joint).flops[0]
+    assert fxprune.plan_of(joint).factorings
+    assert not fxprune.plan_of(alone).factorings
+    with torch.no_grad():
+        wanted = original("mlp")(x)
+        errors = [float((small(x) - wanted).square().mean()) for small in (joint, alone)]
+        assert distance(fxprune.masked(original("mlp"), joint)(x), joint(x)) <= 1e-4
+    assert errors[0] < 0.5 * errors[1]
+    monkeypatch.setattr("fxprune.planning.GAIN", 0.0)
+    careful = fxprune.plan(original("mlp"), data().calibration[:240], flops=0.4, progress=False)
+    assert (careful.kept, careful.factorings) == (fxprune.plan_of(alone).kept, {})
+
+
 def test_unknown_method() -> None:
     with pytest.raises(UnsupportedError, match="not one of pca, svd, learned-rank, alds"):
         fxprune.factorize(tiny(), loader(), method="tucker", progress=False)
