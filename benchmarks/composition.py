@@ -1,0 +1,186 @@
+"""Channel reduction and low rank, alone, one after the other and planned together: `python -m benchmarks.composition`.
+
+Every trained network is reduced to 60 % of its FLOPs by channels, then by each low-rank method to a share of the parameters that are left
+(REFERENCE: Chee et al. 2022 compose their interpolative decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and
+FLOPs each such pair ends at: the low-rank method alone; and at those of the pair with PCA: the reverse order, channels alone, and the
+joint plan of `compress(method="auto")`. Unlabelled calibration images that no network was trained on; no fine-tuning; test images that
+nothing is fitted or tuned on.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import fxprune
+from benchmarks.data import DEBIAN, Split, split
+from benchmarks.nets import NETS, trained
+from benchmarks.tradeoff import draw, logits
+from fxprune.budget import Budget
+from fxprune.demo.run import LATENCY_BATCH, latencies
+from fxprune.errors import BudgetError
+from fxprune.handover import finished
+from fxprune.ranks import METHODS
+from fxprune.session import Session, held_out_for, open_session, undisturbed
+
+REDUCED = 0.6
+"""FLOPs that channel reduction keeps before low rank."""
+SELECTOR = "output-aware"
+Row = dict[str, object]
+CHANNELS, JOINT, REVERSED = "channels alone", "joint", "pca, then channels"
+ALONE, COMPOSED = "{} alone", "channels, then {}"
+
+
+def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
+    """Capture and label once for all methods and budgets."""
+    return open_session(
+        net, calibration, example=None, ignore=(), round_to=1, seed=seed, memory=2e9, progress=False, decision=None,
+        held_out=held_out_for(Budget(flops=1.0)),
+    )  # fmt: skip
+
+
+class Bench:
+    """One network on one draw of calibration images.
+
+    Args:
+        name: of `NETS`.
+        calibration, test: images for fitting, and images with labels for measuring.
+        seed: of the split of the calibration images.
+    """
+
+    def __init__(self, name: str, calibration: Tensor, test: Split, seed: int):
+        self.name, self.net, self.calibration, self.test, self.seed = name, trained(name), calibration, test, seed
+        self.decided = logits(self.net, test.images).argmax(1)
+        self.rows: list[Row] = []
+
+    def _made(self, session: Session, method: str, limits: dict[str, float]) -> nn.Module:
+        with undisturbed(session.model, self.seed):
+            return finished(session, method, SELECTOR, limits)
+
+    def sizes(self, small: nn.Module) -> dict[str, float]:
+        """Fractions of the original, whatever the model was made from."""
+        found = fxprune.report(small)
+        return {"params": found.params[1] / self.params, "flops": found.flops[1] / self.flops}
+
+    def record(self, what: str, keep: float, small: nn.Module, seconds: float) -> None:
+        """Measure a model."""
+        found = logits(small, self.test.images).argmax(1)
+        before, after = latencies([self.net, small], self.test.images[:LATENCY_BATCH])
+        self.rows.append({
+            "net": self.name, "seed": self.seed, "keep": keep, "what": what, **self.sizes(small), "latency": after / before,
+            "agreement": float((found == self.decided).float().mean()),
+            "accuracy": float((found == self.test.labels).float().mean()),
+            "two_layers": len(fxprune.plan_of(small).factorings), "seconds": seconds,
+        })  # fmt: skip
+
+    def attempt(self, what: str, keep: float, session: Session, method: str, limits: dict[str, float]) -> nn.Module | None:
+        """Compress and measure; None where the budget is out of reach."""
+        start = time.perf_counter()
+        try:
+            small = self._made(session, method, limits)
+        except BudgetError:
+            return None
+        self.record(what, keep, small, time.perf_counter() - start)
+        return small
+
+    def run(self, keeps: list[float]) -> list[Row]:
+        """All rows."""
+        whole = opened(self.net, self.calibration, self.seed)
+        start = time.perf_counter()
+        reduced = self._made(whole, "channels", {"flops": REDUCED})
+        self.params, self.flops = fxprune.report(reduced).params[0], fxprune.report(reduced).flops[0]
+        self.record(CHANNELS, 1.0, reduced, time.perf_counter() - start)
+        inner = opened(reduced, self.calibration, self.seed)
+        for keep in keeps:
+            budget: dict[str, float] = {}
+            for method in METHODS:
+                composed = self.attempt(COMPOSED.format(method), keep, inner, method, {"params": keep})
+                if composed is None:
+                    continue
+                limits = self.sizes(composed)
+                budget = budget or limits
+                self.attempt(ALONE.format(method), keep, whole, method, limits)
+            self.attempt(CHANNELS, keep, whole, "channels", budget)
+            self.attempt(JOINT, keep, whole, "auto", budget)
+            start = time.perf_counter()
+            first = self._made(whole, "pca", {"params": keep})
+            rest = {k: min(v / self.sizes(first)[k], 1.0) for k, v in budget.items()}
+            try:
+                last = self._made(opened(first, self.calibration, self.seed), "channels", rest)
+            except BudgetError:
+                continue
+            self.record(REVERSED, keep, last, time.perf_counter() - start)
+        return self.rows
+
+
+def mean(rows: list[Row], key: str, **fixed: object) -> float | None:
+    """Mean over the rows that match, None without any."""
+    values = [float(r[key]) for r in rows if all(r[k] == v for k, v in fixed.items())]  # type: ignore[arg-type]
+    return sum(values) / len(values) if values else None
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """Print the table and what it says."""
+    columns = [CHANNELS, *(f.format(m) for m in METHODS for f in (ALONE, COMPOSED)), REVERSED, JOINT]
+    table = Table(title="Agreement % (accuracy %; latency % of the original)", title_justify="left")
+    for column in ("net", "keep", "parameters, FLOPs", *columns):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    wins: dict[str, list[bool]] = {}
+    gaps: list[float] = []
+    for name, keep in dict.fromkeys((r["net"], r["keep"]) for r in rows):
+        at = dict(net=name, keep=keep)
+        found = {c: mean(rows, "agreement", what=c, **at) for c in columns}
+        size = [mean(rows, k, what=COMPOSED.format("pca") if keep != 1.0 else CHANNELS, **at) for k in ("params", "flops")]
+        cells = [
+            "" if found[c] is None else f"{100 * value:.2f} ({100 * accuracy:.2f}; {100 * latency:.0f})"
+            for c in columns
+            for value, accuracy, latency in [tuple(mean(rows, k, what=c, **at) or 0.0 for k in ("agreement", "accuracy", "latency"))]
+        ]
+        table.add_row(str(name), str(keep), ", ".join(f"{s:.2f}" for s in size if s is not None), *cells)
+        for method in METHODS:
+            pair = found[COMPOSED.format(method)], found[ALONE.format(method)]
+            if pair[0] is not None and pair[1] is not None:
+                wins.setdefault(f"{name} {method}", []).append(pair[0] > pair[1])
+        fixed = [v for c, v in found.items() if v is not None and c not in (CHANNELS, JOINT) and not c.endswith("alone")]
+        if found[JOINT] is not None and fixed:
+            gaps.append(found[JOINT] - max(fixed))
+    console.print(table)
+    for method in METHODS:
+        nets = {k: v for k, v in wins.items() if k.endswith(f" {method}")}
+        console.print(
+            f"{COMPOSED.format(method)}: above {ALONE.format(method)} on {sum(sum(v) / len(v) > 0.5 for v in nets.values())} of {len(nets)} nets."
+        )
+    if gaps:
+        console.print(
+            f"Joint plan less the best fixed order: {100 * sum(gaps) / len(gaps):+.2f} points of agreement over {len(gaps)} budgets."
+        )
+
+
+def main(
+    net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
+    keep: Annotated[list[float] | None, typer.Option(help="of the reduced model's parameters; 0.9, 0.8 and 0.7 by default")] = None,
+    seeds: int = 1,
+    images: Annotated[int, typer.Option(help="for calibration")] = 1000,
+    tests: Annotated[int, typer.Option(help="most test images")] = 10000,
+    data: Path = DEBIAN,
+    json_file: Annotated[Path | None, typer.Option("--json", help="written after every network, and continued")] = None,
+) -> None:
+    """Write the composition table."""
+    pool, held = split("calibration", data), split("test", data)
+    test = Split(held.images[:tests], held.labels[:tests])
+    rows: list[Row] = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else []
+    for name in net or list(NETS):
+        for seed in range(seeds):
+            rows += Bench(name, draw(pool, images, seed), test, seed).run(keep or [0.9, 0.8, 0.7])
+            if json_file is not None:
+                json_file.write_text(json.dumps(rows, indent=1))
+    show(rows, Console(width=240))
+
+
+if __name__ == "__main__":
+    typer.run(main)
