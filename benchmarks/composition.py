@@ -22,12 +22,14 @@ from benchmarks.data import DEBIAN, Split, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits
 from fxprune.budget import Budget
-from fxprune.demo.run import LATENCY_BATCH, latencies
+from fxprune.demo.run import latencies
 from fxprune.errors import BudgetError
 from fxprune.handover import finished
 from fxprune.ranks import METHODS
 from fxprune.session import Session, held_out_for, open_session, undisturbed
 
+BATCH = 20
+"""Images per call whose latency is measured."""
 REDUCED = 0.6
 """FLOPs that channel reduction keeps before low rank."""
 SELECTOR = "output-aware"
@@ -70,7 +72,7 @@ class Bench:
     def record(self, what: str, keep: float, small: nn.Module, seconds: float) -> None:
         """Measure a model."""
         found = logits(small, self.test.images).argmax(1)
-        before, after = latencies([self.net, small], self.test.images[:LATENCY_BATCH])
+        before, after = latencies([self.net, small], self.test.images[:BATCH])
         self.rows.append({
             "net": self.name, "seed": self.seed, "keep": keep, "what": what, **self.sizes(small), "latency": after / before,
             "agreement": float((found == self.decided).float().mean()),

@@ -69,10 +69,11 @@ def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict
     """
     found, others = {}, {}
     for layer in own_layers(module).values():
-        weight, owner = attribute(module, layer.weight), attribute(module, layer.weight.rpartition(".")[0])
+        path, _, leaf = layer.weight.rpartition(".")
+        weight, owner = attribute(module, layer.weight), module.get_submodule(path)
         if ignore(layer.weight):
             others[layer.weight] = "ignored on request"
-        elif not layer.weight.endswith(".weight") or owner._modules or set(owner._parameters) - {"weight", "bias"} or owner._buffers:
+        elif leaf != "weight" or owner._modules or set(owner._parameters) - {"weight", "bias"} or owner._buffers:
             others[layer.weight] = "its module holds more than a weight and a bias"
         elif min(len(weight) // groups(layer.node), weight[0].numel()) < 2:
             others[layer.weight] = "its rank is 1"

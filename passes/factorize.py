@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxprune.analysis import attribute
 from fxprune.errors import PlanError
 from fxprune.factoring import names
 from fxprune.layers import groups, setting
@@ -35,9 +34,9 @@ class Factorize:
             PlanError: a named weight is not one layer's own.
         """
         for name, weights in self.factors.items():
-            users = _readers(module, name)
-            owner = attribute(module, name.rpartition(".")[0]) if name.endswith(".weight") else None
-            if len(users) != 1 or owner is None or owner._modules or set(owner._parameters) - {"weight", "bias"}:
+            users, (path, _, leaf) = _readers(module, name), name.rpartition(".")
+            owner = module.get_submodule(path)
+            if len(users) != 1 or leaf != "weight" or owner._modules or set(owner._parameters) - {"weight", "bias"}:
                 raise PlanError(f"{name} is not the weight of one layer of its own, which could be replaced by two.")
             _replace(module, users[0], owner, name, weights)
         for node in reversed(module.graph.nodes):
@@ -63,7 +62,7 @@ def _replace(module: GraphModule, node: Node, owner: nn.Module, name: str, weigh
     bias, own = node.args[2] if len(node.args) > 2 else None, name.removesuffix("weight") + "bias"
     with module.graph.inserting_before(node):
         if isinstance(bias, Node) and bias.target == own and len(_readers(module, own)) == 1:
-            attribute(owner, "1").register_parameter("bias", owner._parameters.pop("bias"))
+            owner.get_submodule("1").register_parameter("bias", owner._parameters.pop("bias"))
             bias = module.graph.get_attr(f"{name.removesuffix('weight')}1.bias")
         first, second = (module.graph.get_attr(n) for n in names(name))
         hidden = module.graph.call_function(node.target, (node.args[0], first, None, *settings[0]))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 
 import fxprune
 from benchmarks.nets import trained
-from fxprune.analysis import attribute
+from fxprune.analysis import analyse, attribute
 from fxprune.capture import capture
 from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
@@ -25,7 +25,7 @@ from fxprune.factoring import Factoring
 from fxprune.inputs import make_batch
 from fxprune.layers import own_layers
 from fxprune.linalg import alds, pca, svd
-from fxprune.lockstep import LockstepOptions
+from fxprune.lockstep import Lockstep, LockstepOptions
 from fxprune.low_rank import factored, merged
 from fxprune.passes import Factorize, LiftModules
 from fxprune.plan import Plan
@@ -312,14 +312,29 @@ def test_one_layer_becomes_the_pca_of_its_outputs() -> None:
     assert best <= float((y - found).square().sum()) <= 1.05 * best
 
 
-def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LockstepOptions, "max_features", 0)
-    monkeypatch.setattr(LockstepOptions.__init__, "__defaults__", (24, 2e9, 0, 0))
-    small, x = fxprune.factorize(original("mlp"), data().calibration[:200], params=0.6, progress=False), data().images[:200]
+def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
+    net, x = original("mlp"), data().calibration[:200]
+    graph = capture(net, make_batch((x[:2],), {})).graph
+    analysis, name = analyse(graph, 2), "layers.1.weight"
+    small, plain = copy.deepcopy(graph), copy.deepcopy(graph)
+    options = LockstepOptions(max_features=0)
+    fits = Lockstep(graph, small, analysis, np.ones(len(analysis.group_of()), dtype=bool), options, {name: 60}).run([make_batch((x,), {})])
+    assert fits.kept[name] == "784 unknowns per output"
+    assert torch.linalg.matrix_rank(small.get_parameter(name), rtol=1e-5) == 60
+    factored(plain, {name: Factoring(60)})
     with torch.no_grad():
-        wanted = original("mlp")(x)
-        error = float((small(x) - wanted).square().mean())
-        assert error < float((small_of("mlp", "svd")(x) - wanted).square().mean())
+        wanted = net(data().images[:200])
+        ours, theirs = (float((g(data().images[:200]) - wanted).square().mean()) for g in (small, plain))
+    assert ours < theirs
+
+
+def test_a_model_that_is_one_layer() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Linear(12, 10).double(), normal(300, 12)
+    small = fxprune.factorize(net, x, params=0.8, progress=False)
+    assert set(small.state_dict()) == {"0.weight", "1.weight", "1.bias"}
+    with torch.no_grad():
+        assert distance(fxprune.masked(net, small)(x), small(x)) <= EXACT
 
 
 def test_names_plans_and_another_checkpoint() -> None:
