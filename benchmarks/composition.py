@@ -127,40 +127,37 @@ def mean(rows: list[Row], key: str, **fixed: object) -> float | None:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Print the table and what it says."""
-    columns = [CHANNELS, *(f.format(m) for m in METHODS for f in (ALONE, COMPOSED)), REVERSED, JOINT]
-    table = Table(title="Agreement % (accuracy %; latency % of the original)", title_justify="left")
-    for column in ("net", "keep", "parameters, FLOPs", *columns):
-        table.add_column(column, justify="left" if column == "net" else "right")
-    wins: dict[str, list[bool]] = {}
-    gaps: list[float] = []
+    """Print a line per network, budget and way, means over seeds, and what they say."""
+    table = Table(title="Agreement and accuracy on the test images, latency relative to the original's, %", title_justify="left")
+    keys = ("params", "flops", "agreement", "accuracy", "latency")
+    for column in ("net", "keep", "way", *keys):
+        table.add_column(column, justify="right" if column in keys else "left")
+    wins: dict[str, dict[object, list[float]]] = {method: {} for method in METHODS}
+    gaps: dict[str, list[float]] = {CHANNELS: [], "the best fixed order": []}
     for name, keep in dict.fromkeys((r["net"], r["keep"]) for r in rows):
-        at = dict(net=name, keep=keep)
-        found = {c: mean(rows, "agreement", what=c, **at) for c in columns}
-        size = [mean(rows, k, what=COMPOSED.format("pca") if keep != 1.0 else CHANNELS, **at) for k in ("params", "flops")]
-        cells = [
-            "" if found[c] is None else f"{100 * value:.2f} ({100 * accuracy:.2f}; {100 * latency:.0f})"
-            for c in columns
-            for value, accuracy, latency in [tuple(mean(rows, k, what=c, **at) or 0.0 for k in ("agreement", "accuracy", "latency"))]
-        ]
-        table.add_row(str(name), str(keep), ", ".join(f"{s:.2f}" for s in size if s is not None), *cells)
+        found = {str(r["what"]): mean(rows, "agreement", net=name, keep=keep, what=r["what"]) for r in rows}
+        for what in dict.fromkeys(str(r["what"]) for r in rows if (r["net"], r["keep"]) == (name, keep)):
+            values = [mean(rows, key, net=name, keep=keep, what=what) for key in keys]
+            table.add_row(str(name), str(keep), what, *(f"{100 * value:.2f}" for value in values if value is not None))
         for method in METHODS:
-            pair = found[COMPOSED.format(method)], found[ALONE.format(method)]
-            if pair[0] is not None and pair[1] is not None:
-                wins.setdefault(f"{name} {method}", []).append(pair[0] > pair[1])
-        fixed = [v for c, v in found.items() if v is not None and c not in (CHANNELS, JOINT) and not c.endswith("alone")]
-        if found[JOINT] is not None and fixed:
-            gaps.append(found[JOINT] - max(fixed))
+            composed, alone = found.get(COMPOSED.format(method)), found.get(ALONE.format(method))
+            if composed is not None and alone is not None:
+                wins[method].setdefault(name, []).append(composed - alone)
+        joint, fixed = found.get(JOINT), [found.get(w) for w in (REVERSED, *(COMPOSED.format(m) for m in METHODS))]
+        orders = [v for v in fixed if v is not None]
+        if joint is not None and orders:
+            gaps["the best fixed order"].append(joint - max(orders))
+            gaps[CHANNELS].append(joint - (found[CHANNELS] or 0.0))
     console.print(table)
-    for method in METHODS:
-        nets = {k: v for k, v in wins.items() if k.endswith(f" {method}")}
-        console.print(
-            f"{COMPOSED.format(method)}: above {ALONE.format(method)} on {sum(sum(v) / len(v) > 0.5 for v in nets.values())} of {len(nets)} nets."
-        )
-    if gaps:
-        console.print(
-            f"Joint plan less the best fixed order: {100 * sum(gaps) / len(gaps):+.2f} points of agreement over {len(gaps)} budgets."
-        )
+    for method, nets in wins.items():
+        above = sum(sum(gains) > 0 for gains in nets.values())
+        console.print(f"{COMPOSED.format(method)}: above {ALONE.format(method)} on {above} of {len(nets)} nets, means over budgets.")
+    for other, differences in gaps.items():
+        if differences:
+            console.print(
+                f"Joint plan less {other}: {100 * sum(differences) / len(differences):+.2f} points of agreement, mean of {len(differences)} "
+                f"budgets; at worst {100 * min(differences):+.2f}."
+            )
 
 
 def main(
@@ -181,7 +178,7 @@ def main(
             rows += Bench(name, draw(pool, images, seed), test, seed).run(keep or [0.9, 0.8, 0.7])
             if json_file is not None:
                 json_file.write_text(json.dumps(rows, indent=1))
-    show(rows, Console(width=240))
+    show(rows, Console(width=140))
 
 
 if __name__ == "__main__":

@@ -184,18 +184,14 @@ def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapp
     def fits(picks: Sequence[int]) -> bool:
         return bool((spent(picks) <= limits + 1e-9).all())
 
-    shares = [(c.costs / limits).sum(1) for c in offered]
-
-    def priced(price: float) -> list[int]:
-        return [int(np.argmin(c.errors + price * share)) for c, share in zip(offered, shares, strict=True)]
-
-    def bounded(bound: float) -> list[int]:
-        return [int(np.argmin(np.where(c.errors <= bound, share, np.inf))) for c, share in zip(offered, shares, strict=True)]
-
     alone = [0] * len(offered)
     if fits(alone):
         return {}
-    cheapest = [int(np.argmin(share)) for share in shares]
+    # One limit may bind while another has room: each is priced alone, and all together.
+    mixes = np.unique(np.vstack([np.eye(len(limits)), np.ones(len(limits))]), axis=0)
+    priced = [[(c.costs / limits) @ mix for c in offered] for mix in mixes]
+    frugal = [[int(np.argmin(cost)) for cost in costs] for costs in priced]
+    cheapest = next((picks for picks in frugal if fits(picks)), frugal[-1])
     if not fits(cheapest):
         asked = ", ".join(f"{k}={v:g}" for k, v in bounds.items())
         closest = ", ".join(f"{k}={v:.3f}" for k, v in zip(bounds, spent(cheapest), strict=True))
@@ -203,9 +199,20 @@ def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapp
             f"The budget {asked} cannot be reached by factoring: with rank 1 wherever that pays the model keeps {closest}. The rest lies in "
             "layers that cannot be factored; fxprune.compress removes channels."
         )
-    picks = _bisect(bounded if minimax else priced, fits) or cheapest
-    picks = _fill(offered, shares, picks, fits)
-    return {c.weight: c.factorings[i - 1] for c, i in zip(offered, picks, strict=True) if i}
+    merit = max if minimax else sum
+    found = [cheapest]
+    for costs in priced:
+        picks = _bisect(lambda at, costs=costs: _pick(offered, costs, at, minimax), fits)  # type: ignore[misc]
+        found.append(_fill(offered, costs, picks, fits) if picks else cheapest)
+    best = min(found, key=lambda picks: merit(float(c.errors[i]) for c, i in zip(offered, picks, strict=True)))
+    return {c.weight: c.factorings[i - 1] for c, i in zip(offered, best, strict=True) if i}
+
+
+def _pick(offered: Sequence[Choices], costs: Sequence[np.ndarray], at: float, minimax: bool) -> list[int]:
+    """Per layer the best choice at a price, or the cheapest below a maximum error."""
+    if minimax:
+        return [int(np.argmin(np.where(c.errors <= at, cost, np.inf))) for c, cost in zip(offered, costs, strict=True)]
+    return [int(np.argmin(c.errors + at * cost)) for c, cost in zip(offered, costs, strict=True)]
 
 
 def _bisect(pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], bool]) -> list[int] | None:
@@ -221,15 +228,15 @@ def _bisect(pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], 
     return best
 
 
-def _fill(offered: Sequence[Choices], shares: Sequence[np.ndarray], picks: list[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+def _fill(offered: Sequence[Choices], costs: Sequence[np.ndarray], picks: list[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
     """Spend what is left over where it lowers the error most."""
     open_layers = set(range(len(offered)))
     while open_layers:
         best, gain = None, 0.0
         for i in sorted(open_layers):
             here, found = picks[i], None
-            better = np.flatnonzero((offered[i].errors < offered[i].errors[here]) & (shares[i] > shares[i][here]))
-            for j in better[np.argsort(shares[i][better])]:
+            better = np.flatnonzero((offered[i].errors < offered[i].errors[here]) & (costs[i] > costs[i][here]))
+            for j in better[np.argsort(costs[i][better])]:
                 if fits([*picks[:i], int(j), *picks[i + 1 :]]):
                     found = int(j)
                 break

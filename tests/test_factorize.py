@@ -233,6 +233,16 @@ def test_ranks_are_the_best_under_the_limit(seed: int, limit: float) -> None:
         assert best - 1e-12 <= merit(found) <= best + (1e-12 if minimax else steps)
 
 
+def test_a_limit_with_room_costs_nothing() -> None:
+    """Two limits are not worse than the binding one alone."""
+    layers = offered(0)
+    both = [Choices(c.weight, c.factorings, np.hstack([c.costs, c.costs[::-1] / 50]), c.errors) for c in layers]
+    alone = allocate_choices(layers, np.zeros(1), {"params": 0.5}, minimax=False)
+    together = allocate_choices(both, np.zeros(2), {"params": 0.5, "flops": 1.0}, minimax=False)
+    errors = [sum(float(c.errors[1 + c.factorings.index(how[c.weight])]) for c in layers if c.weight in how) for how in (together, alone)]
+    assert errors[0] <= errors[1]
+
+
 def test_a_budget_out_of_reach_names_the_closest() -> None:
     with pytest.raises(BudgetError, match=r"params=0.01 cannot be reached by factoring: .* keeps params=0\.\d+"):
         fxprune.factorize(tiny(), loader(), params=0.01, progress=False)
