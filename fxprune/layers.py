@@ -11,6 +11,8 @@ from fxprune.propagation import attribute
 from fxprune.rules.registry import operator_name
 
 CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
+MOST_OUTPUTS = 4096
+"""Layers with more outputs are not factored: their covariance would not fit beside the model."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict
             others[layer.weight] = "its module holds more than a weight and a bias"
         elif min(len(weight) // groups(layer.node), weight[0].numel()) < 2:
             others[layer.weight] = "its rank is 1"
+        elif len(weight) > MOST_OUTPUTS:
+            others[layer.weight] = f"it has more than {MOST_OUTPUTS} outputs"
         else:
             found[layer.weight] = layer
     return found, others

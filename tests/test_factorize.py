@@ -364,10 +364,12 @@ def test_names_plans_and_another_checkpoint() -> None:
         fxprune.apply(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), again, torch.randn(64, 3), progress=False)
 
 
-def test_what_stays_one_layer_is_named_with_a_reason() -> None:
-    small = fxprune.factorize(tiny(), loader(), params=0.8, ignore="second", progress=False)
+def test_what_stays_one_layer_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.layers.MOST_OUTPUTS", 15)
+    small = fxprune.factorize(tiny(), loader(), params=0.9, ignore="second", progress=False)
     reasons = {row.name: row.reason for row in fxprune.report(small).alone}
     assert reasons["second.weight"] == "ignored on request"
+    assert reasons["hidden.weight"] == "it has more than 15 outputs"
     assert "second.weight" in small.state_dict()
     assert set(reasons) | set(fxprune.plan_of(small).factorings) == {f"{n}.weight" for n in ("first", "second", "hidden", "head")}
     assert "as two layers" in str(fxprune.report(small))
@@ -402,7 +404,7 @@ def test_saved_loaded_compiled_and_trained(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in again.parameters())
 
 
-def test_auto_factors_where_that_pays_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_factors_where_that_pays_and_only_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     x = data().images[:500]
     joint, alone = (
         fxprune.compress(original("mlp"), data().calibration[:240], flops=0.4, method=m, progress=False) for m in ("auto", "channels")
@@ -414,6 +416,8 @@ def test_auto_factors_where_that_pays_and_only_there(monkeypatch: pytest.MonkeyP
         wanted = original("mlp")(x)
         errors = [float((small(x) - wanted).square().mean()) for small in (joint, alone)]
         assert distance(fxprune.masked(original("mlp"), joint)(x), joint(x)) <= 1e-4
+        fxprune.save(joint, tmp_path / "joint.safetensors")
+        assert torch.equal(fxprune.load(tmp_path / "joint.safetensors", into=trained("mlp"))(x), joint(x))
     assert errors[0] < 0.5 * errors[1]
     monkeypatch.setattr("fxprune.planning.GAIN", 0.0)
     careful = fxprune.plan(original("mlp"), data().calibration[:240], flops=0.4, progress=False)
