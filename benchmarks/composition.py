@@ -1,7 +1,7 @@
 """Channel reduction and low rank, alone, one after the other and planned together: `python -m benchmarks.composition`.
 
 Every trained network is reduced to 60 % of its FLOPs by channels, then by each low-rank method to a share of the parameters that are left
-(REFERENCE: Chee et al. 2022 compose their interpolative decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and
+(as Chee et al. 2022 compose their interpolative decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and
 FLOPs each such pair ends at: the low-rank method alone; and at those of the pair with PCA: the reverse order, channels alone, and the
 joint plan of `compress(method="auto")`. Unlabelled calibration images that no network was trained on; no fine-tuning; test images that
 nothing is fitted or tuned on.
@@ -9,9 +9,11 @@ nothing is fitted or tuned on.
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -22,14 +24,13 @@ from benchmarks.data import DEBIAN, Split, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits
 from fxprune.budget import Budget
-from fxprune.demo.run import latencies
 from fxprune.errors import BudgetError
 from fxprune.handover import finished
 from fxprune.ranks import METHODS
 from fxprune.session import Session, held_out_for, open_session, undisturbed
 
-BATCH = 20
-"""Images per call whose latency is measured."""
+BATCH, ROUNDS = 20, 15
+"""Images per call whose latency is measured, and how often."""
 REDUCED = 0.6
 """FLOPs that channel reduction keeps before low rank."""
 SELECTOR = "output-aware"
@@ -44,6 +45,18 @@ def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
         net, calibration, example=None, ignore=(), round_to=1, seed=seed, memory=2e9, progress=False, decision=None,
         held_out=held_out_for(Budget(flops=1.0)),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def processor_seconds(nets: Sequence[nn.Module], images: Tensor) -> list[float]:
+    """Median processor time per call, the networks taking turns: on one thread the latency of an idle machine, also on a busy one."""
+    times = []
+    for _ in range(ROUNDS):
+        for net in nets:
+            start = time.process_time()
+            net(images)
+            times.append(time.process_time() - start)
+    return [float(t) for t in torch.tensor(times).view(ROUNDS, len(nets))[1:].median(0).values]
 
 
 class Bench:
@@ -72,7 +85,7 @@ class Bench:
     def record(self, what: str, keep: float, small: nn.Module, seconds: float) -> None:
         """Measure a model."""
         found = logits(small, self.test.images).argmax(1)
-        before, after = latencies([self.net, small], self.test.images[:BATCH])
+        before, after = processor_seconds([self.net, small], self.test.images[:BATCH])
         self.rows.append({
             "net": self.name, "seed": self.seed, "keep": keep, "what": what, **self.sizes(small), "latency": after / before,
             "agreement": float((found == self.decided).float().mean()),
@@ -128,7 +141,7 @@ def mean(rows: list[Row], key: str, **fixed: object) -> float | None:
 
 def show(rows: list[Row], console: Console) -> None:
     """Print a line per network, budget and way, means over seeds, and what they say."""
-    table = Table(title="Agreement and accuracy on the test images, latency relative to the original's, %", title_justify="left")
+    table = Table(title="Agreement and accuracy on the test images, processor time relative to the original's, %", title_justify="left")
     keys = ("params", "flops", "agreement", "accuracy", "latency")
     for column in ("net", "keep", "way", *keys):
         table.add_column(column, justify="right" if column in keys else "left")
