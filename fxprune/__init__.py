@@ -5,7 +5,7 @@
 """
 
 from fxprune.analysis import Analysis, ChannelGroup
-from fxprune.api import analyze, apply, compress, plan, sweep
+from fxprune.api import analyze, apply, compress, factorize, plan, sweep
 from fxprune.benchmark import Benchmark, Timing, benchmark
 from fxprune.errors import (
     BudgetError,
@@ -31,5 +31,5 @@ __version__ = "0.1.0"
 __all__ = [
     "Agreement", "Analysis", "Benchmark", "BudgetError", "CalibrationError", "CalibrationWarning", "CaptureError", "ChannelGroup", "FxpruneError",
     "Plan", "PlanError", "Report", "StorageError", "Timing", "UnsupportedError", "Workload", "analyze", "apply", "benchmark", "compress",
-    "load", "masked", "plan", "plan_of", "plot", "register_rule", "report", "save", "sweep",
+    "factorize", "load", "masked", "plan", "plan_of", "plot", "register_rule", "report", "save", "sweep",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The public calls: analyze, plan, apply, compress, sweep."""
+"""The public calls: analyze, plan, apply, compress, factorize, sweep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,16 +9,19 @@ from torch.fx import GraphModule
 from fxprune.analysis import Analysis, analyse
 from fxprune.budget import Budget, make_budget
 from fxprune.capture import capture, check_model
-from fxprune.construct import build, planned, verify
+from fxprune.construct import build, verify
 from fxprune.decisions import Decision
 from fxprune.errors import UnsupportedError
 from fxprune.handover import certified, finished, hand_over
 from fxprune.inputs import example_batch
+from fxprune.low_rank import require_layers
 from fxprune.measure import Workload
 from fxprune.plan import Plan, surviving
+from fxprune.planning import planned
+from fxprune.ranks import METHODS as RANK_METHODS
 from fxprune.session import RoundTo, held_out_for, matcher, open_session, undisturbed
 
-METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
+METHODS = ("auto", "uniform", "joint", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
 
 
@@ -97,10 +100,11 @@ def apply(
     with undisturbed(model, seed):
         session = open_session(
             model, calib_loader, example=example, ignore=(), keep=None, round_to=1, seed=seed, memory=memory, progress=progress, decision=decision,
-            held_out=held_out_for(Budget(flops=1.0)),
+            held_out=held_out_for(Budget(flops=1.0)), channels=bool(plan.kept),
         )  # fmt: skip
         alive = surviving(session.analysis, plan)
-        small = build(session, alive, plan.method)
+        require_layers(session, plan)
+        small = build(session, alive, plan.method, plan.factorings)
         return hand_over(session, small, plan, {}, verify(session, small))
 
 
@@ -123,7 +127,8 @@ def compress(
         latency: fraction of the original's time per call to keep, measured on the workload: layers are timed at several widths (once per
             machine, in a table in the user's cache folder), and whole rewritten graphs until the time is within about 5 %.
         workload: what `latency` is measured on; one example per call, eager, where the model is, by default.
-        method: `auto`; `uniform` (the same fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
+        method: `auto` (several plans are tried); `uniform` (the same fraction everywhere, fitted like auto); `joint` (as auto, and layers become
+            two, as by `factorize`, where calibration examples show that it pays); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
             `magnitude` (smallest weights removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         decision: callable (reference output, output) -> (N,) bool; by default argmax for class scores, 5 % relative error for regression.
@@ -154,6 +159,36 @@ def compress(
 
         return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]
     return compress_whole(model, calib_loader, **options)
+
+
+def factorize(
+    model: nn.Module, calib_loader: Any, *, params: float | None = None, flops: float | None = None, method: str = "pca",
+    decision: Decision | None = None, example: Any = None, ignore: Sequence[str] | str = (), progress: bool = True, seed: int = 0,
+    memory: float = 2e9,
+) -> GraphModule:  # fmt: skip
+    """Replace layers by two smaller ones where that pays; takes a trained model, or what `compress` made of it.
+
+    Args:
+        params, flops: fractions of the original to keep at most; half of the parameters with none.
+        method: `pca` (principal components of the layers' outputs, every layer refitted to the original's outputs); or without looking
+            at the data: `svd`, `learned-rank` (k1 x 1 after 1 x k2; Idelbayev & Carreira-Perpinan, CVPR 2020) and `alds` (grouped
+            encoders; Liebenwein et al., NeurIPS 2021).
+        model, calib_loader, decision, example, ignore, progress, seed, memory: as for `compress`.
+
+    Returns:
+        as `compress`. A layer `conv2` has become `conv2.0` and `conv2.1`.
+
+    Raises:
+        CaptureError, UnsupportedError, CalibrationError, BudgetError: each says where, what, why and what to do.
+    """
+    budget = make_budget(flops, 0.5 if flops is None and params is None else params, None)
+    _check_choice("method", method, RANK_METHODS)
+    with undisturbed(model, seed):
+        session = open_session(
+            model, calib_loader, example=example, ignore=ignore, keep=None, round_to=1, seed=seed, memory=memory, progress=progress,
+            decision=decision, held_out=held_out_for(budget), channels=False,
+        )  # fmt: skip
+        return finished(session, method, "", budget.limits)
 
 
 def sweep(

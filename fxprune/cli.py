@@ -146,7 +146,7 @@ def compress(
     latency: Annotated[float | None, typer.Option(help="fraction of the original's time per call to keep, measured")] = None,
     latency_batch: Annotated[int, typer.Option(help="examples per call that latency is measured with")] = 1,
     compiled: Annotated[bool, typer.Option("--compiled", help="measure latency under torch.compile")] = False,
-    method: Annotated[str, typer.Option(help="auto, uniform, paper, paper-uniform or magnitude")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, uniform, joint, paper, paper-uniform or magnitude")] = "auto",
     selector: Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")] = "output-aware",
     ignore: Ignore = None,
     round_to: Annotated[str, typer.Option(help="widths are multiples of this, or auto; 1 by default, auto with --latency")] = "",

@@ -1,6 +1,7 @@
-"""Stations 4 to 6: decide the widths, rewrite the graph, fit what remains."""
+"""Stations 5 and 6: allocate widths, rewrite the graph, fit what remains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from torch import nn
@@ -8,15 +9,18 @@ from torch.fx import GraphModule
 
 from fxprune import allocate
 from fxprune.costs import CostModel
+from fxprune.factoring import Factoring
 from fxprune.fold import fold_all
 from fxprune.latency import Closed, close
 from fxprune.lockstep import Lockstep, LockstepOptions
+from fxprune.low_rank import factored
 from fxprune.passes import ReduceChannels
-from fxprune.plan import Plan, make_plan
 from fxprune.profile import Profile
 from fxprune.session import Session
 from fxprune.verify import Agreement, compare
 
+FITTED = ("auto", "joint", "uniform", "pca")
+"""Methods whose layers are refitted one after the other."""
 STEP = 0.9
 """Share of a group's width that one step of the reference method keeps."""
 SEARCH_EXAMPLES = 256
@@ -36,21 +40,26 @@ def surviving_channels(session: Session, profiles: Sequence[Profile], widths: np
     return alive
 
 
-def build(session: Session, alive: np.ndarray, method: str, fit: np.ndarray | None = None, rows: int = LockstepOptions.rows) -> GraphModule:
-    """Rewrite the graph for a choice of channels and fit the consumers."""
+def build(
+    session: Session, alive: np.ndarray, method: str, factorings: Mapping[str, Factoring] = MappingProxyType({}),
+    fit: np.ndarray | None = None, rows: int = LockstepOptions.rows,
+) -> GraphModule:  # fmt: skip
+    """Rewrite the graph for a choice of channels and ranks, and fit what remains."""
     fit = session.fit if fit is None else fit
     with session.station("rewrite"):
         small = ReduceChannels(session.analysis, alive)(session.graph)
     if method == "magnitude":
         return small
-    ours = method in ("auto", "uniform")
-    moments = session.statistics()
+    ours = method in FITTED
+    moments = {} if alive.all() else session.statistics()
     with session.station("fit", len(session.graph.graph.nodes)) as advance:
         fold_all(session.graph, small, session.analysis, alive, moments, ridged=ours)
         if ours:
             options = LockstepOptions(rows=rows, memory=session.memory, seed=session.seed)
-            Lockstep(session.graph, small, session.analysis, alive, options).run(session.batches(fit), advance)
-    return small
+            ranks = {name: how.rank for name, how in factorings.items()}
+            Lockstep(session.graph, small, session.analysis, alive, options, ranks).run(session.batches(fit), advance)
+    with session.station("rewrite"):
+        return factored(small, factorings)
 
 
 def allocate_widths(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[list[Profile], np.ndarray]:
@@ -71,7 +80,7 @@ def _chosen(
     with session.station("allocate"):
         if method == "paper":
             return allocate.iterative(profiles, costs, valid, limits, STEP)
-        if method != "auto" or allocate.fits(costs, valid.largest, limits):
+        if method not in ("auto", "joint") or allocate.fits(costs, valid.largest, limits):
             return allocate.uniform(costs, valid, limits)
     return _search(session, profiles, costs, valid, limits)
 
@@ -110,33 +119,23 @@ def _search(session: Session, profiles: list[Profile], costs: CostModel, valid: 
     unique = list({tuple(int(w) for w in c): c for c in candidates}.values())
     if len(unique) == 1:
         return uniform
-    chosen = np.flatnonzero(session.fit)
-    half = chosen[np.random.default_rng(session.seed).permutation(len(chosen))[: 2 * SEARCH_EXAMPLES]]
-    fit, judge = np.zeros_like(session.fit), np.zeros_like(session.fit)
-    fit[half[: len(half) // 2]] = True
-    judge[half[len(half) // 2 :]] = True
-    errors = []
-    for widths in unique:
-        small = build(session, surviving_channels(session, profiles, widths), "auto", fit, SEARCH_ROWS)
-        with session.station("allocate"):
-            errors.append(compare(session.graph, small, session.batches(judge)).error)
+    errors = [trial(session, surviving_channels(session, profiles, widths)) for widths in unique]
     return unique[int(np.argmin(errors))]
 
 
-def planned(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
-    profiles, widths = allocate_widths(session, method, selector, limits)
-    alive = surviving_channels(session, profiles, widths)
-    state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    settings = {
-        "selector": selector,
-        "seed": session.seed,
-        "round_to": session.round_to if isinstance(session.round_to, int) else "auto",
-        **limits,
-    }
-    if "latency" in limits:
-        settings["measured"] = f"{session.latency:.3f} of the original's time, {session.workload}"
-    errors = {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, widths, strict=True)}
-    return make_plan(session.analysis, alive, state, method, settings), alive, errors
+def trial(session: Session, alive: np.ndarray, factorings: Mapping[str, Factoring] = MappingProxyType({})) -> float:
+    """Relative output error of a plan that is fitted on part of the fitting examples, on another part; computed once."""
+    key = alive.tobytes(), tuple(factorings.items())
+    if key not in session.trials:
+        chosen = np.flatnonzero(session.fit)
+        half = chosen[np.random.default_rng(session.seed).permutation(len(chosen))[: 2 * SEARCH_EXAMPLES]]
+        fit, judge = np.zeros_like(session.fit), np.zeros_like(session.fit)
+        fit[half[: len(half) // 2]] = True
+        judge[half[len(half) // 2 :]] = True
+        small = build(session, alive, "auto", factorings, fit, SEARCH_ROWS)
+        with session.station("allocate"):
+            session.trials[key] = compare(session.graph, small, session.batches(judge)).error
+    return session.trials[key]
 
 
 def verify(session: Session, small: nn.Module) -> Agreement | None:

@@ -6,12 +6,17 @@ import sys
 from torch import nn
 from torch.fx import GraphModule
 
+from fxprune.analysis import attribute
 from fxprune.budget import Budget
-from fxprune.construct import build, planned, verify
+from fxprune.construct import build, verify
 from fxprune.errors import BudgetError
+from fxprune.factoring import Factoring, names
 from fxprune.flops import count_flops
+from fxprune.low_rank import left_alone
 from fxprune.passes import LiftModules
-from fxprune.plan import Plan
+from fxprune.plan import Plan, reduced_shape
+from fxprune.planning import planned
+from fxprune.ranks import METHODS
 from fxprune.report import AloneRow, GroupRow, Report, attach
 from fxprune.session import Session
 from fxprune.verify import Agreement
@@ -22,6 +27,14 @@ SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in ran
 
 def _bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def _factored_row(name: str, how: Factoring, session: Session, plan: Plan, error: float) -> GroupRow:
+    """Channels between two layers, before at the rank at which nothing is lost."""
+    shape = reduced_shape(name, tuple(attribute(session.graph, name).shape), plan)
+    first, second = names(name)
+    blocks = how.groups * how.encoders
+    return GroupRow(f"{name} as two layers", (f"{first}[0]", f"{second}[1]"), how.largest(shape) * blocks, how.rank * blocks, error)
 
 
 def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str, float], agreement: Agreement | None) -> GraphModule:
@@ -36,9 +49,11 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
     rows = tuple(
         GroupRow(g.name, tuple(f"{p}[{a}]" for p, a in g.members), g.channels, plan.widths[g.name] * len(g.blocks), errors.get(g.name, 0.0))
         for g in analysis.groups
-    )
-    alone = tuple(AloneRow(f"{p.parameter}[{p.axis}]", p.size, p.reason) for p in analysis.pinned) + tuple(
-        AloneRow(r.name, r.before, "the budget was met without it") for r in rows if r.before == r.after
+    ) + tuple(_factored_row(name, how, session, plan, errors.get(name, 0.0)) for name, how in plan.factorings.items())
+    alone = (
+        tuple(AloneRow(f"{p.parameter}[{p.axis}]", p.size, p.reason) for p in analysis.pinned)
+        + tuple(AloneRow(r.name, r.before, "the budget was met without it") for r in rows if r.before == r.after)
+        + (tuple(left_alone(session, plan)) if plan.method in METHODS else ())
     )
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -57,7 +72,7 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
 def finished(session: Session, method: str, selector: str, limits: dict[str, float]) -> GraphModule:
     """Plan, build, verify and hand over under cost limits."""
     made, alive, errors = planned(session, method, selector, limits)
-    small = build(session, alive, method)
+    small = build(session, alive, method, made.factorings)
     return hand_over(session, small, made, errors, verify(session, small))
 
 
@@ -74,7 +89,7 @@ def certified(session: Session, budget: Budget, method: str, selector: str) -> G
                 raise
             stopped = f"no group can give more than FLOPs {fraction:g} asks"
             break
-        small = build(session, alive, method)
+        small = build(session, alive, method, made.factorings)
         found = verify(session, small)
         assert found is not None
         if found.bound < budget.agreement:

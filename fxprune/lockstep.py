@@ -5,8 +5,9 @@ gives, so errors made upstream are repaired downstream instead of adding up. Eve
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from torch.fx.node import map_arg
 from fxprune.analysis import Analysis, attribute
 from fxprune.calibrate import arguments
 from fxprune.inputs import Batch
-from fxprune.linalg.refit import Moments, Refit, refit
+from fxprune.layers import Layer, channel_dim, groups, own_layers, setting
+from fxprune.linalg.pca import truncate
+from fxprune.linalg.refit import SHRINKAGE, TINY, Moments, Refit, refit
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
 from fxprune.spill import Spill
 
-CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 HELD_OUT = 5
 """Every fifth example judges the ridge."""
 
@@ -47,16 +49,6 @@ class LockstepOptions:
 
 
 @dataclass
-class _Layer:
-    """One call that can be refitted: its weight, bias or the BatchNorm mean that stands in for one."""
-
-    node: Node
-    weight: str
-    bias: str | None
-    mean: str | None
-
-
-@dataclass
 class Fits:
     """What the sequential fit did: per weight name, the held-out relative error before and after."""
 
@@ -74,9 +66,14 @@ class Lockstep:
         analysis: of the dense graph.
         alive: (channels + 1,) bool.
         options: see `LockstepOptions`.
+        ranks: of weights that are to become products of two; each of a convolution's groups has this rank.
     """
 
-    def __init__(self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, options: LockstepOptions):
+    def __init__(
+        self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, options: LockstepOptions,
+        ranks: Mapping[str, int] = MappingProxyType({}),
+    ):  # fmt: skip
+        self.ranks = ranks
         self.dense, self.small, self.analysis, self.alive, self.options = dense, small, analysis, alive, options
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
@@ -95,7 +92,7 @@ class Lockstep:
     @torch.no_grad()
     def run(self, batches: Iterable[Batch], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
         """Fit every layer whose input or output differs from the original's, in order; `advance` is told of every node."""
-        layers = self._layers()
+        layers = own_layers(self.dense)
         last = self._last_uses()
         with Spill(self.options.memory) as store:
             dense: dict[str, list[Any]] = {}
@@ -112,7 +109,8 @@ class Lockstep:
                 if node.op != "call_function" or node.name in self.constant:
                     continue
                 dense[node.name] = [store.put(self._execute(node, dense, i, self.dense, store)) for i in range(self.chunks)]
-                if self._unchanged(node, same):
+                ranked = node.name in layers and layers[node.name].weight in self.ranks
+                if not ranked and self._unchanged(node, same):
                     small[node.name] = dense[node.name]
                     same.add(node.name)
                 else:
@@ -169,74 +167,68 @@ class Lockstep:
                 result[user].append(name)
         return result
 
-    def _layers(self) -> dict[str, _Layer]:
-        """Calls with a weight of their own that one closed-form fit can change."""
-        readers: dict[str, int] = defaultdict(int)
-        for node in self.nodes:
-            for source in node.all_input_nodes:
-                if source.op == "get_attr":
-                    readers[str(source.target)] += 1
-        result = {}
-        for node in self.nodes:
-            name = operator_name(node.target)
-            if name not in (*CONVOLUTIONS, "aten.linear") or node.kwargs:
-                continue
-            weight = node.args[1]
-            if not isinstance(weight, Node) or weight.op != "get_attr" or readers[str(weight.target)] > 1:
-                continue
-            bias = node.args[2] if len(node.args) > 2 else None
-            norm = _only_user(node, "aten.batch_norm")
-            mean = str(norm.args[3].target) if norm is not None and isinstance(norm.args[3], Node) else None
-            own_bias = isinstance(bias, Node) and bias.op == "get_attr" and readers[str(bias.target)] == 1
-            result[node.name] = _Layer(
-                node, str(weight.target), str(bias.target) if isinstance(bias, Node) and own_bias else None,
-                mean if bias is None and mean and readers[mean] == 1 else None,
-            )  # fmt: skip
-        return result
-
-    def _fit(self, layer: _Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
-        node = layer.node
-        weight = attribute(self.small, layer.weight)
-        features = weight[0].numel()
-        if features > self.options.max_features:
-            self.fits.kept[layer.weight] = f"{features} unknowns per output"
-            return
-        intercept = layer.bias is not None or layer.mean is not None
-        moments = self._moments(layer, weight, dense, small, store)
-        if moments is None:
-            self.fits.kept[layer.weight] = "its outputs cannot be matched to the original's"
-            return
-        groups = _groups(self.twins[node.name])
-        prior = weight.detach().double().reshape(groups, len(weight) // groups, -1)
-        result = refit(*moments, prior, intercept)
-        new = result.weight.view(weight.shape)
-        if not bool(torch.isfinite(new).all()):
-            self.fits.kept[layer.weight] = "the fit is not finite"
-            return
-        weight.data.copy_(new)
-        shift = result.bias.reshape(-1)
+    def _fit(self, layer: Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
+        """Refit a layer, and lower its rank where that is asked."""
+        weight, rank = attribute(self.small, layer.weight), self.ranks.get(layer.weight)
+        parts = groups(self.twins[layer.node.name])
+        prior = weight.detach().double().reshape(parts, len(weight) // parts, -1)
+        features = prior.shape[2]
+        moments = self._moments(layer, weight, dense, small, store) if features <= self.options.max_features else None
+        fitted = None if moments is None else refit(*moments, prior, layer.intercept)
+        if fitted is not None and bool(torch.isfinite(fitted.weight).all()):
+            assert moments is not None
+            self.fits.layers[layer.weight] = fitted
+            new, shift = fitted.weight, fitted.bias
+            if rank is not None:
+                new, shift = truncate(new, shift, *(moments[0] + moments[1]).outputs(new), rank, layer.intercept)
+        else:
+            too_many = f"{features} unknowns per output" if features > self.options.max_features else ""
+            self.fits.kept[layer.weight] = too_many or (
+                "the fit is not finite" if fitted else "its outputs cannot be matched to the original's"
+            )
+            if rank is None:
+                return
+            bias = self._bias(layer)
+            shift = (prior.new_zeros(len(weight)) if bias is None else bias.detach().double()).view(parts, -1)
+            new, shift = truncate(prior, shift, *self._outputs(layer, prior, shift, small, store), rank, layer.intercept)
+        weight.data.copy_(new.view(weight.shape))
         if layer.bias is not None:
-            attribute(self.small, layer.bias).data.copy_(shift)
+            attribute(self.small, layer.bias).data.copy_(shift.reshape(-1))
         elif layer.mean is not None:
             mean = attribute(self.small, layer.mean)
-            mean.data.copy_(mean.double() - shift.to(mean.device))
-        self.fits.layers[layer.weight] = result
+            mean.data.copy_(mean.double() - shift.reshape(-1).to(mean.device))
+
+    def _outputs(self, layer: Layer, prior: Tensor, shift: Tensor, small: dict[str, list[Any]], store: Spill) -> tuple[Tensor, Tensor]:
+        """Covariance and mean of what the compressed layer gives as it stands, without its bias, per group."""
+        node = self.twins[layer.node.name]
+        parts, rank, held = len(prior), attribute(self.small, layer.weight).dim(), []
+        for chunk in range(self.chunks):
+            y = self._execute(node, small, chunk, self.small, store).movedim(channel_dim(layer.node, rank), -1)
+            flat = y.reshape(-1, y.shape[-1])
+            wanted = max(1, self.options.rows * parts * prior.shape[1] // self.chunks)
+            held.append(flat[torch.randperm(len(flat), generator=self.generator)[:wanted].to(flat.device)])
+        rows = _grouped(torch.cat(held).double(), parts) - shift[:, None]
+        mean = rows.mean(1)
+        covariance = (rows - mean[:, None]).mT @ (rows - mean[:, None]) / rows.shape[1]
+        isotropic = prior @ prior.mT
+        scale = SHRINKAGE * prior.shape[2] / rows.shape[1] * float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
+        return covariance + scale * isotropic, mean
 
     def _moments(
-        self, layer: _Layer, weight: Tensor, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
+        self, layer: Layer, weight: Tensor, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
     ) -> tuple[Moments, Moments] | None:
         """Sums over sampled rows of the compressed layer's input and the original layer's output, for fitting and for judging."""
         node = layer.node
         source = node.args[0]
         assert isinstance(source, Node)
-        channel = -1 if operator_name(node.target) == "aten.linear" else node.meta["val"].dim() - weight.dim() + 1
+        channel = channel_dim(node, weight.dim())
         outputs = self._kept(node)
         if outputs is None:
             return None
         wanted = max(self.options.rows * weight[0].numel(), 8192)
-        fixed = self._fixed_bias(layer)
+        fixed = self._bias(layer)
         parts: list[Moments | None] = [None, None]
-        groups = _groups(self.twins[node.name])
+        count = groups(self.twins[node.name])
         seen = 0
         for chunk in range(self.chunks):
             x = store.get(small[source.name][chunk])
@@ -254,15 +246,15 @@ class Lockstep:
                 target = target - fixed
             judge = example % HELD_OUT == 0
             for which, mask in enumerate((~judge, judge)):
-                part = Moments.of(_grouped(rows[mask], groups), _grouped(target[mask], groups))
+                part = Moments.of(_grouped(rows[mask], count), _grouped(target[mask], count))
                 held = parts[which]
                 parts[which] = part if held is None else held + part
         if parts[0] is None or parts[1] is None:
             return None
         return parts[0], parts[1]
 
-    def _fixed_bias(self, layer: _Layer) -> Tensor | None:
-        """A bias that may not be changed (shared with another call)."""
+    def _bias(self, layer: Layer) -> Tensor | None:
+        """The bias as it stands, shared with another call or not."""
         bias = layer.node.args[2] if len(layer.node.args) > 2 else None
         if isinstance(bias, Node) and bias.op == "get_attr":
             held: Tensor = attribute(self.small, str(bias.target))
@@ -293,21 +285,13 @@ def _weights(node: Node) -> list[str]:
     return [name for source in node.all_input_nodes for name in _weights(source)]
 
 
-def _groups(node: Node) -> int:
-    """Groups of a convolution; 1 for any other layer."""
-    return int(node.args[6]) if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6 else 1  # type: ignore[arg-type]
-
-
-def _grouped(x: Tensor, groups: int) -> Tensor:
+def _grouped(x: Tensor, count: int) -> Tensor:
     """(rows, columns) as (groups, rows, columns / groups)."""
-    return x.view(len(x), groups, -1).transpose(0, 1)
+    return x.reshape(len(x), count, -1).transpose(0, 1)
 
 
-def _only_user(node: Node, operator: str) -> Node | None:
-    users = list(node.users)
-    if len(users) == 1 and operator_name(users[0].target) == operator:
-        return users[0]
-    return None
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _restrict(x: Tensor, kept: dict[int, Tensor]) -> Tensor:
@@ -322,19 +306,14 @@ def _features(node: Node, x: Tensor, weight: Tensor, pick: Tensor, shape: tuple[
         return x.reshape(-1, x.shape[-1])[pick]
     rank = weight.dim() - 2
 
-    def setting(index: int, default: int) -> list[int]:
-        value: Any = node.args[index] if len(node.args) > index else default
-        values = [value] if isinstance(value, int) else list(value)
-        return values * rank if len(values) == 1 else values
-
-    stride, dilation = setting(3, 1), setting(5, 1)
+    stride, dilation = setting(node, 3, 1, rank), setting(node, 5, 1, rank)
     kernel = list(weight.shape[2:])
     padding: Any = node.args[4] if len(node.args) > 4 else 0
     if isinstance(padding, str):
         spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         sides = [(s // 2, s - s // 2) if padding == "same" else (0, 0) for s in spans]
     else:
-        sides = [(p, p) for p in setting(4, 0)]
+        sides = [(p, p) for p in setting(node, 4, 0, rank)]
     if x.dim() == rank + 1:
         x = x.unsqueeze(0)
         shape = (1, *shape)

@@ -1,4 +1,4 @@
-"""The original module with the compressed weights scattered into place and zeros elsewhere."""
+"""The original module with factors multiplied back, the compressed weights scattered into place and zeros elsewhere."""
 
 import copy
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import PlanError
+from fxprune.low_rank import merged
 from fxprune.plan import scatter
 from fxprune.report import plan_of
 
@@ -26,7 +27,7 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
     plan = plan_of(small)
     full = copy.deepcopy(model).eval()
     held = dict(full.named_parameters(remove_duplicate=False)) | dict(full.named_buffers(remove_duplicate=False))
-    weights = small.state_dict()
+    weights = merged(small.state_dict(), plan)
     with torch.no_grad():
         for name, value in weights.items():
             if name not in held:

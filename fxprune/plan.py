@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from fxprune.analysis import Analysis
 from fxprune.errors import PlanError
+from fxprune.factoring import Factoring
 from fxprune.relabel import kept_axes
 
-VERSION = 1
+VERSION = 2
 Indices = list[int] | list[list[int]]
 
 
@@ -24,9 +26,10 @@ class Plan:
     Attributes:
         kept: per changed parameter and axis the indices that stay, in order. Axis 1 of a grouped convolution's weight holds
             one list per convolution group.
-        shapes: the original shape of every changed parameter.
+        shapes: the original shape of every parameter in `kept` or `factorings`.
         widths: channels kept per block of each group, by group name.
         method: how it was made.
+        factorings: layers replaced by two, by the name of their weight; `kept` and `shapes` speak of the one they were.
     """
 
     kept: dict[str, dict[int, Indices]]
@@ -34,6 +37,7 @@ class Plan:
     widths: dict[str, int]
     method: str = "auto"
     settings: dict[str, Any] = field(default_factory=dict)
+    factorings: dict[str, Factoring] = field(default_factory=dict)
 
     def to_json(self, **options: Any) -> str:
         """The plan as a JSON document."""
@@ -61,6 +65,7 @@ class Plan:
                 {str(n): int(w) for n, w in data["widths"].items()},
                 str(data.get("method", "auto")),
                 dict(data.get("settings", {})),
+                {str(n): Factoring(**how) for n, how in data.get("factorings", {}).items()},
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"The plan is malformed: {error}.") from error
@@ -69,14 +74,17 @@ class Plan:
         return hash(self.to_json(sort_keys=True))
 
 
-def make_plan(analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor], method: str, settings: dict[str, Any]) -> Plan:
+def make_plan(
+    analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor], method: str, settings: dict[str, Any],
+    factorings: Mapping[str, Factoring] = MappingProxyType({}),
+) -> Plan:  # fmt: skip
     """Write down a choice of channels.
 
     Args:
         analysis: of the captured graph.
         alive: (channels + 1,) bool.
         state: the captured graph's parameters and buffers.
-        method, settings: noted in the plan.
+        method, settings, factorings: noted in the plan.
     """
     kept_axes(analysis, alive)
     kept: dict[str, dict[int, Indices]] = {}
@@ -87,7 +95,7 @@ def make_plan(analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor]
         rows = [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
         kept.setdefault(name, {})[axis] = rows[0] if mask.ndim == 1 else rows
     widths = {g.name: int(alive[g.blocks[0]].sum()) for g in analysis.groups}
-    return Plan(kept, {n: tuple(state[n].shape) for n in kept}, widths, method, settings)
+    return Plan(kept, {n: tuple(state[n].shape) for n in dict.fromkeys((*kept, *factorings))}, widths, method, settings, dict(factorings))
 
 
 def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
@@ -123,6 +131,15 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
                 "differently."
             )
     return alive
+
+
+def reduced_shape(name: str, shape: tuple[int, ...], plan: Plan) -> tuple[int, ...]:
+    """A parameter's shape after the plan's channels are gone."""
+    sizes = list(shape)
+    for axis, held in plan.kept.get(name, {}).items():
+        if axis < len(sizes):
+            sizes[axis] = len(held[0]) if held and isinstance(held[0], list) else len(held)
+    return tuple(sizes)
 
 
 def scatter(small: Tensor, shape: tuple[int, ...], kept: dict[int, Indices]) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from fxprune.errors import StorageError
-from fxprune.plan import Indices, Plan
+from fxprune.plan import Plan, reduced_shape
 from fxprune.report import attach, plan_of, report
 
 M = TypeVar("M", bound=nn.Module)
@@ -31,6 +31,8 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     """
     result = copy.deepcopy(module)
     plan, notes = plan_of(small), report(small).notes
+    for name in plan.factorings:
+        _replace_layer(result, name.rpartition(".")[0], small)
     state = {**dict(small.named_parameters(remove_duplicate=False)), **dict(small.named_buffers(remove_duplicate=False))}
     problems = [problem for name, tensor in state.items() if (problem := _problem(result, name, tensor, plan, notes))]
     problems += [
@@ -57,16 +59,16 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     return result
 
 
-def _reduced(name: str, shape: tuple[int, ...], plan: Plan) -> tuple[int, ...]:
-    sizes = list(shape)
-    for axis, held in plan.kept.get(name, {}).items():
-        if axis < len(sizes):
-            sizes[axis] = _width(held)
-    return tuple(sizes)
-
-
-def _width(held: Indices) -> int:
-    return len(held[0]) if held and isinstance(held[0], list) else len(held)
+def _replace_layer(module: nn.Module, path: str, small: GraphModule) -> None:
+    """Put the two layers of a compressed graph in place of one; where that cannot be, `_problem` finds it later."""
+    parent, _, leaf = path.rpartition(".")
+    try:
+        pair = [small.get_submodule(f"{path}.{part}") for part in "01"]
+        held, owner = module.get_submodule(path), module.get_submodule(parent)
+    except AttributeError:
+        return
+    if isinstance(held, (nn.Linear, _ConvNd)) and all(isinstance(layer, type(held)) for layer in pair):
+        setattr(owner, leaf, nn.Sequential(*copy.deepcopy(pair)).train(held.training))
 
 
 def _slot(module: nn.Module, name: str) -> tuple[nn.Module, str] | None:
@@ -94,7 +96,7 @@ def _problem(module: nn.Module, name: str, tensor: Tensor, plan: Plan, notes: tu
         return None
     if isinstance(owner, HARD):
         return f"{name} belongs to a {type(owner).__name__}, whose forward knows its sizes"
-    wanted = _reduced(name, tuple(held.shape), plan)
+    wanted = reduced_shape(name, tuple(held.shape), plan)
     if plan.shapes.get(name) != tuple(held.shape) or wanted != tuple(tensor.shape):
         original = plan.shapes.get(name, tuple(tensor.shape))
         return f"{name} has the shape {tuple(held.shape)}, in the compressed model {tuple(original)}"

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -25,10 +25,12 @@ from fxprune.groups import Cost
 from fxprune.inputs import Batch, Calibration, example_batch
 from fxprune.latency import Gauge, multiples, seconds_of_calls
 from fxprune.layer_times import LayerTimes
+from fxprune.layers import factorable
 from fxprune.measure import Workload
 from fxprune.profile import Profile, profile
 from fxprune.progress import Progress
 from fxprune.sensitivity import sensitivities
+from fxprune.spectra import Spread, spreads
 
 PROBED_EXAMPLES = 256
 """Examples whose output is differentiated; each costs about three forward passes."""
@@ -52,6 +54,7 @@ class Session:
     memory: float
     progress: Progress
     decision: Decision | None
+    ignore: Callable[[str], bool]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     moments: dict[Site, Moments] | None = None
@@ -61,6 +64,8 @@ class Session:
     gauge: Gauge | None = None
     call_seconds: tuple[Cost, ...] = ()
     latency: float = 1.0
+    spread: dict[str, Spread] | None = None
+    trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     @property
     def graph(self) -> GraphModule:
@@ -88,6 +93,14 @@ class Session:
                 self.moments = calibrate(self.graph, self.analysis, self.batches(self.fit, advance))
             self._warn_if_thin(self.moments)
         return self.moments
+
+    def spreads(self) -> dict[str, Spread]:
+        """How the outputs of every factorable layer spread over the fitting examples, computed once."""
+        if self.spread is None:
+            with self.station("calibrate ranks", int(self.fit.sum())) as advance:
+                layers = factorable(self.graph, self.ignore)[0]
+                self.spread = spreads(self.graph, layers, self.batches(self.fit, advance))
+        return self.spread
 
     def _warn_if_thin(self, moments: dict[Site, Moments]) -> None:
         thin = [
@@ -199,7 +212,14 @@ def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]
 def open_session(
     model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: RoundTo,
     seed: int, memory: float, progress: bool, decision: Decision | None, held_out: Callable[[int], int], workload: Workload | None = None,
+    channels: bool = True,
 ) -> Session:  # fmt: skip
+    """Capture, label, and split the calibration examples.
+
+    Args:
+        held_out: how many of so many examples take no part in the fit.
+        channels: whether channels may go; a model without a channel group is an error then.
+    """
     check_model(model)
     if round_to != "auto" and (not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1):
         raise BudgetError(f'round_to={round_to!r}: widths are multiples of a whole number, 1 or more, or "auto".')
@@ -213,14 +233,17 @@ def open_session(
         captured = capture(model, calibration.example if example is None else example_batch(model, example))
     middle = time.perf_counter()
     with bar.task("label", None):
-        analysis = analyse(captured.graph, captured.example.size, matcher(model, ignore, "ignore"))
-    if not analysis.groups:
+        skipped = matcher(model, ignore, "ignore")
+        analysis = analyse(captured.graph, captured.example.size, skipped)
+    if not channels:
+        analysis = replace(analysis, groups=(), pinned=())
+    elif not analysis.groups:
         reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
         raise UnsupportedError(f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another.'}")
     workload = workload or Workload()
     session = Session(
         model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),
-        least_shares(model, analysis, keep or {}), seed, memory, bar, decision,
+        least_shares(model, analysis, keep or {}), seed, memory, bar, decision, skipped,
         {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes), workload=workload,
     )  # fmt: skip
     first = next(iter(calibration.batches()))

@@ -13,6 +13,8 @@ from torch import Tensor
 EXACT = 1e-6
 """Relative squared error below which there is nothing to repair, only noise to fit."""
 RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+SHRINKAGE = 0.2
+"""Of a covariance towards its diagonal, per (features / rows)."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -62,6 +64,17 @@ class Moments:
             self.pp - self.p[:, :, None] * self.p[:, None] / n, self.py - self.p[:, :, None] * self.y[:, None] / n,
             self.yy - self.y.square() / n,
         )  # fmt: skip
+
+    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Covariance (g, o, o) and mean (g, o) of P W^T, for a (g, o, f) weight.
+
+        The features' covariance is shrunk towards its diagonal by what few rows leave undetermined, so that directions which the rows
+        do not show count by their weights.
+        """
+        n = max(self.count, 1.0)
+        inner = self.centred().pp
+        inner.diagonal(dim1=1, dim2=2).mul_(1 + SHRINKAGE * weight.shape[2] / n)
+        return weight @ inner @ weight.mT / n, (weight @ self.p[:, :, None])[:, :, 0] / n
 
     def residual(self, weight: Tensor) -> float:
         """Sum of squared errors of a (g, o, f) weight, without intercept."""

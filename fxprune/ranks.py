@@ -1,0 +1,250 @@
+"""Station 5c: which layers become two, and with what rank, under a budget."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from fxprune.analysis import Analysis
+from fxprune.costs import CostModel
+from fxprune.errors import BudgetError
+from fxprune.factoring import Factoring
+from fxprune.layers import Layer, groups
+from fxprune.linalg import alds, pca, svd
+from fxprune.propagation import attribute
+from fxprune.relabel import shrink_parameter
+from fxprune.spectra import Spread
+
+METHODS = ("pca", "svd", "learned-rank", "alds")
+ENCODERS = 8
+"""Most parts that ALDS cuts a group's input channels into."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may become of one layer; the first choice is to leave it alone, at no error.
+
+    Attributes:
+        weight: the layer's name.
+        factorings: one per further choice.
+        costs: (choices, limits), as fractions of the original model.
+        errors: (choices,), zero for the first.
+    """
+
+    weight: str
+    factorings: tuple[Factoring, ...]
+    costs: np.ndarray
+    errors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model at chosen widths, whose layers are to be factored.
+
+    Attributes:
+        graph, analysis: the captured graph and what is known of it.
+        alive: (channels + 1,) bool.
+        layers: those that may be factored, by the name of their weight.
+        limits: fractions of the original to keep, by name.
+        round_to: channels between two layers are multiples of this, where a layer has as many.
+    """
+
+    graph: GraphModule
+    analysis: Analysis
+    alive: np.ndarray
+    layers: Mapping[str, Layer]
+    limits: Mapping[str, float]
+    round_to: int = 1
+
+    def weight(self, name: str) -> Tensor:
+        """The surviving part of a weight."""
+        return shrink_parameter(attribute(self.graph, name).detach(), name, self.analysis, self.alive)
+
+    def outputs(self, name: str) -> Tensor:
+        """Indices of a layer's surviving outputs."""
+        ids = self.analysis.axes.get((name, 0))
+        return torch.arange(len(attribute(self.graph, name))) if ids is None else torch.from_numpy(np.flatnonzero(self.alive[ids]))
+
+    def cost(self) -> np.ndarray:
+        """Of everything without factoring, (limits,), as fractions of the original."""
+        widths = np.array([int(self.alive[g.blocks[0]].sum()) for g in self.analysis.groups])
+        found = CostModel(self.graph, self.analysis).fractions(widths)
+        return np.array([found[name] for name in self.limits])
+
+    def layer_costs(self) -> dict[str, np.ndarray]:
+        """Of every layer that may be factored, (limits,)."""
+        model = CostModel(self.graph, self.analysis)
+        total = {"flops": max(model.flops(model.full), 1.0), "params": max(model.params(model.full), 1.0)}
+        flops = {c.node: c.flops * math.prod(float(self.alive[f].mean()) for f in c.factors) for c in self.analysis.costs}
+        return {
+            name: np.array([
+                {"flops": flops.get(layer.node.name, 0.0), "params": float(self.weight(name).numel())}[limit] / total[limit]
+                for limit in self.limits
+            ])
+            for name, layer in self.layers.items()
+        }  # fmt: skip
+
+    def stretch(self, layer: Layer) -> float:
+        """How many more positions the first of two separable layers has than the layer: its stride is not yet taken."""
+        source, result = (self.analysis.values[n.name].shape for n in (layer.node.all_input_nodes[0], layer.node))
+        rank = attribute(self.graph, layer.weight).dim() - 2
+        return float(source[-rank] / result[-rank]) if rank > 0 else 1.0
+
+
+def choices(network: Network, method: str, spreads: Mapping[str, Spread], power: float = 1.0) -> list[Choices]:
+    """What may become of every layer.
+
+    Args:
+        network: at its widths.
+        method: of `METHODS`.
+        spreads: of the original's outputs; `pca` needs them.
+        power: of the relative errors of `pca` and `svd`.
+    """
+    costs, result = network.layer_costs(), []
+    for name, layer in network.layers.items():
+        weight = network.weight(name)
+        shape, count = tuple(weight.shape), groups(layer.node)
+        factorings, errors = _curves(network, layer, weight, method, spreads, count, power)
+        spent = []
+        for factoring in factorings:
+            first, second = factoring.sizes(shape)
+            scale = network.stretch(layer) if factoring.separable else 1.0
+            relative = {"flops": (first * scale + second) / weight.numel(), "params": (first + second) / weight.numel()}
+            spent.append(costs[name] * np.array([relative[limit] for limit in network.limits]))
+        table = np.array([costs[name], *spent]).reshape(-1, len(network.limits))
+        pays = [i for i in range(1, len(table)) if (table[i] < table[0]).any()]
+        result.append(
+            Choices(name, tuple(factorings[i - 1] for i in pays), table[[0, *pays]], np.array([0.0, *(errors[i - 1] for i in pays)]))
+        )
+    return result
+
+
+def _curves(
+    network: Network, layer: Layer, weight: Tensor, method: str, spreads: Mapping[str, Spread], count: int, power: float
+) -> tuple[list[Factoring], list[float]]:
+    """Every factoring of a layer and its error."""
+    shape = tuple(weight.shape)
+    if method == "alds":
+        split = [k for k in range(1, min(ENCODERS, shape[1]) + 1) if shape[1] % k == 0] if weight.dim() > 2 else [1]
+        forms = [Factoring(1, count, k) for k in split]
+    else:
+        forms = [Factoring(1, count, separable=method == "learned-rank" and weight.dim() > 2)]
+    factorings, errors = [], []
+    for form in forms:
+        if method == "pca":
+            kept = network.outputs(layer.weight)
+            covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
+            size = len(kept) // count
+            tail = pca.dropped(covariance.view(count, size, count, size).diagonal(dim1=0, dim2=2).movedim(-1, 0))
+        elif method == "alds":
+            tail = alds.bounds(form.fold(weight))
+        else:
+            tail = svd.dropped(form.fold(weight))
+        if method in ("pca", "svd"):
+            tail = (tail / max(float(tail[0]), np.finfo(float).tiny)) ** power
+        largest = form.largest(shape)
+        step = min(max(network.round_to // (form.groups * form.encoders), 1), largest)
+        for rank in range(step, largest + 1, step):
+            factorings.append(Factoring(rank, form.groups, form.encoders, form.separable))
+            errors.append(float(tail[rank]))
+    return factorings, errors
+
+
+def allocate_ranks(network: Network, offered: Sequence[Choices], minimax: bool) -> dict[str, Factoring]:
+    """`allocate_choices` for the layers of a network."""
+    fixed = network.cost() - sum((c.costs[0] for c in offered), np.zeros(len(network.limits)))
+    return allocate_choices(offered, fixed, network.limits, minimax)
+
+
+def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapping[str, float], minimax: bool) -> dict[str, Factoring]:
+    """The choices with the smallest sum, or the smallest maximum, of errors that keep every limit; layers left alone do not appear.
+
+    The sum is minimised for a price of cost that is bisected, as in learned-rank compression (Idelbayev & Carreira-Perpinan, CVPR
+    2020). The maximum needs no restarts from random encoders, as the reference implementation of ALDS makes them: at a given
+    maximum the cheapest choices of different layers do not depend on each other.
+
+    Args:
+        offered: per layer.
+        fixed: (limits,) cost of everything else.
+        bounds: the limits.
+        minimax: whether the largest error counts, not the sum.
+
+    Raises:
+        BudgetError: not even the cheapest choices keep the limits.
+    """
+    limits = np.array(list(bounds.values()))
+
+    def spent(picks: Sequence[int]) -> np.ndarray:
+        return fixed + sum((c.costs[i] for c, i in zip(offered, picks, strict=True)), np.zeros(len(limits)))
+
+    def fits(picks: Sequence[int]) -> bool:
+        return bool((spent(picks) <= limits + 1e-9).all())
+
+    alone = [0] * len(offered)
+    if fits(alone):
+        return {}
+    # One limit may bind while another has room: each is priced alone, and all together.
+    mixes = np.unique(np.vstack([np.eye(len(limits)), np.ones(len(limits))]), axis=0)
+    priced = [[(c.costs / limits) @ mix for c in offered] for mix in mixes]
+    frugal = [[int(np.argmin(cost)) for cost in costs] for costs in priced]
+    cheapest = next((picks for picks in frugal if fits(picks)), frugal[-1])
+    if not fits(cheapest):
+        asked = ", ".join(f"{k}={v:g}" for k, v in bounds.items())
+        closest = ", ".join(f"{k}={v:.3f}" for k, v in zip(bounds, spent(cheapest), strict=True))
+        raise BudgetError(
+            f"The budget {asked} cannot be reached by factoring: with rank 1 wherever that pays the model keeps {closest}. The rest lies in "
+            "layers that cannot be factored; fxprune.compress removes channels."
+        )
+    merit = max if minimax else sum
+    found = [cheapest]
+    for costs in priced:
+        picks = _bisect(lambda at, costs=costs: _pick(offered, costs, at, minimax), fits)  # type: ignore[misc]
+        found.append(_fill(offered, costs, picks, fits) if picks else cheapest)
+    best = min(found, key=lambda picks: merit(float(c.errors[i]) for c, i in zip(offered, picks, strict=True)))
+    return {c.weight: c.factorings[i - 1] for c, i in zip(offered, best, strict=True) if i}
+
+
+def _pick(offered: Sequence[Choices], costs: Sequence[np.ndarray], at: float, minimax: bool) -> list[int]:
+    """Per layer the best choice at a price, or the cheapest below a maximum error."""
+    if minimax:
+        return [int(np.argmin(np.where(c.errors <= at, cost, np.inf))) for c, cost in zip(offered, costs, strict=True)]
+    return [int(np.argmin(c.errors + at * cost)) for c, cost in zip(offered, costs, strict=True)]
+
+
+def _bisect(pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], bool]) -> list[int] | None:
+    """The picks at the smallest parameter between 1e-12 and 1e12 that fit; larger ones are cheaper and err more."""
+    low, high, best = -12.0, 12.0, None
+    for _ in range(60):
+        middle = (low + high) / 2
+        picks = pick(10.0**middle)
+        if fits(picks):
+            best, high = picks, middle
+        else:
+            low = middle
+    return best
+
+
+def _fill(offered: Sequence[Choices], costs: Sequence[np.ndarray], picks: list[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Spend what is left over where it lowers the error most."""
+    open_layers = set(range(len(offered)))
+    while open_layers:
+        best, gain = None, 0.0
+        for i in sorted(open_layers):
+            here, found = picks[i], None
+            better = np.flatnonzero((offered[i].errors < offered[i].errors[here]) & (costs[i] > costs[i][here]))
+            for j in better[np.argsort(costs[i][better])]:
+                if fits([*picks[:i], int(j), *picks[i + 1 :]]):
+                    found = int(j)
+                break
+            if found is None:
+                open_layers.discard(i)
+            elif offered[i].errors[here] - offered[i].errors[found] > gain:
+                best, gain = (i, found), float(offered[i].errors[here] - offered[i].errors[found])
+        if best is None:
+            break
+        picks = [*picks[: best[0]], best[1], *picks[best[0] + 1 :]]
+    return picks
