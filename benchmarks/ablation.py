@@ -9,15 +9,13 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
-from benchmarks.tradeoff import draw, logits
-from fxprune.budget import Budget
+from benchmarks.tradeoff import draw, logits, opened
 from fxprune.construct import allocate_widths, build, surviving_channels
 from fxprune.errors import CalibrationWarning
-from fxprune.session import Session, held_out_for, open_session
 
 STEPS = (
     ("smallest weights, nothing fitted", "magnitude", "uniform", "magnitude", True),
@@ -33,14 +31,6 @@ STEPS = (
 """What is done; the selector, the allocation, the fit (a method of `build`), and whether errors count by what they do to the output."""
 
 
-def opened(net: nn.Module, calibration: Tensor, flops: float, seed: int) -> Session:
-    """A session as `compress(flops=)` opens it."""
-    return open_session(
-        net, calibration, example=None, ignore=(), keep=None, round_to=1, seed=seed, memory=2e9, progress=False, decision=None,
-        held_out=held_out_for(Budget(flops=flops)),
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def measure(name: str, flops: float, seed: int, calibration: Tensor, test: Tensor) -> list[dict[str, object]]:
     """Agreement on the test images after each step."""
@@ -48,7 +38,7 @@ def measure(name: str, flops: float, seed: int, calibration: Tensor, test: Tenso
     decided = logits(net, test).argmax(1)
     rows: list[dict[str, object]] = []
     for by_output in (True, False):
-        session = opened(net, calibration, flops, seed)
+        session = opened(net, calibration, seed)
         if not by_output:
             session.worth = {}
         for title, selector, allocation, fit, needs in STEPS:

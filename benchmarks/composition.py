@@ -22,12 +22,11 @@ from torch import Tensor, nn
 import fxprune
 from benchmarks.data import DEBIAN, Split, split
 from benchmarks.nets import NETS, trained
-from benchmarks.tradeoff import draw, logits
-from fxprune.budget import Budget
+from benchmarks.tradeoff import draw, logits, opened
 from fxprune.errors import BudgetError
 from fxprune.handover import finished
 from fxprune.ranks import METHODS
-from fxprune.session import Session, held_out_for, open_session, undisturbed
+from fxprune.session import Session, undisturbed
 
 BATCH, ROUNDS = 20, 15
 """Images per call whose latency is measured, and how often."""
@@ -37,14 +36,6 @@ SELECTOR = "output-aware"
 Row = dict[str, object]
 CHANNELS, JOINT, REVERSED = "channels alone", "joint", "pca, then channels"
 ALONE, COMPOSED = "{} alone", "channels, then {}"
-
-
-def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
-    """Capture and label once for all methods and budgets."""
-    return open_session(
-        net, calibration, example=None, ignore=(), round_to=1, seed=seed, memory=2e9, progress=False, decision=None,
-        held_out=held_out_for(Budget(flops=1.0)),
-    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -10,10 +10,9 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 import fxprune
-from benchmarks.ablation import opened
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import trained
-from benchmarks.tradeoff import draw, logits
+from benchmarks.tradeoff import draw, logits, opened
 from fxprune.construct import build, surviving_channels
 from fxprune.linalg.selection import pivoted_qr
 
@@ -65,7 +64,7 @@ def left_out(net: Net = "vgg", flops: float = 0.5, count: int = 1000, data: Path
 def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = DEBIAN) -> None:
     """|r_kk / r_11|, singular values and the predicted error of every group against the output error when that group alone is reduced."""
     model, pool = trained(net), split("calibration", data)
-    session = opened(model, draw(pool.images, count, 0), 0.5, 0)
+    session = opened(model, draw(pool.images, count, 0), 0)
     ours, paper = session.profile("output-aware"), session.profile("pivoted-qr")
     full = np.array([g.width for g in session.analysis.groups])
     held_out = next(iter(session.batches(session.held_out)))

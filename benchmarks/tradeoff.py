@@ -21,6 +21,8 @@ from torch import Tensor, nn
 import fxprune
 from benchmarks.data import DEBIAN, Split, photos, split
 from benchmarks.nets import NETS, efficientnet_lite0, trained
+from fxprune.budget import Budget
+from fxprune.session import Session, held_out_for, open_session
 
 METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
 
@@ -34,6 +36,14 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 def draw(pool: Tensor, count: int, seed: int) -> Tensor:
     """Calibration images."""
     return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
+    """Capture and label once, as `compress(flops=)` does, for benchmarks that look into the stations."""
+    return open_session(
+        net, calibration, example=None, ignore=(), keep=None, round_to=1, seed=seed, memory=2e9, progress=False, decision=None,
+        held_out=held_out_for(Budget(flops=1.0)),
+    )  # fmt: skip
 
 
 def measure(
