@@ -39,8 +39,8 @@ def _attempt(entry: Entry, limit: int) -> Row:
     def alarm(*_: Any) -> None:
         raise _TooLong(f"took longer than {limit} s")
 
-    signal.signal(signal.SIGALRM, alarm)
-    signal.alarm(limit)
+    signal.signal(signal.SIGPROF, alarm)
+    signal.setitimer(signal.ITIMER_PROF, limit)
     row = Row(entry.name, entry.source)
     try:
         examine(entry, row)
@@ -86,7 +86,7 @@ def main(
     voxels: Annotated[bool, typer.Option("--atom3d", help="3-D convolutional nets on voxel grids.")] = False,
     only: Annotated[str, typer.Option(help="Names that contain one of these, separated by commas.")] = "",
     most: Annotated[float, typer.Option(help="Skip models of more than this many million parameters.")] = 100.0,
-    limit: Annotated[int, typer.Option(help="Seconds per model.")] = 300,
+    limit: Annotated[int, typer.Option(help="Processor seconds per model.")] = 300,
     again: Annotated[bool, typer.Option(help="Examine models that failed before once more.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Read and write the rows here.")] = None,
     peer: Annotated[Path | None, typer.Option(help="Rows of benchmarks.torch_pruning, shown beside.")] = None,

@@ -21,7 +21,7 @@ compressed graph, or the reason is printed why the architecture cannot give them
     python -m benchmarks.torch_pruning --torchvision --timm 200 --transformers --atom3d --yolo --json torch_pruning.json
     python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json --markdown docs/coverage.md
 
-2-core CPU, torch 2.13.0, 2026-11-22, one thread. Seconds are wall clock beside other work on the same two cores.
+2-core CPU, torch 2.13.0, 2026-11-22, one thread; seconds are processor time.
 """
 
 COLUMNS = """\
@@ -34,7 +34,7 @@ COLUMNS = """\
 
 PEER = """\
 - *Torch-Pruning*: FLOPs left by Torch-Pruning 1.6.1 from PyPI, its `MagnitudePruner` with default options and the last layer ignored as its
-  examples do, pruning ratios 0.16, 0.3 and 0.5 tried until 25 % of the FLOPs are gone; 150 s per model. It passes where the pruned model runs
+  examples do, pruning ratios 0.16, 0.3 and 0.5 tried until 25 % of the FLOPs are gone; 150 processor seconds per model. It passes where the pruned model runs
   and 10 % of the FLOPs are gone; whether the numbers are right is not asked.
 """
 

@@ -38,7 +38,7 @@ class Row:
         groups: channel groups.
         prunable: share of the parameters with an axis from which channels can go.
         pinned: shares of the others, by reason.
-        capture_s, analysis_s: wall-clock seconds.
+        capture_s, analysis_s: processor seconds of the one thread.
         flops: what is left by the cost model.
         counted: what torch.utils.flop_counter counts in the compressed graph, as a share of the original's.
         error: largest difference to the masked original over the largest output, at batch sizes 1, 2 and 3, in single precision.
@@ -241,12 +241,12 @@ def examine(entry: Entry, row: Row) -> None:
 
 def _examine(row: Row, model: nn.Module, batch: Batch) -> GraphModule:
     row.parameters = sum(p.numel() for p in model.parameters())
-    start = time.perf_counter()
+    start = time.process_time()
     captured = capture(model, batch)
     row.captured, row.notes = True, captured.notes
-    middle = time.perf_counter()
+    middle = time.process_time()
     analysis = analyse(captured.graph, batch.size)
-    row.capture_s, row.analysis_s = middle - start, time.perf_counter() - middle
+    row.capture_s, row.analysis_s = middle - start, time.process_time() - middle
     row.groups = len(analysis.groups)
     shares(captured, analysis, row)
     costs = CostModel(captured.graph, analysis)

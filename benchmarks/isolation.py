@@ -1,9 +1,12 @@
-"""A function in a process of its own with a time limit: one failure never stops a run of many."""
+"""A function in a process of its own with a time limit: one failure never stops a run of many.
+
+Limits are of processor time, so that other work on the machine does not change what passes.
+"""
 
 import multiprocessing
 import os
+import resource
 import signal
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -20,9 +23,14 @@ class Failed(Exception):
         self.trace = trace
 
 
-def _child(send: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+PATIENCE = 5
+"""Wall-clock limit, as a multiple of the processor seconds: for what waits for ever."""
+
+
+def _child(send: Connection, seconds: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     # A session of its own, so that what the function starts ends with it.
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     try:
         send.send((True, function(*args)))
     except BaseException as error:
@@ -32,27 +40,28 @@ def _child(send: Connection, function: Callable[..., Any], args: tuple[Any, ...]
         send.close()
 
 
-def isolated(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+def isolated(seconds: int, function: Callable[..., Any], *args: Any) -> Any:
     """What `function(*args)` returns, computed in a fork of this process.
 
     Args:
-        seconds: wall-clock limit.
+        seconds: of processor time; PATIENCE times that by the clock.
         function: its result must be picklable.
 
     Raises:
         Failed: it raised, the process died, or the time was up.
     """
     receive, send = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_child, args=(send, function, args))
+    process = FORK.Process(target=_child, args=(send, seconds, function, args))
     process.start()
     send.close()
-    end = time.monotonic() + seconds
     try:
-        if not receive.poll(max(0.0, end - time.monotonic())):
-            raise Failed(f"took longer than {seconds:.0f} s")
+        if not receive.poll(PATIENCE * seconds):
+            raise Failed(f"took longer than {PATIENCE * seconds} s")
         done, value = receive.recv()
     except EOFError:
         process.join()
+        if process.exitcode == -signal.SIGXCPU:
+            raise Failed(f"took longer than {seconds} s") from None
         raise Failed(f"the process died (exit code {process.exitcode}; -9 is out of memory)") from None
     finally:
         receive.close()

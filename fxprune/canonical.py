@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 
 def canonicalise(module: GraphModule) -> tuple[str, ...]:
@@ -21,6 +22,7 @@ def canonicalise(module: GraphModule) -> tuple[str, ...]:
     _make_functional(module)
     _register_tensors(module)
     _one_name_each(module)
+    _fold_numbers(module)
     return _fold_weights(module)
 
 
@@ -76,6 +78,34 @@ def _one_name_each(module: GraphModule) -> None:
             node.target = names.get(str(node.target), node.target)
 
 
+def _constants(module: GraphModule) -> set[Node]:
+    """Nodes that depend on no input."""
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or node.op == "call_function" and inputs and found.issuperset(inputs):
+            found.add(node)
+    return found
+
+
+def _fold_numbers(module: GraphModule) -> None:
+    """Numbers that a model reads from its own tensors (strides, temperatures) become numbers in the graph."""
+    constant = _constants(module)
+    numbers: dict[Node, Any] = {}
+    known: dict[Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if getattr(node.target, "_opname", "") in ("item", "_local_scalar_dense") and node in constant:
+            numbers[node] = _evaluate(module, node, known)
+        elif not numbers.keys().isdisjoint(node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: numbers.get(n, n))
+            if numbers.keys() >= set(node.all_input_nodes) and getattr(node.target, "__module__", "") == "_operator":
+                numbers[node] = node.target(*args, **kwargs)
+            else:
+                node.args, node.kwargs = args, kwargs
+    for node in reversed(numbers):
+        module.graph.erase_node(node)
+
+
 READERS = ("conv", "linear")
 
 
@@ -85,17 +115,13 @@ def _fold_weights(module: GraphModule) -> tuple[str, ...]:
     A channel's share in such a weight changes with the channels beside it, so nothing could be removed otherwise.
     Returns a note per weight.
     """
-    graph, notes = module.graph, []
-    constant: dict[Node, bool] = {}
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        constant[node] = node.op == "get_attr" or node.op == "call_function" and bool(inputs) and all(constant[i] for i in inputs)
+    graph, notes, constant = module.graph, [], _constants(module)
     for node in list(graph.nodes):
         name = getattr(node.target, "_opname", "")
         if not name.startswith(READERS) or len(node.args) < 2 or not isinstance(node.args[1], Node):
             continue
         weight = node.args[1]
-        if weight.op != "call_function" or not constant[weight] or _is_movement(weight):
+        if weight.op != "call_function" or weight not in constant or _is_movement(weight):
             continue
         path = _layer_path(node)
         target = f"{path}.weight" if path else f"computed_{weight.name}"
@@ -108,7 +134,7 @@ def _fold_weights(module: GraphModule) -> tuple[str, ...]:
             held = graph.get_attr(target)
         held.meta = {k: v for k, v in weight.meta.items() if k == "val"} | {"nn_module_stack": node.meta.get("nn_module_stack", {})}
         weight.replace_all_uses_with(held)
-        constant[held] = True
+        constant.add(held)
         notes.append(f"{target}: the weight that is computed from other parameters is folded into one")
     if notes:
         graph.eliminate_dead_code()
@@ -118,14 +144,25 @@ def _fold_weights(module: GraphModule) -> tuple[str, ...]:
 
 def _is_movement(node: Node) -> bool:
     """Transposes and views of a parameter, all the way up."""
-    return node.op == "get_attr" or (
-        isinstance(node.target, torch._ops.OpOverload) and node.target.is_view and all(_is_movement(i) for i in node.all_input_nodes)
-    )
+    moves = isinstance(node.target, torch._ops.OpOverload) and node.target.is_view or node.target is operator.getitem
+    return node.op == "get_attr" or moves and all(_is_movement(i) for i in node.all_input_nodes)
 
 
 def _only_feeds(node: Node, last: Node) -> bool:
     """Whether everything that reads a node ends in `last`."""
-    return all(user is last or user.op == "call_function" and bool(user.users) and _only_feeds(user, last) for user in node.users)
+    inside, frontier = {last}, [last]
+    while frontier:
+        fresh = [source for source in frontier.pop().all_input_nodes if source not in inside]
+        inside.update(fresh)
+        frontier += fresh
+    seen, frontier = {node}, [node]
+    while frontier:
+        users = [user for user in frontier.pop().users if user is not last and user not in seen]
+        if not inside.issuperset(users):
+            return False
+        seen.update(users)
+        frontier += users
+    return True
 
 
 def _layer_path(node: Node) -> str:
@@ -140,7 +177,7 @@ def _evaluate(module: GraphModule, node: Node, known: dict[Node, Any]) -> Any:
         if node.op == "get_attr":
             known[node] = operator.attrgetter(str(node.target))(module)
         else:
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: _evaluate(module, n, known))
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: _evaluate(module, n, known))
             known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     return known[node]
 

@@ -1,11 +1,12 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
 import copy
+import inspect
 import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -86,7 +87,7 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
     """Trace with a free batch size, and with free image sizes where the trace would hold the example's otherwise."""
     start = time.monotonic()
     try:
-        program = _traced(model, batch, spatial=False)
+        program = _traced_after_another_size(model, batch)
     except Exception as error:
         return _fixed(model, batch, error), ()
     if not any(t.dim() >= 4 for t in batch.tensors()) or not any(_sized(node) for node in program.graph.nodes):
@@ -119,9 +120,23 @@ class _Deadline(TorchFunctionMode):
 
 def _traced(model: nn.Module, batch: Batch, spatial: bool) -> torch.export.ExportedProgram:
     args, kwargs = _dynamic_shapes(model, batch, spatial)
-    names = list(_positional_names(model, len(batch.args)))
-    shapes: Any = dict(zip(names, args, strict=False)) | kwargs if len(names) == len(args) else None
+    # Bound as torch.export binds the example, so that *args and **kwargs are nested alike.
+    shapes = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
     return torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
+    """Trace with a free batch size; where that fails, once more after a run on one example.
+
+    A model that keeps what it made for the last shape (anchors, positions) compares that with the traced shape, which ties the two.
+    """
+    try:
+        return _traced(model, batch, spatial=False)
+    except Exception:
+        with suppress(Exception):
+            one = batch.part(0, 1)
+            model(*one.args, **one.kwargs)
+        return _traced(model, batch, spatial=False)
 
 
 def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.ExportedProgram:
@@ -187,15 +202,6 @@ def _folds(node: Node) -> bool:
     before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
     image = len(before) > 2 and any(s != 1 for s in before[2:])
     return image and len(after) > len(before) and tuple(before[-2:]) != tuple(after[-2:])
-
-
-def _positional_names(model: nn.Module, count: int) -> list[str]:
-    import inspect
-
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return []
-    return [p.name for p in parameters[:count]]
 
 
 def capture(model: nn.Module, batch: Batch) -> Captured:

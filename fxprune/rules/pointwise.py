@@ -59,7 +59,7 @@ def pointwise(call: Call) -> Any:
 
 IDENTITY = (
     "aten.clone aten.contiguous aten.dropout aten.feature_dropout aten.alpha_dropout aten.detach aten.alias "
-    "aten._to_copy aten.to aten.type_as aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
+    "aten._to_copy aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
     "aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
 ).split()
 # Elementwise, though torch does not tag them so.
@@ -68,6 +68,12 @@ UNTAGGED = (
     "aten.special_expit aten.special_erf aten.greater aten.less aten.fill aten.clip aten.square aten.gelu aten.silu aten.mish"
 ).split()
 register_rule(*IDENTITY, *UNTAGGED)(pointwise)
+
+
+@register_rule("aten.to", "aten.type_as")
+def converted(call: Call) -> Any:
+    """What it is converted to may be given by another tensor, whose channels have no part in it."""
+    return pointwise(replace(call, args=call.args[:1], kwargs={}))
 
 
 @register_rule("aten.prelu", "aten._prelu_kernel")
