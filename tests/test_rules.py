@@ -17,7 +17,7 @@ from fxprune.capture import capture
 from fxprune.inputs import make_batch
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.registry import _RULES
-from tests.strategies import conv
+from tests.strategies import TalkingHeads, conv
 
 
 class Net(nn.Module):
@@ -159,6 +159,18 @@ def test_transposed() -> None:
     assert_expected_inline(str(analysed(net)), """\
 0: 8 | 0.weight[1] 0.bias[0] -> 2.weight[0]
 2: 6 | 2.weight[1] 2.bias[0] -> 3.weight[1]""")
+
+
+def test_grouped_transposed() -> None:
+    net = nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 12, 2, 2, groups=2), conv(12, 2))
+    assert_expected_inline(str(analysed(net)), """\
+0: 4 x 2 blocks | 0.weight[0] 0.bias[0] 1.weight[0] -> nothing
+1: 6 x 2 blocks | 1.weight[1] 1.bias[0] -> 2.weight[1]""")
+
+
+def test_heads_that_talk_leave_the_values_channels_free() -> None:
+    net = nn.Sequential(conv(3, 6), TalkingHeads(6, 4), conv(6, 2))
+    assert_expected_inline(str(analysed(net)), """1.qkv: 4 x 4 blocks | 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""")
 
 
 def reasons(analysis: Analysis) -> str:

@@ -6,24 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.rules.labels import Value, squash, varying, vector
+from fxprune.rules.labels import Value, narrow_constant, squash, varying, vector
 from fxprune.rules.pointwise import meet
 from fxprune.rules.recorder import Consumer
 from fxprune.rules.registry import Call, register_rule
 
 
 def only_axis(call: Call, value: Value, dim: int) -> tuple[Tensor | None, list[Tensor]]:
-    """Split a value's label tensors: the one along `dim`, tied to be constant elsewhere, and the rest."""
-    along, rest = None, []
-    for labels in value.axes:
-        if dim not in varying(labels):
-            rest.append(labels)
-        elif along is None:
-            along = call.record.tie(labels, varying(labels) - {dim})
-        else:
-            call.record.pin(labels, "two channel axes are contracted together")
-            call.record.pin(along, "two channel axes are contracted together")
-    return along, rest
+    """Split a value's label tensors: the one along `dim`, tied to be constant elsewhere, and the rest.
+
+    Where several change along `dim` (heads and the channels in them, side by side after a reshape), the finest is contracted and the
+    others stay.
+    """
+    along = sorted((a for a in value.axes if dim in varying(a)), key=lambda a: narrow_constant(a).unique().numel())
+    rest = [a for a in value.axes if dim not in varying(a)]
+    for labels in along[:-1]:
+        call.record.pin(labels, "changes along the contracted axis beside other channels")
+    return (call.record.tie(along[-1], varying(along[-1]) - {dim}) if along else None), rest
 
 
 def consume(call: Call, source: Value, dim: int, read: Tensor | None, weight: Value, kept: Tensor | None) -> None:
@@ -129,11 +128,6 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
     ends: tuple[Any, ...] = (0,) * (weight.rank - 2)
     # A grouped convolution may be left with one input channel per group; it still does not tie its outputs.
     depthwise = per_group == 1 and not record.has_axis(weight.parameter, 1)
-    if inputs == 0 and not (depthwise and weight.shape[1] == 1):
-        record.pin_value(weight, "grouped transposed convolution")
-        if read is not None:
-            record.pin(read, "grouped transposed convolution")
-        return None
     produced = record.axis(weight.parameter, weight.shape, 0)[(slice(None), 0, *ends)]
     if depthwise:
         # Each input channel owns its output channels, and nothing is mixed.
@@ -151,6 +145,8 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         return None
     rows_each = weight.shape[0] // groups
     columns = record.axis(weight.parameter, weight.shape, 1, groups)[(slice(None, None, rows_each), slice(None), *ends)]
+    if inputs == 0:
+        return _grouped_transposed(call, groups, read, rows=produced, columns=columns)
     record.block(produced.view(groups, -1))
     if read is None:
         record.pin(columns, "reads the model's input")
@@ -162,6 +158,20 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
             Consumer(call.node.name, str(node.name), channel, weight.parameter, 1, groups)  # type: ignore[union-attr]
         )
     return produced
+
+
+def _grouped_transposed(call: Call, groups: int, read: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
+    """Output labels of a grouped transposed convolution, (O,): `rows` (I,) of its weight are read, `columns` (groups, O / groups) made.
+
+    It is no consumer: an interpolation would have to stay within the groups, which share one axis of the weight.
+    """
+    call.record.block(columns)
+    call.record.block(rows.view(groups, -1))
+    if read is None:
+        call.record.pin(rows, "reads the model's input")
+    else:
+        call.record.unite(rows, read)
+    return columns.reshape(-1)
 
 
 def _batched(value: Value, labels: Tensor, rank: int) -> Tensor:
