@@ -200,7 +200,7 @@ def shares(captured: Captured, analysis: Analysis, row: Row) -> None:
     for p in analysis.pinned:
         reason = p.reason.partition(" (")[0]
         # The end of the network is the least telling of a weight's reasons.
-        if p.parameter not in first or first[p.parameter] in ("reads the model's input", "is the model's output"):
+        if p.parameter not in first or first[p.parameter] in ("reads channels that stay", "is the model's output"):
             first[p.parameter] = reason
         reasons[reason] += 0
     for name in first.keys() - free:

@@ -181,15 +181,15 @@ def test_an_unknown_operator_pins_and_says_so() -> None:
     net = Net(lambda s, x: s.b(torch.cumsum(s.a(x), 1)), a=conv(3, 8, bias=False), b=conv(8, 2, bias=False))
     assert_expected_inline(reasons(analysed(net)), """\
 a.weight[0]: every channel takes part in a softmax, sum or ordering (model: cumsum)
-a.weight[1]: reads the model's input (a: conv2d)
+a.weight[1]: reads channels that stay (a: conv2d)
 b.weight[0]: is the model's output (output)
-b.weight[1]: reads the model's input (b: conv2d_1)""")
+b.weight[1]: reads channels that stay (b: conv2d_1)""")
     net = Net(lambda s, x: s.b(torch.linalg.matrix_exp(s.a(x))), a=conv(3, 8, bias=False), b=conv(8, 2, bias=False))
     assert_expected_inline(reasons(analysed(net)), """\
 a.weight[0]: enters aten.linalg_matrix_exp.default, for which there is no rule (model: linalg_matrix_exp)
-a.weight[1]: reads the model's input (a: conv2d)
+a.weight[1]: reads channels that stay (a: conv2d)
 b.weight[0]: is the model's output (output)
-b.weight[1]: reads the model's input (b: conv2d_1)""")
+b.weight[1]: reads channels that stay (b: conv2d_1)""")
 
 
 def test_a_recurrent_network_is_pinned() -> None:

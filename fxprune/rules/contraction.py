@@ -33,7 +33,7 @@ def consume(call: Call, source: Value, dim: int, read: Tensor | None, weight: Va
         return
     owner = call.record.owner(kept)
     if read is None:
-        call.record.pin(kept, "reads the model's input" if owner else "contracted with unlabelled channels")
+        call.record.pin(kept, "reads channels that stay" if owner else "contracted with unlabelled channels")
         return
     call.record.unite(read, kept)
     position = next(i for i, a in enumerate(call.node.args) if call.args[i] is source)
@@ -134,7 +134,7 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         rows = produced.view(groups, -1)
         record.unite(rows, rows[:, :1])
         if read is None:
-            record.pin(produced, "reads the model's input")
+            record.pin(produced, "reads channels that stay")
         else:
             record.unite(rows[:, 0], read)
         return produced
@@ -149,7 +149,7 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         return _grouped_transposed(call, groups, read, rows=produced, columns=columns)
     record.block(produced.view(groups, -1))
     if read is None:
-        record.pin(columns, "reads the model's input")
+        record.pin(columns, "reads channels that stay")
     else:
         record.unite(read.view(groups, -1), columns)
         record.block(read.view(groups, -1))
@@ -168,7 +168,7 @@ def _grouped_transposed(call: Call, groups: int, read: Tensor | None, rows: Tens
     call.record.block(columns)
     call.record.block(rows.view(groups, -1))
     if read is None:
-        call.record.pin(rows, "reads the model's input")
+        call.record.pin(rows, "reads channels that stay")
     else:
         call.record.unite(rows, read)
     return columns.reshape(-1)
