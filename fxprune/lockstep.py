@@ -22,6 +22,7 @@ from fxprune.inputs import Batch
 from fxprune.linalg.refit import Moments, Refit, refit
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
+from fxprune.schedule import gathered
 from fxprune.spill import Spill
 
 CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
@@ -48,9 +49,9 @@ class LockstepOptions:
 
 @dataclass
 class _Layer:
-    """One call that can be refitted: its weight, bias or the BatchNorm mean that stands in for one."""
+    """Calls whose one weight can be refitted: the weight, its bias or the BatchNorm mean that stands in for one."""
 
-    node: Node
+    calls: tuple[Node, ...]
     weight: str
     bias: str | None
     mean: str | None
@@ -107,28 +108,41 @@ class Lockstep:
             self.chunks = len(feeds)
             del feeds
             same = {n.name for n in placeholders}
+            ran: set[str] = set()
             for node in self.nodes:
                 advance(1)
-                if node.op != "call_function" or node.name in self.constant:
+                if node.op != "call_function" or node.name in self.constant or node.name in ran:
                     continue
-                dense[node.name] = [store.put(self._execute(node, dense, i, self.dense, store)) for i in range(self.chunks)]
-                if self._unchanged(node, same):
-                    small[node.name] = dense[node.name]
-                    same.add(node.name)
-                else:
-                    if node.name in layers:
-                        self._fit(layers[node.name], dense, small, store)
-                    twin = self.twins[node.name]
-                    small[node.name] = [store.put(self._execute(twin, small, i, self.small, store)) for i in range(self.chunks)]
-                for done in last.get(node.name, ()):
-                    for item in dense.pop(done, ()):
-                        store.drop(item)
-                    held = small.pop(done, ())
-                    if done not in same:
-                        for item in held:
-                            store.drop(item)
+                layer = layers.get(node.name)
+                calls = layer.calls if layer else (node,)
+                for call in calls:
+                    dense[call.name] = [store.put(self._execute(call, dense, i, self.dense, store)) for i in range(self.chunks)]
+                changed = not all(self._unchanged(call, same) for call in calls)
+                if changed and layer:
+                    self._fit(layer, dense, small, store)
+                for call in calls:
+                    if changed:
+                        twin = self.twins[call.name]
+                        small[call.name] = [store.put(self._execute(twin, small, i, self.small, store)) for i in range(self.chunks)]
+                    else:
+                        small[call.name] = dense[call.name]
+                        same.add(call.name)
+                    ran.add(call.name)
+                    self._forget(last.get(call.name, ()), dense, small, same, store)
             self.fits.spilled = store.spilled
         return self.fits
+
+    def _forget(
+        self, names: Iterable[str], dense: dict[str, list[Any]], small: dict[str, list[Any]], same: set[str], store: Spill
+    ) -> None:
+        """Drop values after their last use."""
+        for done in names:
+            for item in dense.pop(done, ()):
+                store.drop(item)
+            held = small.pop(done, ())
+            if done not in same:
+                for item in held:
+                    store.drop(item)
 
     def _execute(self, node: Node, env: dict[str, list[Any]], chunk: int, module: GraphModule, store: Spill) -> Any:
         """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them."""
@@ -170,32 +184,35 @@ class Lockstep:
         return result
 
     def _layers(self) -> dict[str, _Layer]:
-        """Calls with a weight of their own that one closed-form fit can change."""
+        """Weights that one closed-form fit can change, under the first of their calls; puts calls that share a weight together."""
         readers: dict[str, int] = defaultdict(int)
+        calls: dict[str, list[Node]] = defaultdict(list)
         for node in self.nodes:
             for source in node.all_input_nodes:
                 if source.op == "get_attr":
                     readers[str(source.target)] += 1
-        result = {}
-        for node in self.nodes:
-            name = operator_name(node.target)
-            if name not in (*CONVOLUTIONS, "aten.linear") or node.kwargs:
+            if operator_name(node.target) in (*CONVOLUTIONS, "aten.linear") and not node.kwargs:
+                weight = node.args[1]
+                if isinstance(weight, Node) and weight.op == "get_attr":
+                    calls[str(weight.target)].append(node)
+        whole = {name: tuple(nodes) for name, nodes in calls.items() if readers[name] == len(nodes)}
+        self.nodes, together = gathered(self.nodes, [nodes for nodes in whole.values() if len(nodes) > 1])
+        found = {}
+        for weight_name, nodes in whole.items():
+            if len(nodes) > 1 and nodes not in together or len({_bias(n) for n in nodes}) > 1:
                 continue
-            weight = node.args[1]
-            if not isinstance(weight, Node) or weight.op != "get_attr" or readers[str(weight.target)] > 1:
-                continue
-            bias = node.args[2] if len(node.args) > 2 else None
-            norm = _only_user(node, "aten.batch_norm")
-            mean = str(norm.args[3].target) if norm is not None and isinstance(norm.args[3], Node) else None
-            own_bias = isinstance(bias, Node) and bias.op == "get_attr" and readers[str(bias.target)] == 1
-            result[node.name] = _Layer(
-                node, str(weight.target), str(bias.target) if isinstance(bias, Node) and own_bias else None,
-                mean if bias is None and mean and readers[mean] == 1 else None,
+            bias = _bias(nodes[0])
+            norms = [_only_user(n, "aten.batch_norm") for n in nodes]
+            means = {str(n.args[3].target) if n is not None and isinstance(n.args[3], Node) else None for n in norms}
+            mean = means.pop() if len(means) == 1 and all(_value(n, 2) is None for n in nodes) else None
+            found[nodes[0].name] = _Layer(
+                nodes, weight_name, bias if bias and readers[bias] == len(nodes) else None,
+                mean if mean and readers[mean] == len(nodes) else None,
             )  # fmt: skip
-        return result
+        return found
 
     def _fit(self, layer: _Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
-        node = layer.node
+        node = layer.calls[0]
         weight = attribute(self.small, layer.weight)
         features = weight[0].numel()
         if features > self.options.max_features:
@@ -226,48 +243,46 @@ class Lockstep:
         self, layer: _Layer, weight: Tensor, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
     ) -> tuple[Moments, Moments] | None:
         """Sums over sampled rows of the compressed layer's input and the original layer's output, for fitting and for judging."""
-        node = layer.node
-        source = node.args[0]
-        assert isinstance(source, Node)
-        channel = -1 if operator_name(node.target) == "aten.linear" else node.meta["val"].dim() - weight.dim() + 1
-        outputs = self._kept(node)
-        if outputs is None:
-            return None
         wanted = max(self.options.rows * weight[0].numel(), 8192)
+        per_chunk = max(1, wanted // (self.chunks * len(layer.calls)))
         fixed = self._fixed_bias(layer)
         parts: list[Moments | None] = [None, None]
-        groups = _groups(self.twins[node.name])
-        seen = 0
-        for chunk in range(self.chunks):
-            x = store.get(small[source.name][chunk])
-            y = _restrict(store.get(dense[node.name][chunk]), outputs)
-            positions = y.movedim(channel, -1)
-            batch = x.shape[0]
-            per_chunk = max(1, wanted // self.chunks)
-            total = positions[..., 0].numel()
-            pick = torch.randint(total, (per_chunk,), generator=self.generator) if total > per_chunk else torch.arange(total)
-            target = positions.reshape(total, -1)[pick]
-            rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
-            example = pick // max(total // batch, 1) + seen
-            seen += batch
-            if fixed is not None and layer.bias is None:
-                target = target - fixed
-            judge = example % HELD_OUT == 0
-            for which, mask in enumerate((~judge, judge)):
-                part = Moments.of(_grouped(rows[mask], groups), _grouped(target[mask], groups))
-                held = parts[which]
-                parts[which] = part if held is None else held + part
+        groups = _groups(self.twins[layer.calls[0].name])
+        for node in layer.calls:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            channel = -1 if operator_name(node.target) == "aten.linear" else node.meta["val"].dim() - weight.dim() + 1
+            outputs = self._kept(node)
+            if outputs is None:
+                return None
+            seen = 0
+            for chunk in range(self.chunks):
+                x = store.get(small[source.name][chunk])
+                y = _restrict(store.get(dense[node.name][chunk]), outputs)
+                positions = y.movedim(channel, -1)
+                batch = x.shape[0]
+                total = positions[..., 0].numel()
+                pick = torch.randint(total, (per_chunk,), generator=self.generator) if total > per_chunk else torch.arange(total)
+                target = positions.reshape(total, -1)[pick]
+                rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
+                example = pick // max(total // batch, 1) + seen
+                seen += batch
+                if fixed is not None and layer.bias is None:
+                    target = target - fixed
+                judge = example % HELD_OUT == 0
+                for which, mask in enumerate((~judge, judge)):
+                    part = Moments.of(_grouped(rows[mask], groups), _grouped(target[mask], groups))
+                    held = parts[which]
+                    parts[which] = part if held is None else held + part
         if parts[0] is None or parts[1] is None:
             return None
         return parts[0], parts[1]
 
     def _fixed_bias(self, layer: _Layer) -> Tensor | None:
         """A bias that may not be changed (shared with another call)."""
-        bias = layer.node.args[2] if len(layer.node.args) > 2 else None
-        if isinstance(bias, Node) and bias.op == "get_attr":
-            held: Tensor = attribute(self.small, str(bias.target))
-            return held
-        return None
+        bias = _bias(layer.calls[0])
+        held: Tensor | None = attribute(self.small, bias) if bias else None
+        return held
 
     def _kept(self, node: Node) -> dict[int, Tensor] | None:
         """Indices of a tensor that survive, by dimension; None where they do not form a box."""
@@ -301,6 +316,16 @@ def _groups(node: Node) -> int:
 def _grouped(x: Tensor, groups: int) -> Tensor:
     """(rows, columns) as (groups, rows, columns / groups)."""
     return x.view(len(x), groups, -1).transpose(0, 1)
+
+
+def _bias(node: Node) -> str | None:
+    """Name of the bias that a call adds."""
+    bias = _value(node, 2)
+    return str(bias.target) if isinstance(bias, Node) and bias.op == "get_attr" else None
+
+
+def _value(node: Node, index: int) -> Any:
+    return node.args[index] if len(node.args) > index else None
 
 
 def _only_user(node: Node, operator: str) -> Node | None:
