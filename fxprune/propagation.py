@@ -62,9 +62,9 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
 class Propagation:
     """Executes the graph on labels, node by node."""
 
-    def __init__(self, module: GraphModule, ignore: Callable[[str], bool]):
+    def __init__(self, module: GraphModule, ignore: Callable[[str], bool], whole_heads: bool = True):
         self.module, self.ignore = module, ignore
-        self.record = Recorder()
+        self.record = Recorder(whole_heads)
         self.values: dict[str, Any] = {}
 
     def run(self) -> None:

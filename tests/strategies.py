@@ -213,6 +213,35 @@ class Attention(nn.Module):
         return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class CosineAttention(Attention):
+    """Normalised queries and keys, a scale and a bias per head: heads stay or go as a whole."""
+
+    heads, fused = 3, False
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__(channels, inner)
+        self.scale = nn.Parameter(torch.rand(self.heads, 1, 1) + 0.5)
+        self.bias = nn.Parameter(torch.randn(self.heads, SIZE * SIZE, SIZE * SIZE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        query, key, value = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = F.normalize(query, dim=-1) * self.scale, F.normalize(key, dim=-1)
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None])
+        else:
+            mixed = (query @ key.transpose(-2, -1) + self.bias).softmax(-1) @ value
+        mixed = self.proj(mixed.transpose(1, 2).reshape(batch, height * width, self.width))
+        return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class FusedCosineAttention(CosineAttention):
+    """The same by one attention operator."""
+
+    fused = True
+
+
 class TalkingHeads(Attention):
     """A linear layer mixes the attention maps of the heads before they weigh the values."""
 
@@ -256,7 +285,8 @@ class SplitAttention(nn.Module):
 
 BLOCKS: list[Callable[[int, int], nn.Module]] = [
     Plain, Residual, Concat, Depthwise, Grouped, Shuffled, SqueezeExcite, Gated, Split, Padded, PixelShuffle, Transposed,
-    GroupedTransposed, Siamese, ChannelsLast, Attention, TalkingHeads, GroupNorm, SplitAttention,
+    GroupedTransposed, Siamese, ChannelsLast, Attention, CosineAttention, FusedCosineAttention,
+    TalkingHeads, GroupNorm, SplitAttention,
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from fxprune.capture import capture
 from fxprune.inputs import make_batch
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.registry import _RULES
-from tests.strategies import TalkingHeads, conv
+from tests.strategies import CosineAttention, FusedCosineAttention, TalkingHeads, conv
 
 
 class Net(nn.Module):
@@ -171,6 +171,22 @@ def test_grouped_transposed() -> None:
 def test_heads_that_talk_leave_the_values_channels_free() -> None:
     net = nn.Sequential(conv(3, 6), TalkingHeads(6, 4), conv(6, 2))
     assert_expected_inline(str(analysed(net)), """1.qkv: 4 x 4 blocks | 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""")
+
+
+@pytest.mark.parametrize("block", [CosineAttention, FusedCosineAttention])
+def test_normalised_heads_go_as_a_whole(block: type[nn.Module]) -> None:
+    net = nn.Sequential(conv(3, 6), block(6, 4), conv(6, 2))
+    assert_expected_inline(str(analysed(net)), """1.qkv: 3 | 1.scale[0] 1.bias[0] 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""")
+
+
+def test_a_part_of_a_bias_that_is_replaced_goes_with_it() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        bias = net.a.bias.clone()  # type: ignore[operator, union-attr]
+        bias[4:8].zero_()
+        return net.b(F.conv2d(x, net.a.weight, bias))  # type: ignore[operator, no-any-return, arg-type]
+
+    net = Net(forward, a=conv(3, 12), b=conv(12, 2))
+    assert_expected_inline(str(analysed(net)), """a: 12 | a.weight[0] a.bias[0] -> b.weight[1]""")
 
 
 def reasons(analysis: Analysis) -> str:

@@ -200,15 +200,16 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
         return ()
     rank = len(shape)
     row, column = rank - 2, rank - 1
-    passed: list[Tensor] = []
+    passed: list[list[Tensor]] = []
     inner: list[list[Tensor]] = []
     for value, contracted, free in ((left, column, row), (right, row, column)):
         inner.append([])
+        passed.append([])
         for labels in value.axes:
             labels = _batched(value, labels, rank)
             if contracted not in varying(labels):
                 target = list(shape)
-                passed.append(squash(labels.narrow(contracted, 0, 1).expand(target)))
+                passed[-1].append(squash(labels.narrow(contracted, 0, 1).expand(target)))
             else:
                 labels = record.tie(labels, frozenset({free}))
                 inner[-1].append(labels.movedim(contracted, -1).narrow(-2, 0, 1))
@@ -227,7 +228,20 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
     else:
         for labels in inner[0] + inner[1]:
             record.pin(labels, "contracted with a tensor that is not a weight")
-    return tuple(a for a in passed if varying(a))
+    axes = tuple(a for side in passed for a in side if varying(a))
+    sides = [replace(call.out, shape=_within(v, shape), axes=tuple(p)) for v, p in zip((left, right), passed, strict=True)]
+    shared = {d for d in range(row) if all(side.shape[d] > 1 for side in sides)}
+    heads = [a for a in axes if varying(a) <= shared]
+    if not record.heads(heads):
+        return tuple(a for a in axes if not varying(a) <= shared)
+    # What both operands carry along a batch dimension meets elementwise.
+    return meet(call, sides, shape)
+
+
+def _within(value: Value, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of an operand beside the result of a product: its matrix dimensions broadcast, its batch dimensions stand."""
+    batch = value.shape[:-2]
+    return (*[1] * (len(shape) - 2 - len(batch)), *batch, 1, 1)
 
 
 @register_rule("aten.scaled_dot_product_attention")
@@ -237,14 +251,19 @@ def attention(call: Call) -> Any:
     query, key, value = call.args[:3]
     last = query.rank - 1
     mask = call.arg(3, "attn_mask")
-    if mask is not None:
-        record.pin_value(mask, "added to attention scores")
-    inner = []
+    inner, heads = [], []
+    for labels in mask.axes if mask is not None else ():
+        if varying(labels) == {mask.rank - 3}:
+            heads.append((mask, labels))
+        else:
+            record.pin(labels, "added to attention scores")
     for operand in (query, key):
         along, rest = None, []
         for labels in operand.axes:
             if last in varying(labels):
                 along = record.tie(labels, frozenset({last - 1})) if along is None else along
+            elif varying(labels) == {last - 2} and operand.shape[last - 2] == query.shape[last - 2]:
+                heads.append((operand, labels))
             else:
                 rest.append(labels)
         for labels in rest:
@@ -268,7 +287,21 @@ def attention(call: Call) -> Any:
         if labels.shape[-3] != call.out.shape[-3]:
             labels = labels.repeat_interleave(call.out.shape[-3] // labels.shape[-3], -3)
         axes.append(squash(labels.expand(call.out.shape)))
-    return replace(call.out, axes=tuple(axes))
+    passed = replace(value, shape=_within(value, call.out.shape), axes=tuple(axes))
+    if not record.heads([a for _, a in heads] + [a for a in axes if varying(a) <= {last - 2}]):
+        return replace(call.out, axes=tuple(a for a in axes if not varying(a) <= {last - 2}))
+    # Queries, keys, values and what is added to the scores lose the same heads.
+    sides = [
+        replace(v, shape=_within(v, call.out.shape), axes=tuple(_spread(a, call.out.shape) for o, a in heads if o is v))
+        for v in (query, key, mask)
+        if v is not None
+    ]
+    return replace(call.out, axes=meet(call, [*sides, passed], call.out.shape))
+
+
+def _spread(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Head labels as those of the result."""
+    return squash(labels.narrow(-1, 0, 1).narrow(-2, 0, 1).expand(shape))
 
 
 @register_rule("aten.einsum")

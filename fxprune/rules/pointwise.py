@@ -44,8 +44,8 @@ def meet(call: Call, operands: list[Value], shape: tuple[int, ...]) -> tuple[Ten
             full = any(d >= offset and value.shape[d - offset] > 1 for d in dims)
             if full and index not in owners:
                 call.record.pin(members[0], "meets a tensor that is not produced by a weight")
-        # The member that changes along every dimension of the cluster describes the result.
-        result.append(max(members, key=lambda m: len(varying(m))))
+        # All members are one by now: the one that changes along the fewest dimensions tells most (heads that go as a whole).
+        result.append(min(members, key=lambda m: len(varying(m))))
     return tuple(result)
 
 
@@ -60,7 +60,7 @@ def pointwise(call: Call) -> Any:
 IDENTITY = (
     "aten.clone aten.contiguous aten.dropout aten.feature_dropout aten.alpha_dropout aten.detach aten.alias "
     "aten._to_copy aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
-    "aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
+    "aten.zero aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
 ).split()
 # Elementwise, though torch does not tag them so.
 UNTAGGED = (
