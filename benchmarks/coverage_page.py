@@ -95,8 +95,13 @@ def _cells(row: JSON, peer: JSON | None) -> Iterable[str]:
     yield row["compiled"][:60] or "-"
     yield shapes or "-"
     yield row["verdict"] if row["verdict"] != "FAIL" else f"**FAIL** {row['failure'][:160]}"
-    if peer is not None:
-        yield f"{peer['counted']:.2f}" if peer["passed"] else f"fails: {peer['failure'][:60] or 'FLOPs ' + format(peer['counted'], '.2f')}"
+    yield from () if peer is None else (_beside(peer),)
+
+
+def _beside(peer: JSON) -> str:
+    if not peer:
+        return "not run"
+    return f"{peer['counted']:.2f}" if peer["passed"] else f"fails: {peer['failure'][:60] or 'FLOPs ' + format(peer['counted'], '.2f')}"
 
 
 def _escaped(cells: Iterable[str]) -> str:
@@ -120,9 +125,8 @@ def _section(source: str, rows: list[JSON], peer: dict[str, JSON]) -> str:
     ]
     columns += ["Torch-Pruning"] if peer else []
     lines = [f"## {source}", "", _escaped(columns), "|" + "---|" * len(columns)]
-    missing = {"passed": False, "failure": "not run", "counted": 1.0}
     for row in rows:
-        lines.append(_escaped(_cells(row, peer.get(f"{source}/{row['name']}", missing) if peer else None)))
+        lines.append(_escaped(_cells(row, peer.get(f"{source}/{row['name']}", {}) if peer else None)))
     return "\n".join(lines)
 
 
