@@ -33,7 +33,7 @@ class _TooLong(BaseException):
     """Not an Exception, so that nothing on the way takes it for the model's."""
 
 
-def _attempt(entry: Entry, limit: int) -> Row:
+def _attempt(entry: Entry, limit: int, compiling: bool) -> Row:
     """Examine one model, whatever it raises."""
 
     def alarm(*_: Any) -> None:
@@ -43,17 +43,17 @@ def _attempt(entry: Entry, limit: int) -> Row:
     signal.setitimer(signal.ITIMER_PROF, limit)
     row = Row(entry.name, entry.source)
     try:
-        examine(entry, row)
+        examine(entry, row, compiling)
     except (Exception, _TooLong) as error:
         row.failure = f"{type(error).__name__.strip('_')}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         row.trace = traceback.format_exc()
     return row
 
 
-def row_of(entry: Entry, limit: int) -> Row:
+def row_of(entry: Entry, limit: int, compiling: bool) -> Row:
     """One row, even where the model's process dies."""
     try:
-        row: Row = isolated(limit + GRACE, _attempt, entry, limit)
+        row: Row = isolated(limit + GRACE, _attempt, entry, limit, compiling)
     except Failed as failed:
         row = Row(entry.name, entry.source, failure=str(failed), trace=failed.trace)
     return row
@@ -87,10 +87,12 @@ def main(
     only: Annotated[str, typer.Option(help="Names that contain one of these, separated by commas.")] = "",
     most: Annotated[float, typer.Option(help="Skip models of more than this many million parameters.")] = 100.0,
     limit: Annotated[int, typer.Option(help="Processor seconds per model.")] = 300,
+    compiling: Annotated[bool, typer.Option("--compile/--no-compile", help="Try torch.compile on the result.")] = True,
     again: Annotated[bool, typer.Option(help="Examine models that failed before once more.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Read and write the rows here.")] = None,
     peer: Annotated[Path | None, typer.Option(help="Rows of benchmarks.torch_pruning, shown beside.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as a page.")] = None,
+    note: Annotated[str, typer.Option(help="A paragraph for the page, about this run.")] = "",
     verbose: Annotated[bool, typer.Option(help="Print tracebacks and pins.")] = False,
 ) -> None:
     """Examine models one after another; print a line each, and the totals."""
@@ -101,7 +103,7 @@ def main(
         skip = held is not None and not (again and held["verdict"] == "FAIL")
         if skip or only and not any(part in entry.name for part in only.split(",")):
             continue
-        row = row_of(entry, limit)
+        row = row_of(entry, limit, compiling)
         if row.failure.startswith("TooLarge"):
             print(f"{entry.key}: skipped, {row.failure}", flush=True)
             continue
@@ -113,7 +115,7 @@ def main(
             json_file.write_text(json.dumps(list(rows.values()), indent=1))
     print(coverage_page.totals(list(rows.values())))
     if markdown:
-        markdown.write_text(coverage_page.page(list(rows.values()), read(peer)))
+        markdown.write_text(coverage_page.page(list(rows.values()), read(peer), note))
 
 
 if __name__ == "__main__":

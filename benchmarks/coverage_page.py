@@ -17,7 +17,7 @@ A model *passes* when the two agree at batch sizes 1, 2 and 3 (to 1e-4 of the la
 where random weights blow rounding up), and at least 10 % of the FLOPs are really gone, counted by `torch.utils.flop_counter` in the
 compressed graph, or the reason is printed why the architecture cannot give them.
 
-    python -m benchmarks.coverage --torchvision --timm 200 --transformers --atom3d --yolo --detection --most 700 --json coverage.json
+    python -m benchmarks.coverage --torchvision --timm 200 --transformers --atom3d --yolo --detection --json coverage.json
     python -m benchmarks.torch_pruning --torchvision --timm 200 --transformers --atom3d --yolo --json torch_pruning.json
     python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json --markdown docs/coverage.md
 
@@ -130,14 +130,15 @@ def _section(source: str, rows: list[JSON], peer: dict[str, JSON]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: list[JSON], peer: dict[str, JSON]) -> str:
+def page(rows: list[JSON], peer: dict[str, JSON], note: str = "") -> str:
     """The whole page.
 
     Args:
         rows: of `benchmarks.coverage`.
+        note: a paragraph under the head, about this run.
         peer: of `benchmarks.torch_pruning`, by `source/name`; empty leaves its column out.
     """
-    parts = [HEAD, totals(rows), ""]
+    parts = [HEAD, *([note, ""] if note else []), totals(rows), ""]
     if peer:
         parts += [_peer_totals(rows, peer), ""]
     failed = [r for r in rows if r["verdict"] == "FAIL"]

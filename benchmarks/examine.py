@@ -217,8 +217,8 @@ def compiles(small: nn.Module, batch: Batch, expected: list[Tensor]) -> str:
     return "yes" if error <= TOLERANCE else f"differs by {error:.1e}"
 
 
-def examine(entry: Entry, row: Row) -> None:
-    """Build a model and fill its row as far as it goes.
+def examine(entry: Entry, row: Row, compiling: bool = True) -> None:
+    """Build a model and fill its row as far as it goes; `compiling` tries torch.compile too, which takes as long as the rest.
 
     Raises:
         Exception: whatever building, capturing or compressing the model raises.
@@ -228,10 +228,10 @@ def examine(entry: Entry, row: Row) -> None:
     whole.eval()
     randomise(whole)
     if not entry.target:
-        _examine(row, whole, example_batch(whole, example))
+        _examine(row, whole, example_batch(whole, example), compiling)
         return
     batch = next(iter(Passing(whole, entry.target, Calibration(whole, example))))
-    small = _examine(row, whole.get_submodule(entry.target), batch)
+    small = _examine(row, whole.get_submodule(entry.target), batch, compiling)
     parent, _, leaf = entry.target.rpartition(".")
     setattr(whole.get_submodule(parent), leaf, small)
     # Parts of torchvision's detectors compile themselves.
@@ -239,7 +239,7 @@ def examine(entry: Entry, row: Row) -> None:
         outputs(whole, example_batch(whole, example))
 
 
-def _examine(row: Row, model: nn.Module, batch: Batch) -> GraphModule:
+def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> GraphModule:
     row.parameters = sum(p.numel() for p in model.parameters())
     start = time.process_time()
     captured = capture(model, batch)
@@ -264,7 +264,8 @@ def _examine(row: Row, model: nn.Module, batch: Batch) -> GraphModule:
     _compare(row, model, captured.graph, batch, 2)
     for size in (2,) if fixed else (1, 2, 3):
         _compare(row, big, small, batch if size == 2 else resized(batch, size), size)
-    row.compiled = compiles(small, batch, found)
+    if compiling:
+        row.compiled = compiles(small, batch, found)
     return small
 
 
