@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -79,6 +80,9 @@ def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
     size = (config.input_size if config else (3, 224, 224))[-1]
     fixed = bool(config and config.fixed_input_size)
     tried = (None, size) if fixed else (64 if size < 400 else 128, 128, size)
+    # Without values first: initialising what is too large takes longer than examining what is not.
+    with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+        within(timm.create_model(name, pretrained=False), most)
     error: Exception | None = None
     for wanted in dict.fromkeys(tried):
         try:
