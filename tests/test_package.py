@@ -102,7 +102,8 @@ def test_passes_refuse_another_name() -> None:
 LAYERS = (
     {"errors", "linalg", "_version"},
     {"rules"},
-    {"groups", "propagation", "coupling", "relabel", "layout", "flops", "inputs", "capture", "analysis", "costs", "decisions", "budget"},
+    {"groups", "propagation", "coupling", "relabel", "layout", "flops", "inputs", "canonical", "capture", "analysis", "costs", "decisions",
+     "budget"},
     {"passes"},
 )
 """From the bottom up; everything not named lies above."""
