@@ -24,23 +24,36 @@ def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lam
 
     Groups of several blocks (heads, convolution groups) choose freely in each block where that works: a random choice in
     every group is tried on the labels, and groups whose channels then do not meet have their blocks tied, or are
-    pinned where even that fails. What is returned has passed such a trial.
+    pinned where even that fails. What is returned has passed such a trial. Attention whose heads may go as a whole is also analysed
+    with the heads staying, and what frees more is returned.
 
     Args:
         module: output of `capture`.
         batch: examples in the traced batch.
         ignore: parameter names that must keep their shape.
     """
-    run = Propagation(module, ignore)
+    found, heads = _settled(module, batch, ignore, whole_heads=True)
+    if heads:
+        found = max(found, _settled(module, batch, ignore, whole_heads=False)[0], key=_free)
+    return replace(found, costs=costs(module, found.values, batch))
+
+
+def _settled(module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool) -> tuple[Analysis, bool]:
+    """An analysis that has passed its trial, and whether labels of entire heads took part in it."""
+    run = Propagation(module, ignore, whole_heads)
     run.run()
     while True:
         coupling = solve(module, run, batch)
         found_wrong = _trial(module, coupling.analysis)
         if not found_wrong:
-            found = coupling.analysis
-            return replace(found, costs=costs(module, found.values, batch))
+            return coupling.analysis, run.record.met_heads
         for conflict in found_wrong:
             _give_way(run.record, coupling, conflict)
+
+
+def _free(analysis: Analysis) -> float:
+    """How many entries of all weight axes may go."""
+    return float(sum((ids > 0).sum() for ids in analysis.axes.values()))
 
 
 def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> list[Conflict]:

@@ -1,12 +1,12 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
 import copy
+import inspect
 import logging
-import operator
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxprune.canonical import canonicalise, mutates, plain_inplace
 from fxprune.errors import CaptureError, UnsupportedError
 from fxprune.inputs import Batch
 
@@ -86,7 +87,7 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
     """Trace with a free batch size, and with free image sizes where the trace would hold the example's otherwise."""
     start = time.monotonic()
     try:
-        program = _traced(model, batch, spatial=False)
+        program = _traced_after_another_size(model, batch)
     except Exception as error:
         return _fixed(model, batch, error), ()
     if not any(t.dim() >= 4 for t in batch.tensors()) or not any(_sized(node) for node in program.graph.nodes):
@@ -119,9 +120,23 @@ class _Deadline(TorchFunctionMode):
 
 def _traced(model: nn.Module, batch: Batch, spatial: bool) -> torch.export.ExportedProgram:
     args, kwargs = _dynamic_shapes(model, batch, spatial)
-    names = list(_positional_names(model, len(batch.args)))
-    shapes: Any = dict(zip(names, args, strict=False)) | kwargs if len(names) == len(args) else None
+    # Bound as torch.export binds the example, so that *args and **kwargs are nested alike.
+    shapes = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
     return torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
+    """Trace with a free batch size; where that fails, once more after a run on one example.
+
+    A model that keeps what it made for the last shape (anchors, positions) compares that with the traced shape, which ties the two.
+    """
+    try:
+        return _traced(model, batch, spatial=False)
+    except Exception:
+        with suppress(Exception):
+            one = batch.part(0, 1)
+            model(*one.args, **one.kwargs)
+        return _traced(model, batch, spatial=False)
 
 
 def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.ExportedProgram:
@@ -189,15 +204,6 @@ def _folds(node: Node) -> bool:
     return image and len(after) > len(before) and tuple(before[-2:]) != tuple(after[-2:])
 
 
-def _positional_names(model: nn.Module, count: int) -> list[str]:
-    import inspect
-
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return []
-    return [p.name for p in parameters[:count]]
-
-
 def capture(model: nn.Module, batch: Batch) -> Captured:
     """Trace a copy of the model in eval mode with a free batch size.
 
@@ -222,7 +228,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         with _quiet():
             program, fixed = _export(duplicate, batch)
         module = program.module(check_guards=False)
-        if any(_mutates(node) and not _plain_inplace(node) for node in module.graph.nodes):
+        if any(mutates(node) and not plain_inplace(node) for node in module.graph.nodes):
             module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, GraphModule)
     if not any(
@@ -234,198 +240,9 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         notes: tuple[str, ...] = ("the batch size could not be left free: the result takes batches of two only",)
     else:
         notes = fixed
-    _inline_regions(module)
-    canonicalise(module)
-    _register_tensors(module)
-    notes += _fold_weights(module)
+    notes += canonicalise(module)
     used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
     lost = [n for n, _ in duplicate.named_parameters() if n not in used and n not in dict(module.named_parameters())]
     if lost:
         notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
     return Captured(module, batch, notes)
-
-
-REGIONS = {"wrap_with_set_grad_enabled": (0, 1), "wrap_with_autocast": (2, 4)}
-
-
-def _inline_regions(module: GraphModule) -> None:
-    """Gradient and disabled autocast regions, traced as calls of a graph of their own, become part of the graph."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        flag, place = REGIONS.get(getattr(node.target, "__name__", ""), (0, 0))
-        if node.op != "call_function" or not place or "autocast" in node.target.__name__ and node.args[flag]:
-            continue
-        inner = getattr(module, node.args[place].target)
-        inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
-        values = dict(zip(inputs, node.args[place + 1 :], strict=True))
-        with graph.inserting_before(node):
-            results = graph.graph_copy(inner.graph, values)
-        for user in list(node.users):
-            if user.target is operator.getitem and isinstance(results, (tuple, list)):
-                user.replace_all_uses_with(results[user.args[1]])
-                graph.erase_node(user)
-        if node.users:
-            node.replace_all_uses_with(results)
-        graph.erase_node(node)
-
-
-def _register_tensors(module: GraphModule) -> None:
-    """Tensors that the trace left as plain attributes (non-persistent buffers, constants) become buffers."""
-    for node in module.graph.nodes:
-        if node.op != "get_attr":
-            continue
-        path, _, leaf = str(node.target).rpartition(".")
-        owner = module.get_submodule(path)
-        held = getattr(owner, leaf)
-        if isinstance(held, Tensor) and leaf not in owner._parameters and leaf not in owner._buffers:
-            delattr(owner, leaf)
-            owner.register_buffer(leaf, held, persistent=False)
-
-
-READERS = ("conv", "linear")
-
-
-def _fold_weights(module: GraphModule) -> tuple[str, ...]:
-    """Weights that the model computes from parameters alone (weight norm, weight standardisation) become parameters.
-
-    A channel's share in such a weight changes with the channels beside it, so nothing could be removed otherwise.
-    Returns a note per weight.
-    """
-    graph, notes = module.graph, []
-    constant: dict[Node, bool] = {}
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        constant[node] = node.op == "get_attr" or node.op == "call_function" and bool(inputs) and all(constant[i] for i in inputs)
-    for node in list(graph.nodes):
-        name = getattr(node.target, "_opname", "")
-        if not name.startswith(READERS) or len(node.args) < 2 or not isinstance(node.args[1], Node):
-            continue
-        weight = node.args[1]
-        if weight.op != "call_function" or not constant[weight] or _is_movement(weight):
-            continue
-        path = _layer_path(node)
-        target = f"{path}.weight" if path else f"computed_{weight.name}"
-        value = _evaluate(module, weight, {})
-        taken = [n for n in graph.nodes if n.op == "get_attr" and n.target == target and not _only_feeds(n, weight)]
-        if not isinstance(value, Tensor) or taken:
-            continue
-        _set_parameter(module, target, nn.Parameter(value.detach().clone()))
-        with graph.inserting_before(weight):
-            held = graph.get_attr(target)
-        held.meta = {k: v for k, v in weight.meta.items() if k == "val"} | {"nn_module_stack": node.meta.get("nn_module_stack", {})}
-        weight.replace_all_uses_with(held)
-        constant[held] = True
-        notes.append(f"{target}: the weight that is computed from other parameters is folded into one")
-    if notes:
-        graph.eliminate_dead_code()
-        module.recompile()
-    return tuple(notes)
-
-
-def _is_movement(node: Node) -> bool:
-    """Transposes and views of a parameter, all the way up."""
-    return node.op == "get_attr" or (
-        isinstance(node.target, torch._ops.OpOverload) and node.target.is_view and all(_is_movement(i) for i in node.all_input_nodes)
-    )
-
-
-def _only_feeds(node: Node, last: Node) -> bool:
-    """Whether everything that reads a node ends in `last`."""
-    return all(user is last or user.op == "call_function" and bool(user.users) and _only_feeds(user, last) for user in node.users)
-
-
-def _layer_path(node: Node) -> str:
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    return path.removeprefix("L['self'].").removeprefix("L['self']")
-
-
-def _evaluate(module: GraphModule, node: Node, known: dict[Node, Any]) -> Any:
-    """The value of a node that depends on parameters only."""
-    if node not in known:
-        if node.op == "get_attr":
-            known[node] = operator.attrgetter(str(node.target))(module)
-        else:
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: _evaluate(module, n, known))
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return known[node]
-
-
-def _set_parameter(module: GraphModule, target: str, value: nn.Parameter) -> None:
-    path, _, leaf = target.rpartition(".")
-    owner: nn.Module = module
-    for part in path.split(".") if path else ():
-        if not hasattr(owner, part):
-            owner.add_module(part, nn.Module())
-        owner = getattr(owner, part)
-    if leaf in owner._parameters:
-        del owner._parameters[leaf]
-    elif hasattr(owner, leaf):
-        delattr(owner, leaf)
-    owner.register_parameter(leaf, value)
-
-
-def _mutates(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and "batch_norm" not in str(node.target)
-
-
-def _functional(target: torch._ops.OpOverload) -> Any:
-    """The out-of-place overload of an in-place operator, or None."""
-    name = target._opname
-    if not name.endswith("_") or target.namespace != "aten":
-        return None
-    packet = getattr(torch.ops.aten, name[:-1], None)
-    return getattr(packet, target._overloadname, None) if packet is not None else None
-
-
-def _plain_inplace(node: Node) -> bool:
-    """An in-place call whose operand nobody reads afterwards, under any name: it may as well be out of place."""
-    if not isinstance(node.target, torch._ops.OpOverload) or _functional(node.target) is None:
-        return False
-    source = node.args[0]
-    if not isinstance(source, Node):
-        return False
-    order = {n: i for i, n in enumerate(node.graph.nodes)}
-    seen = {source}
-    frontier = [source]
-    # Every alias of the operand: the views it comes from and all views of those.
-    while frontier:
-        at = frontier.pop()
-        if isinstance(at.target, torch._ops.OpOverload) and at.target.is_view and isinstance(at.args[0], Node):
-            found = [at.args[0]]
-        else:
-            found = []
-        found += [u for u in at.users if isinstance(u.target, torch._ops.OpOverload) and u.target.is_view]
-        for other in found:
-            if other not in seen:
-                seen.add(other)
-                frontier.append(other)
-    if any(n.op in ("placeholder", "get_attr") for n in seen):
-        return source.op == "placeholder" and len(seen) == 1 and all(order[u] <= order[node] for u in source.users)
-    return all(order[user] <= order[node] or user in seen for alias in seen for user in alias.users) and all(
-        order[alias] <= order[node] for alias in seen
-    )
-
-
-def canonicalise(module: GraphModule) -> None:
-    """Make in-place calls functional, drop assertions, guards, dead code and training counters' reads."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            graph.erase_node(node)
-            continue
-        if node.op != "call_function":
-            continue
-        if isinstance(node.target, torch._ops.OpOverload):
-            if node.target._opname.startswith(("_assert", "sym_constrain")) or node.target.namespace == "_guards":
-                if not node.users:
-                    graph.erase_node(node)
-                continue
-            replacement = _functional(node.target) if _mutates(node) else None
-            if replacement is not None:
-                node.target = replacement
-        elif node.target in (operator.iadd, operator.imul):
-            node.target = operator.add if node.target is operator.iadd else operator.mul
-    graph.eliminate_dead_code()
-    graph.lint()
-    module.recompile()

@@ -17,19 +17,24 @@ MOST_OUTPUTS = 4096
 
 @dataclass(frozen=True)
 class Layer:
-    """A call with a weight that no other call reads.
+    """Calls of one weight that nothing else reads.
 
     Attributes:
-        node: the call.
+        calls: most often one.
         weight: name of the weight.
         bias: name of the bias, where no other call reads it.
-        mean: where the call has no bias, name of the mean of the BatchNorm behind it, which can stand in for one.
+        mean: where the calls have no bias, name of the mean of the BatchNorm behind them, which can stand in for one.
     """
 
-    node: Node
+    calls: tuple[Node, ...]
     weight: str
     bias: str | None
     mean: str | None
+
+    @property
+    def node(self) -> Node:
+        """The first of the calls."""
+        return self.calls[0]
 
     @property
     def intercept(self) -> bool:
@@ -38,28 +43,40 @@ class Layer:
 
 
 def own_layers(module: GraphModule) -> dict[str, Layer]:
-    """The layers of a graph by the names of their calls."""
+    """The layers of a graph by the names of their first calls."""
     readers: dict[str, int] = defaultdict(int)
+    calls: dict[str, list[Node]] = defaultdict(list)
     for node in module.graph.nodes:
         for source in node.all_input_nodes:
             if source.op == "get_attr":
                 readers[str(source.target)] += 1
-    result = {}
-    for node in module.graph.nodes:
-        if operator_name(node.target) not in (*CONVOLUTIONS, "aten.linear") or node.kwargs:
+        if operator_name(node.target) in (*CONVOLUTIONS, "aten.linear") and not node.kwargs:
+            weight = node.args[1]
+            if isinstance(weight, Node) and weight.op == "get_attr":
+                calls[str(weight.target)].append(node)
+    found = {}
+    for weight_name, nodes in calls.items():
+        if readers[weight_name] > len(nodes) or len({bias_of(n) for n in nodes}) > 1:
             continue
-        weight = node.args[1]
-        if not isinstance(weight, Node) or weight.op != "get_attr" or readers[str(weight.target)] > 1:
-            continue
-        bias = node.args[2] if len(node.args) > 2 else None
-        norm = _only_user(node, "aten.batch_norm")
-        mean = str(norm.args[3].target) if norm is not None and isinstance(norm.args[3], Node) else None
-        own_bias = isinstance(bias, Node) and bias.op == "get_attr" and readers[str(bias.target)] == 1
-        result[node.name] = Layer(
-            node, str(weight.target), str(bias.target) if isinstance(bias, Node) and own_bias else None,
-            mean if bias is None and mean and readers[mean] == 1 else None,
+        bias = bias_of(nodes[0])
+        norms = [_only_user(n, "aten.batch_norm") for n in nodes]
+        means = {str(n.args[3].target) if n is not None and isinstance(n.args[3], Node) else None for n in norms}
+        mean = means.pop() if len(means) == 1 and all(_argument(n, 2) is None for n in nodes) else None
+        found[nodes[0].name] = Layer(
+            tuple(nodes), weight_name, bias if bias and readers[bias] == len(nodes) else None,
+            mean if mean and readers[mean] == len(nodes) else None,
         )  # fmt: skip
-    return result
+    return found
+
+
+def bias_of(node: Node) -> str | None:
+    """Name of the bias that a call adds."""
+    bias = _argument(node, 2)
+    return str(bias.target) if isinstance(bias, Node) and bias.op == "get_attr" else None
+
+
+def _argument(node: Node, index: int) -> Any:
+    return node.args[index] if len(node.args) > index else None
 
 
 def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -75,6 +92,8 @@ def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict
         weight, owner = attribute(module, layer.weight), module.get_submodule(path)
         if ignore(layer.weight):
             others[layer.weight] = "ignored on request"
+        elif len(layer.calls) > 1:
+            others[layer.weight] = "several calls share it"
         elif leaf != "weight" or owner._modules or set(owner._parameters) - {"weight", "bias"} or owner._buffers:
             others[layer.weight] = "its module holds more than a weight and a bias"
         elif min(len(weight) // groups(layer.node), weight[0].numel()) < 2:

@@ -20,11 +20,12 @@ from torch.fx.node import map_arg
 from fxprune.analysis import Analysis, attribute
 from fxprune.calibrate import arguments
 from fxprune.inputs import Batch
-from fxprune.layers import Layer, channel_dim, groups, own_layers, setting
+from fxprune.layers import Layer, bias_of, channel_dim, groups, own_layers, setting
 from fxprune.linalg.pca import truncate
 from fxprune.linalg.refit import SHRINKAGE, TINY, Moments, Refit, refit
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
+from fxprune.schedule import gathered
 from fxprune.spill import Spill
 
 HELD_OUT = 5
@@ -92,7 +93,7 @@ class Lockstep:
     @torch.no_grad()
     def run(self, batches: Iterable[Batch], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
         """Fit every layer whose input or output differs from the original's, in order; `advance` is told of every node."""
-        layers = own_layers(self.dense)
+        layers = self._layers()
         last = self._last_uses()
         with Spill(self.options.memory) as store:
             dense: dict[str, list[Any]] = {}
@@ -104,29 +105,42 @@ class Lockstep:
             self.chunks = len(feeds)
             del feeds
             same = {n.name for n in placeholders}
+            ran: set[str] = set()
             for node in self.nodes:
                 advance(1)
-                if node.op != "call_function" or node.name in self.constant:
+                if node.op != "call_function" or node.name in self.constant or node.name in ran:
                     continue
-                dense[node.name] = [store.put(self._execute(node, dense, i, self.dense, store)) for i in range(self.chunks)]
-                ranked = node.name in layers and layers[node.name].weight in self.ranks
-                if not ranked and self._unchanged(node, same):
-                    small[node.name] = dense[node.name]
-                    same.add(node.name)
-                else:
-                    if node.name in layers:
-                        self._fit(layers[node.name], dense, small, store)
-                    twin = self.twins[node.name]
-                    small[node.name] = [store.put(self._execute(twin, small, i, self.small, store)) for i in range(self.chunks)]
-                for done in last.get(node.name, ()):
-                    for item in dense.pop(done, ()):
-                        store.drop(item)
-                    held = small.pop(done, ())
-                    if done not in same:
-                        for item in held:
-                            store.drop(item)
+                layer = layers.get(node.name)
+                calls = layer.calls if layer else (node,)
+                for call in calls:
+                    dense[call.name] = [store.put(self._execute(call, dense, i, self.dense, store)) for i in range(self.chunks)]
+                ranked = layer is not None and layer.weight in self.ranks
+                changed = ranked or not all(self._unchanged(call, same) for call in calls)
+                if changed and layer:
+                    self._fit(layer, dense, small, store)
+                for call in calls:
+                    if changed:
+                        twin = self.twins[call.name]
+                        small[call.name] = [store.put(self._execute(twin, small, i, self.small, store)) for i in range(self.chunks)]
+                    else:
+                        small[call.name] = dense[call.name]
+                        same.add(call.name)
+                    ran.add(call.name)
+                    self._forget(last.get(call.name, ()), dense, small, same, store)
             self.fits.spilled = store.spilled
         return self.fits
+
+    def _forget(
+        self, names: Iterable[str], dense: dict[str, list[Any]], small: dict[str, list[Any]], same: set[str], store: Spill
+    ) -> None:
+        """Drop values after their last use."""
+        for done in names:
+            for item in dense.pop(done, ()):
+                store.drop(item)
+            held = small.pop(done, ())
+            if done not in same:
+                for item in held:
+                    store.drop(item)
 
     def _execute(self, node: Node, env: dict[str, list[Any]], chunk: int, module: GraphModule, store: Spill) -> Any:
         """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them."""
@@ -166,6 +180,12 @@ class Lockstep:
             if name not in self.constant:
                 result[user].append(name)
         return result
+
+    def _layers(self) -> dict[str, Layer]:
+        """Weights that one closed-form fit can change, by their first calls; puts calls that share a weight together."""
+        layers = own_layers(self.dense)
+        self.nodes, together = gathered(self.nodes, [layer.calls for layer in layers.values() if len(layer.calls) > 1])
+        return {name: layer for name, layer in layers.items() if len(layer.calls) == 1 or layer.calls in together}
 
     def _fit(self, layer: Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
         """Refit a layer, and lower its rank where that is asked."""
@@ -218,48 +238,46 @@ class Lockstep:
         self, layer: Layer, weight: Tensor, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
     ) -> tuple[Moments, Moments] | None:
         """Sums over sampled rows of the compressed layer's input and the original layer's output, for fitting and for judging."""
-        node = layer.node
-        source = node.args[0]
-        assert isinstance(source, Node)
-        channel = channel_dim(node, weight.dim())
-        outputs = self._kept(node)
-        if outputs is None:
-            return None
         wanted = max(self.options.rows * weight[0].numel(), 8192)
+        per_chunk = max(1, wanted // (self.chunks * len(layer.calls)))
         fixed = self._bias(layer)
         parts: list[Moments | None] = [None, None]
-        count = groups(self.twins[node.name])
-        seen = 0
-        for chunk in range(self.chunks):
-            x = store.get(small[source.name][chunk])
-            y = _restrict(store.get(dense[node.name][chunk]), outputs)
-            positions = y.movedim(channel, -1)
-            batch = x.shape[0]
-            per_chunk = max(1, wanted // self.chunks)
-            total = positions[..., 0].numel()
-            pick = torch.randint(total, (per_chunk,), generator=self.generator) if total > per_chunk else torch.arange(total)
-            target = positions.reshape(total, -1)[pick]
-            rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
-            example = pick // max(total // batch, 1) + seen
-            seen += batch
-            if fixed is not None and layer.bias is None:
-                target = target - fixed
-            judge = example % HELD_OUT == 0
-            for which, mask in enumerate((~judge, judge)):
-                part = Moments.of(_grouped(rows[mask], count), _grouped(target[mask], count))
-                held = parts[which]
-                parts[which] = part if held is None else held + part
+        count = groups(self.twins[layer.node.name])
+        for node in layer.calls:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            channel = channel_dim(node, weight.dim())
+            outputs = self._kept(node)
+            if outputs is None:
+                return None
+            seen = 0
+            for chunk in range(self.chunks):
+                x = store.get(small[source.name][chunk])
+                y = _restrict(store.get(dense[node.name][chunk]), outputs)
+                positions = y.movedim(channel, -1)
+                batch = x.shape[0]
+                total = positions[..., 0].numel()
+                pick = torch.randint(total, (per_chunk,), generator=self.generator) if total > per_chunk else torch.arange(total)
+                target = positions.reshape(total, -1)[pick]
+                rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
+                example = pick // max(total // batch, 1) + seen
+                seen += batch
+                if fixed is not None and layer.bias is None:
+                    target = target - fixed
+                judge = example % HELD_OUT == 0
+                for which, mask in enumerate((~judge, judge)):
+                    part = Moments.of(_grouped(rows[mask], count), _grouped(target[mask], count))
+                    held = parts[which]
+                    parts[which] = part if held is None else held + part
         if parts[0] is None or parts[1] is None:
             return None
         return parts[0], parts[1]
 
     def _bias(self, layer: Layer) -> Tensor | None:
         """The bias as it stands, shared with another call or not."""
-        bias = layer.node.args[2] if len(layer.node.args) > 2 else None
-        if isinstance(bias, Node) and bias.op == "get_attr":
-            held: Tensor = attribute(self.small, str(bias.target))
-            return held
-        return None
+        bias = bias_of(layer.node)
+        held: Tensor | None = attribute(self.small, bias) if bias else None
+        return held
 
     def _kept(self, node: Node) -> dict[int, Tensor] | None:
         """Indices of a tensor that survive, by dimension; None where they do not form a box."""

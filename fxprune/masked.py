@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from fxprune.canonical import names_of
 from fxprune.errors import PlanError
 from fxprune.low_rank import merged
 from fxprune.plan import scatter
@@ -27,9 +28,11 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
     plan = plan_of(small)
     full = copy.deepcopy(model).eval()
     held = dict(full.named_parameters(remove_duplicate=False)) | dict(full.named_buffers(remove_duplicate=False))
-    weights = merged(small.state_dict(), plan)
+    weights, names = merged(small.state_dict(), plan), names_of(small)
     with torch.no_grad():
         for name, value in weights.items():
+            if names.get(name, name) != name:  # a tensor's second name
+                continue
             if name not in held:
                 raise PlanError(f"{name} of the compressed model is not a tensor of this {type(model).__name__}.")
             if name in plan.kept:

@@ -13,6 +13,7 @@ from fxprune.errors import CaptureError
 from fxprune.rules import Call, pointwise, rule_for
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
+from fxprune.rules.registry import operator_name
 
 SMALL_CONSTANT = 1 << 24
 
@@ -61,9 +62,9 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
 class Propagation:
     """Executes the graph on labels, node by node."""
 
-    def __init__(self, module: GraphModule, ignore: Callable[[str], bool]):
+    def __init__(self, module: GraphModule, ignore: Callable[[str], bool], whole_heads: bool = True):
         self.module, self.ignore = module, ignore
-        self.record = Recorder()
+        self.record = Recorder(whole_heads)
         self.values: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -188,7 +189,7 @@ def _grouped_user(node: Node) -> int:
     if len({u.args[6] if len(u.args) > 6 else 1 for u in users}) != 1:
         return 1
     user = users[0]
-    plain = user.op == "call_function" and str(user.target).startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d"))
+    plain = user.op == "call_function" and operator_name(user.target).startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_tr"))
     if not plain or user.args[1] is not node or len(user.args) < 7:
         return 1
     groups = user.args[6]

@@ -160,6 +160,15 @@ class Rewriter:
             args[3] -= args[2]
         return node.target, args
 
+    def _scatter(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        source = self.value(args[0])
+        dim = (args[2] if len(args) > 2 else 0) % source.rank
+        for place in (3, 4):
+            if place < len(args) and isinstance(args[place], int):
+                position = args[place] + source.shape[dim] if args[place] < 0 else min(args[place], source.shape[dim])
+                args[place] = kept_before(source, dim, position, self.alive)
+        return node.target, args
+
     def _select(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
         source = self.value(args[0])
         dim = args[1] % source.rank
@@ -214,7 +223,7 @@ FAMILIES = (
     | dict.fromkeys(("slice", "narrow"), "slice")
     | dict.fromkeys(("pad", "constant_pad_nd"), "pad")
     | dict.fromkeys([f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)] + ["convolution"], "convolution")
-    | {"select": "select", "scaled_dot_product_attention": "attention", "group_norm": "instances", "repeat_interleave": "repeat"}
+    | {"slice_scatter": "scatter", "select": "select", "scaled_dot_product_attention": "attention", "group_norm": "instances", "repeat_interleave": "repeat"}
 )
 
 

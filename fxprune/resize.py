@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from fxprune.canonical import names_of
 from fxprune.errors import StorageError
 from fxprune.plan import Plan, reduced_shape
 from fxprune.report import attach, plan_of, report
@@ -34,7 +35,8 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     for name in plan.factorings:
         _replace_layer(result, name.rpartition(".")[0], small)
     state = {**dict(small.named_parameters(remove_duplicate=False)), **dict(small.named_buffers(remove_duplicate=False))}
-    problems = [problem for name, tensor in state.items() if (problem := _problem(result, name, tensor, plan, notes))]
+    names = names_of(small)
+    problems = [problem for name, tensor in state.items() if (problem := _problem(result, name, names[name], tensor, plan, notes))]
     problems += [
         f"{name} of the module is not in the file"
         for name, _ in result.named_parameters(remove_duplicate=False)
@@ -82,8 +84,8 @@ def _slot(module: nn.Module, name: str) -> tuple[nn.Module, str] | None:
     return (module, leaf) if leaf in module._parameters or leaf in module._buffers else None
 
 
-def _problem(module: nn.Module, name: str, tensor: Tensor, plan: Plan, notes: tuple[str, ...]) -> str | None:
-    """Why a tensor cannot be placed, or None."""
+def _problem(module: nn.Module, name: str, first: str, tensor: Tensor, plan: Plan, notes: tuple[str, ...]) -> str | None:
+    """Why a tensor cannot be placed, or None; `first` is the name that the plan knows it by."""
     if any(note.startswith(f"{name}: the weight that is computed") for note in notes):
         return f"{name} is computed from other parameters in the module, and folded into one in the file"
     found = _slot(module, name)
@@ -96,9 +98,9 @@ def _problem(module: nn.Module, name: str, tensor: Tensor, plan: Plan, notes: tu
         return None
     if isinstance(owner, HARD):
         return f"{name} belongs to a {type(owner).__name__}, whose forward knows its sizes"
-    wanted = reduced_shape(name, tuple(held.shape), plan)
-    if plan.shapes.get(name) != tuple(held.shape) or wanted != tuple(tensor.shape):
-        original = plan.shapes.get(name, tuple(tensor.shape))
+    wanted = reduced_shape(first, tuple(held.shape), plan)
+    if plan.shapes.get(first) != tuple(held.shape) or wanted != tuple(tensor.shape):
+        original = plan.shapes.get(first, tuple(tensor.shape))
         return f"{name} has the shape {tuple(held.shape)}, in the compressed model {tuple(original)}"
     return None
 

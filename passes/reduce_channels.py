@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxprune.analysis import Analysis, attribute
+from fxprune.canonical import names_of
 from fxprune.relabel import Rewriter, check, shrink_parameter
 
 
@@ -50,17 +51,19 @@ class ReduceChannels:
                 node.target = target
                 node.args = _renamed(args, names)
                 node.kwargs = _renamed(kwargs, names)
+        aliases: dict[str, list[str]] = {}
+        for name, first in names_of(small).items():
+            aliases.setdefault(first, []).append(name)
         for name in dict.fromkeys(name for name, _ in self.analysis.axes):
-            owner_name, _, leaf = name.rpartition(".")
-            owner = attribute(small, owner_name) if owner_name else small
-            tensor = getattr(owner, leaf)
+            tensor = attribute(small, name)
             new = shrink_parameter(tensor.detach(), name, self.analysis, self.alive)
             if new.shape == tensor.shape:
                 continue
             if isinstance(tensor, nn.Parameter):
-                setattr(owner, leaf, nn.Parameter(new, requires_grad=tensor.requires_grad))
-            else:
-                setattr(owner, leaf, new)
+                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+            for alias in aliases[name]:
+                owner, _, leaf = alias.rpartition(".")
+                setattr(attribute(small, owner) if owner else small, leaf, new)
         small.graph.lint()
         small.recompile()
         return small

@@ -156,6 +156,19 @@ class Transposed(nn.Module):
         return self.down(F.leaky_relu(self.up(x)))
 
 
+class GroupedTransposed(nn.Module):
+    """A grouped transposed convolution between pointwise ones, and a strided one that brings the size back."""
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__()
+        self.enter = conv(channels, 2 * inner)
+        self.up = nn.ConvTranspose2d(2 * inner, 3 * 2 * inner, 2, 2, groups=2)
+        self.down, self.out = nn.Conv2d(6 * inner, inner, 2, 2), inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.leaky_relu(self.up(F.relu(self.enter(x)))))
+
+
 class Siamese(nn.Module):
     """One convolution called on two tensors."""
 
@@ -200,6 +213,51 @@ class Attention(nn.Module):
         return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class CosineAttention(Attention):
+    """Normalised queries and keys, a scale and a bias per head: heads stay or go as a whole."""
+
+    heads, fused = 3, False
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__(channels, inner)
+        self.scale = nn.Parameter(torch.rand(self.heads, 1, 1) + 0.5)
+        self.bias = nn.Parameter(torch.randn(self.heads, SIZE * SIZE, SIZE * SIZE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        query, key, value = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = F.normalize(query, dim=-1) * self.scale, F.normalize(key, dim=-1)
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None])
+        else:
+            mixed = (query @ key.transpose(-2, -1) + self.bias).softmax(-1) @ value
+        mixed = self.proj(mixed.transpose(1, 2).reshape(batch, height * width, self.width))
+        return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class FusedCosineAttention(CosineAttention):
+    """The same by one attention operator."""
+
+    fused = True
+
+
+class TalkingHeads(Attention):
+    """A linear layer mixes the attention maps of the heads before they weigh the values."""
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__(channels, inner)
+        self.mix = nn.Linear(self.heads, self.heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        query, key, value = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = self.mix((query @ key.transpose(-2, -1)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        mixed = self.proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, height * width, self.width))
+        return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
+
+
 class GroupNorm(nn.Module):
     """One norm group per channel, or two for all."""
 
@@ -226,8 +284,9 @@ class SplitAttention(nn.Module):
 
 
 BLOCKS: list[Callable[[int, int], nn.Module]] = [
-    Plain, Residual, Concat, Depthwise, Grouped, Shuffled, SqueezeExcite, Gated, Split, Padded, PixelShuffle, Transposed, Siamese,
-    ChannelsLast, Attention, GroupNorm, SplitAttention,
+    Plain, Residual, Concat, Depthwise, Grouped, Shuffled, SqueezeExcite, Gated, Split, Padded, PixelShuffle, Transposed,
+    GroupedTransposed, Siamese, ChannelsLast, Attention, CosineAttention, FusedCosineAttention,
+    TalkingHeads, GroupNorm, SplitAttention,
 ]  # fmt: skip
 
 

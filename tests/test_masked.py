@@ -108,3 +108,33 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
     alive[group.blocks[0][:2]] = False
     small = ReduceChannels(analysis, alive)(captured.graph)
     assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)
+
+
+class TwoNames(nn.Module):
+    """A branch registered under two names, and a weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 1))
+        self.second = self.first
+        self.left, self.right, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(12, 2)
+        self.right.weight = self.left.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x).mean((2, 3)), self.second(x.flip(3)).mean((2, 3))
+        return self.head(torch.cat([self.left(a).relu(), self.right(b).relu()], 1))
+
+
+def test_a_weight_under_two_names_is_one_weight() -> None:
+    """It shrinks once, under every name, and both layers that share it still share it."""
+    torch.manual_seed(0)
+    model = TwoNames().double().eval()
+    captured, analysis = analysed(model)
+    assert {name for name, _ in analysis.axes if name.startswith(("second", "right.weight"))} == set()
+    alive = choose(analysis, seed=1)
+    small = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
+    plan = make_plan(analysis, alive, dict(captured.graph.named_parameters()), "random", {})
+    assert distance(masked(model, small, plan)(example(3)), small(example(3))) <= EXACT
+    assert small.get_parameter("right.weight") is small.get_parameter("left.weight")
+    assert small.get_parameter("second.0.weight") is small.get_parameter("first.0.weight")
+    assert small.get_parameter("first.0.weight").shape[0] < 8

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fxprune.rules.labels import FIXED, Value, squash, varying
+from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, operator_name, register_rule
 
 MOVEMENT = (
@@ -214,6 +215,20 @@ def replace_indices_with_zero(call: Call) -> Call:
         return item
 
     return replace(call, args=(call.args[0], *swap(call.args[1:])))
+
+
+@register_rule("aten.slice_scatter")
+def slice_scatter(call: Call) -> Any:
+    """A part along one axis is replaced: it meets what stood there."""
+    source, part = call.args[:2]
+    dim = call.arg(2, "dim", 0) % source.rank
+    size = source.shape[dim]
+    start, end = (size if n is None else max(n + size, 0) if n < 0 else min(n, size) for n in (call.arg(3, "start") or 0, call.arg(4, "end")))
+    if call.arg(5, "step", 1) != 1:
+        raise NotImplementedError
+    there = replace(source, shape=part.shape, axes=tuple(squash(a.narrow(dim, start, end - start)) for a in source.axes))
+    meet(call, [there, part], part.shape)
+    return replace(call.out, axes=source.axes)
 
 
 @register_rule("aten.embedding")

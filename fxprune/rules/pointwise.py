@@ -44,8 +44,8 @@ def meet(call: Call, operands: list[Value], shape: tuple[int, ...]) -> tuple[Ten
             full = any(d >= offset and value.shape[d - offset] > 1 for d in dims)
             if full and index not in owners:
                 call.record.pin(members[0], "meets a tensor that is not produced by a weight")
-        # The member that changes along every dimension of the cluster describes the result.
-        result.append(max(members, key=lambda m: len(varying(m))))
+        # All members are one by now: the one that changes along the fewest dimensions tells most (heads that go as a whole).
+        result.append(min(members, key=lambda m: len(varying(m))))
     return tuple(result)
 
 
@@ -59,8 +59,8 @@ def pointwise(call: Call) -> Any:
 
 IDENTITY = (
     "aten.clone aten.contiguous aten.dropout aten.feature_dropout aten.alpha_dropout aten.detach aten.alias "
-    "aten._to_copy aten.to aten.type_as aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
-    "aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
+    "aten._to_copy aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
+    "aten.zero aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
 ).split()
 # Elementwise, though torch does not tag them so.
 UNTAGGED = (
@@ -68,6 +68,12 @@ UNTAGGED = (
     "aten.special_expit aten.special_erf aten.greater aten.less aten.fill aten.clip aten.square aten.gelu aten.silu aten.mish"
 ).split()
 register_rule(*IDENTITY, *UNTAGGED)(pointwise)
+
+
+@register_rule("aten.to", "aten.type_as")
+def converted(call: Call) -> Any:
+    """What it is converted to may be given by another tensor, whose channels have no part in it."""
+    return pointwise(replace(call, args=call.args[:1], kwargs={}))
 
 
 @register_rule("aten.prelu", "aten._prelu_kernel")

@@ -41,9 +41,15 @@ class AxisLabels:
 
 
 class Recorder:
-    """Collects facts while rules run; the analysis solves them afterwards."""
+    """Collects facts while rules run; the analysis solves them afterwards.
 
-    def __init__(self) -> None:
+    Args:
+        whole_heads: attention may lose entire heads, which ties the channels of each; otherwise labels of heads stay.
+    """
+
+    def __init__(self, whole_heads: bool = True) -> None:
+        self.whole_heads = whole_heads
+        self.met_heads = False
         self.next_label = FIXED + 1
         self.edges: list[Tensor] = []
         self.pins: list[tuple[Tensor, str]] = []
@@ -132,6 +138,14 @@ class Recorder:
         labels = labels[labels != FIXED]
         if len(labels):
             self.pins.append((labels, f"{reason} ({self.node})"))
+
+    def heads(self, labels: list[Tensor]) -> bool:
+        """Whether channels that are entire heads may go; pins them where not."""
+        self.met_heads = self.met_heads or bool(labels)
+        if not self.whole_heads:
+            for head in labels:
+                self.pin(head, "a head as a whole, whose channels go one by one")
+        return self.whole_heads and bool(labels)
 
     def pin_value(self, value: Value, reason: str) -> None:
         """Pin every label a tensor carries."""

@@ -1,0 +1,101 @@
+"""What capture leaves free, and under which names."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import analyse
+from fxprune.capture import Captured, capture
+from fxprune.inputs import make_batch
+from tests.strategies import conv
+
+
+def captured(model: nn.Module, *shape: int) -> Captured:
+    return capture(model, make_batch((torch.zeros(2, *shape),), {}))
+
+
+class OpenEnded(nn.Module):
+    """Its forward takes more than it names, as detectors' do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, 4)
+
+    def forward(self, x: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Anchored(nn.Module):
+    """Keeps what it made for the last shape it saw, as detectors keep their anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.seen = conv(3, 4), None
+        self.grid: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.seen != x.shape:
+            self.seen, self.grid = x.shape, torch.linspace(0, 1, x.shape[-1])
+        assert self.grid is not None
+        return self.conv(x) + self.grid
+
+
+@pytest.mark.parametrize("model", [OpenEnded(), Anchored()], ids=["open-ended", "anchored"])
+def test_the_batch_size_stays_free(model: nn.Module) -> None:
+    found = captured(model, 3, 4, 4)
+    assert not any("batch size" in note for note in found.notes)
+    images = torch.randn(5, 3, 4, 4)
+    torch.testing.assert_close(found.graph(images), model(images))
+
+
+class Strided(nn.Module):
+    """Reads a number from its own tensor, and makes a grid in the type of its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.stride = conv(3, 8), conv(8, 2), torch.tensor([8.0, 16.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.first(x)
+        grid = torch.arange(x.shape[-1]).type_as(features) + torch.full((x.shape[-1],), self.stride[1])
+        return self.second(features.relu()) * grid
+
+
+def test_numbers_in_tensors_and_types_of_tensors_stop_nothing() -> None:
+    found = captured(Strided(), 3, 4, 4)
+    model, images = Strided(), torch.randn(3, 3, 4, 4)
+    assert not any("item" in str(node.target) for node in found.graph.graph.nodes)
+    assert str(analyse(found.graph, 2)) == "first: 8 | first.weight[0] first.bias[0] -> second.weight[1]"
+    torch.testing.assert_close(captured(model, 3, 4, 4).graph(images), model(images))
+
+
+class CrossAttention(nn.Module):
+    """Queries, keys and values from different tensors: one packed weight, cut in three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.attend, self.head = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.enter(x)
+        return self.head(self.attend(tokens + 1, tokens, tokens.relu(), need_weights=False)[0])
+
+
+def test_parts_of_a_weight_keep_its_name() -> None:
+    names = {name for name, _ in captured(CrossAttention(), 5, 6).graph.named_parameters()}
+    assert names == {name for name, _ in CrossAttention().named_parameters()}
+
+
+class ReadTwice(nn.Linear):
+    """Reads its weight computed and as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(nn.functional.linear(x, 2 * self.weight), self.weight)
+
+
+def test_a_weight_with_other_readers_is_not_folded() -> None:
+    """However long the network behind them is."""
+    model = nn.Sequential(ReadTwice(4, 4, bias=False), *[nn.Tanh() for _ in range(1200)])
+    found = captured(model, 4)
+    assert found.notes == ()
+    assert {name for name, _ in found.graph.named_parameters()} == {"0.weight"}
