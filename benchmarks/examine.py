@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.entry import Entry
 from fxprune.analysis import Analysis, analyse
 from fxprune.capture import Captured, capture
 from fxprune.costs import CostModel
+from fxprune.flops import count_flops
 from fxprune.inputs import Batch, Calibration, example_batch
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plan import Plan, make_plan, scatter
@@ -182,13 +182,6 @@ def resized(batch: Batch, size: int) -> Batch:
     return batch.map(draw)
 
 
-def flops_of(model: nn.Module, batch: Batch) -> int:
-    """FLOPs of one forward."""
-    with FlopCounterMode(display=False) as counter:
-        outputs(model, batch)
-    return int(counter.get_total_flops())
-
-
 def shares(captured: Captured, analysis: Analysis, row: Row) -> None:
     """Share of parameters with a removable axis, and of those without by reason."""
     sizes = {n: p.numel() for n, p in captured.graph.named_parameters()}
@@ -259,7 +252,7 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
     big = masked(model, captured.graph, small, plan)
     found = outputs(small, batch)
     row.effect = distance(outputs(model, batch), outputs(big, batch))
-    row.counted = flops_of(small, batch) / max(flops_of(captured.graph, batch), 1)
+    row.counted = count_flops(small, batch) / max(count_flops(captured.graph, batch), 1)
     fixed = any("batches of two only" in note for note in captured.notes)
     _compare(row, model, captured.graph, batch, 2)
     for size in (2,) if fixed else (1, 2, 3):
