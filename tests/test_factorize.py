@@ -23,7 +23,7 @@ from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
 from fxprune.factoring import Factoring
 from fxprune.inputs import make_batch
-from fxprune.layers import own_layers
+from fxprune.layers import factorable
 from fxprune.linalg import alds, pca, svd
 from fxprune.lockstep import Lockstep, LockstepOptions
 from fxprune.low_rank import factored, merged
@@ -191,7 +191,9 @@ def test_the_pass_refuses_what_is_not_one_layers_own() -> None:
             return out
 
     graph = capture(Twice(), make_batch((torch.randn(2, 4),), {})).graph
-    assert not own_layers(graph)
+    found, others = factorable(graph, lambda name: False)
+    assert not found
+    assert others == {"layer.weight": "several calls share it"}
     with pytest.raises(PlanError, match="layer.weight is not the weight of one layer"):
         Factorize({"layer.weight": (torch.ones(2, 4), torch.ones(4, 2))})(graph)
 
