@@ -122,6 +122,25 @@ def show(rows: list[dict[str, object]], console: Console) -> None:
             console.print(f"{name}: Spearman rank correlation of predicted and measured output error over {len(plans)} plans: {rank:.2f}")
 
 
+def picture(rows: list[dict[str, object]], file: Path) -> None:
+    """Draw agreement against FLOPs, a panel per network and a line per method."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(str(r["net"]) for r in rows))
+    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for name, axes in zip(names, panels, strict=True):
+        budgets = sorted({float(r["flops"]) for r in rows if r["net"] == name})  # type: ignore[arg-type]
+        for method in dict.fromkeys(str(r["method"]) for r in rows):
+            line = [100 * average(rows, net=name, flops=flops, method=method)["agreement"] for flops in budgets]
+            axes.plot([100 * flops for flops in budgets], line, "o-", markersize=3, label=method)
+        axes.set(title=name, xlabel="FLOPs kept, %", ylim=(60, 100.5))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("same decision, %")
+    figure.legend(handles=panels[0].lines, loc="outside right center")
+    figure.savefig(file, dpi=120)
+
+
 def honesty(name: str, repetitions: int, images: int, pool: Split, test: Split, console: Console) -> list[dict[str, object]]:
     """Certify agreement=0.99 on fresh calibration draws and count how often the test set falls below the bound."""
     net = trained(name)
@@ -151,6 +170,7 @@ def main(
     data: Path = DEBIAN,
     photographs: Annotated[Path | None, typer.Option("--images", help="instead: EfficientNet-Lite0 on DIR/calib and DIR/test")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
+    picture_file: Annotated[Path | None, typer.Option("--plot", help="draw agreement against FLOPs; needs matplotlib")] = None,
 ) -> None:
     """Write the trade-off table."""
     console = Console(width=140)
@@ -174,6 +194,8 @@ def main(
         json_file.write_text(json.dumps(rows, indent=1))
     if not certify:
         show(rows, console)
+        if picture_file is not None:
+            picture(rows, picture_file)
 
 
 if __name__ == "__main__":
