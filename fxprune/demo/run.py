@@ -17,9 +17,10 @@ from fxprune.inputs import to_batch
 from fxprune.linalg.agreement import lower_bound
 from fxprune.measure import Workload, interleaved, prepared, running
 from fxprune.report import report
+from fxprune.session import RoundTo
 
-METHODS = {"auto": 8, "paper": 1}
-"""Methods with the multiple that widths are rounded to: processors like multiples of 8, the reference knows none."""
+METHODS: dict[str, RoundTo] = {"auto": "auto", "paper": 1}
+"""Methods with what widths are multiples of: what the processor's kernels use well; the reference knows none."""
 LATENCY_BATCH = 100
 ROUNDS = 9
 
@@ -69,7 +70,7 @@ class Demo:
             f"{self.images:,} test images",
             title_justify="left",
             caption=f"Latency: median of {ROUNDS} interleaved rounds, batch of {LATENCY_BATCH}, {self.threads} thread(s). "
-            f"Bounds: one-sided 95 % Clopper-Pearson. fxprune's widths are multiples of {METHODS['auto']} (round_to), the reference's are free.",
+            "Bounds: one-sided 95 % Clopper-Pearson. fxprune's widths suit the processor (round_to='auto'), the reference's are free.",
             caption_justify="left",
         )
         table.add_column("")
