@@ -134,10 +134,10 @@ class Session:
         """Removal orders by a selector, computed once."""
         if selector not in self.profiles:
             moments = {} if selector == "magnitude" else self.statistics()
-            worth = self.sensitivities() if selector == "output-aware" else None
+            worth = self.sensitivities() if selector == "output-aware" else {}
             with self.station("profile", len(self.analysis.groups)) as advance:
                 dtype = next(self.graph.parameters()).dtype
-                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, worth, advance)
+                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, worth or None, advance)
         return self.profiles[selector]
 
     def sensitivities(self) -> dict[str, Tensor]:

@@ -71,6 +71,7 @@ def test_without_derivatives_channels_are_chosen_by_each_layer() -> None:
     assert any("no derivative" in note for note in report.notes)
     assert report.agreement is not None
     assert report.agreement.rate > 0.5
+    assert all(row.error > 0 for row in report.groups)
 
 
 def test_gradients_of_the_model_stay_untouched() -> None:
