@@ -206,9 +206,9 @@ def _relabelled(value: Any, relabel: np.ndarray) -> Any:
     axes = []
     for labels in value.axes:
         compact = narrow_constant(labels)
-        mapped = torch.from_numpy(relabel[compact.numpy()]).expand(labels.shape)
-        if bool((mapped != 0).any()):
-            axes.append(squash(mapped))
+        mapped = relabel[compact.numpy()]
+        if mapped.any():
+            axes.append(squash(torch.from_numpy(mapped).expand(labels.shape)))
     return replace(value, axes=tuple(axes))
 
 

@@ -134,7 +134,7 @@ class Recorder:
 
     def pin(self, labels: Tensor, reason: str) -> None:
         """Nothing may remove these labels; the reason reaches the report with the node's name."""
-        labels = torch.unique(narrow_constant(labels))
+        labels = torch.from_numpy(np.unique(narrow_constant(labels).numpy()))
         labels = labels[labels != FIXED]
         if len(labels):
             self.pins.append((labels, f"{reason} ({self.node})"))
