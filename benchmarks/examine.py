@@ -247,12 +247,12 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
     row.flops = costs.fractions(widths)["flops"]
     alive = random_survivors(analysis, widths)
     reduced = ReduceChannels(analysis, alive)(captured.graph)
+    row.counted = count_flops(reduced, batch) / max(count_flops(captured.graph, batch), 1)
     plan = make_plan(analysis, alive, tensors(captured.graph), "random", {})
     small = LiftModules()(reduced)
     big = masked(model, captured.graph, small, plan)
     found = outputs(small, batch)
     row.effect = distance(outputs(model, batch), outputs(big, batch))
-    row.counted = count_flops(small, batch) / max(count_flops(captured.graph, batch), 1)
     fixed = any("batches of two only" in note for note in captured.notes)
     _compare(row, model, captured.graph, batch, 2)
     for size in (2,) if fixed else (1, 2, 3):

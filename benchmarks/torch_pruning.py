@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.coverage import entries, read
 from benchmarks.entry import Entry
-from benchmarks.examine import ENOUGH, flops_of, outputs, randomise
+from benchmarks.examine import ENOUGH, outputs, randomise
 from benchmarks.isolation import Failed, isolated
+from fxprune.flops import count_flops
 from fxprune.inputs import Batch, Calibration, example_batch
 from fxprune.targets import Passing
 
@@ -55,14 +56,14 @@ def prune(entry: Entry, ratio: float) -> float:
     import torch_pruning
 
     model, batch = _built(entry)
-    before, found = flops_of(model, batch), outputs(model, batch)
+    before, found = count_flops(model, batch), outputs(model, batch)
     inputs: Any = batch.kwargs or (batch.args[0] if len(batch.args) == 1 else batch.args)
     pruner = torch_pruning.pruner.MagnitudePruner(
         model, inputs, importance=torch_pruning.importance.MagnitudeImportance(p=2), pruning_ratio=ratio,
         ignored_layers=last_layers(model, found),
     )  # fmt: skip
     pruner.step()
-    return flops_of(model.eval(), batch) / max(before, 1)
+    return count_flops(model.eval(), batch) / max(before, 1)
 
 
 def _children() -> float:
