@@ -260,3 +260,12 @@ def _make_functional(module: GraphModule) -> None:
     graph.eliminate_dead_code()
     graph.lint()
     module.recompile()
+
+
+def drop_unread(module: GraphModule) -> None:
+    """Erase reads of parameters that no call uses any more; check and recompile."""
+    for node in reversed(module.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            module.graph.erase_node(node)
+    module.graph.lint()
+    module.recompile()

@@ -7,7 +7,6 @@ import numpy as np
 
 from fxprune import allocate
 from fxprune.construct import allocate_widths, surviving_channels, trial
-from fxprune.costs import CostModel
 from fxprune.errors import BudgetError
 from fxprune.factoring import Factoring
 from fxprune.layers import factorable
@@ -83,7 +82,7 @@ def _with_ranks(session: Session, profiles: Sequence[Profile], widths: np.ndarra
 
 def _candidates(session: Session, profiles: Sequence[Profile], widths: np.ndarray, limits: dict[str, float]) -> Iterator[Option]:
     """The widths scaled up to looser budgets, with ranks that bring them back to the limits."""
-    costs = CostModel(session.graph, session.analysis)
+    costs = session.costs(limits)
     valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
     seen = {tuple(widths)}
     for stretch in STRETCHES:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from fxprune.canonical import drop_unread
 from fxprune.errors import PlanError
 from fxprune.factoring import names
 from fxprune.layers import groups, setting
@@ -39,11 +40,7 @@ class Factorize:
             if len(users) != 1 or leaf != "weight" or owner._modules or set(owner._parameters) - {"weight", "bias"}:
                 raise PlanError(f"{name} is not the weight of one layer of its own, which could be replaced by two.")
             _replace(module, users[0], owner, name, weights)
-        for node in reversed(module.graph.nodes):
-            if node.op == "get_attr" and not node.users:
-                module.graph.erase_node(node)
-        module.graph.lint()
-        module.recompile()
+        drop_unread(module)
         return module
 
 

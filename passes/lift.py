@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxprune.analysis import attribute
+from fxprune.canonical import drop_unread
 from fxprune.rules.registry import operator_name
 
 
@@ -120,11 +121,7 @@ class LiftModules:
             for node, position, _ in uses:
                 _call(module, node, path, position)
         self._dropout(module)
-        for node in reversed(module.graph.nodes):
-            if node.op == "get_attr" and not node.users:
-                module.graph.erase_node(node)
-        module.graph.lint()
-        module.recompile()
+        drop_unread(module)
         return module
 
     def _layer(self, module: GraphModule, node: Node) -> tuple[str, int, nn.Module] | None:
