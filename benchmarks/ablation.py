@@ -14,8 +14,9 @@ from torch import Tensor
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits, opened
-from fxprune.construct import allocate_widths, build, surviving_channels
+from fxprune.construct import build, surviving_channels
 from fxprune.errors import CalibrationWarning
+from fxprune.planning import allocated
 
 STEPS = (
     ("smallest weights, nothing fitted", "magnitude", "uniform", "magnitude", True),
@@ -44,8 +45,8 @@ def measure(name: str, flops: float, seed: int, calibration: Tensor, test: Tenso
         for title, selector, allocation, fit, needs in STEPS:
             if needs is not by_output:
                 continue
-            profiles, widths = allocate_widths(session, allocation, selector, {"flops": flops})
-            small = build(session, surviving_channels(session, profiles, widths), fit)
+            profiles, plan = allocated(session, allocation, selector, {"flops": flops})
+            small = build(session, surviving_channels(session, profiles, plan.widths), fit)
             agreement = float((logits(small, test).argmax(1) == decided).float().mean())
             rows.append({"net": name, "step": title, "flops": flops, "seed": seed, "agreement": agreement})
     return rows

@@ -3,7 +3,7 @@
 Every trained network is reduced to 60 % of its FLOPs by channels, then by each low-rank method to a share of the parameters that are left
 (as Chee et al. 2022 compose their interpolative decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and
 FLOPs each such pair ends at: the low-rank method alone; and at those of the pair with PCA: the reverse order, channels alone, and the
-joint plan of `compress(method="joint")`. Unlabelled calibration images that no network was trained on; no fine-tuning; test images that
+joint plan of `compress(method="auto")`. Unlabelled calibration images that no network was trained on; no fine-tuning; test images that
 nothing is fitted or tuned on.
 """
 
@@ -98,7 +98,7 @@ class Bench:
         """All rows."""
         whole = opened(self.net, self.calibration, self.seed)
         start = time.perf_counter()
-        reduced = self._made(whole, "auto", {"flops": REDUCED})
+        reduced = self._made(whole, "channels", {"flops": REDUCED})
         self.params, self.flops = fxprune.report(reduced).params[0], fxprune.report(reduced).flops[0]
         self.record(CHANNELS, 1.0, reduced, time.perf_counter() - start)
         inner = opened(reduced, self.calibration, self.seed)
@@ -111,13 +111,13 @@ class Bench:
                 limits = self.sizes(composed)
                 budget = budget or limits
                 self.attempt(ALONE.format(method), keep, whole, method, limits)
-            self.attempt(CHANNELS, keep, whole, "auto", budget)
-            self.attempt(JOINT, keep, whole, "joint", budget)
+            self.attempt(CHANNELS, keep, whole, "channels", budget)
+            self.attempt(JOINT, keep, whole, "auto", budget)
             start = time.perf_counter()
             first = self._made(whole, "pca", {"params": keep})
             rest = {k: min(v / self.sizes(first)[k], 1.0) for k, v in budget.items()}
             try:
-                last = self._made(opened(first, self.calibration, self.seed), "auto", rest)
+                last = self._made(opened(first, self.calibration, self.seed), "channels", rest)
             except BudgetError:
                 continue
             self.record(REVERSED, keep, last, time.perf_counter() - start)

@@ -98,7 +98,7 @@ def networks() -> dict[str, Callable[[], tuple[nn.Module, Tensor, str]]]:
     """Model, calibration examples and method by name."""
 
     def own(name: str) -> Callable[[], tuple[nn.Module, Tensor, str]]:
-        return lambda: (nets.trained(name), data.load().calibration, "auto")
+        return lambda: (nets.trained(name), data.load().calibration, "channels")
 
     def torchvision(name: str) -> Callable[[], tuple[nn.Module, Tensor, str]]:
         torch.manual_seed(0)

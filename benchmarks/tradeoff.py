@@ -24,7 +24,7 @@ from benchmarks.nets import NETS, efficientnet_lite0, trained
 from fxprune.budget import Budget
 from fxprune.session import Session, held_out_for, open_session
 
-METHODS = ("auto", "uniform", "paper", "paper-uniform", "magnitude")
+METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def show(rows: list[dict[str, object]], console: Console) -> None:
             f"at most {max(r[1] for r in ratios):.2f}."
         )
     for name in dict.fromkeys(r["net"] for r in rows):
-        plans = [r for r in rows if r["net"] == name and r["method"] in ("auto", "uniform")]
+        plans = [r for r in rows if r["net"] == name and r["method"] in ("auto", "channels", "uniform")]
         if len({r["flops"] for r in plans}) > 1:
             rank = spearmanr([r["predicted_error"] for r in plans], [r["error"] for r in plans])[0]
             console.print(f"{name}: Spearman rank correlation of predicted and measured output error over {len(plans)} plans: {rank:.2f}")

@@ -19,9 +19,9 @@ from fxprune.measure import Workload
 from fxprune.plan import Plan, surviving
 from fxprune.planning import planned
 from fxprune.ranks import METHODS as RANK_METHODS
-from fxprune.session import RoundTo, held_out_for, matcher, open_session, undisturbed
+from fxprune.session import EFFORT, RoundTo, held_out_for, matcher, open_session, undisturbed
 
-METHODS = ("auto", "uniform", "joint", "paper", "paper-uniform", "magnitude")
+METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
 
 
@@ -65,7 +65,7 @@ def plan(
     model: nn.Module, calib_loader: Any, *, flops: float | None = None, params: float | None = None, latency: float | None = None,
     workload: Workload | None = None, method: str = "auto", selector: str = "output-aware", example: Any = None,
     ignore: Sequence[str] | str = (), keep: Mapping[str, float] | None = None, round_to: RoundTo | None = None, progress: bool = True,
-    seed: int = 0, memory: float = 2e9,
+    seed: int = 0, memory: float = 2e9, effort: int = EFFORT,
 ) -> Plan:  # fmt: skip
     """Decide which channels to keep without building the compressed model; arguments as for `compress`.
 
@@ -78,7 +78,7 @@ def plan(
     with undisturbed(model, seed):
         session = open_session(
             model, calib_loader, example=example, ignore=ignore, keep=keep, round_to=_multiple(round_to, budget), seed=seed, memory=memory,
-            progress=progress, decision=None, held_out=held_out_for(budget), workload=workload,
+            progress=progress, decision=None, held_out=held_out_for(budget), workload=workload, effort=effort,
         )  # fmt: skip
         return planned(session, method, _selector(method, selector), budget.limits)[0]
 
@@ -113,6 +113,7 @@ def compress(
     latency: float | None = None, workload: Workload | None = None, method: str = "auto", selector: str = "output-aware",
     decision: Decision | None = None, example: Any = None, targets: Sequence[str] | None = None, ignore: Sequence[str] | str = (),
     keep: Mapping[str, float] | None = None, round_to: RoundTo | None = None, progress: bool = True, seed: int = 0, memory: float = 2e9,
+    effort: int = EFFORT,
 ) -> GraphModule:  # fmt: skip
     """Make a trained model smaller and faster while it keeps its decisions; no labels, no fine-tuning.
 
@@ -127,9 +128,9 @@ def compress(
         latency: fraction of the original's time per call to keep, measured on the workload: layers are timed at several widths (once per
             machine, in a table in the user's cache folder), and whole rewritten graphs until the time is within about 5 %.
         workload: what `latency` is measured on; one example per call, eager, where the model is, by default.
-        method: `auto` (several plans are tried); `uniform` (the same fraction everywhere, fitted like auto); `joint` (as auto, and layers become
-            two, as by `factorize`, where calibration examples show that it pays); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022);
-            `magnitude` (smallest weights removed, nothing corrected).
+        method: `auto` (plans of widths are tried, and ones in which layers become two, as by `factorize`, where they promise much less error;
+            under a latency budget layers stay whole); `channels` (widths only); `uniform` (the same fraction everywhere, fitted like auto);
+            `paper` and `paper-uniform` (Chee et al., NeurIPS 2022); `magnitude` (smallest weights removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         decision: callable (reference output, output) -> (N,) bool; by default argmax for class scores, 5 % relative error for regression.
         example: what to trace with; by default two examples of the first batch.
@@ -138,6 +139,7 @@ def compress(
         keep: least share of the channels to keep, by name (glob) of a module: `{"layer4.*": 0.8, "head.*": 1.0}`.
         round_to: widths are multiples of this; `auto` for what the device's kernels use well. 1 by default, `auto` where latency is limited.
         progress: show progress bars where the output is a terminal.
+        effort: how many plans `auto` and `channels` try on calibration examples; past the ones with a reason, the best one's widths are varied.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
 
@@ -153,6 +155,7 @@ def compress(
     options = dict(
         budget=budget, method=method, selector=_selector(method, selector), decision=decision, example=example, ignore=ignore,
         keep=keep, round_to=_multiple(round_to, budget), workload=workload, progress=progress, seed=seed, memory=memory,
+        effort=effort,
     )  # fmt: skip
     if targets is not None:
         from fxprune.targets import compress_targets
@@ -195,6 +198,7 @@ def sweep(
     model: nn.Module, calib_loader: Any, *, budgets: Sequence[float] = (0.9, 0.7, 0.5, 0.35), method: str = "auto",
     selector: str = "output-aware", decision: Decision | None = None, example: Any = None, ignore: Sequence[str] | str = (),
     keep: Mapping[str, float] | None = None, round_to: RoundTo = 1, progress: bool = True, seed: int = 0, memory: float = 2e9,
+    effort: int = EFFORT,
 ) -> dict[float, GraphModule]:  # fmt: skip
     """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
 
@@ -210,7 +214,7 @@ def sweep(
     with undisturbed(model, seed):
         session = open_session(
             model, calib_loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress,
-            decision=decision, held_out=held_out_for(checked[0]),
+            decision=decision, held_out=held_out_for(checked[0]), effort=effort,
         )  # fmt: skip
         return {
             fraction: finished(session, method, _selector(method, selector), budget.limits)
@@ -221,13 +225,13 @@ def sweep(
 def compress_whole(
     model: nn.Module, loader: Any, *, budget: Budget, method: str, selector: str, decision: Decision | None, example: Any,
     ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: RoundTo, workload: Workload | None, progress: bool, seed: int,
-    memory: float,
+    memory: float, effort: int,
 ) -> GraphModule:  # fmt: skip
     """`compress` on a model that can be captured."""
     with undisturbed(model, seed):
         session = open_session(
             model, loader, example=example, ignore=ignore, keep=keep, round_to=round_to, seed=seed, memory=memory, progress=progress,
-            decision=decision, held_out=held_out_for(budget), workload=workload,
+            decision=decision, held_out=held_out_for(budget), workload=workload, effort=effort,
         )  # fmt: skip
         if budget.agreement is not None:
             return certified(session, budget, method, selector)

@@ -1,7 +1,8 @@
 """Station 3: stream calibration batches once and keep only sums."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,20 @@ class Moments:
     rows: tuple[int, ...]
     examples: int
 
+    def __add__(self, other: "Moments") -> "Moments":
+        grams = tuple(a + b for a, b in zip(self.grams, other.grams, strict=True))
+        rows = tuple(a + b for a, b in zip(self.rows, other.rows, strict=True))
+        return Moments(self.strata, grams, rows, self.examples + other.examples)
+
 
 Site = tuple[str, int]
 """A consumed weight axis: (parameter, axis)."""
 
 
 class Observer(Interpreter):
-    """Runs the captured graph and hands every node's result to a callback; values die after their last use."""
+    """Runs the captured graph and hands nodes' results to callbacks; values die after their last use."""
 
-    def __init__(self, module: GraphModule, watch: dict[str, Callable[[Tensor], None]]):
+    def __init__(self, module: GraphModule, watch: Mapping[str, Callable[[Any], None]]):
         super().__init__(module)
         self._watch = watch
 
@@ -101,13 +107,17 @@ def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
     return found
 
 
-def calibrate(module: GraphModule, analysis: Analysis, batches: Iterable[Batch]) -> dict[Site, Moments]:
+def calibrate(
+    module: GraphModule, analysis: Analysis, batches: Iterable[Batch],
+    watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+) -> dict[Site, Moments]:  # fmt: skip
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
     Args:
         module: the captured graph.
         analysis: of that graph.
         batches: calibration examples.
+        watch: who else wants to see nodes' results.
 
     Raises:
         CalibrationError: a layer gives NaN or infinite values; it is named.
@@ -124,11 +134,11 @@ def calibrate(module: GraphModule, analysis: Analysis, batches: Iterable[Batch])
     grams: dict[tuple[str, int, bytes], list[np.ndarray]] = {}
     counts: dict[tuple[str, int, bytes], list[int]] = {}
 
-    def observe(source: str) -> Callable[[Tensor], None]:
-        mine = [(key, parts) for key, parts in keys.items() if key[0] == source]
+    def summing(source: str) -> Callable[[Tensor], None]:
+        read = [(key, parts) for key, parts in keys.items() if key[0] == source]
 
         def add(value: Tensor) -> None:
-            for key, parts in mine:
+            for key, parts in read:
                 observed = [rows(value, key[1], part) for part in parts]
                 moments = [second_moment(x, x) for x in observed]
                 if not all(np.isfinite(m).all() for m in moments):
@@ -141,7 +151,16 @@ def calibrate(module: GraphModule, analysis: Analysis, batches: Iterable[Batch])
 
         return add
 
-    observer = Observer(module, {source: observe(source) for source in {key[0] for key in keys}})
+    mine = {source: summing(source) for source in {key[0] for key in keys}}
+
+    def both(name: str) -> Callable[[Any], None]:
+        def call(value: Any) -> None:
+            mine[name](value)
+            watch[name](value)
+
+        return call
+
+    observer = Observer(module, {**watch, **mine, **{name: both(name) for name in watch.keys() & mine.keys()}})
     examples = 0
     for batch in batches:
         try:

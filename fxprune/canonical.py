@@ -23,7 +23,15 @@ def canonicalise(module: GraphModule) -> tuple[str, ...]:
     _register_tensors(module)
     _one_name_each(module)
     _fold_numbers(module)
+    _free_layout(module)
     return _fold_weights(module)
+
+
+def _free_layout(module: GraphModule) -> None:
+    """Views become reshapes, which give the same on any memory layout: nothing is changed in place any more."""
+    for node in module.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
 
 
 REGIONS = {"wrap_with_set_grad_enabled": (0, 1), "wrap_with_autocast": (2, 4)}

@@ -19,7 +19,7 @@ from fxprune.benchmark import MODES
 from fxprune.demo import run as demo_run
 from fxprune.errors import FxpruneError, PlanError, SourceError
 from fxprune.inputs import Calibration
-from fxprune.session import RoundTo
+from fxprune.session import EFFORT, RoundTo
 
 app = typer.Typer(
     help="Make trained PyTorch models smaller and faster without fine-tuning.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -146,10 +146,11 @@ def compress(
     latency: Annotated[float | None, typer.Option(help="fraction of the original's time per call to keep, measured")] = None,
     latency_batch: Annotated[int, typer.Option(help="examples per call that latency is measured with")] = 1,
     compiled: Annotated[bool, typer.Option("--compiled", help="measure latency under torch.compile")] = False,
-    method: Annotated[str, typer.Option(help="auto, uniform, joint, paper, paper-uniform or magnitude")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, channels, uniform, paper, paper-uniform or magnitude")] = "auto",
     selector: Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")] = "output-aware",
     ignore: Ignore = None,
     round_to: Annotated[str, typer.Option(help="widths are multiples of this, or auto; 1 by default, auto with --latency")] = "",
+    effort: Annotated[int, typer.Option(help="how many plans are tried on calibration examples")] = EFFORT,
     seed: int = 0,
     batch: Annotated[int, typer.Option(help="examples per batch, of folders and arrays")] = 50,
     limit: Annotated[int | None, typer.Option(help="most examples, of folders and arrays")] = None,
@@ -166,7 +167,7 @@ def compress(
     loader = sources.data(data, options, batch, limit)
     small = fxprune.compress(
         net, loader, flops=flops, params=params, agreement=agreement, latency=latency, workload=fxprune.Workload(latency_batch, compiled),
-        method=method, selector=selector, ignore=ignore or (), round_to=_multiple(round_to), seed=seed,
+        method=method, selector=selector, ignore=ignore or (), round_to=_multiple(round_to), effort=effort, seed=seed,
     )  # fmt: skip
     result = fxprune.report(small)
     if out is not None:

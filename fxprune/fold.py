@@ -49,10 +49,11 @@ def match(old: list[Stratum], new: list[Stratum]) -> list[Stratum]:
 
 
 def fold_all(
-    dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, moments: dict[Site, Moments], ridged: bool = True
-) -> None:
-    """Set every consumer of removed channels in `small` to its one-shot interpolated weight."""
-    for site, held in moments.items():
-        if site in analysis.foldable and not alive[analysis.axes[site]].all():
-            weight = fold_weight(attribute(dense, site[0]), site, analysis, alive, held, ridged)
-            attribute(small, site[0]).data.copy_(weight)
+    dense: GraphModule, analysis: Analysis, alive: np.ndarray, moments: dict[Site, Moments], ridged: bool = True
+) -> dict[str, Tensor]:
+    """Every consumer of removed channels as its one-shot interpolated weight."""
+    return {
+        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, alive, held, ridged)
+        for site, held in moments.items()
+        if site in analysis.foldable and not alive[analysis.axes[site]].all()
+    }

@@ -1,7 +1,7 @@
 """Calibration batches: what a loader may yield, and how it becomes the model's arguments."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class Batch:
         args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, self.kwargs))
         return make_batch(args, kwargs)
 
+    def channels_last(self) -> "Batch":
+        """The same call with images and volumes laid out as CPU and GPU convolutions read them fastest."""
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        return self.map(lambda t: t.to(memory_format=layouts[t.dim()]) if t.dim() in layouts else t)
+
     def take(self, index: Tensor) -> "Batch":
         """The examples with these numbers."""
         return self.map(lambda t: t[index.to(t.device)] if t.dim() and t.shape[0] == self.size else t)
@@ -39,6 +44,48 @@ class Batch:
     def part(self, start: int, stop: int) -> "Batch":
         """Examples `start` to `stop` of the batch."""
         return self.map(lambda t: t[start:stop] if t.dim() and t.shape[0] == self.size else t)
+
+
+class Gathered:
+    """Several calls put together as one, in tensors made once: many small ones that wait would fragment the memory.
+
+    Args:
+        first: the first of them.
+        most: examples there is room for.
+    """
+
+    def __init__(self, first: Batch, most: int):
+        self._first, self._most, self.size = first, most, 0
+        leaves, self._form = pytree.tree_flatten((first.args, first.kwargs))
+        self._leaves = [t.new_empty(most, *t.shape[1:]) if _by_example((t,), (first.size,)) else t for t in leaves]
+
+    def add(self, batch: Batch) -> bool:
+        """Take a call that differs from the first in its number of examples only; False where it does not fit."""
+        pairs = list(zip(*(pytree.tree_leaves((b.args, b.kwargs)) for b in (self._first, batch)), strict=True))
+        rows = [_by_example(pair, (self._first.size, batch.size)) for pair in pairs]
+        same = all(a.shape[1:] == b.shape[1:] and a.device == b.device if row else _equal(a, b) for row, (a, b) in zip(rows, pairs, strict=True))
+        if not same or self.size + batch.size > self._most:
+            return False
+        for held, row, (_, value) in zip(self._leaves, rows, pairs, strict=True):
+            if row:
+                held[self.size : self.size + batch.size] = value
+        self.size += batch.size
+        return True
+
+    def batch(self) -> Batch:
+        """What was taken: tensors with a row for each example one after the other, the rest as in the first call."""
+        sizes = (self._first.size,)
+        firsts = pytree.tree_leaves((self._first.args, self._first.kwargs))
+        leaves = [held[: self.size] if _by_example((first,), sizes) else held for held, first in zip(self._leaves, firsts, strict=True)]
+        return make_batch(*pytree.tree_unflatten(leaves, self._form))
+
+
+def _by_example(values: Sequence[Any], sizes: Sequence[int]) -> bool:
+    return all(isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size for v, size in zip(values, sizes, strict=True))
+
+
+def _equal(x: Any, y: Any) -> bool:
+    return torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else bool(x is y or x == y)
 
 
 def make_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:
@@ -101,7 +148,7 @@ class Calibration:
         chunk: most examples per batch handed out; longer ones are cut.
     """
 
-    def __init__(self, model: nn.Module, loader: Any, chunk: int = 250):
+    def __init__(self, model: nn.Module, loader: Any, chunk: int = 128):
         if isinstance(loader, Tensor):
             loader = [loader]
         if isinstance(loader, dict):
@@ -114,23 +161,39 @@ class Calibration:
         if not isinstance(loader, Iterable):
             raise CalibrationError(f"The calibration loader is a {type(loader).__name__}, which cannot be iterated.")
         self._model, self._loader, self._chunk = model, loader, chunk
-        self.size = 0
+        self.size = self._largest = 0
         first: Batch | None = None
         for item in loader:
             batch = to_batch(model, item)
             first = first or batch
             _check_like(first, batch, self.size)
             self.size += batch.size
+            self._largest = max(self._largest, batch.size)
         if first is None or self.size == 0:
             raise CalibrationError("The calibration loader yields no example. A few hundred unlabelled inputs are needed.")
         self.example = first.part(0, min(first.size, 2))
 
     def batches(self, chosen: np.ndarray | None = None) -> Iterator[Batch]:
-        """Stream the examples in order, in batches of at most `chunk`.
+        """Stream the examples in order, in batches of at most `chunk` and no larger than the loader's.
 
         Args:
-            chosen: (size,) bool, which examples; all by default.
+            chosen: (size,) bool, which examples; all by default. What is left of neighbouring batches is put together.
         """
+        most = min(self._chunk, self._largest)
+        waiting: Gathered | None = None
+        for part in self._pieces(chosen):
+            if waiting is not None and not waiting.add(part):
+                yield waiting.batch()
+                waiting = None
+            if waiting is None and part.size == most:
+                yield part
+            elif waiting is None:
+                waiting = Gathered(part, most)
+                waiting.add(part)
+        if waiting is not None:
+            yield waiting.batch()
+
+    def _pieces(self, chosen: np.ndarray | None) -> Iterator[Batch]:
         seen = 0
         for item in self._loader:
             batch = to_batch(self._model, item)

@@ -1,11 +1,12 @@
-"""Sequential fitting: the original and the compressed model run in lockstep, layer after layer over the calibration set.
+"""Sequential fitting: the compressed model runs in lockstep with what the original gave, layer after layer over the calibration set.
 
 Each layer of the compressed model is fitted from what really reaches it (compressed activations) to what the original layer
-gives, so errors made upstream are repaired downstream instead of adding up. Every layer's activations are computed once per model.
+gave, so errors made upstream are repaired downstream instead of adding up. Every layer's activations are computed once.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -18,35 +19,18 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxprune.analysis import Analysis, attribute
-from fxprune.calibrate import arguments
-from fxprune.inputs import Batch
 from fxprune.layers import Layer, bias_of, channel_dim, groups, own_layers, setting
 from fxprune.linalg.pca import truncate
 from fxprune.linalg.refit import SHRINKAGE, TINY, Moments, Refit, refit
+from fxprune.recording import JUDGE, Chunk, Recording, rows_per_example
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
 from fxprune.schedule import gathered
-from fxprune.spill import Spill
 
 HELD_OUT = 5
-"""Every fifth example judges the ridge."""
-
-
-@dataclass(frozen=True)
-class LockstepOptions:
-    """How the sequential fit works.
-
-    Attributes:
-        rows: most observations per feature that enter a fit (the solution's error falls with their square root).
-        memory: bytes of activations held before they spill to disk.
-        max_features: layers with more unknowns per output keep their one-shot fit.
-        seed: of the choice of observations.
-    """
-
-    rows: int = 24
-    memory: float = 2e9
-    max_features: int = 6144
-    seed: int = 0
+"""Where no examples are there to judge the ridge, every fifth does."""
+MAX_FEATURES = 6144
+"""Unknowns per output above which a layer keeps its one-shot fit."""
 
 
 @dataclass
@@ -62,25 +46,27 @@ class Lockstep:
     """Fits `small` in place.
 
     Args:
-        dense: the captured graph.
-        small: the same graph with channels removed; node names equal.
-        analysis: of the dense graph.
+        small: the captured graph with channels removed; node names equal.
+        analysis: of the captured graph.
         alive: (channels + 1,) bool.
-        options: see `LockstepOptions`.
+        dense: the captured graph.
+        recording: of the captured graph's outputs.
         ranks: of weights that are to become products of two; each of a convolution's groups has this rank.
+        unseen: one-shot fits, by weight, that did not see the examples which judge; they stand in for those of `small` while a ridge is chosen.
+        max_features: layers with more unknowns per output keep their one-shot fit.
     """
 
     def __init__(
-        self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, options: LockstepOptions,
-        ranks: Mapping[str, int] = MappingProxyType({}),
+        self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, recording: Recording,
+        ranks: Mapping[str, int] = MappingProxyType({}), unseen: Mapping[str, Tensor] = MappingProxyType({}),
+        max_features: int = MAX_FEATURES,
     ):  # fmt: skip
-        self.ranks = ranks
-        self.dense, self.small, self.analysis, self.alive, self.options = dense, small, analysis, alive, options
+        self.ranks, self.unseen, self.recording, self.max_features = ranks, unseen, recording, max_features
+        self.dense, self.small, self.analysis, self.alive = dense, small, analysis, alive
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
         self.constant = self._constants()
         self.fits = Fits()
-        self.generator = torch.Generator().manual_seed(options.seed)
 
     def _constants(self) -> set[str]:
         found = set()
@@ -91,66 +77,46 @@ class Lockstep:
         return found
 
     @torch.no_grad()
-    def run(self, batches: Iterable[Batch], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
+    def run(self, chunks: Sequence[Chunk], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
         """Fit every layer whose input or output differs from the original's, in order; `advance` is told of every node."""
         layers = self._layers()
         last = self._last_uses()
-        with Spill(self.options.memory) as store:
-            dense: dict[str, list[Any]] = {}
-            small: dict[str, list[Any]] = {}
-            feeds = [[store.put(x) for x in arguments(self.dense, batch)] for batch in batches]
-            placeholders = [n for n in self.nodes if n.op == "placeholder"]
-            for i, node in enumerate(placeholders):
-                dense[node.name] = small[node.name] = [feed[i] for feed in feeds]
-            self.chunks = len(feeds)
-            del feeds
-            same = {n.name for n in placeholders}
-            ran: set[str] = set()
-            for node in self.nodes:
-                advance(1)
-                if node.op != "call_function" or node.name in self.constant or node.name in ran:
-                    continue
-                layer = layers.get(node.name)
-                calls = layer.calls if layer else (node,)
-                for call in calls:
-                    dense[call.name] = [store.put(self._execute(call, dense, i, self.dense, store)) for i in range(self.chunks)]
-                ranked = layer is not None and layer.weight in self.ranks
-                changed = ranked or not all(self._unchanged(call, same) for call in calls)
-                if changed and layer:
-                    self._fit(layer, dense, small, store)
-                for call in calls:
-                    if changed:
-                        twin = self.twins[call.name]
-                        small[call.name] = [store.put(self._execute(twin, small, i, self.small, store)) for i in range(self.chunks)]
-                    else:
-                        small[call.name] = dense[call.name]
-                        same.add(call.name)
-                    ran.add(call.name)
-                    self._forget(last.get(call.name, ()), dense, small, same, store)
-            self.fits.spilled = store.spilled
+        self.chunks, self.store = chunks, self.recording.store
+        before = self.store.spilled
+        placeholders = [n.name for n in self.nodes if n.op == "placeholder"]
+        values: dict[str, list[Any]] = {name: [chunk.inputs[i] for chunk in chunks] for i, name in enumerate(placeholders)}
+        same, ran = set(placeholders), set[str]()
+        for node in self.nodes:
+            advance(1)
+            if node.op != "call_function" or node.name in self.constant or node.name in ran:
+                continue
+            layer = layers.get(node.name)
+            calls = layer.calls if layer else (node,)
+            changed = not all(self._unchanged(call, same) for call in calls)
+            if layer and (changed or layer.weight in self.ranks):
+                changed = True
+                self._fit(layer, values)
+            for call in calls:
+                twin = self.twins[call.name]
+                values[call.name] = [self.store.put(self._execute(twin, values, i)) for i in range(len(chunks))]
+                ran.add(call.name)
+                if not changed:
+                    same.add(call.name)
+                for done in last.get(call.name, ()):
+                    for item in values.pop(done):
+                        self.store.drop(item)
+        self.fits.spilled = self.store.spilled - before
         return self.fits
 
-    def _forget(
-        self, names: Iterable[str], dense: dict[str, list[Any]], small: dict[str, list[Any]], same: set[str], store: Spill
-    ) -> None:
-        """Drop values after their last use."""
-        for done in names:
-            for item in dense.pop(done, ()):
-                store.drop(item)
-            held = small.pop(done, ())
-            if done not in same:
-                for item in held:
-                    store.drop(item)
-
-    def _execute(self, node: Node, env: dict[str, list[Any]], chunk: int, module: GraphModule, store: Spill) -> Any:
+    def _execute(self, node: Node, values: dict[str, list[Any]], chunk: int) -> Any:
         """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them."""
 
         def value(source: Node) -> Any:
             if source.op == "get_attr":
-                return attribute(module, str(source.target))
+                return attribute(self.small, str(source.target))
             if source.name in self.constant:
                 return source.target(*map_arg(source.args, value), **map_arg(source.kwargs, value))  # type: ignore[operator]
-            return store.get(env[source.name][chunk])
+            return self.store.get(values[source.name][chunk])
 
         return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
 
@@ -177,7 +143,7 @@ class Lockstep:
                 last[source.name] = node.name
         result: dict[str, list[str]] = defaultdict(list)
         for name, user in last.items():
-            if name not in self.constant:
+            if name not in self.constant and self.twins[name].op != "placeholder":
                 result[user].append(name)
         return result
 
@@ -187,14 +153,16 @@ class Lockstep:
         self.nodes, together = gathered(self.nodes, [layer.calls for layer in layers.values() if len(layer.calls) > 1])
         return {name: layer for name, layer in layers.items() if len(layer.calls) == 1 or layer.calls in together}
 
-    def _fit(self, layer: Layer, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill) -> None:
+    def _fit(self, layer: Layer, values: dict[str, list[Any]]) -> None:
         """Refit a layer, and lower its rank where that is asked."""
         weight, rank = attribute(self.small, layer.weight), self.ranks.get(layer.weight)
         parts = groups(self.twins[layer.node.name])
-        prior = weight.detach().double().reshape(parts, len(weight) // parts, -1)
+        taps_first = weight.detach().to(torch.float64, copy=True).movedim(1, -1)
+        prior = taps_first.reshape(parts, len(weight) // parts, -1)
+        unseen = self.unseen.get(layer.weight, weight).detach().double().movedim(1, -1).reshape(prior.shape)
         features = prior.shape[2]
-        moments = self._moments(layer, weight, dense, small, store) if features <= self.options.max_features else None
-        fitted = None if moments is None else refit(*moments, prior, layer.intercept)
+        moments = self._moments(layer, weight, values) if features <= self.max_features else None
+        fitted = None if moments is None else refit(*moments, prior, layer.intercept, unseen)
         if fitted is not None and bool(torch.isfinite(fitted.weight).all()):
             assert moments is not None
             self.fits.layers[layer.weight] = fitted
@@ -202,7 +170,7 @@ class Lockstep:
             if rank is not None:
                 new, shift = truncate(new, shift, *(moments[0] + moments[1]).outputs(new), rank, layer.intercept)
         else:
-            too_many = f"{features} unknowns per output" if features > self.options.max_features else ""
+            too_many = f"{features} unknowns per output" if features > self.max_features else ""
             self.fits.kept[layer.weight] = too_many or (
                 "the fit is not finite" if fitted else "its outputs cannot be matched to the original's"
             )
@@ -210,63 +178,58 @@ class Lockstep:
                 return
             bias = self._bias(layer)
             shift = (prior.new_zeros(len(weight)) if bias is None else bias.detach().double()).view(parts, -1)
-            new, shift = truncate(prior, shift, *self._outputs(layer, prior, shift, small, store), rank, layer.intercept)
-        weight.data.copy_(new.view(weight.shape))
+            new, shift = truncate(prior, shift, *self._outputs(layer, prior, shift, values), rank, layer.intercept)
+        weight.data.copy_(new.view(taps_first.shape).movedim(-1, 1))
         if layer.bias is not None:
             attribute(self.small, layer.bias).data.copy_(shift.reshape(-1))
         elif layer.mean is not None:
             mean = attribute(self.small, layer.mean)
             mean.data.copy_(mean.double() - shift.reshape(-1).to(mean.device))
 
-    def _outputs(self, layer: Layer, prior: Tensor, shift: Tensor, small: dict[str, list[Any]], store: Spill) -> tuple[Tensor, Tensor]:
+    def _outputs(self, layer: Layer, prior: Tensor, shift: Tensor, values: dict[str, list[Any]]) -> tuple[Tensor, Tensor]:
         """Covariance and mean of what the compressed layer gives as it stands, without its bias, per group."""
         node = self.twins[layer.node.name]
-        parts, rank, held = len(prior), attribute(self.small, layer.weight).dim(), []
-        for chunk in range(self.chunks):
-            y = self._execute(node, small, chunk, self.small, store).movedim(channel_dim(layer.node, rank), -1)
-            flat = y.reshape(-1, y.shape[-1])
-            wanted = max(1, self.options.rows * parts * prior.shape[1] // self.chunks)
-            held.append(flat[torch.randperm(len(flat), generator=self.generator)[:wanted].to(flat.device)])
-        rows = _grouped(torch.cat(held).double(), parts) - shift[:, None]
+        rank, held = attribute(self.small, layer.weight).dim(), []
+        for i, chunk in enumerate(self.chunks):
+            y = self._execute(node, values, i).movedim(channel_dim(layer.node, rank), -1)
+            at = self.recording.sample(chunk, layer.node.name)[0]
+            # Removed channels among the positions shorten them; which positions are looked at does not matter here.
+            held.append(y[tuple(torch.minimum(at, torch.tensor(y.shape[:-1])[:, None] - 1))])
+        rows = _grouped(torch.cat(held).double(), len(prior)) - shift[:, None]
         mean = rows.mean(1)
         covariance = (rows - mean[:, None]).mT @ (rows - mean[:, None]) / rows.shape[1]
         isotropic = prior @ prior.mT
         scale = SHRINKAGE * prior.shape[2] / rows.shape[1] * float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
         return covariance + scale * isotropic, mean
 
-    def _moments(
-        self, layer: Layer, weight: Tensor, dense: dict[str, list[Any]], small: dict[str, list[Any]], store: Spill
-    ) -> tuple[Moments, Moments] | None:
+    def _moments(self, layer: Layer, weight: Tensor, values: dict[str, list[Any]]) -> tuple[Moments, Moments] | None:
         """Sums over sampled rows of the compressed layer's input and the original layer's output, for fitting and for judging."""
-        wanted = max(self.options.rows * weight[0].numel(), 8192)
-        per_chunk = max(1, wanted // (self.chunks * len(layer.calls)))
-        fixed = self._bias(layer)
+        wanted = rows_per_example(weight[0].numel(), len(layer.calls), self.recording.examples)
+        fixed = self._bias(layer) if layer.bias is None else None
         parts: list[Moments | None] = [None, None]
+        judges = any(chunk.part == JUDGE for chunk in self.chunks)
         count = groups(self.twins[layer.node.name])
         for node in layer.calls:
             source = node.args[0]
             assert isinstance(source, Node)
-            channel = channel_dim(node, weight.dim())
-            outputs = self._kept(node)
-            if outputs is None:
+            kept = self._kept(node)
+            if kept is None:
                 return None
-            seen = 0
-            for chunk in range(self.chunks):
-                x = store.get(small[source.name][chunk])
-                y = _restrict(store.get(dense[node.name][chunk]), outputs)
-                positions = y.movedim(channel, -1)
-                batch = x.shape[0]
-                total = positions[..., 0].numel()
-                pick = torch.randint(total, (per_chunk,), generator=self.generator) if total > per_chunk else torch.arange(total)
-                target = positions.reshape(total, -1)[pick]
-                rows = _features(node, x, weight, pick, tuple(positions.shape[:-1]))
-                example = pick // max(total // batch, 1) + seen
-                seen += batch
-                if fixed is not None and layer.bias is None:
+            channel = channel_dim(node, weight.dim()) % node.meta["val"].dim()
+            for i, chunk in enumerate(self.chunks):
+                x = self.store.get(values[source.name][i])
+                at, target = self.recording.sample(chunk, node.name)
+                at = at[:, : math.ceil(wanted * chunk.size)]
+                example = at[0] * chunk.size // max(x.shape[0], 1) + chunk.first
+                judge = torch.full_like(example, chunk.part == JUDGE, dtype=torch.bool) if judges else example % HELD_OUT == 0
+                at, target, surviving = _surviving(at, target[: at.shape[1]], kept, channel)
+                if fixed is not None:
                     target = target - fixed
-                judge = example % HELD_OUT == 0
-                for which, mask in enumerate((~judge, judge)):
-                    part = Moments.of(_grouped(rows[mask], count), _grouped(target[mask], count))
+                for which, mask in enumerate((~judge[surviving], judge[surviving])):
+                    if not mask.any():
+                        continue
+                    rows = _features(node, x, weight, at[:, mask])
+                    part = Moments.of(_grouped(rows, count), _grouped(target[mask], count))
                     held = parts[which]
                     parts[which] = part if held is None else held + part
         if parts[0] is None or parts[1] is None:
@@ -304,44 +267,69 @@ def _weights(node: Node) -> list[str]:
 
 
 def _grouped(x: Tensor, count: int) -> Tensor:
-    """(rows, columns) as (groups, rows, columns / groups)."""
-    return x.reshape(len(x), count, -1).transpose(0, 1)
+    """(rows, ..., columns) as (groups, rows, ... x columns / groups)."""
+    return x.reshape(*x.shape[:-1], count, -1).movedim(-2, 0).flatten(2)
 
 
 def _trace(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _restrict(x: Tensor, kept: dict[int, Tensor]) -> Tensor:
+def _surviving(at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions and outputs of the original as the compressed model numbers them, and (picks,) bool of the positions it still has.
+
+    Args:
+        at: (dimensions, picks) coordinates without the channels.
+        target: (picks, channels).
+        kept: indices that survive, by dimension of the output.
+        channel: the dimension of the channels.
+    """
+    alive = torch.ones(at.shape[1], dtype=torch.bool)
+    at = at.clone()
     for dim, index in kept.items():
-        x = x.index_select(dim, index.to(x.device))
-    return x
+        if dim == channel:
+            target = target.index_select(1, index.to(target.device))
+            continue
+        row = at[dim - (dim > channel)]
+        place = torch.searchsorted(index, row).clamp(max=len(index) - 1)
+        alive &= index[place] == row
+        row.copy_(place)
+    return at[:, alive], target[alive.to(target.device)], alive
 
 
-def _features(node: Node, x: Tensor, weight: Tensor, pick: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """What the layer reads at the picked output positions, (rows, features) in the weight's order."""
+def _features(node: Node, x: Tensor, weight: Tensor, at: Tensor) -> Tensor:
+    """What the layer reads at some output positions, (rows, taps, channels): one tap for each place in a convolution's kernel.
+
+    Args:
+        at: (dimensions, rows) coordinates without the channels.
+    """
+    rows: Tensor
     if operator_name(node.target) == "aten.linear":
-        return x.reshape(-1, x.shape[-1])[pick]
+        rows = x[tuple(at)]
+        return rows[:, None]
     rank = weight.dim() - 2
-
     stride, dilation = setting(node, 3, 1, rank), setting(node, 5, 1, rank)
-    kernel = list(weight.shape[2:])
     padding: Any = node.args[4] if len(node.args) > 4 else 0
-    if isinstance(padding, str):
-        spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        sides = [(s // 2, s - s // 2) if padding == "same" else (0, 0) for s in spans]
+    if padding == "same":
+        before = [d * (k - 1) // 2 for d, k in zip(dilation, weight.shape[2:], strict=True)]
     else:
-        sides = [(p, p) for p in setting(node, 4, 0, rank)]
+        before = [0] * rank if padding == "valid" else setting(node, 4, 0, rank)
     if x.dim() == rank + 1:
-        x = x.unsqueeze(0)
-        shape = (1, *shape)
-    x = F.pad(x, [p for side in reversed(sides) for p in side])
-    for i in range(rank):
-        x = x.unfold(2 + i, dilation[i] * (kernel[i] - 1) + 1, stride[i])
-    for i in range(rank):
-        index: Any = (..., slice(None, None, dilation[i]), *[slice(None)] * (rank - 1 - i))
-        x = x[index]
-    at = np.unravel_index(pick.numpy(), shape)
-    first, *rest = (torch.from_numpy(np.ascontiguousarray(a)) for a in at)
-    place: Any = (first, slice(None), *rest)
-    return x[place].reshape(len(pick), -1)
+        x, at = x[None], F.pad(at, (0, 0, 1, 0))
+    last = x.movedim(1, -1)
+    taps = torch.stack(torch.meshgrid(*[torch.arange(k) * d for k, d in zip(weight.shape[2:], dilation, strict=True)], indexing="ij"))
+    # (rank, rows, taps): where every tap reads.
+    place = at[1:, :, None] * torch.tensor(stride)[:, None, None] - torch.tensor(before)[:, None, None] + taps.flatten(1)[:, None]
+    size = torch.tensor(x.shape[2:])[:, None, None]
+    outside = ((place < 0) | (place >= size)).any(0)
+    place = torch.minimum(place.clamp(min=0), size - 1)
+    if outside.numel() * 4 < last[..., 0].numel():
+        rows = last[at[0, :, None], *place]
+    else:
+        # Many of the positions are read: a copy with the channels last makes each read one run of memory.
+        flat = at[0, :, None]
+        for part, length in zip(place, x.shape[2:], strict=True):
+            flat = flat * length + part
+        rows = last.reshape(-1, last.shape[-1]).index_select(0, flat.flatten().to(x.device)).view(*flat.shape, -1)
+    rows[outside.to(x.device)] = 0
+    return rows

@@ -1,24 +1,23 @@
 """Station 5: the plan, by the method asked for: channels, ranks, or both under one budget."""
 
-import math
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 
 from fxprune import allocate
-from fxprune.construct import allocate_widths, surviving_channels, trial
+from fxprune.construct import surviving_channels
+from fxprune.costs import CostModel
 from fxprune.errors import BudgetError
-from fxprune.factoring import Factoring
-from fxprune.layers import factorable
+from fxprune.latency import Closed, close
 from fxprune.plan import Plan, make_plan
 from fxprune.profile import Profile
-from fxprune.ranks import METHODS, Choices, Network, allocate_ranks, choices
+from fxprune.ranks import METHODS, planned_ranks
+from fxprune.search import Option, Search
 from fxprune.session import Session
 
-STRETCHES = (1.5, 2.0, math.inf)
-"""Budgets that channels are reduced to before ranks bring the model to the one asked for, as multiples of it; at most the original."""
-GAIN = 0.7
-"""A plan with ranks must err less than this share of what channels alone do: at equal FLOPs two layers take longer than one."""
+STEP = 0.9
+"""Share of a group's width that one step of the reference method keeps."""
+BASELINES = ("paper", "paper-uniform", "magnitude")
+"""Methods that know nothing of redundant channels."""
+SEARCHED = ("auto", "channels")
 
 
 def planned(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
@@ -27,72 +26,69 @@ def planned(session: Session, method: str, selector: str, limits: dict[str, floa
     Raises:
         BudgetError: the limits cannot be kept.
     """
-    errors: dict[str, float] = {}
-    ranks: dict[str, Factoring] = {}
     settings: dict[str, object] = {
         "seed": session.seed, "round_to": session.round_to if isinstance(session.round_to, int) else "auto", **limits,
     }  # fmt: skip
-    if "latency" in limits and (method in METHODS or method == "joint"):
-        raise BudgetError(f"latency= is not known for ranks: method={method!r} takes flops= and params=.")
     if method in METHODS:
+        if "latency" in limits:
+            raise BudgetError(f"latency= is not known for ranks: method={method!r} takes flops= and params=.")
         alive = np.ones(len(session.analysis.group_of()), dtype=bool)
-        ranks, errors = _ranks(session, method, alive, limits)
+        ranks, errors = planned_ranks(session, method, alive, limits)
     else:
-        profiles, widths = allocate_widths(session, method, selector, limits)
-        if method == "joint":
-            widths, ranks, errors = _with_ranks(session, profiles, widths, limits)
-        alive = surviving_channels(session, profiles, widths)
+        profiles, chosen = allocated(session, method, selector, limits)
+        alive = surviving_channels(session, profiles, chosen.widths)
         settings["selector"] = selector
-        errors |= {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, widths, strict=True)}
+        ranks, errors = dict(chosen.ranks), dict(chosen.errors)
+        errors |= {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, chosen.widths, strict=True)}
     if "latency" in limits:
         settings["measured"] = f"{session.latency:.3f} of the original's time, {session.workload}"
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
     return make_plan(session.analysis, alive, state, method, settings, ranks), alive, errors
 
 
-def _ranks(session: Session, method: str, alive: np.ndarray, limits: dict[str, float]) -> tuple[dict[str, Factoring], dict[str, float]]:
-    """Ranks under the limits at given widths, and every factored layer's predicted error."""
-    layers = factorable(session.graph, session.ignore)[0]
-    multiple = session.round_to if isinstance(session.round_to, int) else max(session.round_to, default=1)
-    network = Network(session.graph, session.analysis, alive, layers, limits, multiple)
-    spreads = session.spreads() if method == "pca" else {}
-    with session.station("allocate"):
-        offered: list[Choices] = choices(network, method, spreads)
-        ranks = allocate_ranks(network, offered, minimax=method == "alds")
-    return ranks, {c.weight: float(c.errors[1 + c.factorings.index(ranks[c.weight])]) for c in offered if c.weight in ranks}
-
-
-Option = tuple[np.ndarray, dict[str, Factoring], dict[str, float]]
-
-
-def _with_ranks(session: Session, profiles: Sequence[Profile], widths: np.ndarray, limits: dict[str, float]) -> Option:
-    """Widths, ranks and the factored layers' errors of the plan that errs least on examples it is not fitted on.
-
-    Channels alone are always among them, and stay unless ranks are clearly better.
-    """
-    alone: Option = (widths, {}, {})
-    further = list(_candidates(session, profiles, widths, limits))
-    if not further:
-        return alone
-    bar = GAIN * trial(session, surviving_channels(session, profiles, widths))
-    tried = [trial(session, surviving_channels(session, profiles, wider), ranks) for wider, ranks, _ in further]
-    best = int(np.argmin(tried))
-    return further[best] if tried[best] < bar else alone
-
-
-def _candidates(session: Session, profiles: Sequence[Profile], widths: np.ndarray, limits: dict[str, float]) -> Iterator[Option]:
-    """The widths scaled up to looser budgets, with ranks that bring them back to the limits."""
-    costs = session.costs(limits)
+def allocated(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[list[Profile], Option]:
+    """Every group's removal order, and widths and ranks by the method asked for."""
+    profiles = session.profile(selector)
+    if method in BASELINES:
+        profiles = [Profile(p.order, p.errors, p.scores, 0) for p in profiles]
     valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
-    seen = {tuple(widths)}
-    for stretch in STRETCHES:
-        wider = allocate.scaled(widths / valid.full, costs, valid, {name: min(stretch * limit, 1.0) for name, limit in limits.items()})
-        if tuple(wider) in seen:
-            continue
-        seen.add(tuple(wider))
-        try:
-            ranks, errors = _ranks(session, "pca", surviving_channels(session, profiles, wider), limits)
-        except BudgetError:
-            continue
-        if ranks:
-            yield wider, ranks, errors
+    costs = session.costs(limits)
+    choose = _timed if "latency" in limits else _chosen
+    return profiles, choose(session, method, profiles, costs, valid, limits)
+
+
+def _chosen(
+    session: Session, method: str, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]
+) -> Option:
+    """A plan under limits that the cost model knows."""
+    if method in SEARCHED and not allocate.fits(costs, valid.largest, limits):
+        return Search(session, profiles, costs, valid, limits, method == "auto" and "latency" not in limits).best()
+    with session.station("allocate"):
+        if method == "paper":
+            return Option(allocate.iterative(profiles, costs, valid, limits, STEP))
+        return Option(allocate.uniform(costs, valid, limits))
+
+
+def _timed(
+    session: Session, method: str, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]
+) -> Option:
+    """Widths whose rewritten graph was measured: uniform ones correct the cost model first, so that the plans tried are of the right size."""
+    gauge = session.gauge
+    assert gauge is not None
+
+    def closed(shape: np.ndarray, start: float | None) -> Closed:
+        with session.station("measure"):
+            return close(
+                lambda widths: gauge.ratio_at(session.graph, session.analysis, widths), limits["latency"], valid.smallest,
+                lambda widths: costs.fractions(widths)["latency"],
+                lambda limit: allocate.scaled(shape, costs, valid, {**limits, "latency": limit}), gauge.workload, start,
+            )  # fmt: skip
+
+    found = closed(np.ones(len(valid.full)), None)
+    if method in (*SEARCHED, "paper"):
+        widths = _chosen(session, method, profiles, costs, valid, {**limits, "latency": found.limit}).widths
+        found = closed(widths / valid.full, found.limit)
+    if method == "auto":
+        session.note("latency= is met by channels alone: two thin layers in place of one were not found to save time")
+    session.latency = found.measured
+    return Option(found.widths)

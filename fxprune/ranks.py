@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from fxprune.analysis import Analysis
 from fxprune.costs import CostModel
 from fxprune.errors import BudgetError
 from fxprune.factoring import Factoring
-from fxprune.layers import Layer, groups
+from fxprune.layers import Layer, factorable, groups
 from fxprune.linalg import alds, pca, svd
 from fxprune.propagation import attribute
 from fxprune.relabel import shrink_parameter
+from fxprune.session import Session
 from fxprune.spectra import Spread
 
 METHODS = ("pca", "svd", "learned-rank", "alds")
@@ -95,20 +97,45 @@ class Network:
         return float(source[-rank] / result[-rank]) if rank > 0 else 1.0
 
 
-def choices(network: Network, method: str, spreads: Mapping[str, Spread], power: float = 1.0) -> list[Choices]:
+def planned_ranks(
+    session: Session, method: str, alive: np.ndarray, limits: dict[str, float], saving: float = 0.0
+) -> tuple[dict[str, Factoring], dict[str, float]]:
+    """Ranks under the limits at given widths, and every factored layer's predicted error.
+
+    Args:
+        saving: the least share of a layer's cost that two must save.
+
+    Raises:
+        BudgetError: the limits cannot be kept.
+    """
+    layers = factorable(session.graph, session.ignore)[0]
+    multiple = session.round_to if isinstance(session.round_to, int) else max(session.round_to, default=1)
+    network = Network(session.graph, session.analysis, alive, layers, limits, multiple)
+    spreads = session.spreads() if method == "pca" else {}
+    worth = session.sensitivities() if method == "pca" else {}
+    with session.station("allocate"):
+        offered: list[Choices] = choices(network, method, spreads, worth, saving)
+        ranks = allocate_ranks(network, offered, minimax=method == "alds")
+    return ranks, {c.weight: float(c.errors[1 + c.factorings.index(ranks[c.weight])]) for c in offered if c.weight in ranks}
+
+
+def choices(
+    network: Network, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor] = MappingProxyType({}), saving: float = 0.0
+) -> list[Choices]:
     """What may become of every layer.
 
     Args:
         network: at its widths.
         method: of `METHODS`.
         spreads: of the original's outputs; `pca` needs them.
-        power: of the relative errors of `pca` and `svd`.
+        worth: what errors of the layers' outputs cost the model's; without it `pca` counts them relative to the layers' own.
+        saving: the least share of a layer's cost that two must save.
     """
     costs, result = network.layer_costs(), []
     for name, layer in network.layers.items():
         weight = network.weight(name)
         shape, count = tuple(weight.shape), groups(layer.node)
-        factorings, errors = _curves(network, layer, weight, method, spreads, count, power)
+        factorings, errors = _curves(network, layer, weight, method, spreads, worth, count)
         spent = []
         for factoring in factorings:
             first, second = factoring.sizes(shape)
@@ -116,7 +143,7 @@ def choices(network: Network, method: str, spreads: Mapping[str, Spread], power:
             relative = {"flops": (first * scale + second) / weight.numel(), "params": (first + second) / weight.numel()}
             spent.append(costs[name] * np.array([relative[limit] for limit in network.limits]))
         table = np.array([costs[name], *spent]).reshape(-1, len(network.limits))
-        pays = [i for i in range(1, len(table)) if (table[i] < table[0]).any()]
+        pays = [i for i in range(1, len(table)) if (table[i] < (1 - saving) * table[0]).any()]
         result.append(
             Choices(name, tuple(factorings[i - 1] for i in pays), table[[0, *pays]], np.array([0.0, *(errors[i - 1] for i in pays)]))
         )
@@ -124,7 +151,7 @@ def choices(network: Network, method: str, spreads: Mapping[str, Spread], power:
 
 
 def _curves(
-    network: Network, layer: Layer, weight: Tensor, method: str, spreads: Mapping[str, Spread], count: int, power: float
+    network: Network, layer: Layer, weight: Tensor, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor], count: int
 ) -> tuple[list[Factoring], list[float]]:
     """Every factoring of a layer and its error."""
     shape = tuple(weight.shape)
@@ -138,20 +165,28 @@ def _curves(
         if method == "pca":
             kept = network.outputs(layer.weight)
             covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
-            size = len(kept) // count
-            tail = pca.dropped(covariance.view(count, size, count, size).diagonal(dim1=0, dim2=2).movedim(-1, 0))
+            own = worth.get(layer.weight)
+            if own is not None:
+                own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count, dtype=own.dtype)
+            tail = pca.dropped(_blocks(covariance, count), own)
         elif method == "alds":
             tail = alds.bounds(form.fold(weight))
         else:
             tail = svd.dropped(form.fold(weight))
-        if method in ("pca", "svd"):
-            tail = (tail / max(float(tail[0]), np.finfo(float).tiny)) ** power
+        if method == "svd" or method == "pca" and not worth:
+            tail = tail / max(float(tail[0]), np.finfo(float).tiny)
         largest = form.largest(shape)
         step = min(max(network.round_to // (form.groups * form.encoders), 1), largest)
         for rank in range(step, largest + 1, step):
             factorings.append(Factoring(rank, form.groups, form.encoders, form.separable))
             errors.append(float(tail[rank]))
     return factorings, errors
+
+
+def _blocks(square: Tensor, count: int) -> Tensor:
+    """The diagonal blocks of a matrix, (count, size, size)."""
+    size = len(square) // count
+    return square.view(count, size, count, size).diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
 
 def allocate_ranks(network: Network, offered: Sequence[Choices], minimax: bool) -> dict[str, Factoring]:

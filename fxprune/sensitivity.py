@@ -18,17 +18,18 @@ from fxprune.analysis import Analysis, attribute
 from fxprune.calibrate import Observer, arguments, sites
 from fxprune.decisions import relative_error
 from fxprune.inputs import Batch
-from fxprune.rules.recorder import Consumer
+from fxprune.layers import own_layers
+from fxprune.rules.labels import Value
 from fxprune.rules.registry import operator_name
 
 ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
 """Layers whose weight has its outputs first."""
-CHUNK = 16
-"""Examples whose activations are held at once."""
+CHUNK = 64
+"""Most examples whose activations are held at once."""
 
 
-def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Batch], seed: int) -> dict[str, Tensor]:
-    """For every consumed weight G with tr(G C) the relative squared error of the model's output.
+def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Batch], seed: int, memory: float = 2e9) -> dict[str, Tensor]:
+    """For every layer and every consumed weight G with tr(G C) the relative squared error of the model's output.
 
     C is the mean outer product of an output error of the layer at one position. Where the model gives several tensors, each counts
     relative to its own (centred) energy.
@@ -38,6 +39,7 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
         analysis: of that graph.
         batches: calibration examples; a few hundred do.
         seed: of the probes.
+        memory: bytes that the activations of one backward pass may take.
 
     Returns:
         (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where the weight's output axis is not its first.
@@ -46,28 +48,39 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
         RuntimeError: the model's operators have no derivative.
     """
     consumers = {c.node: c for held in sites(analysis).values() for c in held}
-    operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in consumers}
+    watched = {name: (c.parameter, c.axis) for name, c in consumers.items()}
+    watched |= {call.name: (layer.weight, 1) for layer in own_layers(module).values() for call in layer.calls}
+    operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
+    chunk = _affordable(module, analysis, memory)
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
     chunks = 0
     for batch in batches:
-        for start in range(0, batch.size, CHUNK):
+        for start in range(0, batch.size, chunk):
             chunks += 1
             held: dict[str, Tensor] = {}
             with torch.enable_grad():
-                observer = Observer(module, {name: _hold(held, name) for name in consumers})
-                outputs = observer.run(*arguments(module, batch.part(start, start + CHUNK)), enable_io_processing=False)
+                observer = Observer(module, {name: _hold(held, name) for name in watched})
+                outputs = observer.run(*arguments(module, batch.part(start, start + chunk)), enable_io_processing=False)
                 found = torch.autograd.grad(_probed(outputs, generator), list(held.values()), allow_unused=True)
             for name, gradient in zip(held, found, strict=True):
                 if gradient is None:
                     continue
-                flat = _rows(gradient, consumers[name], module, operators[name])
-                key = consumers[name].parameter
+                key, axis = watched[name]
+                flat = _rows(gradient, attribute(module, key), axis, operators[name])
                 total = (flat.mT @ flat).double()
                 totals[key] = totals[key] + total if key in totals else total
                 rows[key] = rows.get(key, 0) + len(flat)
     return {name: _shrunk(total, rows[name]) / chunks for name, total in totals.items()}
+
+
+def _affordable(module: GraphModule, analysis: Analysis, memory: float) -> int:
+    """How many examples' activations fit into memory, at least one and at most `CHUNK`."""
+    shapes = [(n.op, v.shape) for n in module.graph.nodes if isinstance(v := analysis.values.get(n.name), Value)]
+    examples = max((shape[0] for op, shape in shapes if op == "placeholder" and shape), default=1)
+    size = 4 * sum(math.prod(shape) for op, shape in shapes if op == "call_function") / examples
+    return int(min(max(memory / max(size, 1), 1), CHUNK))
 
 
 def _probed(outputs: Any, generator: torch.Generator) -> Tensor:
@@ -92,11 +105,10 @@ def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
     return keep
 
 
-def _rows(gradient: Tensor, consumer: Consumer, module: GraphModule, operator: str) -> Tensor:
+def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
     """A gradient as (positions, outputs); (elements, 1) of mean output where the weight's output axis is not its first."""
-    weight: Tensor = attribute(module, consumer.parameter)
     if operator not in ORDINARY:
-        return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[consumer.axis])
+        return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
     channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
     return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])
 

@@ -29,11 +29,19 @@ from fxprune.layers import factorable
 from fxprune.measure import Workload
 from fxprune.profile import Profile, profile
 from fxprune.progress import Progress
+from fxprune.recording import JUDGE, Recording
 from fxprune.sensitivity import sensitivities
 from fxprune.spectra import Spread, spreads
+from fxprune.spill import Spill
 
-PROBED_EXAMPLES = 256
+PROBED_EXAMPLES = 128
 """Examples whose output is differentiated; each costs about three forward passes."""
+EFFORT = 3
+"""Plans that are tried."""
+TRIED_EXAMPLES = 192
+"""Most fitting examples on which plans are tried, and most others that judge them."""
+JUDGING, TRYING = 0.2, 0.4
+"""Largest shares of the fitting examples that judge and that plans are tried on."""
 
 RoundTo = int | Literal["auto"]
 
@@ -57,7 +65,8 @@ class Session:
     ignore: Callable[[str], bool]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    moments: dict[Site, Moments] | None = None
+    moments: tuple[dict[Site, Moments], dict[Site, Moments]] | None = None
+    recording: Recording | None = None
     worth: dict[str, Tensor] | None = None
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
     workload: Workload = field(default_factory=Workload)
@@ -66,11 +75,17 @@ class Session:
     latency: float = 1.0
     spread: dict[str, Spread] | None = None
     trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    effort: int = EFFORT
 
     @property
     def graph(self) -> GraphModule:
         """The captured graph."""
         return self.captured.graph
+
+    def note(self, text: str) -> None:
+        """Say something in the report, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     @contextmanager
     def station(self, name: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
@@ -83,23 +98,42 @@ class Session:
     def batches(self, chosen: np.ndarray, advance: Callable[[int], object] = lambda examples: None) -> Iterator[Batch]:
         """Stream chosen calibration examples, counting those done."""
         for batch in self.calibration.batches(chosen):
-            yield batch
+            yield batch.channels_last()
             advance(batch.size)
 
-    def statistics(self) -> dict[Site, Moments]:
-        """Second moments on the fitting examples, computed once."""
-        if self.moments is None:
-            with self.station("calibrate", int(self.fit.sum())) as advance:
-                self.moments = calibrate(self.graph, self.analysis, self.batches(self.fit, advance))
-            self._warn_if_thin(self.moments)
-        return self.moments
+    def statistics(self, everything: bool = False) -> dict[Site, Moments]:
+        """Second moments on the fitting examples, by default without those that judge: what they judge must not have seen them."""
+        return self._observed()[0][everything]
+
+    def recorded(self) -> Recording:
+        """What the original gives on the fitting examples, in the parts "try", "judge" and "rest"."""
+        return self._observed()[1]
+
+    def _observed(self) -> tuple[tuple[dict[Site, Moments], dict[Site, Moments]], Recording]:
+        """Run the original over the fitting examples, once."""
+        if self.moments is None or self.recording is None:
+            chosen = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))
+            some, trying = (min(TRIED_EXAMPLES, int(len(chosen) * share)) for share in (JUDGING, TRYING))
+            parts = {JUDGE: chosen[:some], "try": chosen[some : some + trying], "rest": chosen[some + trying :]}
+            recording = Recording(self.graph, len(chosen), Spill(self.memory), self.seed)
+
+            def stream(*names: str) -> Iterator[Batch]:
+                for part in names:
+                    yield from recording.follow(part, self.batches(np.isin(np.arange(len(self.fit)), parts[part]), advance))
+
+            with self.station("calibrate", len(chosen)) as advance:
+                fitting, judging = (calibrate(self.graph, self.analysis, stream(*n), recording.watch) for n in (("try", "rest"), (JUDGE,)))
+            self.moments = fitting, {site: held + judging[site] for site, held in fitting.items()} if len(parts[JUDGE]) else fitting
+            self.recording = recording
+            self._warn_if_thin(self.moments[0])
+        return self.moments, self.recording
 
     def spreads(self) -> dict[str, Spread]:
         """How the outputs of every factorable layer spread over the fitting examples, computed once."""
         if self.spread is None:
-            with self.station("calibrate ranks", int(self.fit.sum())) as advance:
-                layers = factorable(self.graph, self.ignore)[0]
-                self.spread = spreads(self.graph, layers, self.batches(self.fit, advance))
+            recording = self.recorded()
+            with self.station("calibrate"):
+                self.spread = spreads(recording, factorable(self.graph, self.ignore)[0])
         return self.spread
 
     def _warn_if_thin(self, moments: dict[Site, Moments]) -> None:
@@ -133,7 +167,7 @@ class Session:
     def profile(self, selector: str) -> list[Profile]:
         """Removal orders by a selector, computed once."""
         if selector not in self.profiles:
-            moments = {} if selector == "magnitude" else self.statistics()
+            moments = {} if selector == "magnitude" else self.statistics(everything=True)
             worth = self.sensitivities() if selector == "output-aware" else {}
             with self.station("profile", len(self.analysis.groups)) as advance:
                 dtype = next(self.graph.parameters()).dtype
@@ -147,7 +181,7 @@ class Session:
             chosen[np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))[:PROBED_EXAMPLES]] = True
             with self.station("calibrate", int(chosen.sum())) as advance:
                 try:
-                    self.worth = sensitivities(self.graph, self.analysis, self.batches(chosen, advance), self.seed)
+                    self.worth = sensitivities(self.graph, self.analysis, self.batches(chosen, advance), self.seed, self.memory)
                 except (RuntimeError, NotImplementedError) as error:
                     reason = str(error).partition("\n")[0]
                     self.notes.append(f"The model has no derivative ({reason}): channels are chosen by each layer's own error")
@@ -212,17 +246,20 @@ def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]
 def open_session(
     model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: RoundTo,
     seed: int, memory: float, progress: bool, decision: Decision | None, held_out: Callable[[int], int], workload: Workload | None = None,
-    channels: bool = True,
+    channels: bool = True, effort: int = EFFORT,
 ) -> Session:  # fmt: skip
     """Capture, label, and split the calibration examples.
 
     Args:
         held_out: how many of so many examples take no part in the fit.
         channels: whether channels may go; a model without a channel group is an error then.
+        effort: plans that are tried.
     """
     check_model(model)
     if round_to != "auto" and (not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1):
         raise BudgetError(f'round_to={round_to!r}: widths are multiples of a whole number, 1 or more, or "auto".')
+    if not isinstance(effort, int) or isinstance(effort, bool) or effort < 1:
+        raise BudgetError(f"effort={effort!r}: how many plans are tried is a whole number, 1 (uniform widths, untried) or more.")
     calibration = Calibration(model, loader)
     generator = np.random.default_rng(seed)
     chosen = np.zeros(calibration.size, dtype=bool)
@@ -245,9 +282,10 @@ def open_session(
         model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),
         least_shares(model, analysis, keep or {}), seed, memory, bar, decision, skipped,
         {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes), workload=workload,
+        effort=effort,
     )  # fmt: skip
     first = next(iter(calibration.batches()))
-    require_finite(captured.graph, first.part(0, min(first.size, 8)))
+    require_finite(captured.graph, first.part(0, min(first.size, 8)).channels_last())
     return session
 
 

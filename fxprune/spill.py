@@ -1,9 +1,10 @@
-"""Activations of the calibration set, in memory up to a limit and on disk past it."""
+"""Activations of the calibration set, in memory up to a limit and past it on disk, as long as the store lives."""
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -24,13 +25,6 @@ class Spill:
         self._number = 0
         self.spilled = 0
 
-    def __enter__(self) -> "Spill":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
-
     def put(self, value: Any) -> Any:
         """Take a value; returns what `get` and `drop` want back. Only tensors count and spill."""
         if not isinstance(value, Tensor):
@@ -42,11 +36,20 @@ class Spill:
             return value
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="fxprune-")
+            finalize(self, self._folder.cleanup)
         self._number += 1
         self.spilled += size
         path = Path(self._folder.name) / str(self._number)
         value.contiguous().view(torch.uint8 if value.dim() else value.dtype).numpy().tofile(path)
         return _OnDisk(path, tuple(value.shape), value.dtype)
+
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """Room for a tensor that stays; None where the limit leaves none."""
+        size = math.prod(shape) * like.element_size()
+        if self._held + size > self._limit:
+            return None
+        self._held += size
+        return like.new_empty(shape)
 
     def get(self, item: Any) -> Any:
         """The value of a handle."""

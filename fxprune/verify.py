@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule, Interpreter
 
 from fxprune.decisions import Decision, relative_error, resolve
 from fxprune.inputs import Batch
 from fxprune.linalg.agreement import lower_bound
+from fxprune.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,19 @@ class Agreement:
     bound: float
     examples: int
     error: float
+
+
+@torch.no_grad()
+def judge(recording: Recording, small: GraphModule) -> float:
+    """Relative squared error of a rewritten graph's outputs on the chunks whose outputs were recorded."""
+    wrong, norm = 0.0, 0.0
+    for chunk in recording.chunks:
+        if chunk.outputs:
+            reference = recording.outputs(chunk)
+            output = Interpreter(small).run(*(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False)
+            a, b = relative_error(reference, small.graph.process_outputs(output))
+            wrong, norm = wrong + a, norm + b
+    return wrong / max(norm, 1e-30)
 
 
 @torch.no_grad()

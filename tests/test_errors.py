@@ -168,7 +168,7 @@ def test_untraceable() -> None:
 
 
 def test_too_few_samples_warn_with_the_number() -> None:
-    with pytest.warns(CalibrationWarning, match=r"16 channels and 8 observations.*at least \d+ examples"):
+    with pytest.warns(CalibrationWarning, match=r"16 channels and 7 observations.*at least \d+ examples"):
         small = fxprune.compress(tiny(), images(10), flops=0.5, progress=False)
     assert any("observations" in note for note in fxprune.report(small).notes)
 

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 import fxprune
 from benchmarks.nets import trained
 from fxprune.analysis import analyse, attribute
+from fxprune.calibrate import calibrate
 from fxprune.capture import capture
 from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
@@ -25,11 +26,13 @@ from fxprune.factoring import Factoring
 from fxprune.inputs import make_batch
 from fxprune.layers import factorable
 from fxprune.linalg import alds, pca, svd
-from fxprune.lockstep import Lockstep, LockstepOptions
+from fxprune.lockstep import Lockstep
 from fxprune.low_rank import factored, merged
 from fxprune.passes import Factorize, LiftModules
 from fxprune.plan import Plan
 from fxprune.ranks import METHODS, Choices, allocate_choices
+from fxprune.recording import Recording
+from fxprune.spill import Spill
 from tests.nets import images, loader, tiny
 
 EXACT = 1e-10
@@ -329,8 +332,10 @@ def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
     graph = capture(net, make_batch((x[:2],), {})).graph
     analysis, name = analyse(graph, 2), "layers.1.weight"
     small, plain = copy.deepcopy(graph), copy.deepcopy(graph)
-    options = LockstepOptions(max_features=0)
-    fits = Lockstep(graph, small, analysis, np.ones(len(analysis.group_of()), dtype=bool), options, {name: 60}).run([make_batch((x,), {})])
+    recording = Recording(graph, len(x), Spill(1e9))
+    calibrate(graph, analysis, recording.follow("", [make_batch((x,), {})]), recording.watch)
+    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    fits = Lockstep(graph, small, analysis, alive, recording, {name: 60}, max_features=0).run(recording.chunks)
     assert fits.kept[name] == "784 unknowns per output"
     assert torch.linalg.matrix_rank(small.get_parameter(name), rtol=1e-5) == 60
     factored(plain, {name: Factoring(60)})
@@ -409,7 +414,7 @@ def test_saved_loaded_compiled_and_trained(tmp_path: Path) -> None:
 def test_joint_factors_where_that_pays_and_only_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     x = data().images[:500]
     joint, alone = (
-        fxprune.compress(original("mlp"), data().calibration[:240], flops=0.4, method=m, progress=False) for m in ("joint", "auto")
+        fxprune.compress(original("mlp"), data().calibration[:240], flops=0.4, method=m, progress=False) for m in ("auto", "channels")
     )
     assert fxprune.report(joint).flops[1] <= 0.4 * fxprune.report(joint).flops[0]
     assert fxprune.plan_of(joint).factorings
@@ -421,8 +426,8 @@ def test_joint_factors_where_that_pays_and_only_there(monkeypatch: pytest.Monkey
         fxprune.save(joint, tmp_path / "joint.safetensors")
         assert torch.equal(fxprune.load(tmp_path / "joint.safetensors", into=trained("mlp"))(x), joint(x))
     assert errors[0] < 0.5 * errors[1]
-    monkeypatch.setattr("fxprune.planning.GAIN", 0.0)
-    careful = fxprune.plan(original("mlp"), data().calibration[:240], flops=0.4, method="joint", progress=False)
+    monkeypatch.setattr("fxprune.search.GAIN", 0.0)
+    careful = fxprune.plan(original("mlp"), data().calibration[:240], flops=0.4, method="auto", progress=False)
     assert (careful.kept, careful.factorings) == (fxprune.plan_of(alone).kept, {})
 
 

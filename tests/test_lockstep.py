@@ -5,11 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import analyse
+from fxprune.calibrate import calibrate
 from fxprune.capture import capture
 from fxprune.inputs import make_batch
-from fxprune.lockstep import Fits, Lockstep, LockstepOptions
+from fxprune.lockstep import Fits, Lockstep
 from fxprune.passes import ReduceChannels
+from fxprune.recording import Recording
 from fxprune.schedule import gathered
+from fxprune.spill import Spill
 from tests.strategies import conv
 
 
@@ -56,8 +59,9 @@ def fitted(model: nn.Module, kept: float) -> tuple[Fits, float, float]:
             return float((small(test) - expected).square().sum() / expected.square().sum())
 
     before = error()
-    batches = [make_batch((part,), {}) for part in fit.split(50)]
-    fits = Lockstep(captured.graph, small, analysis, alive, LockstepOptions()).run(batches)
+    recording = Recording(captured.graph, len(fit), Spill(1e9))
+    calibrate(captured.graph, analysis, recording.follow("", (make_batch((part,), {}) for part in fit.split(50))), recording.watch)
+    fits = Lockstep(captured.graph, small, analysis, alive, recording).run(recording.chunks)
     return fits, before, error()
 
 

@@ -35,7 +35,7 @@ def peak(batches: int, method: str) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize("method", ["paper", "auto"])
-def test_eight_times_the_batches(method: str) -> None:
-    """The inputs alone grow by 34 MB and the activations by more than ten times that; neither may stay in memory."""
-    small, large = peak(4, method), peak(32, method)
-    assert large - small < MEMORY + 24e6, f"{small / 1e6:.0f} MB with 4 batches, {large / 1e6:.0f} MB with 32"
+def test_four_times_the_batches(method: str) -> None:
+    """The inputs alone grow by 59 MB and the activations by more than ten times that; neither may stay in memory."""
+    small, large = peak(16, method), peak(64, method)
+    assert large - small < 40e6, f"{small / 1e6:.0f} MB with 16 batches, {large / 1e6:.0f} MB with 64"

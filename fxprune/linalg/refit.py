@@ -5,17 +5,36 @@ Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 EXACT = 1e-6
 """Relative squared error below which there is nothing to repair, only noise to fit."""
-RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+START = 6
+"""The ridge tried first."""
+SINGLE = 1e-4
+"""The least ridge at which single precision is enough to compare fits."""
 SHRINKAGE = 0.2
 """Of a covariance towards its diagonal, per (features / rows)."""
 TINY = torch.finfo(torch.float64).tiny
+
+
+def gram(rows: Tensor, panel: int = 128) -> Tensor:
+    """A^T A of (..., r, f) rows, half of it computed and mirrored where f is large."""
+    features = rows.shape[-1]
+    if features <= panel:
+        return rows.mT @ rows
+    result = rows.new_empty(*rows.shape[:-2], features, features)
+    for start in range(0, features, panel):
+        part = rows[..., start : start + panel].mT @ rows[..., start:]
+        result[..., start : start + panel, start:] = part
+        result[..., start:, start : start + panel] = part.mT
+    return result
 
 
 @dataclass(frozen=True)
@@ -43,12 +62,12 @@ class Moments:
         groups, count, features = rows.shape
         pp = rows.new_zeros(groups, features, features, dtype=torch.float64)
         py = rows.new_zeros(groups, features, target.shape[2], dtype=torch.float64)
+        p = rows.new_zeros(groups, features, dtype=torch.float64)
         for a, b in zip(rows.split(block, 1), target.split(block, 1), strict=True):
-            pp += a.mT @ a
+            pp += gram(a)
             py += a.mT @ b
-        return cls(
-            float(count), rows.sum(1, dtype=torch.float64), target.sum(1, dtype=torch.float64), pp, py, target.double().square().sum(1)
-        )
+            p += a.sum(1)
+        return cls(float(count), p, target.sum(1, dtype=torch.float64), pp, py, target.double().square().sum(1))
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
@@ -110,38 +129,58 @@ class _System:
         self.right = (m.py - m.pp @ prior.mT) * self.scale
         self.prior = prior
 
-    def solve(self, ridge: float) -> Tensor:
-        """The (g, o, f) solution; the prior where a system is not positive definite."""
-        system = self.system.clone()
+    def solve(self, ridge: float, rough: bool = False) -> Tensor:
+        """The (g, o, f) solution; the prior where a system is not positive definite.
+
+        Args:
+            rough: single precision will do where the ridge allows it.
+        """
+        dtype = torch.float32 if rough and ridge >= SINGLE else torch.float64
+        system = self.system.to(dtype, copy=True)
         system.diagonal(dim1=1, dim2=2).add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(system)
         if bool(failed.any()):
             return self.prior
-        return self.prior + (torch.cholesky_solve(self.right, factor) * self.scale).mT
+        return self.prior + (torch.cholesky_solve(self.right.to(dtype), factor) * self.scale).mT
 
 
-def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool) -> Refit:
+def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
+    """Where a function of 0 ... count - 1 that falls and then rises is lowest, from a guess."""
+    for step in (1, -1):
+        at = start
+        while 0 <= at + step < count and value(at + step) < value(at):
+            at += step
+        if at != start:
+            return at
+    return start
+
+
+def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None) -> Refit:
     """Fit with the ridge that does best on held-out rows, then on all rows.
 
     Args:
         train, held_out: moments of disjoint rows.
         prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
+        unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the held-out rows too.
     """
+    unseen = prior if unseen is None else unseen
     everything = train + held_out
     # The held-out rows are centred by their own mean only for lack of a shift: its error is of second order.
     fit, judge, final = (m.centred() if intercept else m for m in (train, held_out, everything))
     total = max(float(judge.yy.sum()), TINY)
-    before = judge.residual(prior) / total
+    before = judge.residual(unseen) / total
     best, ridge = before, math.inf
-    system = _System(fit, prior)
-    # From strong to weak: past the optimum the held-out error only grows.
-    for candidate in reversed(RIDGES) if before > EXACT else ():
-        error = judge.residual(system.solve(candidate)) / total
-        if error < best:
-            best, ridge = error, candidate
-        elif error > 1.02 * best:
-            break
+    system = _System(fit, unseen)
+    if before > EXACT:
+
+        @cache
+        def error(at: int) -> float:
+            return judge.residual(system.solve(RIDGES[at], rough=True)) / total
+
+        at = _lowest(error, START, len(RIDGES))
+        if error(at) < before:
+            best, ridge = error(at), RIDGES[at]
     weight = prior if math.isinf(ridge) else _System(final, prior).solve(ridge)
     n = max(everything.count, 1.0)
     bias = (everything.y - (weight @ everything.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
