@@ -351,7 +351,7 @@ class _Relabelling(Propagation):
         held = {axis: ids for axis in range(value.rank) if (ids := self.record.given.get((name, axis))) is not None}
         shape = tuple(held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape))
         axes = [self.record.axis(name, shape, axis) for axis in held]
-        return replace(value, shape=shape, axes=tuple(a for a in axes if bool((a != FIXED).any())))
+        return replace(value, shape=shape, axes=tuple(a for a in axes if bool((narrow_constant(a) != FIXED).any())))
 
 
 def _flat(values: Iterable[Any]) -> list[Value]:
