@@ -60,6 +60,11 @@ a: 4 | a.weight[0] a.bias[0] norm.weight[0] norm.bias[0] norm.running_mean[0] no
 b: 6 | b.weight[0] b.bias[0] norm.weight[0] norm.bias[0] norm.running_mean[0] norm.running_var[0] -> c.weight[1]""")
 
 
+def test_an_empty_slice_pins_what_it_is_joined_to() -> None:
+    net = Net(lambda s, x: s.c(torch.cat([(y := s.b(s.a(x)))[:, :, :0], y], 2)), a=conv(3, 5), b=conv(5, 4), c=conv(4, 2))
+    assert_expected_inline(str(analysed(net)), """a: 5 | a.weight[0] a.bias[0] -> b.weight[1]""")
+
+
 def test_depthwise() -> None:
     net = nn.Sequential(conv(3, 8), conv(8, 16, 3, groups=8), conv(16, 2))
     assert_expected_inline(str(analysed(net)), """0: 8 | 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] -> 2.weight[1]""")
@@ -261,6 +266,7 @@ def test_a_rule_can_be_taught() -> None:
         ((2, 12, 1), {1}, (2, 1, 3, 4)),
         ((2, 1, 6), {2}, (12, 1, 1)),
         ((1, 1), set(), ()),
+        ((0, 3), {1}, (3, 0)),
     ],
 )
 def test_labels_are_reshaped_as_any_tensor(shape: tuple[int, ...], varies: set[int], target: tuple[int, ...]) -> None:

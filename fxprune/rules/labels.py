@@ -45,8 +45,7 @@ def squash(labels: Tensor) -> Tensor:
     """The same label tensor as a view with stride 0 along every dimension it is constant on."""
     shape = labels.shape
     for dim in range(labels.dim()):
-        size = labels.shape[dim]
-        if size == 1:
+        if labels.shape[dim] < 2:
             continue
         first = labels.narrow(dim, 0, 1)
         if labels.stride(dim) == 0:
