@@ -17,8 +17,9 @@ A model *passes* when the two agree at batch sizes 1, 2 and 3 (to 1e-4 of the la
 where random weights blow rounding up), and at least 10 % of the FLOPs are really gone, counted by `torch.utils.flop_counter` in the
 compressed graph, or the reason is printed why the architecture cannot give them.
 
-    python -m benchmarks.coverage --torchvision --timm 200 --transformers --atom3d --yolo --detection --json coverage.json
-    python -m benchmarks.torch_pruning --torchvision --timm 200 --transformers --atom3d --yolo --json torch_pruning.json
+    python -m benchmarks.coverage --torchvision --timm 250 --transformers --atom3d --yolo --detection --json coverage.json
+    python -m benchmarks.coverage --torchvision --timm 250 --yolo --most 700 --limit 700 --json coverage.json
+    python -m benchmarks.torch_pruning --torchvision --timm 250 --transformers --atom3d --yolo --detection --json torch_pruning.json
     python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json --markdown docs/coverage.md
 
 2-core CPU, torch 2.13.0, 2026-11-22, one thread; seconds are processor time.
@@ -76,7 +77,25 @@ def _peer_totals(rows: list[JSON], peer: dict[str, JSON]) -> str:
     real = sum(r["verdict"] == "pass" for r, _ in both)
     return (
         f"On the {len(both)} models that both were run on, fxprune passes {table[True, True] + table[True, False]} ({real} of them with 10 % of "
-        f"the FLOPs gone), Torch-Pruning {table[True, True] + table[False, True]}; Torch-Pruning alone passes {table[False, True]}."
+        f"the FLOPs gone), Torch-Pruning {table[True, True] + table[False, True]}; Torch-Pruning alone passes {table[False, True]}. "
+        f"Torch-Pruning's time was up on {sum(late(p) for _, p in both)}."
+    )
+
+
+def late(peer: JSON) -> bool:
+    """Whether Torch-Pruning failed because its time was up."""
+    return not peer["passed"] and "took longer than" in peer["failure"]
+
+
+def _times(rows: list[JSON]) -> str:
+    captured = [r for r in rows if r["analysis_s"]]
+    if not captured:
+        return ""
+    longest = max(captured, key=lambda r: r["analysis_s"])
+    worst = max(captured, key=lambda r: r["analysis_s"] / r["capture_s"])
+    return (
+        f"Labels and groups take at most {longest['analysis_s']:.1f} s ({longest['name']}), and at most "
+        f"{worst['analysis_s'] / worst['capture_s']:.2f} of the time that tracing takes ({worst['name']})."
     )
 
 
@@ -138,7 +157,7 @@ def page(rows: list[JSON], peer: dict[str, JSON], note: str = "") -> str:
         note: a paragraph under the head, about this run.
         peer: of `benchmarks.torch_pruning`, by `source/name`; empty leaves its column out.
     """
-    parts = [HEAD, *([note, ""] if note else []), totals(rows), ""]
+    parts = [HEAD, *([note, ""] if note else []), totals(rows), "", _times(rows), ""]
     if peer:
         parts += [_peer_totals(rows, peer), ""]
     failed = [r for r in rows if r["verdict"] == "FAIL"]

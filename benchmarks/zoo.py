@@ -61,8 +61,11 @@ def timm_families() -> dict[str, list[str]]:
         family = re.match(r"(test_)?[a-z]+(v2|v3|v4|x|_x)?", name)
         families.setdefault(family.group(0) if family else name, []).append(name)
 
+    # A number is one only as a whole: 512 is not 12.
+    parts = [re.compile(f"(?<!\\d){part}(?!\\d)" if part.isdigit() else part) for part in SMALL]
+
     def rank(name: str) -> tuple[int, int, str]:
-        return next((i for i, part in enumerate(SMALL) if part in name), len(SMALL)), len(name), name
+        return next((i for i, part in enumerate(parts) if part.search(name)), len(parts)), len(name), name
 
     return {k: sorted(v, key=rank) for k, v in families.items()}
 

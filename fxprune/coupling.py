@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from fxprune.groups import Analysis, ChannelGroup, Pinned
 from fxprune.propagation import Propagation
-from fxprune.rules.labels import FIXED, Value, narrow_constant, squash
+from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, squash
 from fxprune.rules.recorder import Consumer, Recorder
 
 
@@ -83,14 +83,13 @@ def _sites(record: Recorder, component: np.ndarray, reasons: dict[int, str]) -> 
     order = np.argsort(held_by, kind="stable")
     table = np.stack([place[order], times[order]], 1)
     components, starts = np.unique(held_by[order], return_index=True)
+    held, row = table.tobytes(), table.dtype.itemsize * 2
     keys: dict[bytes, list[int]] = defaultdict(list)
-    sites: dict[bytes, np.ndarray] = {}
-    for c, part in zip(components.tolist(), np.split(table, starts[1:]), strict=True):
+    for c, start, end in zip(components.tolist(), starts.tolist(), [*starts[1:].tolist(), len(table)], strict=True):
         if c not in reasons:
-            key = part.tobytes()
-            sites[key] = part
-            keys[key].append(c)
-    return {tuple(names[i] for i, n in sites[key].tolist() for _ in range(n)): members for key, members in keys.items()}
+            keys[held[start * row : end * row]].append(c)
+    sites = {key: np.frombuffer(key, table.dtype).reshape(-1, 2).tolist() for key in keys}
+    return {tuple(names[i] for i, n in sites[key] for _ in range(n)): members for key, members in keys.items()}
 
 
 def _named(
@@ -148,15 +147,16 @@ def _group(keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray
     block: dict[int, tuple[int, ...]] = dict.fromkeys(home, ())
     links: list[tuple[int, int]] = []
     for number, (labels, strict) in enumerate(record.blocks):
-        rows = component[labels.numpy()]
-        present = {home[c] for c in np.unique(rows).tolist() if c in home}
-        if not present or not strict and (rows == rows[:, :1]).all():
+        met = np.unique(component[distinct(labels)]).tolist()
+        present = {home[c] for c in met if c in home}
+        if not present:
             continue
-        if any(c not in home for c in np.unique(rows).tolist()):
+        rows = component[labels.numpy()]
+        if not strict and (rows == rows[:, :1]).all():
+            continue
+        if any(c not in home for c in met):
             # Fixed channels share the blocks: counts stay equal only if nothing is removed.
-            for c in np.unique(rows).tolist():
-                if c in home:
-                    dropped[c] = "shares its blocks with channels that stay"
+            dropped.update((c, "shares its blocks with channels that stay") for c in met if c in home)
             continue
         rowwise: dict[int, set[int]] = defaultdict(set)
         for i, row in enumerate(rows):
@@ -205,10 +205,8 @@ def _relabelled(value: Any, relabel: np.ndarray) -> Any:
         return value
     axes = []
     for labels in value.axes:
-        compact = narrow_constant(labels)
-        mapped = relabel[compact.numpy()]
-        if mapped.any():
-            axes.append(squash(torch.from_numpy(mapped).expand(labels.shape)))
+        if relabel[distinct(labels)].any():
+            axes.append(squash(torch.from_numpy(relabel[narrow_constant(labels).numpy()]).expand(labels.shape)))
     return replace(value, axes=tuple(axes))
 
 

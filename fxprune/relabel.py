@@ -274,6 +274,10 @@ class _Checker(Recorder):
     def block(self, labels: Tensor, strict: bool = True) -> None:
         return None
 
+    def heads(self, labels: list[Tensor]) -> bool:
+        # Where one channel is left of every head, its labels look like those of heads that go as a whole.
+        return super().heads(labels) and all(a.shape[-1] != 1 for a in labels)
+
 
 class _Relabelling(Propagation):
     """Label propagation through the rewritten calls."""
@@ -294,8 +298,10 @@ class _Relabelling(Propagation):
     def _call(self, node: Node) -> Any:
         try:
             found = super()._call(node)
-            self._compare(self.rewriter.analysis.values[node.name], found)
+            before = self.rewriter.analysis.values[node.name]
+            self._compare(before, found)
             self._execute(node, found)
+            found = _known(before, found)
         except Conflict as conflict:
             self.conflicts.append(Conflict(conflict.message, conflict.labels, where(node)))
         except (RuntimeError, ValueError, IndexError, PlanError) as error:
@@ -351,7 +357,14 @@ class _Relabelling(Propagation):
         held = {axis: ids for axis in range(value.rank) if (ids := self.record.given.get((name, axis))) is not None}
         shape = tuple(held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape))
         axes = [self.record.axis(name, shape, axis) for axis in held]
-        return replace(value, shape=shape, axes=tuple(a for a in axes if bool((a != FIXED).any())))
+        return replace(value, shape=shape, axes=tuple(a for a in axes if bool((narrow_constant(a) != FIXED).any())))
+
+
+def _known(before: Any, found: Any) -> Any:
+    """What a call returns, without labels that it did not carry at full width (of dimensions that are left with one index)."""
+    if not isinstance(found, Value) or not isinstance(before, Value):
+        return found
+    return replace(found, axes=tuple(a for a in found.axes if any(varying(a) & varying(labels) for labels in before.axes)))
 
 
 def _flat(values: Iterable[Any]) -> list[Value]:

@@ -32,12 +32,12 @@ def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
     return captured, analyse(captured.graph, 2)
 
 
-def choose(analysis: Analysis, seed: int) -> np.ndarray:
-    """In each group a random width, in each of its blocks a random choice."""
+def choose(analysis: Analysis, seed: int, width: int = 0) -> np.ndarray:
+    """In each group a random width (or the one given), in each of its blocks a random choice."""
     generator = np.random.default_rng(seed)
     alive = np.ones(len(analysis.group_of()), dtype=bool)
     for group in analysis.groups:
-        kept = int(generator.integers(1, group.width + 1))
+        kept = width or int(generator.integers(1, group.width + 1))
         for block in group.blocks:
             alive[generator.permutation(block)[kept:]] = False
     return alive
@@ -57,10 +57,10 @@ def distance(expected: Tensor, found: Tensor) -> float:
     return float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
-def prove(model: nn.Module, seed: int) -> Analysis:
+def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     """Shrink at random; compare in both precisions and at batch sizes that were not traced."""
     captured, analysis = analysed(model)
-    alive = choose(analysis, seed)
+    alive = choose(analysis, seed, width)
     small = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
     plan = make_plan(analysis, alive, model.state_dict(), "random", {})
     assert (surviving(analysis, Plan.from_json(plan.to_json()))[1:] == alive[1:]).all()
@@ -78,13 +78,14 @@ def test_any_network_keeps_masked_equivalence(model: nn.Module, seed: int) -> No
     prove(model, seed)
 
 
+@pytest.mark.parametrize("width", [0, 1])
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
-def test_every_construct_shrinks(block: type[nn.Module]) -> None:
-    """Each construct alone, between prunable layers, loses channels."""
+def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
+    """Each construct alone, between prunable layers, loses channels; all but one of each head too."""
     torch.manual_seed(0)
     inner = block(8, 4)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), inner, Pooled(inner.out, 4))  # type: ignore[arg-type]
-    analysis = prove(randomised(model).double(), seed=3)
+    analysis = prove(randomised(model).double(), seed=3, width=width)
     produced = {parameter.split(".")[0] for group in analysis.groups for parameter, _ in group.members}
     assert "2" in produced
 

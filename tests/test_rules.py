@@ -16,6 +16,7 @@ from fxprune.analysis import Analysis, analyse
 from fxprune.capture import capture
 from fxprune.inputs import make_batch
 from fxprune.rules import Call, pointwise, register_rule
+from fxprune.rules.labels import distinct, reshaped, squash, varying
 from fxprune.rules.registry import _RULES
 from tests.strategies import CosineAttention, FusedCosineAttention, TalkingHeads, conv
 
@@ -57,6 +58,11 @@ def test_concatenation() -> None:
     assert_expected_inline(str(analysed(net)), """\
 a: 4 | a.weight[0] a.bias[0] norm.weight[0] norm.bias[0] norm.running_mean[0] norm.running_var[0] -> c.weight[1]
 b: 6 | b.weight[0] b.bias[0] norm.weight[0] norm.bias[0] norm.running_mean[0] norm.running_var[0] -> c.weight[1]""")
+
+
+def test_an_empty_slice_pins_what_it_is_joined_to() -> None:
+    net = Net(lambda s, x: s.c(torch.cat([(y := s.b(s.a(x)))[:, :, :0], y], 2)), a=conv(3, 5), b=conv(5, 4), c=conv(4, 2))
+    assert_expected_inline(str(analysed(net)), """a: 5 | a.weight[0] a.bias[0] -> b.weight[1]""")
 
 
 def test_depthwise() -> None:
@@ -249,3 +255,29 @@ def test_a_rule_can_be_taught() -> None:
         assert_expected_inline(str(analysed(net)), """a: 8 | a.weight[0] a.bias[0] -> b.weight[1]""")
     finally:
         del _RULES["fxprune_test.wave"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "varies", "target"),
+    [
+        ((2, 3, 4, 5), {1}, (2, 3, 20)),
+        ((2, 3, 4, 5), {2}, (2, 3, 20)),
+        ((2, 3, 4, 5), {0, 3}, (6, 20)),
+        ((2, 12, 1), {1}, (2, 1, 3, 4)),
+        ((2, 1, 6), {2}, (12, 1, 1)),
+        ((1, 1), set(), ()),
+        ((0, 3), {1}, (3, 0)),
+    ],
+)
+def test_labels_are_reshaped_as_any_tensor(shape: tuple[int, ...], varies: set[int], target: tuple[int, ...]) -> None:
+    thin = [size if d in varies else 1 for d, size in enumerate(shape)]
+    labels = torch.arange(torch.Size(thin).numel()).view(thin).expand(shape)
+    found = reshaped(labels, target)
+    assert torch.equal(found, labels.reshape(target))
+    assert varying(squash(found)) == varying(squash(labels.reshape(target)))
+
+
+@pytest.mark.parametrize("spread", [1, 1000, 10**9])
+def test_distinct_labels_ascend(spread: int) -> None:
+    labels = torch.randint(1, 50, (40, 70), generator=torch.Generator().manual_seed(0)) * spread
+    assert distinct(labels).tolist() == labels.unique().tolist()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.rules.labels import Value, narrow_constant, varying, vector
+from fxprune.rules.labels import Value, distinct, varying, vector
 from fxprune.rules.pointwise import meet
 from fxprune.rules.recorder import Consumer
 from fxprune.rules.registry import Call, register_rule
@@ -18,7 +18,7 @@ def only_axis(call: Call, value: Value, dim: int) -> tuple[Tensor | None, list[T
     Where several change along `dim` (heads and the channels in them, side by side after a reshape), the finest is contracted and the
     others stay.
     """
-    along = sorted((a for a in value.axes if dim in varying(a)), key=lambda a: narrow_constant(a).unique().numel())
+    along = sorted((a for a in value.axes if dim in varying(a)), key=lambda a: len(distinct(a)))
     rest = [a for a in value.axes if dim not in varying(a)]
     for labels in along[:-1]:
         call.record.pin(labels, "changes along the contracted axis beside other channels")

@@ -6,8 +6,11 @@ per channel, not per pixel. A tensor carries one label tensor per independent ch
 an output axis); label 0 marks elements that nothing may remove.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +45,7 @@ def squash(labels: Tensor) -> Tensor:
     """The same label tensor as a view with stride 0 along every dimension it is constant on."""
     shape = labels.shape
     for dim in range(labels.dim()):
-        size = labels.shape[dim]
-        if size == 1:
+        if labels.shape[dim] < 2:
             continue
         first = labels.narrow(dim, 0, 1)
         if labels.stride(dim) == 0:
@@ -69,3 +71,48 @@ def narrow_constant(labels: Tensor) -> Tensor:
 def vector(labels: Tensor, dim: int) -> Tensor:
     """The labels along one dimension, (size,), of a label tensor that changes along no other."""
     return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
+
+
+def distinct(labels: Tensor) -> np.ndarray:
+    """The labels that occur, ascending."""
+    flat = narrow_constant(labels).numpy().reshape(-1)
+    return present(flat) if len(flat) else flat
+
+
+def present(numbers: np.ndarray) -> np.ndarray:
+    """Which of at least one number occur, ascending: marked in a table where they lie close together, which is faster than sorting."""
+    low = int(numbers.min())
+    span = int(numbers.max()) - low + 1
+    if span > max(4 * len(numbers), 1024):
+        return np.unique(numbers)
+    table = np.zeros(span, dtype=bool)
+    table[numbers - low] = True
+    return np.flatnonzero(table) + low
+
+
+def reshaped(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`labels.reshape(shape)`, of which only what the label changes along is copied.
+
+    Raises:
+        RuntimeError: the shapes do not fit.
+    """
+    if math.prod(shape) != labels.numel() or not labels.numel():
+        return labels.reshape(shape)
+    thin = list(shape)
+    for before, after in _factors(labels.shape, shape):
+        if all(labels.shape[d] == 1 or labels.stride(d) == 0 for d in before):
+            thin[after.start : after.stop] = [1] * len(after)
+            for dim in before:
+                labels = labels.narrow(dim, 0, 1)
+    return labels.reshape(thin).expand(shape)
+
+
+def _factors(source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[tuple[range, range]]:
+    """The shortest runs of dimensions of two shapes that hold the same number of elements; the shapes hold equally many, not none."""
+    i = j = 0
+    while i < len(source) or j < len(target):
+        k, m = min(i + 1, len(source)), min(j + 1, len(target))
+        while (left := math.prod(source[i:k])) != (right := math.prod(target[j:m])):
+            k, m = (k + 1, m) if left < right else (k, m + 1)
+        yield range(i, k), range(j, m)
+        i, j = k, m

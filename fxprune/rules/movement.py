@@ -1,12 +1,14 @@
 """Data movement: the very same operator runs on the labels."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxprune.rules.labels import FIXED, Value, squash, varying
+from fxprune.rules.labels import FIXED, Value, narrow_constant, reshaped, squash, varying
 from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, operator_name, register_rule
 
@@ -20,7 +22,9 @@ MOVEMENT = (
 ).split()
 
 
-VIEWS = frozenset({"aten.view", "aten._unsafe_view"})
+RESHAPES = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
+ALONG = {"aten.roll": 2, "aten.flip": 1}
+"""Operators that move elements along the dimensions given by this argument, and leave every other alone."""
 
 
 def run_on_labels(call: Call, pick: int) -> Any:
@@ -35,10 +39,20 @@ def run_on_labels(call: Call, pick: int) -> Any:
             return type(item)(swap(part) for part in item)
         return item
 
-    kwargs = {k: swap(v) for k, v in call.kwargs.items() if k != "memory_format"}
-    # Labels are stride-0 views of another layout than the tensor's: what is a view there may need a copy here.
-    target = torch.ops.aten.reshape.default if operator_name(call.target) in VIEWS else call.target
-    return target(*swap(call.args), **kwargs)
+    args, kwargs = swap(call.args), {k: swap(v) for k, v in call.kwargs.items() if k != "memory_format"}
+    name = operator_name(call.target)
+    if name in RESHAPES and isinstance(args[1], (list, tuple)):
+        # Labels are stride-0 views of another layout than the tensor's: what is a view there may need a copy here.
+        return reshaped(args[0], _filled(args[1], args[0].numel()))
+    if name in ALONG and call.arg(ALONG[name], "dims"):
+        return call.target(narrow_constant(args[0]), *args[1:], **kwargs).expand(args[0].shape)
+    return call.target(*args, **kwargs)
+
+
+def _filled(shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """A shape for `count` elements with its -1 as a size."""
+    known = math.prod(size for size in shape if size != -1)
+    return tuple(count // max(known, 1) if size == -1 else size for size in shape)
 
 
 @register_rule(*MOVEMENT)
@@ -92,6 +106,16 @@ def _pad_unlabelled(value: Value) -> Tensor:
     return torch.full((), FIXED, dtype=torch.int64).expand(value.shape)
 
 
+def _side_by_side(parts: list[Tensor], dim: int) -> Tensor:
+    """`torch.cat(parts, dim)` squashed, without copies along dimensions on which no part changes."""
+    shape = list(parts[0].shape)
+    for d, size in enumerate(shape):
+        if d != dim and all(p.stride(d) == 0 and p.shape[d] == size for p in parts):
+            parts = [p.narrow(d, 0, 1) for p in parts]
+    shape[dim] = sum(p.shape[dim] for p in parts)
+    return squash(torch.cat(parts, dim).expand(shape))
+
+
 @register_rule("aten.cat", "aten.concat", "aten.concatenate")
 def concatenate(call: Call) -> Any:
     """Along the joined axis labels stand side by side; along the others they must agree, so they are united."""
@@ -107,7 +131,7 @@ def concatenate(call: Call) -> Any:
             for extra in own[1:]:
                 call.record.pin(extra, "two channel axes meet in a concatenation")
             parts.append(own[0] if own else _pad_unlabelled(value))
-        axes.append(squash(torch.cat(parts, dim)))
+        axes.append(_side_by_side(parts, dim))
         call.record.block_structure(axes[0])
     dims: dict[frozenset[int], list[Tensor]] = {}
     for labels in (a for group in along for a in group):
@@ -131,7 +155,7 @@ def stack(call: Call) -> Any:
     axes = []
     for pick in range(count):
         parts = [v.axes[pick] if pick < len(v.axes) else _pad_unlabelled(v) for v in operands]
-        axes.append(squash(torch.stack(parts, dim)))
+        axes.append(_side_by_side([p.unsqueeze(dim) for p in parts], dim))
         call.record.block_structure(axes[-1])
     return replace(call.out, axes=tuple(axes))
 

@@ -61,7 +61,7 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
                 consume(call, right, right.rank - 2, flat_kept, left, flat_read)
         else:
             record.unite(read, kept)
-            record.block_structure(read)
+            record.block_structure(squash(read))
     else:
         for labels in inner[0] + inner[1]:
             record.pin(labels, "contracted with a tensor that is not a weight")
@@ -171,7 +171,7 @@ def einsum(call: Call) -> Any:
                 axes.append(labels)
     if len(inner[0]) == 1 == len(inner[1]) and varying(inner[0][0]) == varying(inner[1][0]):
         record.unite(inner[0][0], inner[1][0])
-        record.block_structure(inner[0][0])
+        record.block_structure(squash(inner[0][0]))
     else:
         for labels in inner[0] + inner[1]:
             record.pin(labels, "contracted with a tensor that is not a weight")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxprune.rules.labels import FIXED, Value, narrow_constant, squash, varying
+from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, present, varying
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,10 @@ class Recorder:
         for dim in range(left.dim()):
             if left.stride(dim) == 0 == right.stride(dim) and left.shape[dim] > 1:
                 left, right = left.narrow(dim, 0, 1), right.narrow(dim, 0, 1)
-        pairs = torch.stack([left.reshape(-1), right.reshape(-1)], 1)
+        if torch.equal(left, right):
+            return
+        pairs = _pairs(left.reshape(-1), right.reshape(-1))
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        if len(pairs) > 1024:
-            # One number per pair: unique rows sort a hundred times slower.
-            keys = torch.from_numpy(np.unique((pairs[:, 0] * self.next_label + pairs[:, 1]).numpy()))
-            pairs = torch.stack([keys // self.next_label, keys % self.next_label], 1)
         fixed = (pairs == FIXED).any(1)
         if fixed.any():
             self.pin(pairs[fixed], "meets a tensor that is not produced by a weight")
@@ -134,10 +132,10 @@ class Recorder:
 
     def pin(self, labels: Tensor, reason: str) -> None:
         """Nothing may remove these labels; the reason reaches the report with the node's name."""
-        labels = torch.from_numpy(np.unique(narrow_constant(labels).numpy()))
-        labels = labels[labels != FIXED]
-        if len(labels):
-            self.pins.append((labels, f"{reason} ({self.node})"))
+        pinned = distinct(labels)
+        pinned = pinned[pinned != FIXED]
+        if len(pinned):
+            self.pins.append((torch.from_numpy(pinned), f"{reason} ({self.node})"))
 
     def heads(self, labels: list[Tensor]) -> bool:
         """Whether channels that are entire heads may go; pins them where not."""
@@ -158,9 +156,19 @@ class Recorder:
             self.blocks.append((labels, strict))
 
     def block_structure(self, labels: Tensor) -> None:
-        """Note the blocks of a label tensor that changes along several dimensions (heads x head channels)."""
-        labels = squash(labels)
+        """Note the blocks of a squashed label tensor that changes along several dimensions (heads x head channels)."""
         if len(varying(labels)) > 1:
             compact = narrow_constant(labels)
             sizes = [s for s in compact.shape if s > 1]
             self.block(compact.reshape(-1, sizes[-1]), strict=False)
+
+
+def _pairs(left: Tensor, right: Tensor) -> Tensor:
+    """(n, 2): which elements of two vectors stand beside each other, each pair once where there are many."""
+    if len(left) <= 1024:
+        return torch.stack([left, right], 1)
+    # One number per pair: unique rows sort a hundred times slower.
+    low = int(right.min())
+    width = int(right.max()) - low + 1
+    keys = present((left * width).add_(right).sub_(low).numpy())
+    return torch.from_numpy(np.stack([keys // width, keys % width + low], 1))
