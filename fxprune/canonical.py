@@ -23,8 +23,9 @@ def canonicalise(module: GraphModule) -> tuple[str, ...]:
     _register_tensors(module)
     _one_name_each(module)
     _fold_numbers(module)
+    notes = _fold_weights(module)
     _free_layout(module)
-    return _fold_weights(module)
+    return notes
 
 
 def _free_layout(module: GraphModule) -> None:
@@ -32,6 +33,7 @@ def _free_layout(module: GraphModule) -> None:
     for node in module.graph.nodes:
         if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             node.target = torch.ops.aten.reshape.default
+    module.recompile()
 
 
 REGIONS = {"wrap_with_set_grad_enabled": (0, 1), "wrap_with_autocast": (2, 4)}

@@ -118,11 +118,11 @@ class _Deadline(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _traced(model: nn.Module, batch: Batch, spatial: bool) -> torch.export.ExportedProgram:
+def _traced(model: nn.Module, batch: Batch, spatial: bool, strict: bool = False) -> torch.export.ExportedProgram:
     args, kwargs = _dynamic_shapes(model, batch, spatial)
     # Bound as torch.export binds the example, so that *args and **kwargs are nested alike.
     shapes = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    return torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=False)
+    return torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict)
 
 
 def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
@@ -136,12 +136,18 @@ def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.E
         with suppress(Exception):
             one = batch.part(0, 1)
             model(*one.args, **one.kwargs)
-        return _traced(model, batch, spatial=False)
+        try:
+            return _traced(model, batch, spatial=False)
+        except Exception:
+            # Reading the source, not only running it, leaves free what Python makes an integer of, such as len(x).
+            return _traced(model, batch, spatial=False, strict=True)
 
 
 def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.ExportedProgram:
     """Trace at the example's shapes; raises what stood in the way of a free batch size where that fails too."""
     try:
+        # Earlier attempts leave marks of free axes on their tensors.
+        batch = batch.map(torch.clone)
         return torch.export.export(model, batch.args, batch.kwargs, strict=False)
     except Exception:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""

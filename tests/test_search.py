@@ -1,0 +1,140 @@
+"""What is recorded of the original, and the plans that are tried with it."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune import BudgetError
+from fxprune.budget import Budget
+from fxprune.calibrate import Observer
+from fxprune.inputs import Calibration
+from fxprune.linalg.refit import gram
+from fxprune.planning import allocated
+from fxprune.search import GAIN, Search
+from fxprune.session import Session, held_out_for, open_session
+from tests.nets import images, loader, tiny
+
+
+def opened(model: nn.Module, batches: list[Tensor], effort: int, memory: float = 1e9) -> Session:
+    return open_session(
+        model, batches, example=None, ignore=(), keep=None, round_to=1, seed=0, memory=memory, progress=False, decision=None,
+        held_out=held_out_for(Budget(flops=1.0)), effort=effort,
+    )  # fmt: skip
+
+
+def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "channels") -> Search:
+    """The search that an allocation went through."""
+    held: list[Search] = []
+    best = Search.best
+    monkeypatch.setattr(Search, "best", lambda self: (held.append(self), best(self))[1])
+    allocated(session, method, "output-aware", {"flops": 0.5})
+    return held[0]
+
+
+def test_uniform_comes_first_and_alone_with_the_least_effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = searched(opened(tiny(), loader(), effort=1), monkeypatch)
+    uniform = allocated(opened(tiny(), loader(), effort=1), "uniform", "output-aware", {"flops": 0.5})[1]
+    assert [o.widths.tolist() for _, o in search.tried] == [uniform.widths.tolist()]
+    assert not search.session.trials
+
+
+def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 5))
+    batches = list(torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).split(100))
+    few, many = (searched(opened(model, batches, effort=e), monkeypatch) for e in (2, 9))
+    assert len(few.tried) == 2
+    assert len({o.key for _, o in many.tried}) == len(many.tried) == 9
+    assert [o.key for _, o in many.tried[:2]] == [o.key for _, o in few.tried]
+    assert min(e for e, _ in many.tried) <= min(e for e, _ in few.tried) <= few.tried[0][0]
+
+
+def test_ranks_are_taken_only_where_they_are_clearly_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = torch.randn(200, 6) @ torch.randn(6, 60)
+    session = opened(nn.Sequential(nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)), [inputs], effort=4)
+    search = searched(session, monkeypatch, "auto")
+    split = next((e, o) for e, o in search.tried if o.ranks)
+    whole = min((e, o.key) for e, o in search.tried if not o.ranks)
+    for error, wins in ((GAIN * whole[0] * 0.99, True), (GAIN * whole[0] * 1.01, False)):
+        search.tried = [(e, o) for e, o in search.tried if not o.ranks] + [(error, split[1])]
+        assert bool(search._leader()[1].ranks) is wins
+
+
+@pytest.mark.parametrize("effort", [0, -1, 1.5, True, "most"])
+def test_effort_is_a_number_of_plans(effort: object) -> None:
+    with pytest.raises(BudgetError, match="effort="):
+        fxprune.compress(tiny(), loader(), flops=0.5, effort=effort, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("memory", [1e9, 0.0])
+def test_samples_are_the_originals_outputs(memory: float) -> None:
+    session = opened(tiny(), loader(), effort=1, memory=memory)
+    recording = session.recorded()
+    assert sum(c.size for c in recording.chunks) == int(session.fit.sum())
+    for chunk in recording.chunks:
+        seen: dict[str, Tensor] = {}
+        names = list(chunk.samples)
+        observer = Observer(session.graph, {name: partial(seen.__setitem__, name) for name in names})
+        with torch.no_grad():
+            observer.run(*(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False)
+        for name in names:
+            places, targets = recording.sample(chunk, name)
+            positions = seen[name].movedim(1, -1)
+            assert places.shape == (positions.dim() - 1, len(targets))
+            torch.testing.assert_close(positions[tuple(places)], targets, rtol=0, atol=0)
+
+
+def test_what_judges_is_not_fitted_on() -> None:
+    session = opened(tiny(), loader(), effort=1)
+    judging = sum(c.size for c in session.recorded().chunks if c.part == "judge")
+    assert 0 < judging < 0.25 * session.fit.sum()
+    for site, held in session.statistics().items():
+        assert held.examples == session.fit.sum() - judging == session.statistics(everything=True)[site].examples - judging
+
+
+def test_the_gram_matrix_of_many_features_is_mirrored() -> None:
+    rows = torch.randn(2, 50, 300, dtype=torch.float64)
+    torch.testing.assert_close(gram(rows), rows.mT @ rows)
+
+
+def test_what_is_left_of_small_batches_is_put_together_in_order() -> None:
+    x = images(60)
+    chosen = np.zeros(60, dtype=bool)
+    chosen[::3] = True
+    found = list(Calibration(tiny(), list(x.split(8))).batches(chosen))
+    assert [b.size for b in found[:-1]] == [8] * (len(found) - 1)
+    torch.testing.assert_close(torch.cat([b.args[0] for b in found]), x[::3])
+
+
+def test_batches_of_other_shapes_or_constants_stay_apart() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return x * scale
+
+    one, two = torch.ones(()), torch.tensor(2.0)
+    batches = [(images(4), one), (images(4, 1), one), (images(4, 2), two), (images(4, 3, size=6), two)]
+    found = list(Calibration(Scaled(), batches).batches(np.arange(16) % 2 == 0))
+    assert [(b.size, float(b.args[1]), b.args[0].shape[-1]) for b in found] == [(4, 1.0, 8), (2, 2.0, 8), (2, 2.0, 6)]
+
+
+def test_a_model_that_views_runs_channels_last(tmp_path: Path) -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(128, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.second(torch.relu(self.first(x))))
+            logits: Tensor = self.head(x.view(len(x), -1))
+            return logits
+
+    small = fxprune.compress(Views(), loader(), flops=0.6, progress=False)
+    fxprune.save(small, tmp_path / "small.safetensors")
+    for model in (small, fxprune.load(tmp_path / "small.safetensors")):
+        expected = model(images(5))
+        last = model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(last(images(5).to(memory_format=torch.channels_last)), expected)
