@@ -47,10 +47,21 @@ def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
 
 
 def measure(
-    name: str, net: nn.Module, budgets: list[float], seeds: int, images: int, methods: list[str], pool: Tensor, test: Tensor,
-    labels: Tensor | None,
+    name: str, net: nn.Module, budgets: list[float], seeds: int, images: int, methods: list[str], pool: Tensor,
+    test: Tensor | None, labels: Tensor | None,
 ) -> list[dict[str, object]]:  # fmt: skip
-    """Rows of one network."""
+    """Rows of one network; without test images, on those of the pool that were not drawn."""
+    rows: list[dict[str, object]] = []
+    for seed in range(seeds):
+        calibration, rest = draw(pool, images, seed), draw(pool, len(pool), seed)[images:]
+        rows += _rows(name, net, budgets, seed, methods, calibration, rest if test is None else test, labels)
+    return rows
+
+
+def _rows(
+    name: str, net: nn.Module, budgets: list[float], seed: int, methods: list[str], calibration: Tensor, test: Tensor, labels: Tensor | None
+) -> list[dict[str, object]]:
+    """Rows of one network and one draw."""
     reference = logits(net, test)
     decided = reference.argmax(1)
     norm = float((reference - reference.mean(1, keepdim=True)).square().sum())
@@ -59,23 +70,21 @@ def measure(
         return None if labels is None else float((decisions == labels).float().mean())
 
     rows: list[dict[str, object]] = []
-    for seed in range(seeds):
-        calibration = draw(pool, images, seed)
-        for method in methods:
+    for method in methods:
+        start = time.perf_counter()
+        for flops, small in fxprune.sweep(net, calibration, budgets=budgets, method=method, seed=seed, progress=False).items():
+            found = logits(small, test)
+            report = fxprune.report(small)
+            rows.append({
+                "net": name, "flops": flops, "method": method, "seed": seed, "kept": report.flops[1] / report.flops[0],
+                "dense": accuracy(decided), "accuracy": accuracy(found.argmax(1)),
+                "agreement": float((found.argmax(1) == decided).float().mean()),
+                "error": float((found - reference).square().sum()) / norm, "predicted_error": report.predicted_error,
+                "held_out_error": None if report.agreement is None else report.agreement.error,
+                "bound": None if report.agreement is None else report.agreement.bound,
+                "seconds": time.perf_counter() - start,
+            })  # fmt: skip
             start = time.perf_counter()
-            for flops, small in fxprune.sweep(net, calibration, budgets=budgets, method=method, seed=seed, progress=False).items():
-                found = logits(small, test)
-                report = fxprune.report(small)
-                rows.append({
-                    "net": name, "flops": flops, "method": method, "seed": seed, "kept": report.flops[1] / report.flops[0],
-                    "dense": accuracy(decided), "accuracy": accuracy(found.argmax(1)),
-                    "agreement": float((found.argmax(1) == decided).float().mean()),
-                    "error": float((found - reference).square().sum()) / norm, "predicted_error": report.predicted_error,
-                    "held_out_error": None if report.agreement is None else report.agreement.error,
-                    "bound": None if report.agreement is None else report.agreement.bound,
-                    "seconds": time.perf_counter() - start,
-                })  # fmt: skip
-                start = time.perf_counter()
     return rows
 
 
@@ -167,6 +176,7 @@ def main(
     count: Annotated[int, typer.Option(help="calibration images")] = 1000,
     method: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(METHODS)}")] = None,
     certify: Annotated[int, typer.Option(help="instead: certify agreement=0.99 this many times")] = 0,
+    validation: Annotated[bool, typer.Option("--validation", help="measure on the calibration images outside the draw")] = False,
     data: Path = DEBIAN,
     photographs: Annotated[Path | None, typer.Option("--images", help="instead: EfficientNet-Lite0 on DIR/calib and DIR/test")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
@@ -187,7 +197,8 @@ def main(
                 rows += honesty(name, certify, count, pool, held, console)
             else:
                 budgets = flops or ([0.7, 0.5, 0.35] if every else [0.5])
-                rows += measure(name, trained(name), budgets, repeats, count, methods, pool.images, held.images, held.labels)
+                test_images, labels = (None, None) if validation else (held.images, held.labels)
+                rows += measure(name, trained(name), budgets, repeats, count, methods, pool.images, test_images, labels)
             if json_file is not None:
                 json_file.write_text(json.dumps(rows, indent=1))
     if json_file is not None:

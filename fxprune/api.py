@@ -129,8 +129,9 @@ def compress(
             machine, in a table in the user's cache folder), and whole rewritten graphs until the time is within about 5 %.
         workload: what `latency` is measured on; one example per call, eager, where the model is, by default.
         method: `auto` (plans of widths are tried, and ones in which layers become two, as by `factorize`, where they promise much less error;
-            under a latency budget layers stay whole); `channels` (widths only); `uniform` (the same fraction everywhere, fitted like auto);
-            `paper` and `paper-uniform` (Chee et al., NeurIPS 2022); `magnitude` (smallest weights removed, nothing corrected).
+            where time counts, with latency= or round_to="auto", layers stay whole); `channels` (widths only); `uniform` (the same
+            fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al., NeurIPS 2022); `magnitude` (smallest weights
+            removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
         decision: callable (reference output, output) -> (N,) bool; by default argmax for class scores, 5 % relative error for regression.
         example: what to trace with; by default two examples of the first batch.

@@ -62,7 +62,10 @@ def _chosen(
 ) -> Option:
     """A plan under limits that the cost model knows."""
     if method in SEARCHED and not allocate.fits(costs, valid.largest, limits):
-        return Search(session, profiles, costs, valid, limits, method == "auto" and "latency" not in limits).best()
+        timed = "latency" in limits or not isinstance(session.round_to, int)
+        if method == "auto" and timed:
+            session.note("layers stay whole: two thin ones in place of one were not found to save time")
+        return Search(session, profiles, costs, valid, limits, method == "auto" and not timed).best()
     with session.station("allocate"):
         if method == "paper":
             return Option(allocate.iterative(profiles, costs, valid, limits, STEP))
@@ -88,7 +91,5 @@ def _timed(
     if method in (*SEARCHED, "paper"):
         widths = _chosen(session, method, profiles, costs, valid, {**limits, "latency": found.limit}).widths
         found = closed(widths / valid.full, found.limit)
-    if method == "auto":
-        session.note("latency= is met by channels alone: two thin layers in place of one were not found to save time")
     session.latency = found.measured
     return Option(found.widths)

@@ -1,0 +1,73 @@
+"""What compressing costs, in plain forward passes over the calibration images: `python -m benchmarks.passes`.
+
+Processor time on one thread; the passes before and after in the same run. Stations are the report's, by the clock, scaled to the whole.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import fxprune
+from benchmarks.data import DEBIAN, split
+from benchmarks.nets import NETS, trained
+from benchmarks.tradeoff import draw, logits
+
+FLOPS = 0.5
+STATIONS = {
+    "capture and labels": ("capture", "label"), "statistics": ("calibrate",), "selection": ("profile",), "plans": ("allocate",),
+    "rewrite": ("rewrite", "hand over"), "fits": ("fit",), "verify": ("verify",),
+}  # fmt: skip
+"""Columns, and the report's stations that they sum."""
+
+
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def row(net: nn.Module, images: Tensor, method: str) -> tuple[float, dict[str, float]]:
+    """Seconds of one forward pass over the images, and passes that every station took; "all" is the whole call."""
+    before = processor_seconds(lambda: logits(net, images))
+    found: list[nn.Module] = []
+    whole = processor_seconds(lambda: found.append(fxprune.compress(net, images, flops=FLOPS, method=method, progress=False)))
+    forward = (before + processor_seconds(lambda: logits(net, images))) / 2
+    seconds = fxprune.report(found[0]).seconds
+    scale = whole / sum(seconds.values()) / forward
+    return forward, {k: scale * sum(seconds.get(s, 0.0) for s in names) for k, names in STATIONS.items()} | {"all": whole / forward}
+
+
+def main(
+    net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="auto, channels and uniform by default")] = None,
+    images: Annotated[int, typer.Option(help="for calibration")] = 1000,
+    repeats: Annotated[int, typer.Option(help="the cheapest of so many runs counts")] = 3,
+    data: Path = DEBIAN,
+) -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    calibration = draw(split("calibration", data).images, images, 0)
+    # Importing torch.export takes a second, once per process.
+    fxprune.compress(trained("mlp"), calibration[:50], flops=FLOPS, method="uniform", progress=False)
+    table = Table(title=f"Forward passes over {images} images that compress(flops={FLOPS}) takes", title_justify="left")
+    for column in ("net", "method", "one pass, s", *STATIONS, "all"):
+        table.add_column(column, justify="left" if column in ("net", "method") else "right")
+    for name in net or list(NETS):
+        model = trained(name)
+        logits(model, calibration)
+        for way in method or ("uniform", "channels", "auto"):
+            forward, found = min((row(model, calibration, way) for _ in range(repeats)), key=lambda r: r[1]["all"])
+            table.add_row(name, way, f"{forward:.2f}", *(f"{v:.1f}" for v in found.values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
