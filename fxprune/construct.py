@@ -1,5 +1,6 @@
 """Station 6: rewrite the graph for a plan, fit what remains, and see how well it does."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -52,7 +53,10 @@ def build(
         if ours:
             recording, ranks = session.recorded(), {name: how.rank for name, how in factorings.items()}
             chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
-            Lockstep(session.graph, small, session.analysis, alive, recording, ranks, folded[-1]).run(chunks, advance)
+            tried = {} if parts == PARTS else session.ridges
+            fits = Lockstep(session.graph, small, session.analysis, alive, recording, ranks, folded[-1], tried).run(chunks, advance)
+            if parts != PARTS:
+                session.ridges |= {name: (fit.ridge,) for name, fit in fits.layers.items() if fit.ridge < math.inf}
     with session.station("rewrite"):
         return factored(small, factorings)
 

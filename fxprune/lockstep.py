@@ -21,7 +21,7 @@ from torch.fx.node import map_arg
 from fxprune.analysis import Analysis, attribute
 from fxprune.layers import Layer, bias_of, channel_dim, groups, own_layers, setting
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import SHRINKAGE, TINY, Moments, Refit, refit
+from fxprune.linalg.refit import RIDGES, SHRINKAGE, TINY, Moments, Refit, refit
 from fxprune.recording import JUDGE, Chunk, Recording, rows_per_example
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
@@ -53,15 +53,16 @@ class Lockstep:
         recording: of the captured graph's outputs.
         ranks: of weights that are to become products of two; each of a convolution's groups has this rank.
         unseen: one-shot fits, by weight, that did not see the examples which judge; they stand in for those of `small` while a ridge is chosen.
+        ridges: those to choose from, by weight; all where a weight is not there.
         max_features: layers with more unknowns per output keep their one-shot fit.
     """
 
     def __init__(
         self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, recording: Recording,
         ranks: Mapping[str, int] = MappingProxyType({}), unseen: Mapping[str, Tensor] = MappingProxyType({}),
-        max_features: int = MAX_FEATURES,
+        ridges: Mapping[str, Sequence[float]] = MappingProxyType({}), max_features: int = MAX_FEATURES,
     ):  # fmt: skip
-        self.ranks, self.unseen, self.recording, self.max_features = ranks, unseen, recording, max_features
+        self.ranks, self.unseen, self.ridges, self.recording, self.max_features = ranks, unseen, ridges, recording, max_features
         self.dense, self.small, self.analysis, self.alive = dense, small, analysis, alive
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
@@ -162,7 +163,7 @@ class Lockstep:
         unseen = self.unseen.get(layer.weight, weight).detach().double().movedim(1, -1).reshape(prior.shape)
         features = prior.shape[2]
         moments = self._moments(layer, weight, values) if features <= self.max_features else None
-        fitted = None if moments is None else refit(*moments, prior, layer.intercept, unseen)
+        fitted = None if moments is None else refit(*moments, prior, layer.intercept, unseen, self.ridges.get(layer.weight, RIDGES))
         if fitted is not None and bool(torch.isfinite(fitted.weight).all()):
             assert moments is not None
             self.fits.layers[layer.weight] = fitted

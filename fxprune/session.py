@@ -48,7 +48,10 @@ RoundTo = int | Literal["auto"]
 
 @dataclass
 class Session:
-    """One model on its way through the stations."""
+    """One model on its way through the stations.
+
+    `ridges` holds, by weight, what the first plan tried chose: the next ones start from there.
+    """
 
     model: nn.Module
     calibration: Calibration
@@ -76,6 +79,7 @@ class Session:
     spread: dict[str, Spread] | None = None
     trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
     effort: int = EFFORT
+    ridges: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def graph(self) -> GraphModule:

@@ -5,7 +5,7 @@ Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -155,7 +155,9 @@ def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
     return start
 
 
-def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None) -> Refit:
+def refit(
+    train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None, ridges: Sequence[float] = RIDGES
+) -> Refit:
     """Fit with the ridge that does best on held-out rows, then on all rows.
 
     Args:
@@ -163,6 +165,7 @@ def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, uns
         prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the held-out rows too.
+        ridges: those to choose from, increasing.
     """
     unseen = prior if unseen is None else unseen
     everything = train + held_out
@@ -176,11 +179,11 @@ def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, uns
 
         @cache
         def error(at: int) -> float:
-            return judge.residual(system.solve(RIDGES[at], rough=True)) / total
+            return judge.residual(system.solve(ridges[at], rough=True)) / total
 
-        at = _lowest(error, START, len(RIDGES))
+        at = _lowest(error, min(START, len(ridges) - 1), len(ridges))
         if error(at) < before:
-            best, ridge = error(at), RIDGES[at]
+            best, ridge = error(at), ridges[at]
     weight = prior if math.isinf(ridge) else _System(final, prior).solve(ridge)
     n = max(everything.count, 1.0)
     bias = (everything.y - (weight @ everything.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
