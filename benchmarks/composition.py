@@ -179,7 +179,7 @@ def main(
     rows: list[Row] = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else []
     for name in net or list(NETS):
         for seed in range(seeds):
-            rows += Bench(name, draw(pool, images, seed), test, seed).run(keep or [0.9, 0.8, 0.7])
+            rows += Bench(name, draw(pool.images, images, seed), test, seed).run(keep or [0.9, 0.8, 0.7])
             if json_file is not None:
                 json_file.write_text(json.dumps(rows, indent=1))
     show(rows, Console(width=140))
