@@ -1,6 +1,6 @@
 """Which architectures the mechanism holds for: capture, label propagation, channel reduction, masked equivalence.
 
-    python -m benchmarks.coverage --torchvision --timm 200 --transformers --json coverage.json
+    python -m benchmarks.coverage --torchvision --timm 250 --transformers --json coverage.json
     python -m benchmarks.coverage --yolo --detection --atom3d --json coverage.json        # rows are added; YOLO needs ultralytics
     python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json --markdown docs/coverage.md
 

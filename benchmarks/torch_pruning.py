@@ -1,7 +1,7 @@
 """The coverage models under Torch-Pruning (Fang et al. 2023), with its defaults, for the column beside ours.
 
     python -m venv peer && peer/bin/pip install torch-pruning==1.6.1 torch==2.13.0 torchvision timm transformers rich typer ...
-    peer/bin/python -m benchmarks.torch_pruning --torchvision --timm 200 --transformers --atom3d --json torch_pruning.json
+    peer/bin/python -m benchmarks.torch_pruning --torchvision --timm 250 --transformers --atom3d --json torch_pruning.json
 
 Each model is pruned by `MagnitudePruner` with an L2 importance and default options, the layer that makes the outputs ignored as in its
 examples. Ratios are tried from small to large, each on a fresh model, until a quarter of the FLOPs is gone. A model counts as passed where
