@@ -133,7 +133,7 @@ def page(rows: list[Row]) -> str:
         "# What half the FLOPs gives in time", "",
         f"`python -m benchmarks.speedup` at `flops={FLOPS}`, `round_to=\"auto\"`: in bold the measured share of the ideal speedup, which is FLOPs",
         "before over FLOPs after; then the speedup, median and quartiles of interleaved rounds. Networks of this repository are trained and",
-        "compressed by `auto`; torchvision's have random weights, uniform widths, and images of 224 x 224. Processor time of one thread is the",
+        "compressed by `channels`; torchvision's have random weights, uniform widths, and images of 224 x 224. Processor time of one thread is the",
         "wall time of an idle machine; other jobs still take its caches.", "",
         "; ".join(dict.fromkeys(f"{r.machine}, {r.threads} thread(s), {r.clock} time, torch {r.torch}, {r.date}" for r in rows)) + ".", "",
         "| net | ideal | " + " | ".join(f"{mode}, batch {batch}" for mode, batch in columns) + " |",

@@ -167,7 +167,7 @@ def _curves(
             covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
             own = worth.get(layer.weight)
             if own is not None:
-                own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count, dtype=own.dtype)
+                own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count).to(own)
             tail = pca.dropped(_blocks(covariance, count), own)
         elif method == "alds":
             tail = alds.bounds(form.fold(weight))
