@@ -19,6 +19,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.coverage import entries, read
+from benchmarks.coverage_page import late
 from benchmarks.entry import Entry
 from benchmarks.examine import ENOUGH, outputs, randomise
 from benchmarks.isolation import Failed, isolated
@@ -99,6 +100,7 @@ def main(
     only: Annotated[str, typer.Option(help="Names that contain one of these, separated by commas.")] = "",
     most: Annotated[float, typer.Option(help="Skip models of more than this many million parameters.")] = 100.0,
     limit: Annotated[int, typer.Option(help="Processor seconds per model.")] = 150,
+    again: Annotated[bool, typer.Option(help="Run models whose time was up once more.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Read and write the rows here.")] = None,
 ) -> None:
     """Run Torch-Pruning on the coverage models, one after another; options as for benchmarks.coverage."""
@@ -106,7 +108,9 @@ def main(
     warnings.simplefilter("ignore")
     rows = read(json_file)
     for entry in entries(torchvision, timm, transformers, yolo, detection, voxels, most):
-        if entry.key in rows or only and not any(part in entry.name for part in only.split(",")):
+        held = rows.get(entry.key)
+        skip = held is not None and not (again and late(held))
+        if skip or only and not any(part in entry.name for part in only.split(",")):
             continue
         row = row_of(entry, limit)
         if row["failure"].startswith("TooLarge"):
