@@ -27,7 +27,8 @@ STEPS = (
     ("pivoted QR, fitted in lockstep", "pivoted-qr", "uniform", "uniform", True),
     ("consumers' errors, fitted in lockstep", "output-aware", "uniform", "uniform", False),
     ("output's error, fitted in lockstep", "output-aware", "uniform", "uniform", True),
-    ("the same, best of the plans tried", "output-aware", "auto", "auto", True),
+    ("the same, best of the widths tried", "output-aware", "channels", "channels", True),
+    ("the same, with ranks", "output-aware", "auto", "auto", True),
 )
 """What is done; the selector, the allocation, the fit (a method of `build`), and whether errors count by what they do to the output."""
 
@@ -46,7 +47,7 @@ def measure(name: str, flops: float, seed: int, calibration: Tensor, test: Tenso
             if needs is not by_output:
                 continue
             profiles, plan = allocated(session, allocation, selector, {"flops": flops})
-            small = build(session, surviving_channels(session, profiles, plan.widths), fit)
+            small = build(session, surviving_channels(session, profiles, plan.widths), fit, plan.ranks)
             agreement = float((logits(small, test).argmax(1) == decided).float().mean())
             rows.append({"net": name, "step": title, "flops": flops, "seed": seed, "agreement": agreement})
     return rows
