@@ -195,19 +195,21 @@ def close(
         )
     tried: list[Closed] = []
     limit = start
-    for _ in range(CORRECTIONS):
+    for _ in range(4 * CORRECTIONS):
         if limit is None:
             step = (target - low.measured) / max(high.measured - low.measured, 1e-9)
             limit = low.limit + min(max(step, 0.02), 0.98) * (high.limit - low.limit)
         widths = allocate(limit)
-        if any(np.array_equal(widths, t.widths) for t in tried):
-            break
-        found = Closed(widths, limit, measure(widths))
-        tried.append(found)
+        again = next((t for t in tried if np.array_equal(widths, t.widths)), None)
+        found = Closed(widths, limit, measure(widths) if again is None else again.measured)
         if RANGE[0] * target <= found.measured <= RANGE[1] * target:
             return found
         low, high = (low, found) if found.measured > target else (found, high)
-        limit = None
+        # Widths in coarse multiples come again: the jump between two of them is looked for by halves.
+        limit = None if again is None else (low.limit + high.limit) / 2
+        tried += [found] if again is None else []
+        if len(tried) == CORRECTIONS:
+            break
     return min(tried, key=lambda t: (t.measured > CLOSE * target, abs(t.measured - target)))
 
 

@@ -192,3 +192,17 @@ def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     exec(compile(code, page.name, "exec"), {})
     assert "of the original's time, eager, batch 8" in capsys.readouterr().out
+
+
+def test_between_coarse_widths_the_jump_is_found() -> None:
+    """Time falls steeply between two multiples, where the model expects an even slope."""
+
+    def widths(limit: float) -> np.ndarray:
+        return np.array([max(int(limit * 8), 1) * 16])
+
+    def measured(found: np.ndarray) -> float:
+        return 1.0 if found[0] > 112 else 0.05 + 0.0004 * float(found[0]) ** 1.5 * 0.9
+
+    best = max((w for w in range(16, 113, 16) if measured(np.array([w])) <= 0.55), key=lambda w: measured(np.array([w])))
+    found = close(measured, 0.5, np.array([16]), lambda w: float(w[0]) / 128, widths, Workload())
+    assert found.widths.tolist() == [best]
