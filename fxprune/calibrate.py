@@ -15,7 +15,9 @@ from fxprune.analysis import Analysis
 from fxprune.errors import CalibrationError
 from fxprune.inputs import Batch
 from fxprune.layout import Stratum, rows, second_moment, strata
+from fxprune.rules.movement import MOVEMENT
 from fxprune.rules.recorder import Consumer
+from fxprune.rules.registry import operator_name
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,17 @@ Site = tuple[str, int]
 class Observer(Interpreter):
     """Runs the captured graph and hands nodes' results to callbacks; values die after their last use."""
 
-    def __init__(self, module: GraphModule, watch: Mapping[str, Callable[[Any], None]]):
+    def __init__(self, module: GraphModule, *watchers: Mapping[str, Callable[[Any], None]]):
         super().__init__(module)
-        self._watch = watch
+        self._watchers = watchers
+        # Errors raised by callbacks are for people.
+        self.extra_traceback = False
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        if n.name in self._watch:
-            self._watch[n.name](result)
+        for watch in self._watchers:
+            if n.name in watch:
+                watch[n.name](result)
         return result
 
 
@@ -90,9 +95,10 @@ def require_finite(module: GraphModule, batch: Batch) -> None:
 
         return look
 
-    skipped = ("where", "masked_fill", "full", "triu", "tril", "mul", "add", "neg", "rsub", "sub", "expand", "slice", "view")
-    # Attention masks hold -inf on purpose: judge only what a weight produced.
-    nodes = [n for n in module.graph.nodes if n.op == "call_function" and not any(s in str(n.target) for s in skipped)]
+    skipped = ("where", "masked_fill", "full", "triu", "tril", "mul", "add", "neg", "rsub", "sub")
+    # Attention masks hold -inf on purpose: judge only what a weight produced, not what moves it.
+    calls = [n for n in module.graph.nodes if n.op == "call_function" and operator_name(n.target) not in MOVEMENT]
+    nodes = [n for n in calls if not any(s in str(n.target) for s in skipped)]
     with torch.no_grad():
         Observer(module, {n.name: check(n) for n in nodes}).run(*arguments(module, batch), enable_io_processing=False)
 
@@ -151,16 +157,7 @@ def calibrate(
 
         return add
 
-    mine = {source: summing(source) for source in {key[0] for key in keys}}
-
-    def both(name: str) -> Callable[[Any], None]:
-        def call(value: Any) -> None:
-            mine[name](value)
-            watch[name](value)
-
-        return call
-
-    observer = Observer(module, {**watch, **mine, **{name: both(name) for name in watch.keys() & mine.keys()}})
+    observer = Observer(module, {source: summing(source) for source in {key[0] for key in keys}}, watch)
     examples = 0
     for batch in batches:
         try:

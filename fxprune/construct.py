@@ -37,8 +37,9 @@ def build(
     parts: Sequence[str] = PARTS,
 ) -> GraphModule:  # fmt: skip
     """Rewrite the graph for a choice of channels and ranks, and fit what remains on parts of the fitting examples."""
+    final = parts == PARTS
     with session.station("rewrite"):
-        small = ReduceChannels(session.analysis, alive, checked=parts == PARTS)(session.graph)
+        small = ReduceChannels(session.analysis, alive, checked=final)(session.graph)
     if method == "magnitude":
         return small
     ours = method in FITTED
@@ -46,16 +47,16 @@ def build(
         # A plan that is only tried must not have seen the examples that judge it; what is handed over uses them all.
         folded = [
             {} if alive.all() else fold_all(session.graph, session.analysis, alive, session.statistics(everything), ridged=ours)
-            for everything in ((True, False) if ours and parts == PARTS else (not ours,))
+            for everything in ((True, False) if ours and final else (not ours,))
         ]
         for name, weight in folded[0].items():
             attribute(small, name).data.copy_(weight)
         if ours:
             recording, ranks = session.recorded(), {name: how.rank for name, how in factorings.items()}
             chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
-            tried = {} if parts == PARTS else session.ridges
+            tried = {} if final else session.ridges
             fits = Lockstep(session.graph, small, session.analysis, alive, recording, ranks, folded[-1], tried).run(chunks, advance)
-            if parts != PARTS:
+            if not final:
                 session.ridges |= {name: (fit.ridge,) for name, fit in fits.layers.items() if fit.ridge < math.inf}
     with session.station("rewrite"):
         return factored(small, factorings)

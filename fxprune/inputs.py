@@ -57,7 +57,8 @@ class Gathered:
     def __init__(self, first: Batch, most: int):
         self._first, self._most, self.size = first, most, 0
         leaves, self._form = pytree.tree_flatten((first.args, first.kwargs))
-        self._leaves = [t.new_empty(most, *t.shape[1:]) if _by_example((t,), (first.size,)) else t for t in leaves]
+        self._grows = [_by_example((t,), (first.size,)) for t in leaves]
+        self._leaves = [t.new_empty(most, *t.shape[1:]) if grows else t for t, grows in zip(leaves, self._grows, strict=True)]
 
     def add(self, batch: Batch) -> bool:
         """Take a call that differs from the first in its number of examples only; False where it does not fit."""
@@ -74,9 +75,7 @@ class Gathered:
 
     def batch(self) -> Batch:
         """What was taken: tensors with a row for each example one after the other, the rest as in the first call."""
-        sizes = (self._first.size,)
-        firsts = pytree.tree_leaves((self._first.args, self._first.kwargs))
-        leaves = [held[: self.size] if _by_example((first,), sizes) else held for held, first in zip(self._leaves, firsts, strict=True)]
+        leaves = [held[: self.size] if grows else held for held, grows in zip(self._leaves, self._grows, strict=True)]
         return make_batch(*pytree.tree_unflatten(leaves, self._form))
 
 

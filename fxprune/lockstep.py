@@ -39,7 +39,6 @@ class Fits:
 
     layers: dict[str, Refit] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
-    spilled: int = 0
 
 
 class Lockstep:
@@ -83,7 +82,6 @@ class Lockstep:
         layers = self._layers()
         last = self._last_uses()
         self.chunks, self.store = chunks, self.recording.store
-        before = self.store.spilled
         placeholders = [n.name for n in self.nodes if n.op == "placeholder"]
         values: dict[str, list[Any]] = {name: [chunk.inputs[i] for chunk in chunks] for i, name in enumerate(placeholders)}
         same, ran = set(placeholders), set[str]()
@@ -106,7 +104,6 @@ class Lockstep:
                 for done in last.get(call.name, ()):
                     for item in values.pop(done):
                         self.store.drop(item)
-        self.fits.spilled = self.store.spilled - before
         return self.fits
 
     def _execute(self, node: Node, values: dict[str, list[Any]], chunk: int) -> Any:

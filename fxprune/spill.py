@@ -23,7 +23,6 @@ class Spill:
         self._held = 0
         self._folder: TemporaryDirectory[str] | None = None
         self._number = 0
-        self.spilled = 0
 
     def put(self, value: Any) -> Any:
         """Take a value; returns what `get` and `drop` want back. Only tensors count and spill."""
@@ -38,7 +37,6 @@ class Spill:
             self._folder = TemporaryDirectory(prefix="fxprune-")
             finalize(self, self._folder.cleanup)
         self._number += 1
-        self.spilled += size
         path = Path(self._folder.name) / str(self._number)
         value.contiguous().view(torch.uint8 if value.dim() else value.dtype).numpy().tofile(path)
         return _OnDisk(path, tuple(value.shape), value.dtype)

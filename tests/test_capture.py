@@ -1,12 +1,16 @@
 """What capture leaves free, and under which names."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import fxprune
 from fxprune.analysis import analyse
 from fxprune.capture import Captured, capture
 from fxprune.inputs import make_batch
+from tests.nets import images, loader
 from tests.strategies import conv
 
 
@@ -99,3 +103,42 @@ def test_a_weight_with_other_readers_is_not_folded() -> None:
     found = captured(model, 4)
     assert found.notes == ()
     assert {name for name, _ in found.graph.named_parameters()} == {"0.weight"}
+
+
+def test_a_model_that_views_runs_channels_last(tmp_path: Path) -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(128, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.second(torch.relu(self.first(x))))
+            logits: Tensor = self.head(x.view(len(x), -1))
+            return logits
+
+    small = fxprune.compress(Views(), loader(), flops=0.6, progress=False)
+    fxprune.save(small, tmp_path / "small.safetensors")
+    for model in (small, fxprune.load(tmp_path / "small.safetensors")):
+        expected = model(images(5))
+        last = model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(last(images(5).to(memory_format=torch.channels_last)), expected)
+
+
+def test_masks_of_infinities_are_no_error() -> None:
+    """A padding mask becomes -inf, is reshaped, and added to the scores."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(50, 16)
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True), 1)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.layers(self.embedding(ids), src_key_padding_mask=mask).mean(1))
+            return logits
+
+    ids = torch.randint(0, 50, (40, 7), generator=torch.Generator().manual_seed(0))
+    model, batch = Encoder().eval(), {"ids": ids, "mask": ids < 5}
+    small = fxprune.compress(model, [batch], flops=0.8, progress=False)
+    torch.testing.assert_close(fxprune.masked(model, small)(**batch), small(**batch), atol=1e-4, rtol=1e-4)

@@ -1,7 +1,6 @@
 """What is recorded of the original, and the plans that are tried with it."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,22 +118,3 @@ def test_batches_of_other_shapes_or_constants_stay_apart() -> None:
     batches = [(images(4), one), (images(4, 1), one), (images(4, 2), two), (images(4, 3, size=6), two)]
     found = list(Calibration(Scaled(), batches).batches(np.arange(16) % 2 == 0))
     assert [(b.size, float(b.args[1]), b.args[0].shape[-1]) for b in found] == [(4, 1.0, 8), (2, 2.0, 8), (2, 2.0, 6)]
-
-
-def test_a_model_that_views_runs_channels_last(tmp_path: Path) -> None:
-    class Views(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(128, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = torch.relu(self.second(torch.relu(self.first(x))))
-            logits: Tensor = self.head(x.view(len(x), -1))
-            return logits
-
-    small = fxprune.compress(Views(), loader(), flops=0.6, progress=False)
-    fxprune.save(small, tmp_path / "small.safetensors")
-    for model in (small, fxprune.load(tmp_path / "small.safetensors")):
-        expected = model(images(5))
-        last = model.to(memory_format=torch.channels_last)
-        torch.testing.assert_close(last(images(5).to(memory_format=torch.channels_last)), expected)
