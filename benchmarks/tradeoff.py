@@ -53,8 +53,8 @@ def measure(
     """Rows of one network; without test images, on those of the pool that were not drawn."""
     rows: list[dict[str, object]] = []
     for seed in range(seeds):
-        calibration, rest = draw(pool, images, seed), draw(pool, len(pool), seed)[images:]
-        rows += _rows(name, net, budgets, seed, methods, calibration, rest if test is None else test, labels)
+        order = draw(pool, len(pool), seed)
+        rows += _rows(name, net, budgets, seed, methods, order[:images], order[images:] if test is None else test, labels)
     return rows
 
 
