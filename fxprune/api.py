@@ -11,7 +11,7 @@ from fxprune.budget import Budget, make_budget
 from fxprune.capture import capture, check_model
 from fxprune.construct import build, verify
 from fxprune.decisions import Decision
-from fxprune.errors import UnsupportedError
+from fxprune.errors import PlanError, UnsupportedError
 from fxprune.handover import certified, finished, hand_over
 from fxprune.inputs import example_batch
 from fxprune.low_rank import require_layers
@@ -97,6 +97,11 @@ def apply(
     Raises:
         PlanError: the plan does not fit the model.
     """
+    if plan.method not in (*METHODS, *RANK_METHODS):
+        raise PlanError(
+            f"The plan's method {plan.method!r} is not one of {', '.join((*METHODS, *RANK_METHODS))}, so how its model is to be fitted is not "
+            "known. Make the plan anew with fxprune.plan(...)."
+        )
     with undisturbed(model, seed):
         session = open_session(
             model, calib_loader, example=example, ignore=(), keep=None, round_to=1, seed=seed, memory=memory, progress=progress, decision=decision,

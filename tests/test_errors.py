@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,3 +203,9 @@ def test_plans_that_do_not_fit(change: dict[str, dict[int, list[int]]]) -> None:
 def test_streams_are_read_anew() -> None:
     small = fxprune.compress(tiny(), Stream(4, lambda i: images(32, i)), flops=0.5, progress=False)
     assert fxprune.report(small).agreement is not None
+
+
+def test_a_plan_of_an_unknown_method_is_not_fitted_like_another() -> None:
+    made = replace(fxprune.plan(tiny(), images(60), flops=0.6, method="uniform", progress=False), method="joint")
+    with pytest.raises(PlanError, match="'joint' is not one of auto"):
+        fxprune.apply(tiny(), made, images(60), progress=False)
