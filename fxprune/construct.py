@@ -1,6 +1,5 @@
 """Station 6: rewrite the graph for a plan, fit what remains, and see how well it does."""
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -22,6 +21,8 @@ FITTED = ("auto", "channels", "uniform", "pca")
 """Methods whose layers are refitted one after the other."""
 PARTS = ("try", "judge", "rest")
 """All of the fitting examples."""
+TRIAL_RIDGE = 0.1
+"""Of every layer while a plan is only tried."""
 
 
 def surviving_channels(session: Session, profiles: Sequence[Profile], widths: np.ndarray) -> np.ndarray:
@@ -36,7 +37,11 @@ def build(
     session: Session, alive: np.ndarray, method: str, factorings: Mapping[str, Factoring] = MappingProxyType({}),
     parts: Sequence[str] = PARTS,
 ) -> GraphModule:  # fmt: skip
-    """Rewrite the graph for a choice of channels and ranks, and fit what remains on parts of the fitting examples."""
+    """Rewrite the graph for a choice of channels and ranks, and fit what remains.
+
+    Args:
+        parts: of the fitting examples; with some of them a plan is only tried: ridges are not chosen, and layers of a lower rank stay one.
+    """
     final = parts == PARTS
     with session.station("rewrite"):
         small = ReduceChannels(session.analysis, alive, checked=final)(session.graph)
@@ -54,10 +59,10 @@ def build(
         if ours:
             recording, ranks = session.recorded(), {name: how.rank for name, how in factorings.items()}
             chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
-            tried = {} if final else session.ridges
-            fits = Lockstep(session.graph, small, session.analysis, alive, recording, ranks, folded[-1], tried).run(chunks, advance)
-            if not final:
-                session.ridges |= {name: (fit.ridge,) for name, fit in fits.layers.items() if fit.ridge < math.inf}
+            ridge = None if final else TRIAL_RIDGE
+            Lockstep(session.graph, small, session.analysis, alive, recording, ranks, folded[-1], ridge).run(chunks, advance)
+    if not final:
+        return small
     with session.station("rewrite"):
         return factored(small, factorings)
 

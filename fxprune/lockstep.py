@@ -4,7 +4,9 @@ Each layer of the compressed model is fitted from what really reaches it (compre
 gave, so errors made upstream are repaired downstream instead of adding up. Every layer's activations are computed once.
 """
 
+import functools
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from torch.fx.node import map_arg
 from fxprune.analysis import Analysis, attribute
 from fxprune.layers import Layer, bias_of, channel_dim, groups, own_layers, setting
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import RIDGES, SHRINKAGE, TINY, Moments, Refit, refit
+from fxprune.linalg.refit import SHRINKAGE, TINY, Fit, Moments, refit, solution
 from fxprune.recording import JUDGE, Chunk, Recording, rows_per_example
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
@@ -35,9 +37,9 @@ MAX_FEATURES = 6144
 
 @dataclass
 class Fits:
-    """What the sequential fit did: per weight name, the held-out relative error before and after."""
+    """What the sequential fit did, per weight: its fit, or why it kept the one-shot one."""
 
-    layers: dict[str, Refit] = field(default_factory=dict)
+    layers: dict[str, Fit] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,16 +54,16 @@ class Lockstep:
         recording: of the captured graph's outputs.
         ranks: of weights that are to become products of two; each of a convolution's groups has this rank.
         unseen: one-shot fits, by weight, that did not see the examples which judge; they stand in for those of `small` while a ridge is chosen.
-        ridges: those to choose from, by weight; all where a weight is not there.
+        ridge: of every layer; by default each one's is chosen on held-out examples.
         max_features: layers with more unknowns per output keep their one-shot fit.
     """
 
     def __init__(
         self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, recording: Recording,
         ranks: Mapping[str, int] = MappingProxyType({}), unseen: Mapping[str, Tensor] = MappingProxyType({}),
-        ridges: Mapping[str, Sequence[float]] = MappingProxyType({}), max_features: int = MAX_FEATURES,
+        ridge: float | None = None, max_features: int = MAX_FEATURES,
     ):  # fmt: skip
-        self.ranks, self.unseen, self.ridges, self.recording, self.max_features = ranks, unseen, ridges, recording, max_features
+        self.ranks, self.unseen, self.ridge, self.recording, self.max_features = ranks, unseen, ridge, recording, max_features
         self.dense, self.small, self.analysis, self.alive = dense, small, analysis, alive
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
@@ -157,16 +159,20 @@ class Lockstep:
         parts = groups(self.twins[layer.node.name])
         taps_first = weight.detach().to(torch.float64, copy=True).movedim(1, -1)
         prior = taps_first.reshape(parts, len(weight) // parts, -1)
-        unseen = self.unseen.get(layer.weight, weight).detach().double().movedim(1, -1).reshape(prior.shape)
         features = prior.shape[2]
         moments = self._moments(layer, weight, values) if features <= self.max_features else None
-        fitted = None if moments is None else refit(*moments, prior, layer.intercept, unseen, self.ridges.get(layer.weight, RIDGES))
-        if fitted is not None and bool(torch.isfinite(fitted.weight).all()):
-            assert moments is not None
+        if moments is None:
+            fitted = None
+        elif self.ridge is None:
+            unseen = self.unseen.get(layer.weight, weight).detach().double().movedim(1, -1).reshape(prior.shape)
+            fitted = refit(moments[0], moments[1], prior, layer.intercept, unseen)
+        else:
+            fitted = solution(moments[0], prior, layer.intercept, self.ridge)
+        if moments is not None and fitted is not None and bool(torch.isfinite(fitted.weight).all()):
             self.fits.layers[layer.weight] = fitted
             new, shift = fitted.weight, fitted.bias
             if rank is not None:
-                new, shift = truncate(new, shift, *(moments[0] + moments[1]).outputs(new), rank, layer.intercept)
+                new, shift = truncate(new, shift, *functools.reduce(operator.add, moments).outputs(new), rank, layer.intercept)
         else:
             too_many = f"{features} unknowns per output" if features > self.max_features else ""
             self.fits.kept[layer.weight] = too_many or (
@@ -200,12 +206,11 @@ class Lockstep:
         scale = SHRINKAGE * prior.shape[2] / rows.shape[1] * float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
         return covariance + scale * isotropic, mean
 
-    def _moments(self, layer: Layer, weight: Tensor, values: dict[str, list[Any]]) -> tuple[Moments, Moments] | None:
-        """Sums over sampled rows of the compressed layer's input and the original layer's output, for fitting and for judging."""
+    def _moments(self, layer: Layer, weight: Tensor, values: dict[str, list[Any]]) -> list[Moments] | None:
+        """Sums over sampled rows of the compressed layer's input and the original layer's output: for fitting, and where a ridge is chosen for judging."""
         wanted = rows_per_example(weight[0].numel(), len(layer.calls), self.recording.examples)
         fixed = self._bias(layer) if layer.bias is None else None
-        parts: list[Moments | None] = [None, None]
-        judges = any(chunk.part == JUDGE for chunk in self.chunks)
+        sums: list[Moments | None] = [None] if self.ridge is not None else [None, None]
         count = groups(self.twins[layer.node.name])
         for node in layer.calls:
             source = node.args[0]
@@ -219,20 +224,25 @@ class Lockstep:
                 at, target = self.recording.sample(chunk, node.name)
                 at = at[:, : math.ceil(wanted * chunk.size)]
                 example = at[0] * chunk.size // max(x.shape[0], 1) + chunk.first
-                judge = torch.full_like(example, chunk.part == JUDGE, dtype=torch.bool) if judges else example % HELD_OUT == 0
                 at, target, surviving = _surviving(at, target[: at.shape[1]], kept, channel)
                 if fixed is not None:
                     target = target - fixed
-                for which, mask in enumerate((~judge[surviving], judge[surviving])):
-                    if not mask.any():
+                for which, mask in self._roles(chunk, example[surviving]):
+                    if not len(target[mask]):
                         continue
                     rows = _features(node, x, weight, at[:, mask])
                     part = Moments.of(_grouped(rows, count), _grouped(target[mask], count))
-                    held = parts[which]
-                    parts[which] = part if held is None else held + part
-        if parts[0] is None or parts[1] is None:
-            return None
-        return parts[0], parts[1]
+                    held = sums[which]
+                    sums[which] = part if held is None else held + part
+        found = [part for part in sums if part is not None]
+        return found if len(found) == len(sums) else None
+
+    def _roles(self, chunk: Chunk, example: Tensor) -> list[tuple[int, Tensor | slice]]:
+        """Which of a chunk's rows are for fitting (0) and which for judging (1)."""
+        if self.ridge is not None or any(other.part == JUDGE for other in self.chunks):
+            return [(int(self.ridge is None and chunk.part == JUDGE), slice(None))]
+        judge = example % HELD_OUT == 0
+        return [(0, ~judge), (1, judge)]
 
     def _bias(self, layer: Layer) -> Tensor | None:
         """The bias as it stands, shared with another call or not."""

@@ -48,10 +48,7 @@ RoundTo = int | Literal["auto"]
 
 @dataclass
 class Session:
-    """One model on its way through the stations.
-
-    `ridges` holds, by weight, what the first plan tried chose: the next ones start from there.
-    """
+    """One model on its way through the stations."""
 
     model: nn.Module
     calibration: Calibration
@@ -79,7 +76,6 @@ class Session:
     spread: dict[str, Spread] | None = None
     trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
     effort: int = EFFORT
-    ridges: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def graph(self) -> GraphModule:

@@ -5,7 +5,7 @@ Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -102,46 +102,43 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Refit:
+class Fit:
     """A refitted map.
 
     Attributes:
         weight: (g, o, f) float64.
         bias: (g, o) float64 added to the outputs; zeros without intercept.
-        ridge: the chosen one; inf means the prior was best.
-        before, after: relative squared error of prior and result on the held-out rows.
+        ridge: inf means the prior was best.
     """
 
     weight: Tensor
     bias: Tensor
     ridge: float
-    before: float
-    after: float
 
 
 class _System:
-    """Normal equations scaled to unit feature energy, for several ridges."""
+    """Normal equations of moments about a prior, scaled to unit feature energy, for several ridges.
+
+    Args:
+        m: (centred where the outputs may be shifted).
+        prior: (g, o, f), what the ridge pulls to.
+    """
 
     def __init__(self, m: Moments, prior: Tensor):
         energy = m.pp.diagonal(dim1=1, dim2=2)
         self.scale = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()[:, :, None]
-        self.system = m.pp * self.scale * self.scale.mT
-        self.right = (m.py - m.pp @ prior.mT) * self.scale
-        self.prior = prior
+        self.pp, self.right = self.scaled(m, prior)
 
-    def solve(self, ridge: float, rough: bool = False) -> Tensor:
-        """The (g, o, f) solution; the prior where a system is not positive definite.
+    def scaled(self, m: Moments, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """P^T P, and P^T of what the prior leaves of Y, in this system's units."""
+        return m.pp * self.scale * self.scale.mT, (m.py - m.pp @ prior.mT) * self.scale
 
-        Args:
-            rough: single precision will do where the ridge allows it.
-        """
-        dtype = torch.float32 if rough and ridge >= SINGLE else torch.float64
-        system = self.system.to(dtype, copy=True)
+    def solve(self, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor | None:
+        """The (g, f, o) change to the prior in these units; None where a system is not positive definite."""
+        system = self.pp.to(dtype, copy=True)
         system.diagonal(dim1=1, dim2=2).add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(system)
-        if bool(failed.any()):
-            return self.prior
-        return self.prior + (torch.cholesky_solve(self.right.to(dtype), factor) * self.scale).mT
+        return None if bool(failed.any()) else torch.cholesky_solve(self.right.to(dtype), factor)
 
 
 def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
@@ -155,9 +152,25 @@ def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
     return start
 
 
-def refit(
-    train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None, ridges: Sequence[float] = RIDGES
-) -> Refit:
+def solution(moments: Moments, prior: Tensor, intercept: bool, ridge: float) -> Fit:
+    """The fit at a ridge.
+
+    Args:
+        prior: W0, (g, o, f) float64.
+        intercept: whether the outputs may be shifted.
+        ridge: infinite for the prior itself.
+    """
+    weight = prior
+    if not math.isinf(ridge):
+        system = _System(moments.centred() if intercept else moments, prior)
+        change = system.solve(ridge)
+        weight = prior if change is None else prior + (change * system.scale).mT
+    n = max(moments.count, 1.0)
+    bias = (moments.y - (weight @ moments.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
+    return Fit(weight, bias, ridge)
+
+
+def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None) -> Fit:
     """Fit with the ridge that does best on held-out rows, then on all rows.
 
     Args:
@@ -165,26 +178,23 @@ def refit(
         prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the held-out rows too.
-        ridges: those to choose from, increasing.
     """
     unseen = prior if unseen is None else unseen
-    everything = train + held_out
     # The held-out rows are centred by their own mean only for lack of a shift: its error is of second order.
-    fit, judge, final = (m.centred() if intercept else m for m in (train, held_out, everything))
-    total = max(float(judge.yy.sum()), TINY)
-    before = judge.residual(unseen) / total
-    best, ridge = before, math.inf
-    system = _System(fit, unseen)
-    if before > EXACT:
+    fit, judge = (m.centred() if intercept else m for m in (train, held_out))
+    ridge = math.inf
+    if judge.residual(unseen) > EXACT * max(float(judge.yy.sum()), TINY):
+        system = _System(fit, unseen)
+        pp, right = system.scaled(judge, unseen)
 
         @cache
-        def error(at: int) -> float:
-            return judge.residual(system.solve(ridges[at], rough=True)) / total
+        def worse(at: int) -> float:
+            """By how much the squared error exceeds the prior's."""
+            dtype = torch.float32 if RIDGES[at] >= SINGLE else torch.float64
+            change = system.solve(RIDGES[at], dtype)
+            return 0.0 if change is None else float((change * (pp.to(dtype) @ change - 2 * right.to(dtype))).sum())
 
-        at = _lowest(error, min(START, len(ridges) - 1), len(ridges))
-        if error(at) < before:
-            best, ridge = error(at), ridges[at]
-    weight = prior if math.isinf(ridge) else _System(final, prior).solve(ridge)
-    n = max(everything.count, 1.0)
-    bias = (everything.y - (weight @ everything.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
-    return Refit(weight, bias, ridge, before, best)
+        at = _lowest(worse, START, len(RIDGES))
+        if worse(at) < 0:
+            ridge = RIDGES[at]
+    return solution(train + held_out, prior, intercept, ridge)
