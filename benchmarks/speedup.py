@@ -4,6 +4,9 @@ Every network is compressed to half its FLOPs and measured beside its original, 
 the original's FLOPs over the small model's. The networks trained in this repository are compressed by `auto`; torchvision's have
 random weights, lose their smallest channels (uniform widths), and stand for time alone.
 
+`--maker torch-pruning` measures Torch-Pruning's result in our place, in an environment that has it: uniform ratios of the smallest channels,
+the largest model within the same budget, widths in the multiples that its users are told to ask for.
+
 Rows are kept in docs/speedup.json as they are measured, and replaced when measured again; docs/speedup.md is written from all of them.
 """
 
@@ -26,13 +29,17 @@ from torch.utils.benchmark.utils.timer import timer
 import fxprune
 from benchmarks import nets, torchvision_ops
 from fxprune.demo import data
+from fxprune.flops import count_flops
 from fxprune.inputs import to_batch
 from fxprune.measure import Call, Workload, interleaved, machine, prepared, running
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 FLOPS = 0.5
+PEER_MULTIPLE = 8
+"""Widths that Torch-Pruning is asked for (its `round_to`) are multiples of this."""
 GOAL = 0.8
 """Share of the ideal speedup below which a row is explained."""
+MAKERS = ("fxprune", "torch-pruning")
 TORCHVISION = ("resnet50", "vgg16_bn", "mobilenet_v2", "convnext_tiny", "vit_b_16")
 CLOCKS = {"wall": timer, "processor": time.process_time}
 HEAVY = ("conv", "mm", "linear", "attention")
@@ -44,6 +51,7 @@ class Row:
     """One network on one workload.
 
     Attributes:
+        maker: of the small model, `fxprune` or `torch-pruning`.
         net, mode, batch: which.
         kept: share of the FLOPs that is left.
         speedup: median over rounds of original / small; `low` and `high` are its quartiles.
@@ -53,6 +61,7 @@ class Row:
         machine, threads, torch, date: where and when.
     """
 
+    maker: str
     net: str
     mode: str
     batch: int
@@ -108,10 +117,10 @@ def networks() -> dict[str, Callable[[], tuple[nn.Module, Tensor, str]]]:
 
 
 def measure(
-    name: str, small: nn.Module, original: nn.Module, example: Tensor, workload: Workload, rounds: int, turn: float, clock: str
+    maker: str, name: str, small: nn.Module, original: nn.Module, example: Tensor, workload: Workload, rounds: int, turn: float, clock: str
 ) -> Row:
     """One row."""
-    before, after = fxprune.report(small).flops
+    before, after = (count_flops(model, to_batch(original, example)) for model in (original, small))
     with running(workload):
         calls = [prepared(model, to_batch(original, example), workload) for model in (original, small)]
         times = interleaved(calls, rounds, turn, CLOCKS[clock])
@@ -120,39 +129,64 @@ def measure(
     low, middle, high = (float(q) for q in np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75]))
     device = torch.device(workload.device or "cpu")
     return Row(
-        name, workload.mode, workload.batch, after / before, middle, low, high, first, second, heavy, clock, f"{machine(device)} ({device.type})",
+        maker, name, workload.mode, workload.batch, after / before, middle, low, high, first, second, heavy, clock, f"{machine(device)} ({device.type})",
         workload.threads or torch.get_num_threads(), torch.__version__, datetime.date.today().isoformat(),
     )  # fmt: skip
 
 
-def page(rows: list[Row]) -> str:
-    """docs/speedup.md."""
+def made(maker: str, original: nn.Module, images: Tensor, method: str) -> nn.Module:
+    """The original at `FLOPS`."""
+    if maker == "fxprune":
+        return fxprune.compress(original, images, flops=FLOPS, method=method, round_to="auto", progress=False)
+    from benchmarks.peer_tradeoff import at_flops
+
+    return at_flops(original, "magnitude", FLOPS, images[:2], PEER_MULTIPLE)
+
+
+def table(rows: list[Row]) -> list[str]:
+    """A line per network, a column per workload."""
     columns = sorted({(r.mode, r.batch) for r in rows}, key=lambda c: (c[0] != "eager", c[1]))
     by = {(r.net, r.mode, r.batch): r for r in rows}
+    lines = ["| net | ideal | " + " | ".join(f"{mode}, batch {batch}" for mode, batch in columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for net in dict.fromkeys(r.net for r in rows):
+        cells = [by.get((net, *column)) for column in columns]
+        ideal = 1 / next(c.kept for c in cells if c is not None)
+        shown = ["" if c is None else f"**{c.share:.0%}**, {c.speedup:.2f}x ({c.low:.2f} to {c.high:.2f})" for c in cells]
+        lines.append(f"| {net} | {ideal:.2f}x | " + " | ".join(shown) + " |")
+    return lines
+
+
+def page(rows: list[Row]) -> str:
+    """docs/speedup.md."""
+    ours, theirs = ([r for r in rows if r.maker == maker] for maker in MAKERS)
     lines = [
         "# What half the FLOPs gives in time", "",
         f"`python -m benchmarks.speedup` at `flops={FLOPS}`, `round_to=\"auto\"`: in bold the measured share of the ideal speedup, which is FLOPs",
         "before over FLOPs after; then the speedup, median and quartiles of interleaved rounds. Networks of this repository are trained and",
         "compressed by `channels`; torchvision's have random weights, uniform widths, and images of 224 x 224. Processor time of one thread is the",
         "wall time of an idle machine; other jobs still take its caches.", "",
-        "; ".join(dict.fromkeys(f"{r.machine}, {r.threads} thread(s), {r.clock} time, torch {r.torch}, {r.date}" for r in rows)) + ".", "",
-        "| net | ideal | " + " | ".join(f"{mode}, batch {batch}" for mode, batch in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
+        "; ".join(dict.fromkeys(f"{r.machine}, {r.threads} thread(s), {r.clock} time, torch {r.torch}, {r.date}" for r in ours)) + ".", "",
+        *table(ours),
     ]  # fmt: skip
-    for net in dict.fromkeys(r.net for r in rows):
-        cells = [by.get((net, *column)) for column in columns]
-        ideal = 1 / next(c.kept for c in cells if c is not None)
-        shown = ["" if c is None else f"**{c.share:.0%}**, {c.speedup:.2f}x ({c.low:.2f} to {c.high:.2f})" for c in cells]
-        lines.append(f"| {net} | {ideal:.2f}x | " + " | ".join(shown) + " |")
-    missed = [r for r in rows if r.share < GOAL]
+    missed = [r for r in ours if r.share < GOAL]
     if missed:
         lines += ["", f"## Below {GOAL:.0%} of the ideal", "", "From torch.profiler:", ""]
         lines += [f"- {r.net}, {r.mode}, batch {r.batch} ({r.share:.0%}): {r.explained()}." for r in missed]
+    if theirs:
+        both = [(r, o) for r in theirs for o in ours if (r.net, r.mode, r.batch) == (o.net, o.mode, o.batch)]
+        lines += [
+            "", "## Beside Torch-Pruning at the same FLOPs", "",
+            f"`--maker torch-pruning`, version 1.6.1: the smallest channels of every layer, the largest model within `flops={FLOPS}`, widths in multiples",
+            f"of {PEER_MULTIPLE}. What it leaves of the decisions without training is in [trade-off](tradeoff.md).", "", *table(theirs), "",
+            f"Of {len(both)} workloads ours is the faster one in {sum(o.speedup > r.speedup for r, o in both)}; its speedup is "
+            f"{np.exp(np.mean([np.log(o.speedup / r.speedup) for r, o in both])):.2f} times theirs in the geometric mean.",
+        ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
+    maker: Annotated[str, typer.Option(help=f"of the small models: {' or '.join(MAKERS)}")] = MAKERS[0],
     mode: Annotated[list[str] | None, typer.Option(help="eager, compiled; both by default")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="1 and 8 by default")] = None,
     threads: int = 2,
@@ -170,16 +204,16 @@ def main(
     torch.set_num_threads(threads)
     for name in net or order:
         original, images, method = networks()[name]()
-        small = fxprune.compress(original, images, flops=FLOPS, method=method, round_to="auto", progress=False)
+        small = made(maker, original, images, method)
         for kind in mode or ("eager", "compiled"):
             for size in batch or (1, 8):
                 row = measure(
-                    name, small, original, images[:1], Workload(size, kind == "compiled", device, None, threads), rounds, turn, clock
+                    maker, name, small, original, images[:1], Workload(size, kind == "compiled", device, None, threads), rounds, turn, clock
                 )
                 console.print(f"{name} {kind} {size}: {row.speedup:.2f}x of {1 / row.kept:.2f}x; {row.explained()}", highlight=False)
-                same = (name, kind, size)
-                rows = [r for r in rows if (r.net, r.mode, r.batch) != same] + [row]
-                rows.sort(key=lambda r: (order.index(r.net), r.mode != "eager", r.batch))
+                same = (maker, name, kind, size)
+                rows = [r for r in rows if (r.maker, r.net, r.mode, r.batch) != same] + [row]
+                rows.sort(key=lambda r: (r.maker, order.index(r.net), r.mode != "eager", r.batch))
                 path.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
                 (folder / "speedup.md").write_text(page(rows))
 

@@ -127,13 +127,13 @@ def iterative(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limi
     return widths
 
 
-def balanced(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float], power: float) -> np.ndarray:
-    """Widths that minimise the sum over groups of (relative output error)^power under the limits.
+def balanced(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float]) -> np.ndarray:
+    """Widths that minimise the sum of the groups' errors under the limits.
 
     Greedy on the marginal error per cost along each group's nested order; errors are made convex first, so greedy is optimal up to rounding.
     """
     widths = valid.largest.copy()
-    curves = [_convex(np.maximum.accumulate(p.errors) ** power) for p in profiles]
+    curves = [_convex(np.maximum.accumulate(p.errors)) for p in profiles]
     names = list(limits)
     floor = np.maximum(valid.smallest, np.ceil(0.1 * valid.full)).astype(int)
     while not fits(costs, widths, limits):

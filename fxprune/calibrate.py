@@ -146,7 +146,7 @@ def calibrate(
         def add(value: Tensor) -> None:
             for key, parts in read:
                 observed = [rows(value, key[1], part) for part in parts]
-                moments = [second_moment(x, x) for x in observed]
+                moments = [second_moment(x) for x in observed]
                 if not all(np.isfinite(m).all() for m in moments):
                     raise _NotFinite
                 if key in grams:

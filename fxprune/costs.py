@@ -51,24 +51,23 @@ class CostModel:
         for (owner, _), ids in analysis.axes.items():
             axes.setdefault(owner, []).append(ids)
         params = [(float(p.numel()), axes.get(name, [])) for name, p in module.named_parameters()]
-        self._flops = _Terms([(c.flops, c.factors) for c in analysis.costs], group_of, len(self.full))
-        self._params = _Terms(params, group_of, len(self.full))
-        self._seconds = _Terms([(c.flops, c.factors) for c in seconds], group_of, len(self.full)) if seconds else None
+        self._terms = {
+            "flops": _Terms([(c.flops, c.factors) for c in analysis.costs], group_of, len(self.full)),
+            "params": _Terms(params, group_of, len(self.full)),
+        }
+        if seconds:
+            self._terms["latency"] = _Terms([(c.flops, c.factors) for c in seconds], group_of, len(self.full))
+        self._totals = {name: max(terms.at(np.ones(len(self.full))), 1e-12) for name, terms in self._terms.items()}
 
     def flops(self, widths: np.ndarray) -> float:
         """FLOPs per example of convolutions and matrix products (a multiply-add counts 2)."""
-        return self._flops.at(np.asarray(widths) / self.full)
+        return self._terms["flops"].at(np.asarray(widths) / self.full)
 
     def params(self, widths: np.ndarray) -> float:
         """Number of parameters."""
-        return self._params.at(np.asarray(widths) / self.full)
+        return self._terms["params"].at(np.asarray(widths) / self.full)
 
     def fractions(self, widths: np.ndarray) -> dict[str, float]:
         """`flops`, `params` and, where measured, `latency` as fractions of the original."""
-        found = {
-            "flops": self.flops(widths) / max(self.flops(self.full), 1.0),
-            "params": self.params(widths) / max(self.params(self.full), 1.0),
-        }
-        if self._seconds is not None:
-            found["latency"] = self._seconds.at(np.asarray(widths) / self.full) / max(self._seconds.at(np.ones(len(self.full))), 1e-12)
-        return found
+        kept = np.asarray(widths) / self.full
+        return {name: terms.at(kept) / self._totals[name] for name, terms in self._terms.items()}

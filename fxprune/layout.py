@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxprune.linalg.refit import gram
+
 
 @dataclass(frozen=True)
 class Stratum:
@@ -57,13 +59,13 @@ def rows(x: Tensor, dim: int, stratum: Stratum) -> Tensor:
     return picked.view(-1, n, p).transpose(1, 2).reshape(-1, n)
 
 
-def second_moment(left: Tensor, right: Tensor, block: int = 1 << 14) -> np.ndarray:
-    """left^T right, (k, n) float64: products in the operands' precision, summed over row blocks in float64."""
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
-    if left.dtype in (torch.float16, torch.bfloat16):
-        left, right = left.float(), right.float()
-    for a, b in zip(left.split(block), right.split(block), strict=True):
-        total += (a.T @ b).double()
+def second_moment(x: Tensor, block: int = 1 << 14) -> np.ndarray:
+    """x^T x, (n, n) float64: products in the rows' precision, summed over blocks in float64."""
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    for part in x.split(block):
+        total += gram(part).double()
     return total.cpu().numpy()
 
 

@@ -167,7 +167,7 @@ class Lockstep:
             unseen = self.unseen.get(layer.weight, weight).detach().double().movedim(1, -1).reshape(prior.shape)
             fitted = refit(moments[0], moments[1], prior, layer.intercept, unseen)
         else:
-            fitted = solution(moments[0], prior, layer.intercept, self.ridge)
+            fitted = solution(moments[0], prior, layer.intercept, self.ridge, torch.float32)
         if moments is not None and fitted is not None and bool(torch.isfinite(fitted.weight).all()):
             self.fits.layers[layer.weight] = fitted
             new, shift = fitted.weight, fitted.bias

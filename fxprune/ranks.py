@@ -51,6 +51,7 @@ class Network:
         graph, analysis: the captured graph and what is known of it.
         alive: (channels + 1,) bool.
         layers: those that may be factored, by the name of their weight.
+        costs: what every choice of widths costs.
         limits: fractions of the original to keep, by name.
         round_to: channels between two layers are multiples of this, where a layer has as many.
     """
@@ -59,6 +60,7 @@ class Network:
     analysis: Analysis
     alive: np.ndarray
     layers: Mapping[str, Layer]
+    costs: CostModel
     limits: Mapping[str, float]
     round_to: int = 1
 
@@ -74,13 +76,13 @@ class Network:
     def cost(self) -> np.ndarray:
         """Of everything without factoring, (limits,), as fractions of the original."""
         widths = np.array([int(self.alive[g.blocks[0]].sum()) for g in self.analysis.groups])
-        found = CostModel(self.graph, self.analysis).fractions(widths)
+        found = self.costs.fractions(widths)
         return np.array([found[name] for name in self.limits])
 
     def layer_costs(self) -> dict[str, np.ndarray]:
         """Of every layer that may be factored, (limits,)."""
-        model = CostModel(self.graph, self.analysis)
-        total = {"flops": max(model.flops(model.full), 1.0), "params": max(model.params(model.full), 1.0)}
+        full = self.costs.full
+        total = {"flops": max(self.costs.flops(full), 1.0), "params": max(self.costs.params(full), 1.0)}
         flops = {c.node: c.flops * math.prod(float(self.alive[f].mean()) for f in c.factors) for c in self.analysis.costs}
         return {
             name: np.array([
@@ -110,7 +112,7 @@ def planned_ranks(
     """
     layers = factorable(session.graph, session.ignore)[0]
     multiple = session.round_to if isinstance(session.round_to, int) else max(session.round_to, default=1)
-    network = Network(session.graph, session.analysis, alive, layers, limits, multiple)
+    network = Network(session.graph, session.analysis, alive, layers, session.costs({}), limits, multiple)
     spreads = session.spreads() if method == "pca" else {}
     worth = session.sensitivities() if method == "pca" else {}
     with session.station("allocate"):

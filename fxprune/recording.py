@@ -19,7 +19,7 @@ from fxprune.inputs import Batch
 from fxprune.layers import channel_dim, own_layers
 from fxprune.spill import Spill
 
-ROWS = 24
+ROWS = 16
 """Observations per feature that enter a fit (the solution's error falls with their square root)."""
 JUDGE = "judge"
 """The part of the examples that judges fits and plans."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 
@@ -16,16 +15,19 @@ from fxprune.profile import Profile
 from fxprune.ranks import planned_ranks
 from fxprune.session import Session
 
-STRETCHES = (1.5, 2.0, math.inf)
+STRETCHES = (1.2, 1.5, 2.0, math.inf)
 """Budgets that channels are reduced to before ranks bring the model to the one asked for, as multiples of it; at most the original."""
 GAIN = 0.9
 """A plan with ranks must err less than this share of what channels alone do: at equal FLOPs two layers take longer than one."""
 SAVING = 0.25
 """Of its cost, which a layer must save to become two in such a plan."""
+MIXES, RANKED_MIXES = (0.75, 0.5), (0.0, 0.5)
+"""Allocations beside uniform, and those that are stretched for ranks: the geometric weight of the smallest predicted error against uniform."""
+RANKS_FACTOR = 1.3
+"""Measured error of ranks over predicted; that of channels is learnt from the plans tried."""
 PROMISE = 1.2
-"""A plan with ranks is tried where its predicted error is below this multiple: predictions are more pessimistic of ranks than of channels."""
-BLENDS = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5))
-"""Allocations beside uniform: the power of the groups' errors that is summed, and the geometric weight against uniform."""
+"""By how much less a plan with ranks must promise to err to be tried before one without."""
+TINY = np.finfo(float).tiny
 SPREAD = 0.2
 """Standard deviation of the logarithm of a width's change, when widths are varied at random."""
 
@@ -36,15 +38,17 @@ class Option:
 
     Attributes:
         widths: (groups,) of every group's blocks.
+        mix: of the allocation, 0 for uniform.
         stretch: multiple of the budget that the widths alone keep.
+        error: predicted, of the widths alone.
         ranks: of layers that become two, by the name of their weight.
         errors: predicted, of those.
-        predicted: error of the whole plan.
     """
 
     widths: np.ndarray
+    mix: float = 0.0
     stretch: float = 1.0
-    predicted: float = 0.0
+    error: float = 0.0
     ranks: Mapping[str, Factoring] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
 
@@ -86,51 +90,64 @@ class Search:
                 break
         return self._leader()[1]
 
-    def _leader(self, ranked: bool = True) -> tuple[float, Option]:
+    def _leader(self) -> tuple[float, Option]:
         whole = min((t for t in self.tried if not t[1].ranks), key=lambda t: t[0])
-        split = min((t for t in self.tried if t[1].ranks), key=lambda t: t[0], default=whole) if ranked else whole
+        split = min((t for t in self.tried if t[1].ranks), key=lambda t: t[0], default=whole)
         return split if split[0] < GAIN * whole[0] else whole
 
     def _proposals(self) -> Iterator[Option]:
         uniform = allocate.uniform(self.costs, self.valid, self.limits)
-        yield self._whole(uniform)
-        blends = (self._blend(uniform, *blend) for blend in BLENDS)
-        yield next(blends)
-        ranked = iter(self._split(self._leader(ranked=False)[1]) if self.ranked else ())
-        yield from chain((option for option in [next(ranked, None)] if option is not None), blends, ranked)
+        yield self._whole(uniform, 0.0)
+        balanced = allocate.balanced(self.profiles, self.costs, self.valid, self.limits)
+        options = [self._whole(self._scaled(self._mixed(uniform, balanced, mix)), mix) for mix in MIXES]
+        options += self._ranked(uniform, balanced) if self.ranked else []
+        while options:
+            yield options.pop(int(np.argmin([self._promise(option) for option in options])))
         generator = np.random.default_rng(self.session.seed)
         while True:
             leader = self._leader()[1]
             change = np.exp(SPREAD * generator.standard_normal(len(leader.widths)))
             shape = np.clip(leader.widths / self.valid.full * change, 0, 1)
-            varied = self._with_ranks(shape, leader.stretch) if leader.ranks else self._whole(self._scaled(shape, 1.0))
+            wider = self._scaled(shape, leader.stretch)
+            varied = self._split(wider, leader.mix, leader.stretch) if leader.ranks else self._whole(wider, leader.mix)
             yield leader if varied is None else varied
 
-    def _blend(self, uniform: np.ndarray, power: float, mix: float) -> Option:
-        shape = allocate.balanced(self.profiles, self.costs, self.valid, self.limits, power)
-        return self._whole(self._scaled((shape / self.valid.full) ** mix * (uniform / self.valid.full) ** (1 - mix), 1.0))
+    def _mixed(self, uniform: np.ndarray, balanced: np.ndarray, mix: float) -> np.ndarray:
+        """A geometric mean of two plans, as fractions of the groups' widths."""
+        return np.asarray((balanced / self.valid.full) ** mix * (uniform / self.valid.full) ** (1 - mix))
 
-    def _scaled(self, shape: np.ndarray, stretch: float) -> np.ndarray:
+    def _scaled(self, shape: np.ndarray, stretch: float = 1.0) -> np.ndarray:
         limits = {name: min(stretch * limit, 1.0) for name, limit in self.limits.items()}
         return allocate.scaled(shape, self.costs, self.valid, limits)
 
     def _error(self, widths: np.ndarray) -> float:
         return sum(float(p.errors[full - int(w)]) for p, full, w in zip(self.profiles, self.valid.full, widths, strict=True))
 
-    def _whole(self, widths: np.ndarray) -> Option:
-        return Option(widths, 1.0, self._error(widths))
+    def _whole(self, widths: np.ndarray, mix: float) -> Option:
+        return Option(widths, mix, 1.0, self._error(widths))
 
-    def _with_ranks(self, shape: np.ndarray, stretch: float) -> Option | None:
-        """Widths of a shape within a looser budget, with ranks that bring them back to the limits; None where no ranks do."""
-        wider = self._scaled(shape, stretch)
+    def _split(self, wider: np.ndarray, mix: float, stretch: float) -> Option | None:
+        """Widths within a looser budget, with ranks that bring them back to the limits; None where no ranks do."""
         try:
             ranks, errors = planned_ranks(self.session, "pca", surviving_channels(self.session, self.profiles, wider), self.limits, SAVING)
         except BudgetError:
             return None
-        return Option(wider, stretch, self._error(wider) + sum(errors.values()), ranks, errors) if ranks else None
+        return Option(wider, mix, stretch, self._error(wider), ranks, errors) if ranks else None
 
-    def _split(self, whole: Option) -> list[Option]:
-        """Plans with ranks that promise to be better than one without, the best first."""
-        shape = whole.widths / self.valid.full
-        found = [self._with_ranks(shape, stretch) for stretch in STRETCHES]
-        return sorted((o for o in found if o is not None and o.predicted < PROMISE * whole.predicted), key=lambda o: o.predicted)
+    def _ranked(self, uniform: np.ndarray, balanced: np.ndarray) -> list[Option]:
+        """Plans with ranks."""
+        pairs = [(mix, stretch) for mix in RANKED_MIXES for stretch in STRETCHES]
+        wider = {pair: self._scaled(self._mixed(uniform, balanced, pair[0]), pair[1]) for pair in pairs}
+        found = (self._split(wider[pair], *pair) for pair in {wider[pair].tobytes(): pair for pair in pairs}.values())
+        return [option for option in found if option is not None]
+
+    def _promise(self, option: Option) -> float:
+        """The error that a trial would show.
+
+        Errors of channels compound from layer to layer, the more the fewer layers carry them. By how much more than their sum a
+        network errs is seen in the plans tried so far, and interpolated between their allocations.
+        """
+        known = sorted((o.mix, math.log(max(tried, TINY) / max(o.error, TINY))) for tried, o in self.tried if not o.ranks)
+        factor = math.exp(float(np.interp(option.mix, [mix for mix, _ in known], [excess for _, excess in known])))
+        expected = factor * option.error + RANKS_FACTOR * sum(option.errors.values())
+        return PROMISE * expected if option.ranks else expected

@@ -34,9 +34,9 @@ from fxprune.sensitivity import sensitivities
 from fxprune.spectra import Spread, spreads
 from fxprune.spill import Spill
 
-PROBED_EXAMPLES = 128
+PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes."""
-EFFORT = 3
+EFFORT = 2
 """Plans that are tried."""
 TRIED_EXAMPLES = 192
 """Most fitting examples on which plans are tried, and most others that judge them."""
@@ -72,6 +72,7 @@ class Session:
     workload: Workload = field(default_factory=Workload)
     gauge: Gauge | None = None
     call_seconds: tuple[Cost, ...] = ()
+    cost_models: dict[bool, CostModel] = field(default_factory=dict)
     latency: float = 1.0
     spread: dict[str, Spread] | None = None
     trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
@@ -162,7 +163,10 @@ class Session:
                 self.call_seconds = seconds_of_calls(
                     self.graph, self.analysis, self.captured.example, self.gauge, np.asarray(self.round_to), table
                 )
-        return CostModel(self.graph, self.analysis, self.call_seconds if "latency" in limits else ())
+        timed = "latency" in limits
+        if timed not in self.cost_models:
+            self.cost_models[timed] = CostModel(self.graph, self.analysis, self.call_seconds if timed else ())
+        return self.cost_models[timed]
 
     def profile(self, selector: str) -> list[Profile]:
         """Removal orders by a selector, computed once."""

@@ -25,7 +25,7 @@ class ReduceChannels:
     Attributes:
         analysis: of the graph that is passed in.
         alive: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that stays.
-        checked: whether the result's labels are checked, which a plan that is only tried can do without.
+        checked: whether the result's labels are checked and its code is written, which a plan that is only tried can do without.
     """
 
     analysis: Analysis
@@ -67,8 +67,9 @@ class ReduceChannels:
             for alias in aliases[name]:
                 owner, _, leaf = alias.rpartition(".")
                 setattr(attribute(small, owner) if owner else small, leaf, new)
-        small.graph.lint()
-        small.recompile()
+        if self.checked:
+            small.graph.lint()
+            small.recompile()
         return small
 
 

@@ -1,5 +1,7 @@
 """What is recorded of the original, and the plans that are tried with it."""
 
+import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,10 +13,11 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.budget import Budget
 from fxprune.calibrate import Observer
+from fxprune.factoring import Factoring
 from fxprune.inputs import Calibration
 from fxprune.linalg.refit import gram
 from fxprune.planning import allocated
-from fxprune.search import GAIN, Search
+from fxprune.search import GAIN, PROMISE, RANKS_FACTOR, Search
 from fxprune.session import Session, held_out_for, open_session
 from tests.nets import images, loader, tiny
 
@@ -61,6 +64,19 @@ def test_ranks_are_taken_only_where_they_are_clearly_better(monkeypatch: pytest.
     for error, wins in ((GAIN * whole[0] * 0.99, True), (GAIN * whole[0] * 1.01, False)):
         search.tried = [(e, o) for e, o in search.tried if not o.ranks] + [(error, split[1])]
         assert bool(search._leader()[1].ranks) is wins
+
+
+def test_what_is_promised_is_learnt_from_the_plans_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = searched(opened(tiny(), loader(), effort=2), monkeypatch)
+    (first, uniform), (second, blend) = search.tried
+    assert (uniform.mix, blend.mix > 0) == (0.0, True)
+    for error, option in search.tried:
+        assert search._promise(option) == pytest.approx(error)
+    between = search._promise(replace(uniform, mix=blend.mix / 2))
+    assert between == pytest.approx(uniform.error * math.sqrt(first / uniform.error * second / blend.error))
+    ranks = {"layer.weight": Factoring(1)}
+    split = replace(uniform, error=0.0, ranks=ranks, errors={"layer.weight": 2.0})
+    assert search._promise(split) == pytest.approx(PROMISE * RANKS_FACTOR * 2.0)
 
 
 @pytest.mark.parametrize("effort", [0, -1, 1.5, True, "most"])

@@ -24,7 +24,7 @@ SHRINKAGE = 0.2
 TINY = torch.finfo(torch.float64).tiny
 
 
-def gram(rows: Tensor, panel: int = 128) -> Tensor:
+def gram(rows: Tensor, panel: int = 64) -> Tensor:
     """A^T A of (..., r, f) rows, half of it computed and mirrored where f is large."""
     features = rows.shape[-1]
     if features <= panel:
@@ -152,18 +152,19 @@ def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
     return start
 
 
-def solution(moments: Moments, prior: Tensor, intercept: bool, ridge: float) -> Fit:
+def solution(moments: Moments, prior: Tensor, intercept: bool, ridge: float, dtype: torch.dtype = torch.float64) -> Fit:
     """The fit at a ridge.
 
     Args:
         prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
         ridge: infinite for the prior itself.
+        dtype: in which the system is solved.
     """
     weight = prior
     if not math.isinf(ridge):
         system = _System(moments.centred() if intercept else moments, prior)
-        change = system.solve(ridge)
+        change = system.solve(ridge, dtype)
         weight = prior if change is None else prior + (change * system.scale).mT
     n = max(moments.count, 1.0)
     bias = (moments.y - (weight @ moments.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
