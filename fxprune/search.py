@@ -95,14 +95,24 @@ class Search:
         split = min((t for t in self.tried if t[1].ranks), key=lambda t: t[0], default=whole)
         return split if split[0] < GAIN * whole[0] else whole
 
-    def _proposals(self) -> Iterator[Option]:
+    def options(self) -> Iterator[Option]:
+        """Plans with a reason, uniform widths first."""
         uniform = allocate.uniform(self.costs, self.valid, self.limits)
         yield self._whole(uniform, 0.0)
         balanced = allocate.balanced(self.profiles, self.costs, self.valid, self.limits)
-        options = [self._whole(self._scaled(self._mixed(uniform, balanced, mix)), mix) for mix in MIXES]
-        options += self._ranked(uniform, balanced) if self.ranked else []
-        while options:
-            yield options.pop(int(np.argmin([self._promise(option) for option in options])))
+        yield from (self._whole(self._scaled(self._mixed(uniform, balanced, mix)), mix) for mix in MIXES)
+        if self.ranked:
+            pairs = [(mix, stretch) for mix in RANKED_MIXES for stretch in STRETCHES]
+            wider = {pair: self._scaled(self._mixed(uniform, balanced, pair[0]), pair[1]) for pair in pairs}
+            found = (self._split(wider[pair], *pair) for pair in {wider[pair].tobytes(): pair for pair in pairs}.values())
+            yield from (option for option in found if option is not None)
+
+    def _proposals(self) -> Iterator[Option]:
+        options = self.options()
+        yield next(options)
+        rest = list(options)
+        while rest:
+            yield rest.pop(int(np.argmin([self.promise(option) for option in rest])))
         generator = np.random.default_rng(self.session.seed)
         while True:
             leader = self._leader()[1]
@@ -134,14 +144,7 @@ class Search:
             return None
         return Option(wider, mix, stretch, self._error(wider), ranks, errors) if ranks else None
 
-    def _ranked(self, uniform: np.ndarray, balanced: np.ndarray) -> list[Option]:
-        """Plans with ranks."""
-        pairs = [(mix, stretch) for mix in RANKED_MIXES for stretch in STRETCHES]
-        wider = {pair: self._scaled(self._mixed(uniform, balanced, pair[0]), pair[1]) for pair in pairs}
-        found = (self._split(wider[pair], *pair) for pair in {wider[pair].tobytes(): pair for pair in pairs}.values())
-        return [option for option in found if option is not None]
-
-    def _promise(self, option: Option) -> float:
+    def promise(self, option: Option) -> float:
         """The error that a trial would show.
 
         Errors of channels compound from layer to layer, the more the fewer layers carry them. By how much more than their sum a

@@ -71,12 +71,12 @@ def test_what_is_promised_is_learnt_from_the_plans_tried(monkeypatch: pytest.Mon
     (first, uniform), (second, blend) = search.tried
     assert (uniform.mix, blend.mix > 0) == (0.0, True)
     for error, option in search.tried:
-        assert search._promise(option) == pytest.approx(error)
-    between = search._promise(replace(uniform, mix=blend.mix / 2))
+        assert search.promise(option) == pytest.approx(error)
+    between = search.promise(replace(uniform, mix=blend.mix / 2))
     assert between == pytest.approx(uniform.error * math.sqrt(first / uniform.error * second / blend.error))
     ranks = {"layer.weight": Factoring(1)}
     split = replace(uniform, error=0.0, ranks=ranks, errors={"layer.weight": 2.0})
-    assert search._promise(split) == pytest.approx(PROMISE * RANKS_FACTOR * 2.0)
+    assert search.promise(split) == pytest.approx(PROMISE * RANKS_FACTOR * 2.0)
 
 
 @pytest.mark.parametrize("effort", [0, -1, 1.5, True, "most"])
