@@ -35,6 +35,7 @@ REDUCED = 0.6
 SELECTOR = "output-aware"
 Row = dict[str, object]
 CHANNELS, JOINT, REVERSED = "channels alone", "joint", "pca, then channels"
+EVERY = "the best order of each case, known afterwards"
 ALONE, COMPOSED = "{} alone", "channels, then {}"
 
 
@@ -137,7 +138,8 @@ def show(rows: list[Row], console: Console) -> None:
     for column in ("net", "keep", "way", *keys):
         table.add_column(column, justify="right" if column in keys else "left")
     wins: dict[str, dict[object, list[float]]] = {method: {} for method in METHODS}
-    gaps: dict[str, list[float]] = {CHANNELS: [], "the best fixed order": []}
+    orders = (REVERSED, *(COMPOSED.format(method) for method in METHODS))
+    gaps: dict[str, list[float]] = {other: [] for other in (CHANNELS, *orders, EVERY)}
     for name, keep in dict.fromkeys((r["net"], r["keep"]) for r in rows):
         found = {str(r["what"]): mean(rows, "agreement", net=name, keep=keep, what=r["what"]) for r in rows}
         for what in dict.fromkeys(str(r["what"]) for r in rows if (r["net"], r["keep"]) == (name, keep)):
@@ -147,11 +149,12 @@ def show(rows: list[Row], console: Console) -> None:
             composed, alone = found.get(COMPOSED.format(method)), found.get(ALONE.format(method))
             if composed is not None and alone is not None:
                 wins[method].setdefault(name, []).append(composed - alone)
-        joint, fixed = found.get(JOINT), [found.get(w) for w in (REVERSED, *(COMPOSED.format(m) for m in METHODS))]
-        orders = [v for v in fixed if v is not None]
-        if joint is not None and orders:
-            gaps["the best fixed order"].append(joint - max(orders))
-            gaps[CHANNELS].append(joint - (found[CHANNELS] or 0.0))
+        joint = found.get(JOINT)
+        others = {other: value for other in (CHANNELS, *orders) if (value := found.get(other)) is not None}
+        if joint is not None and others:
+            others[EVERY] = max(value for other, value in others.items() if other != CHANNELS)
+            for other, value in others.items():
+                gaps[other].append(joint - value)
     console.print(table)
     for method, nets in wins.items():
         above = sum(sum(gains) > 0 for gains in nets.values())
