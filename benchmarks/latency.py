@@ -1,6 +1,6 @@
 """Whether `latency=` reaches what it promises: `python -m benchmarks.latency`.
 
-Compresses the trained networks to a fraction of their time and measures the result afresh with `fxprune.benchmark`.
+Compresses the networks of `benchmarks.speedup` to a fraction of their time and measures the result afresh with `fxprune.benchmark`.
 """
 
 from typing import Annotated
@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 import fxprune
-from benchmarks.nets import NETS, trained
-from fxprune.demo import data
+from benchmarks.speedup import networks
 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="1 and 32 by default")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="1 and 8 by default")] = None,
     mode: Annotated[list[str] | None, typer.Option(help="eager, compiled; eager by default")] = None,
     latency: float = 0.5,
     method: Annotated[str, typer.Option(help="magnitude fits nothing: enough where only time is asked for")] = "magnitude",
@@ -28,22 +27,22 @@ def main(
     table = Table(title=f"latency={latency:g}, {threads} thread(s), torch {torch.__version__}", title_justify="left")
     for column in ("net", "mode", "batch", "FLOPs kept", "when compressed", "measured afresh", "quartiles"):
         table.add_column(column, justify="left" if column in ("net", "mode") else "right")
-    images = data.load().calibration[:500]
-    for name in net or list(NETS):
+    for name in net or list(networks()):
+        original, images, _ = networks()[name]()
         for kind in mode or ("eager",):
-            for size in batch or (1, 32):
+            for size in batch or (1, 8):
                 workload = fxprune.Workload(size, kind == "compiled", threads=threads)
                 try:
-                    small = fxprune.compress(trained(name), images, latency=latency, workload=workload, method=method, progress=False)
+                    small = fxprune.compress(original, images, latency=latency, workload=workload, method=method, progress=False)
                 except fxprune.BudgetError as error:
                     console.print(f"{name}, {workload}: {error}", highlight=False)
                     continue
                 before, after = fxprune.report(small).flops
-                row = fxprune.benchmark(small, trained(name), images[:1], batches=(size,), modes=(kind,), threads=threads).rows[0]
+                row = fxprune.benchmark(small, original, images[:1], batches=(size,), modes=(kind,), threads=threads).rows[0]
                 planned = str(fxprune.plan_of(small).settings["measured"]).partition(" ")[0]
-                table.add_row(
-                    name, kind, str(size), f"{after / before:.2f}", planned, f"{1 / row.speedup:.3f}", f"{1 / row.high:.3f} to {1 / row.low:.3f}"
-                )  # fmt: skip
+                cells = (f"{after / before:.2f}", planned, f"{1 / row.speedup:.3f}", f"{1 / row.high:.3f} to {1 / row.low:.3f}")
+                table.add_row(name, kind, str(size), *cells)
+                console.print(name, kind, size, *cells, highlight=False)
     console.print(table)
 
 

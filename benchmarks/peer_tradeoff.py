@@ -34,27 +34,26 @@ def with_gradients(net: nn.Module, calibration: Tensor) -> nn.Module:
     return held
 
 
-def pruned(net: nn.Module, importance: str, ratio: float, example: Tensor, round_to: int | None = None) -> nn.Module:
+def pruned(net: nn.Module, importance: str, ratio: float, example: Tensor) -> nn.Module:
     """A copy with this share of every layer's channels gone."""
     model = copy.deepcopy(net)
     for ours, theirs in zip(model.parameters(), net.parameters(), strict=True):
         ours.grad = None if theirs.grad is None else theirs.grad.clone()
     torch_pruning.pruner.BasePruner(
-        model, example, importance=IMPORTANCES[importance](), pruning_ratio=ratio, ignored_layers=last_layers(model, [model(example)]),
-        round_to=round_to,
-    ).step()  # fmt: skip
+        model, example, importance=IMPORTANCES[importance](), pruning_ratio=ratio, ignored_layers=last_layers(model, [model(example)])
+    ).step()
     return model.eval()
 
 
-def at_flops(net: nn.Module, importance: str, flops: float, example: Tensor, round_to: int | None = None) -> nn.Module:
+def at_flops(net: nn.Module, importance: str, flops: float, example: Tensor) -> nn.Module:
     """The largest model within the budget."""
     batch = make_batch((example,), {})
     full, low, high = count_flops(net, batch), 0.0, 0.95
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        fits = count_flops(pruned(net, importance, middle, example, round_to), batch) <= flops * full
+        fits = count_flops(pruned(net, importance, middle, example), batch) <= flops * full
         low, high = (low, middle) if fits else (middle, high)
-    return pruned(net, importance, high, example, round_to)
+    return pruned(net, importance, high, example)
 
 
 def main(
