@@ -17,6 +17,8 @@ STEP = 0.9
 """Share of a group's width that one step of the reference method keeps."""
 BASELINES = ("paper", "paper-uniform", "magnitude")
 """Methods that know nothing of redundant channels."""
+COMPOUNDING = 2.0
+"""Error of a model over the sum of what its groups' errors do to it alone, typically; those of layers of lower rank add up (decision 11)."""
 SEARCHED = ("auto", "channels")
 
 
@@ -39,7 +41,10 @@ def planned(session: Session, method: str, selector: str, limits: dict[str, floa
         alive = surviving_channels(session, profiles, chosen.widths)
         settings["selector"] = selector
         ranks, errors = dict(chosen.ranks), dict(chosen.errors)
-        errors |= {g.name: float(p.errors[g.width - int(w)]) for g, p, w in zip(session.analysis.groups, profiles, chosen.widths, strict=True)}
+        errors |= {
+            g.name: COMPOUNDING * float(p.errors[g.width - int(w)])
+            for g, p, w in zip(session.analysis.groups, profiles, chosen.widths, strict=True)
+        }
     if "latency" in limits:
         settings["measured"] = f"{session.latency:.3f} of the original's time, {session.workload}"
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())

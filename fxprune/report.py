@@ -24,7 +24,7 @@ class GroupRow:
     Attributes:
         name, members: the group and the weight axes that hold its channels.
         before, after: channels in all blocks.
-        error: predicted relative squared error of the model's output from removing the rest of the group and interpolating it.
+        error: part of the predicted relative squared error of the model's output that comes from removing the rest of the group.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Report:
 
     @property
     def predicted_error(self) -> float:
-        """First-order prediction of the output's relative squared error before the sequential fit: the sum over the groups."""
+        """Predicted relative squared error of the output, from the channels removed and the ranks lowered: the sum over the groups."""
         return sum(row.error for row in self.groups)
 
     def to_json(self, **options: Any) -> str:
@@ -131,8 +131,7 @@ class Report:
             a = self.agreement
             yield Text(
                 f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at least {a.bound:.2%} with 95 % "
-                f"confidence. Relative output error {a.error:.2e} ({self.predicted_error:.2e} predicted from the channels removed, before "
-                "fitting)."
+                f"confidence. Relative output error {a.error:.2e} ({self.predicted_error:.2e} predicted before fitting)."
             )
         groups = Table(title="Channel groups", title_justify="left")
         for column in ("group", "weights", "before", "after", "predicted error"):
