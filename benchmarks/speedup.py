@@ -171,6 +171,7 @@ def page(rows: list[Row]) -> str:
         lines += ["", f"## Below {GOAL:.0%} of the ideal", "", "From torch.profiler:", ""]
         lines += [f"- {r.net}, {r.mode}, batch {r.batch} ({r.share:.0%}): {r.explained()}." for r in missed]
     if theirs:
+        failed = dict.fromkeys(o.net for o in ours if o.net not in {r.net for r in theirs})
         both = [(r, o) for r in theirs for o in ours if (r.net, r.mode, r.batch) == (o.net, o.mode, o.batch)]
         lines += [
             "", "## Beside Torch-Pruning at the same FLOPs", "",
@@ -178,7 +179,8 @@ def page(rows: list[Row]) -> str:
             "all widths at once and misses the budget by far). What it leaves of the decisions without training is in [trade-off](tradeoff.md).", "",
             *table(theirs), "",
             f"Of {len(both)} workloads ours is the faster one in {sum(o.speedup > r.speedup for r, o in both)}; its speedup is "
-            f"{np.exp(np.mean([np.log(o.speedup / r.speedup) for r, o in both])):.2f} times theirs in the geometric mean.",
+            f"{np.exp(np.mean([np.log(o.speedup / r.speedup) for r, o in both])):.2f} times theirs in the geometric mean."
+            + (f" Without a row: {', '.join(failed)}, which does not run after its pruning." if failed else ""),
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -203,7 +205,11 @@ def main(
     torch.set_num_threads(threads)
     for name in net or order:
         original, images, method = networks()[name]()
-        small = made(maker, original, images, method)
+        try:
+            small = made(maker, original, images, method)
+        except RuntimeError as error:
+            console.print(f"{name}: what {maker} makes of it does not run: {error}", highlight=False)
+            continue
         for kind in mode or ("eager", "compiled"):
             for size in batch or (1, 8):
                 row = measure(
