@@ -27,7 +27,8 @@ RANKS_FACTOR = 1.3
 """Measured error of ranks over predicted; that of channels is learnt from the plans tried."""
 PROMISE = 1.2
 """By how much less a plan with ranks must promise to err to be tried before one without."""
-TINY = np.finfo(float).tiny
+NEGLIGIBLE = 1e-12
+"""Relative errors below this count as this where one is divided by another."""
 SPREAD = 0.2
 """Standard deviation of the logarithm of a width's change, when widths are varied at random."""
 
@@ -150,7 +151,7 @@ class Search:
         Errors of channels compound from layer to layer, the more the fewer layers carry them. By how much more than their sum a
         network errs is seen in the plans tried so far, and interpolated between their allocations.
         """
-        known = sorted((o.mix, math.log(max(tried, TINY) / max(o.error, TINY))) for tried, o in self.tried if not o.ranks)
+        known = sorted((o.mix, math.log(max(tried, NEGLIGIBLE) / max(o.error, NEGLIGIBLE))) for tried, o in self.tried if not o.ranks)
         factor = math.exp(float(np.interp(option.mix, [mix for mix, _ in known], [excess for _, excess in known])))
         expected = factor * option.error + RANKS_FACTOR * sum(option.errors.values())
         return PROMISE * expected if option.ranks else expected

@@ -79,6 +79,20 @@ def test_what_is_promised_is_learnt_from_the_plans_tried(monkeypatch: pytest.Mon
     assert search.promise(split) == pytest.approx(PROMISE * RANKS_FACTOR * 2.0)
 
 
+def test_a_model_that_is_flat_everywhere_promises_nothing_and_is_still_compressed() -> None:
+    class Signs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sign(self.second(self.first(x).relu())) * 1e3
+
+    small = fxprune.compress(Signs(), torch.randn(100, 8), flops=0.5, progress=False)
+    before, after = fxprune.report(small).flops
+    assert after <= 0.5 * before
+
+
 @pytest.mark.parametrize("effort", [0, -1, 1.5, True, "most"])
 def test_effort_is_a_number_of_plans(effort: object) -> None:
     with pytest.raises(BudgetError, match="effort="):
