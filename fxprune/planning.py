@@ -18,7 +18,7 @@ STEP = 0.9
 BASELINES = ("paper", "paper-uniform", "magnitude")
 """Methods that know nothing of redundant channels."""
 COMPOUNDING = 2.0
-"""Error of a model over the sum of what its groups' errors do to it alone, typically; those of layers of lower rank add up (decision 11)."""
+"""Error of a model over the sum of what each of several groups does to it alone, typically; layers of lower rank add up (decision 11)."""
 SEARCHED = ("auto", "channels")
 
 
@@ -41,8 +41,9 @@ def planned(session: Session, method: str, selector: str, limits: dict[str, floa
         alive = surviving_channels(session, profiles, chosen.widths)
         settings["selector"] = selector
         ranks, errors = dict(chosen.ranks), dict(chosen.errors)
+        compounding = COMPOUNDING if len(session.analysis.groups) > 1 else 1.0
         errors |= {
-            g.name: COMPOUNDING * float(p.errors[g.width - int(w)])
+            g.name: compounding * float(p.errors[g.width - int(w)])
             for g, p, w in zip(session.analysis.groups, profiles, chosen.widths, strict=True)
         }
     if "latency" in limits:
