@@ -150,10 +150,9 @@ def show(rows: list[Row], console: Console) -> None:
             if composed is not None and alone is not None:
                 wins[method].setdefault(name, []).append(composed - alone)
         joint = found.get(JOINT)
-        others = {other: value for other in (CHANNELS, *orders) if (value := found.get(other)) is not None}
-        if joint is not None and others:
-            others[EVERY] = max(value for other, value in others.items() if other != CHANNELS)
-            for other, value in others.items():
+        fixed = [value for order in orders if (value := found.get(order)) is not None]
+        for other, value in (found | {EVERY: max(fixed, default=None)}).items():
+            if joint is not None and value is not None and other in gaps:
                 gaps[other].append(joint - value)
     console.print(table)
     for method, nets in wins.items():

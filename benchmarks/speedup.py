@@ -1,7 +1,7 @@
 """What half the FLOPs gives in time: `python -m benchmarks.speedup`.
 
 Every network is compressed to half its FLOPs and measured beside its original, eager and compiled, at batch 1 and 8. The ideal speedup is
-the original's FLOPs over the small model's. The networks trained in this repository are compressed by `auto`; torchvision's have
+the original's FLOPs over the small model's. The networks trained in this repository are compressed by `channels`; torchvision's have
 random weights, lose their smallest channels (uniform widths), and stand for time alone.
 
 `--maker torch-pruning` measures Torch-Pruning's result in our place, in an environment that has it: the smallest channels of every layer, the
