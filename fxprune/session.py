@@ -280,7 +280,10 @@ def open_session(
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
         reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
-        raise UnsupportedError(f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another.'}")
+        raise UnsupportedError(
+            f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its "
+            "layers instead; operators without a rule can be taught one (docs/rules.md)."
+        )
     workload = workload or Workload()
     session = Session(
         model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),
