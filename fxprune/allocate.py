@@ -55,7 +55,7 @@ class Widths:
 
 def fits(costs: CostModel, widths: np.ndarray, limits: dict[str, float]) -> bool:
     """Whether the widths keep every limit."""
-    have = costs.fractions(widths)
+    have = costs.fractions(widths, limits)
     return all(have[name] <= limit + 1e-9 for name, limit in limits.items())
 
 
@@ -137,7 +137,7 @@ def balanced(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limit
     names = list(limits)
     floor = np.maximum(valid.smallest, np.ceil(0.1 * valid.full)).astype(int)
     while not fits(costs, widths, limits):
-        base = costs.fractions(widths)
+        base = costs.fractions(widths, names)
         best, rate = -1, np.inf
         for i in range(len(widths)):
             jump = max(int(valid.step[i] // valid.blocks[i]), valid.full[i] // 32, 1)
@@ -146,7 +146,7 @@ def balanced(profiles: Sequence[Profile], costs: CostModel, valid: Widths, limit
                 continue
             less = widths.copy()
             less[i] = new
-            after = costs.fractions(less)
+            after = costs.fractions(less, names)
             saved = sum(max(base[n] - after[n], 0) / limits[n] for n in names if base[n] > limits[n])
             if saved <= 0:
                 continue

@@ -19,6 +19,9 @@ from fxprune.rules.movement import MOVEMENT
 from fxprune.rules.recorder import Consumer
 from fxprune.rules.registry import operator_name
 
+POSITIONS, POSITIONS_PER_CHANNEL = 1 << 12, 32
+"""Positions of a batch that enter the second moments, at least and per channel; where there are twice as many, they are drawn."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -115,7 +118,7 @@ def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
 
 def calibrate(
     module: GraphModule, analysis: Analysis, batches: Iterable[Batch],
-    watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+    watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}), seed: int = 0,
 ) -> dict[Site, Moments]:  # fmt: skip
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
@@ -124,6 +127,7 @@ def calibrate(
         analysis: of that graph.
         batches: calibration examples.
         watch: who else wants to see nodes' results.
+        seed: of the positions that are looked at, where there are many.
 
     Raises:
         CalibrationError: a layer gives NaN or infinite values; it is named.
@@ -139,13 +143,20 @@ def calibrate(
             key_of[(site, number)] = key
     grams: dict[tuple[str, int, bytes], list[np.ndarray]] = {}
     counts: dict[tuple[str, int, bytes], list[int]] = {}
+    generator = torch.Generator().manual_seed(seed)
+
+    def positions(value: Tensor, dim: int) -> Tensor:
+        flat = value.movedim(dim, -1).reshape(-1, value.shape[dim])
+        most = max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1])
+        return flat.index_select(0, torch.randint(len(flat), (most,), generator=generator).to(flat.device)) if len(flat) > 2 * most else flat
 
     def summing(source: str) -> Callable[[Tensor], None]:
         read = [(key, parts) for key, parts in keys.items() if key[0] == source]
 
         def add(value: Tensor) -> None:
             for key, parts in read:
-                observed = [rows(value, key[1], part) for part in parts]
+                flat = positions(value, key[1])
+                observed = [rows(flat, part) for part in parts]
                 moments = [second_moment(x) for x in observed]
                 if not all(np.isfinite(m).all() for m in moments):
                     raise _NotFinite
@@ -162,10 +173,13 @@ def calibrate(
     for batch in batches:
         try:
             with torch.no_grad():
-                observer.run(*arguments(module, batch), enable_io_processing=False)
+                outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
         except _NotFinite:
             require_finite(module, batch)
             raise CalibrationError("Activations are too large for their second moments: they overflow.") from None
+        # What went wrong at a position that was not looked at.
+        if any(isinstance(t, Tensor) and bool(torch.isnan(t).any()) for t in outputs):
+            require_finite(module, batch)
         examples += batch.size
     result = {}
     for site, consumers in found.items():

@@ -1,6 +1,6 @@
 """FLOPs, parameters and latency as functions of the groups' widths."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from torch.fx import GraphModule
@@ -67,7 +67,7 @@ class CostModel:
         """Number of parameters."""
         return self._terms["params"].at(np.asarray(widths) / self.full)
 
-    def fractions(self, widths: np.ndarray) -> dict[str, float]:
-        """`flops`, `params` and, where measured, `latency` as fractions of the original."""
+    def fractions(self, widths: np.ndarray, names: Iterable[str] | None = None) -> dict[str, float]:
+        """`flops`, `params` and, where measured, `latency` (or those named) as fractions of the original."""
         kept = np.asarray(widths) / self.full
-        return {name: terms.at(kept) / self._totals[name] for name, terms in self._terms.items()}
+        return {name: self._terms[name].at(kept) / self._totals[name] for name in (self._terms if names is None else names)}

@@ -49,13 +49,12 @@ def strata(ids: np.ndarray) -> list[Stratum]:
     return result
 
 
-def rows(x: Tensor, dim: int, stratum: Stratum) -> Tensor:
-    """Observations of a stratum's channels, (rows, n): examples x positions, flattened positions included."""
-    flat = x.movedim(dim, -1).reshape(-1, x.shape[dim])
+def rows(flat: Tensor, stratum: Stratum) -> Tensor:
+    """Observations of a stratum's channels, (rows, n), flattened positions included, from (examples x positions, columns)."""
     n, p = stratum.columns.shape
     if n * p == flat.shape[1] and p == 1 and np.array_equal(stratum.columns[:, 0], np.arange(n)):
         return flat
-    picked = flat[:, torch.from_numpy(stratum.columns.reshape(-1)).to(x.device)]
+    picked = flat[:, torch.from_numpy(stratum.columns.reshape(-1)).to(flat.device)]
     return picked.view(-1, n, p).transpose(1, 2).reshape(-1, n)
 
 

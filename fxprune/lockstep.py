@@ -82,41 +82,55 @@ class Lockstep:
     def run(self, chunks: Sequence[Chunk], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
         """Fit every layer whose input or output differs from the original's, in order; `advance` is told of every node."""
         layers = self._layers()
-        last = self._last_uses()
-        self.chunks, self.store = chunks, self.recording.store
+        self.chunks, self.store, self.last = chunks, self.recording.store, self._last_uses()
         placeholders = [n.name for n in self.nodes if n.op == "placeholder"]
-        values: dict[str, list[Any]] = {name: [chunk.inputs[i] for chunk in chunks] for i, name in enumerate(placeholders)}
-        same, ran = set(placeholders), set[str]()
+        self.values: list[dict[str, Any]] = [dict(zip(placeholders, chunk.inputs, strict=True)) for chunk in chunks]
+        same, reached, waiting = set(placeholders), set[str](), list[Node]()
         for node in self.nodes:
             advance(1)
-            if node.op != "call_function" or node.name in self.constant or node.name in ran:
+            if node.op != "call_function" or node.name in self.constant or node.name in reached:
                 continue
             layer = layers.get(node.name)
             calls = layer.calls if layer else (node,)
             changed = not all(self._unchanged(call, same) for call in calls)
             if layer and (changed or layer.weight in self.ranks):
                 changed = True
-                self._fit(layer, values)
-            for call in calls:
-                twin = self.twins[call.name]
-                values[call.name] = [self.store.put(self._execute(twin, values, i)) for i in range(len(chunks))]
-                ran.add(call.name)
-                if not changed:
-                    same.add(call.name)
-                for done in last.get(call.name, ()):
-                    for item in values.pop(done):
-                        self.store.drop(item)
+                self._execute(waiting)
+                waiting = []
+                self._fit(layer)
+            waiting += calls
+            reached.update(call.name for call in calls)
+            if not changed:
+                same.update(call.name for call in calls)
         return self.fits
 
-    def _execute(self, node: Node, values: dict[str, list[Any]], chunk: int) -> Any:
-        """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them."""
+    def _execute(self, nodes: Sequence[Node]) -> None:
+        """Calls between two fits, chunk after chunk: what only they need stays small, and in the processor's cache."""
+        for held in self.values:
+            fresh: dict[str, Any] = {}
+            for node in nodes:
+                fresh[node.name] = self._call(self.twins[node.name], held, fresh)
+                for done in self.last.get(node.name, ()):
+                    if done in fresh:
+                        del fresh[done]
+                    else:
+                        self.store.drop(held.pop(done))
+            held.update((name, self.store.put(value)) for name, value in fresh.items())
+
+    def _call(self, node: Node, held: Mapping[str, Any], fresh: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them.
+
+        Args:
+            held: handles of the chunk's values, by node.
+            fresh: values that are not in the store yet.
+        """
 
         def value(source: Node) -> Any:
             if source.op == "get_attr":
                 return attribute(self.small, str(source.target))
             if source.name in self.constant:
                 return source.target(*map_arg(source.args, value), **map_arg(source.kwargs, value))  # type: ignore[operator]
-            return self.store.get(values[source.name][chunk])
+            return fresh[source.name] if source.name in fresh else self.store.get(held[source.name])
 
         return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
 
@@ -153,14 +167,14 @@ class Lockstep:
         self.nodes, together = gathered(self.nodes, [layer.calls for layer in layers.values() if len(layer.calls) > 1])
         return {name: layer for name, layer in layers.items() if len(layer.calls) == 1 or layer.calls in together}
 
-    def _fit(self, layer: Layer, values: dict[str, list[Any]]) -> None:
+    def _fit(self, layer: Layer) -> None:
         """Refit a layer, and lower its rank where that is asked."""
         weight, rank = attribute(self.small, layer.weight), self.ranks.get(layer.weight)
         parts = groups(self.twins[layer.node.name])
         taps_first = weight.detach().to(torch.float64, copy=True).movedim(1, -1)
         prior = taps_first.reshape(parts, len(weight) // parts, -1)
         features = prior.shape[2]
-        moments = self._moments(layer, weight, values) if features <= self.max_features else None
+        moments = self._moments(layer, weight) if features <= self.max_features else None
         if moments is None:
             fitted = None
         elif self.ridge is None:
@@ -182,7 +196,7 @@ class Lockstep:
                 return
             bias = self._bias(layer)
             shift = (prior.new_zeros(len(weight)) if bias is None else bias.detach().double()).view(parts, -1)
-            new, shift = truncate(prior, shift, *self._outputs(layer, prior, shift, values), rank, layer.intercept)
+            new, shift = truncate(prior, shift, *self._outputs(layer, prior, shift), rank, layer.intercept)
         weight.data.copy_(new.view(taps_first.shape).movedim(-1, 1))
         if layer.bias is not None:
             attribute(self.small, layer.bias).data.copy_(shift.reshape(-1))
@@ -190,12 +204,12 @@ class Lockstep:
             mean = attribute(self.small, layer.mean)
             mean.data.copy_(mean.double() - shift.reshape(-1).to(mean.device))
 
-    def _outputs(self, layer: Layer, prior: Tensor, shift: Tensor, values: dict[str, list[Any]]) -> tuple[Tensor, Tensor]:
+    def _outputs(self, layer: Layer, prior: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Covariance and mean of what the compressed layer gives as it stands, without its bias, per group."""
         node = self.twins[layer.node.name]
         rank, held = attribute(self.small, layer.weight).dim(), []
-        for i, chunk in enumerate(self.chunks):
-            y = self._execute(node, values, i).movedim(channel_dim(layer.node, rank), -1)
+        for chunk, values in zip(self.chunks, self.values, strict=True):
+            y = self._call(node, values).movedim(channel_dim(layer.node, rank), -1)
             at = self.recording.sample(chunk, layer.node.name)[0]
             # Removed channels among the positions shorten them; which positions are looked at does not matter here.
             held.append(y[tuple(torch.minimum(at, torch.tensor(y.shape[:-1])[:, None] - 1))])
@@ -206,7 +220,7 @@ class Lockstep:
         scale = SHRINKAGE * prior.shape[2] / rows.shape[1] * float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
         return covariance + scale * isotropic, mean
 
-    def _moments(self, layer: Layer, weight: Tensor, values: dict[str, list[Any]]) -> list[Moments] | None:
+    def _moments(self, layer: Layer, weight: Tensor) -> list[Moments] | None:
         """Sums over sampled rows of the compressed layer's input and the original layer's output: for fitting, and where a ridge is chosen for judging."""
         wanted = rows_per_example(weight[0].numel(), len(layer.calls), self.recording.examples)
         fixed = self._bias(layer) if layer.bias is None else None
@@ -219,8 +233,8 @@ class Lockstep:
             if kept is None:
                 return None
             channel = channel_dim(node, weight.dim()) % node.meta["val"].dim()
-            for i, chunk in enumerate(self.chunks):
-                x = self.store.get(values[source.name][i])
+            for chunk, values in zip(self.chunks, self.values, strict=True):
+                x = self.store.get(values[source.name])
                 at, target = self.recording.sample(chunk, node.name)
                 at = at[:, : math.ceil(wanted * chunk.size)]
                 example = at[0] * chunk.size // max(x.shape[0], 1) + chunk.first
@@ -324,20 +338,15 @@ def _features(node: Node, x: Tensor, weight: Tensor, at: Tensor) -> Tensor:
         before = [0] * rank if padding == "valid" else setting(node, 4, 0, rank)
     if x.dim() == rank + 1:
         x, at = x[None], F.pad(at, (0, 0, 1, 0))
-    last = x.movedim(1, -1)
-    taps = torch.stack(torch.meshgrid(*[torch.arange(k) * d for k, d in zip(weight.shape[2:], dilation, strict=True)], indexing="ij"))
-    # (rank, rows, taps): where every tap reads.
-    place = at[1:, :, None] * torch.tensor(stride)[:, None, None] - torch.tensor(before)[:, None, None] + taps.flatten(1)[:, None]
-    size = torch.tensor(x.shape[2:])[:, None, None]
-    outside = ((place < 0) | (place >= size)).any(0)
-    place = torch.minimum(place.clamp(min=0), size - 1)
-    if outside.numel() * 4 < last[..., 0].numel():
-        rows = last[at[0, :, None], *place]
-    else:
-        # Many of the positions are read: a copy with the channels last makes each read one run of memory.
-        flat = at[0, :, None]
-        for part, length in zip(place, x.shape[2:], strict=True):
-            flat = flat * length + part
-        rows = last.reshape(-1, last.shape[-1]).index_select(0, flat.flatten().to(x.device)).view(*flat.shape, -1)
-    rows[outside.to(x.device)] = 0
-    return rows
+    places, outside = at[0][:, None], torch.zeros(at.shape[1], 1, dtype=torch.bool)
+    for dim in range(rank):
+        size = x.shape[2 + dim]
+        # (rows, taps along this dimension): where they read.
+        reads = at[1 + dim][:, None] * stride[dim] - before[dim] + torch.arange(weight.shape[2 + dim]) * dilation[dim]
+        places = (places[:, :, None] * size + reads[:, None]).flatten(1)
+        outside = (outside[:, :, None] | ((reads < 0) | (reads >= size))[:, None]).flatten(1)
+    padded = outside.flatten().nonzero()[:, 0].to(x.device)
+    # Images are laid out with their channels last: each read is one run of memory.
+    last = x.movedim(1, -1).reshape(-1, x.shape[1])
+    rows = last.index_select(0, places.flatten().to(x.device).index_fill_(0, padded, 0)).index_fill_(0, padded, 0)
+    return rows.view(*places.shape, -1)

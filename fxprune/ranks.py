@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -76,7 +76,7 @@ class Network:
     def cost(self) -> np.ndarray:
         """Of everything without factoring, (limits,), as fractions of the original."""
         widths = np.array([int(self.alive[g.blocks[0]].sum()) for g in self.analysis.groups])
-        found = self.costs.fractions(widths)
+        found = self.costs.fractions(widths, self.limits)
         return np.array([found[name] for name in self.limits])
 
     def layer_costs(self) -> dict[str, np.ndarray]:
@@ -135,54 +135,48 @@ def choices(
     """
     costs, result = network.layer_costs(), []
     for name, layer in network.layers.items():
-        weight = network.weight(name)
-        shape, count = tuple(weight.shape), groups(layer.node)
-        factorings, errors = _curves(network, layer, weight, method, spreads, worth, count)
-        spent = []
-        for factoring in factorings:
-            first, second = factoring.sizes(shape)
-            scale = network.stretch(layer) if factoring.separable else 1.0
-            relative = {"flops": (first * scale + second) / weight.numel(), "params": (first + second) / weight.numel()}
-            spent.append(costs[name] * np.array([relative[limit] for limit in network.limits]))
-        table = np.array([costs[name], *spent]).reshape(-1, len(network.limits))
-        pays = [i for i in range(1, len(table)) if (table[i] < (1 - saving) * table[0]).any()]
-        result.append(
-            Choices(name, tuple(factorings[i - 1] for i in pays), table[[0, *pays]], np.array([0.0, *(errors[i - 1] for i in pays)]))
-        )
+        shape = tuple(network.weight(name).shape)
+        scale, elements = network.stretch(layer), math.prod(shape)
+        factorings: list[Factoring] = []
+        table, errors = [costs[name][None]], [np.zeros(1)]
+        for form, tail in _curves(network, layer, method, spreads, worth):
+            largest = form.largest(shape)
+            step = min(max(network.round_to // (form.groups * form.encoders), 1), largest)
+            ranks = np.arange(step, largest + 1, step)
+            # Both costs are proportional to the rank.
+            first, second = form.sizes(shape)
+            relative = {"flops": (first * (scale if form.separable else 1.0) + second) / elements, "params": (first + second) / elements}
+            spent = costs[name] * np.array([relative[limit] for limit in network.limits]) * ranks[:, None]
+            pays = (spent < (1 - saving) * costs[name]).any(1)
+            factorings += [replace(form, rank=rank) for rank in ranks[pays].tolist()]
+            table.append(spent[pays])
+            errors.append(tail[ranks[pays]])
+        result.append(Choices(name, tuple(factorings), np.concatenate(table), np.concatenate(errors)))
     return result
 
 
 def _curves(
-    network: Network, layer: Layer, weight: Tensor, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor], count: int
-) -> tuple[list[Factoring], list[float]]:
-    """Every factoring of a layer and its error."""
-    shape = tuple(weight.shape)
+    network: Network, layer: Layer, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor]
+) -> list[tuple[Factoring, np.ndarray]]:
+    """Every form of factoring a layer, at rank 1, and the error at rank 0, 1, ..."""
+    weight, count = network.weight(layer.weight), groups(layer.node)
     if method == "alds":
-        split = [k for k in range(1, min(ENCODERS, shape[1]) + 1) if shape[1] % k == 0] if weight.dim() > 2 else [1]
-        forms = [Factoring(1, count, k) for k in split]
+        encoders = [k for k in range(1, min(ENCODERS, weight.shape[1]) + 1) if weight.shape[1] % k == 0] if weight.dim() > 2 else [1]
+        forms = [Factoring(1, count, k) for k in encoders]
+        return [(form, alds.bounds(form.fold(weight))) for form in forms]
+    form = Factoring(1, count, separable=method == "learned-rank" and weight.dim() > 2)
+    if method == "pca":
+        kept = network.outputs(layer.weight)
+        covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
+        own = worth.get(layer.weight)
+        if own is not None:
+            own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count).to(own)
+        tail = pca.dropped(_blocks(covariance, count), own)
     else:
-        forms = [Factoring(1, count, separable=method == "learned-rank" and weight.dim() > 2)]
-    factorings, errors = [], []
-    for form in forms:
-        if method == "pca":
-            kept = network.outputs(layer.weight)
-            covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
-            own = worth.get(layer.weight)
-            if own is not None:
-                own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count).to(own)
-            tail = pca.dropped(_blocks(covariance, count), own)
-        elif method == "alds":
-            tail = alds.bounds(form.fold(weight))
-        else:
-            tail = svd.dropped(form.fold(weight))
-        if method == "svd" or method == "pca" and not worth:
-            tail = tail / max(float(tail[0]), np.finfo(float).tiny)
-        largest = form.largest(shape)
-        step = min(max(network.round_to // (form.groups * form.encoders), 1), largest)
-        for rank in range(step, largest + 1, step):
-            factorings.append(Factoring(rank, form.groups, form.encoders, form.separable))
-            errors.append(float(tail[rank]))
-    return factorings, errors
+        tail = svd.dropped(form.fold(weight))
+    if method == "svd" or method == "pca" and not worth:
+        tail = tail / max(float(tail[0]), np.finfo(float).tiny)
+    return [(form, tail)]
 
 
 def _blocks(square: Tensor, count: int) -> Tensor:
@@ -255,7 +249,7 @@ def _pick(offered: Sequence[Choices], costs: Sequence[np.ndarray], at: float, mi
 def _bisect(pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], bool]) -> list[int] | None:
     """The picks at the smallest parameter between 1e-12 and 1e12 that fit; larger ones are cheaper and err more."""
     low, high, best = -12.0, 12.0, None
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2
         picks = pick(10.0**middle)
         if fits(picks):

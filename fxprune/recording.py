@@ -19,11 +19,11 @@ from fxprune.inputs import Batch
 from fxprune.layers import channel_dim, own_layers
 from fxprune.spill import Spill
 
-ROWS = 16
+ROWS = 12
 """Observations per feature that enter a fit (the solution's error falls with their square root)."""
 JUDGE = "judge"
 """The part of the examples that judges fits and plans."""
-FEWEST_ROWS = 8192
+FEWEST_ROWS = 6144
 """Observations that enter even the smallest layer's fit, where there are as many."""
 
 
@@ -96,9 +96,13 @@ class Recording:
             positions = value.movedim(dim, -1)
             total = positions[..., 0].numel()
             wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(per_example * chunk.first)
-            pick = torch.randint(total, (wanted,), generator=generator) if total > wanted else torch.randperm(total, generator=generator)
+            # One from every stretch of as many positions: all examples and parts of an image are seen alike.
+            pick = torch.randperm(min(wanted, total), generator=generator)
+            if total > wanted:
+                within = torch.rand(wanted, generator=generator, dtype=torch.float64)
+                pick = ((pick + within) * (total / wanted)).long().clamp(max=total - 1)
             at = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
-            targets = positions[tuple(at)]
+            targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
             if name not in self._tables:
                 self._tables[name] = _Table(self.store, math.ceil(per_example * self.examples), at, targets)
             chunk.samples[name] = self._tables[name].add(at, targets)

@@ -287,6 +287,7 @@ class _Relabelling(Propagation):
         self.rewriter = rewriter
         self.record: _Checker = checker
         self.conflicts: list[Conflict] = []
+        self.returned: dict[object, list[tuple[int, ...]]] = {}
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         return self.rewriter.arguments(node)
@@ -339,13 +340,16 @@ class _Relabelling(Propagation):
         if not isinstance(node.target, torch._ops.OpOverload) or not self.rewriter.touched(node):
             return
         target, raw, keywords = self.arguments(node)
-        args, kwargs = empty(self._resolve(raw)), {k: empty(self._resolve(v)) for k, v in keywords.items() if k != "device"}
-        try:
-            got = target(*args, **kwargs)
-        except NotImplementedError:  # no meta kernel
-            return
-        shapes = [tuple(t.shape) for t in pytree.tree_leaves(got) if isinstance(t, Tensor)]
-        wanted = [v.shape for v in _flat([found])]
+        args, kwargs = self._resolve(raw), {k: self._resolve(v) for k, v in keywords.items() if k != "device"}
+        # Networks repeat themselves, and operators on the meta device are written in Python.
+        call = target, _signature(args), _signature(list(kwargs.items()))
+        if call not in self.returned:
+            try:
+                got = target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})
+            except NotImplementedError:  # no meta kernel
+                return
+            self.returned[call] = [tuple(t.shape) for t in pytree.tree_leaves(got) if isinstance(t, Tensor)]
+        shapes, wanted = self.returned[call], [v.shape for v in _flat([found])]
         if shapes != wanted:
             raise PlanError(f"shapes {shapes} where {wanted} are expected")
 
@@ -358,6 +362,13 @@ class _Relabelling(Propagation):
         shape = tuple(held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape))
         axes = [self.record.axis(name, shape, axis) for axis in held]
         return replace(value, shape=shape, axes=tuple(a for a in axes if bool((narrow_constant(a) != FIXED).any())))
+
+
+def _signature(item: Any) -> object:
+    """Equal for arguments that an operator cannot tell apart by shapes, types and plain values."""
+    if isinstance(item, Value):
+        return item.shape, item.dtype
+    return tuple(_signature(i) for i in item) if isinstance(item, (tuple, list)) else item
 
 
 def _known(before: Any, found: Any) -> Any:

@@ -38,7 +38,7 @@ PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes."""
 EFFORT = 2
 """Plans that are tried."""
-TRIED_EXAMPLES = 192
+TRIED_EXAMPLES = 128
 """Most fitting examples on which plans are tried, and most others that judge them."""
 JUDGING, TRYING = 0.2, 0.4
 """Largest shares of the fitting examples that judge and that plans are tried on."""
@@ -123,7 +123,7 @@ class Session:
                     yield from recording.follow(part, self.batches(np.isin(np.arange(len(self.fit)), parts[part]), advance))
 
             with self.station("calibrate", len(chosen)) as advance:
-                fitting, judging = (calibrate(self.graph, self.analysis, stream(*n), recording.watch) for n in (("try", "rest"), (JUDGE,)))
+                fitting, judging = (calibrate(self.graph, self.analysis, stream(*n), recording.watch, self.seed) for n in (("try", "rest"), (JUDGE,)))
             self.moments = fitting, {site: held + judging[site] for site, held in fitting.items()} if len(parts[JUDGE]) else fitting
             self.recording = recording
             self._warn_if_thin(self.moments[0])

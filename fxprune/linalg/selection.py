@@ -85,6 +85,7 @@ class _State:
         system.diagonal().add_(ridge * mean)
         self.inverse = torch.linalg.inv(system)
         self.metric = metric.clone()
+        self.left = torch.ones(len(gram), dtype=torch.bool)
         energy = float((metric * gram).sum())
         self.scale = reader.scale if reader.scale is not None else 1 / energy if energy > 0 else 0.0
 
@@ -94,23 +95,25 @@ class _State:
         return torch.cat([costs, costs.new_zeros(1)])[self.place].numpy()
 
     def remove(self, channels: np.ndarray) -> None:
-        """Remove several channels at once: the block form of the rank-one update."""
+        """Remove several channels at once: the block form of the rank-one update. What is removed is left as zeros until half of all is."""
         size = len(self.metric)
         gone = self.place[torch.from_numpy(channels)]
         gone = gone[gone < size]
         if not len(gone):
             return
-        left = torch.ones(size, dtype=torch.bool)
-        left[gone] = False
-        left = left.nonzero()[:, 0]
-        # Coefficients that rebuild the removed channels' share, (gone, left).
-        step = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone][:, left])
-        cross = step.T @ self.metric[gone][:, left]
-        self.metric = self.metric[left][:, left] - cross - cross.T + step.T @ (self.metric[gone][:, gone] @ step)
-        self.inverse = self.inverse[left][:, left] - self.inverse[left][:, gone] @ step
-        moved = torch.full((size + 1,), len(left))
-        moved[left] = torch.arange(len(left))
-        self.place = moved[self.place]
+        rows, costs = self.inverse[gone], self.metric[gone]
+        # Coefficients that rebuild the removed channels' share, (gone, size).
+        step = torch.linalg.solve(rows[:, gone], rows)
+        self.inverse.addmm_(rows.T, step, alpha=-1)
+        self.metric.addmm_(step.T, costs, alpha=-1).addmm_((costs - costs[:, gone] @ step).T, step, alpha=-1)
+        self.place[torch.from_numpy(channels)] = size
+        self.left[gone] = False
+        left = self.left.nonzero()[:, 0]
+        if 2 * len(left) < size:
+            self.inverse, self.metric, self.left = self.inverse[left][:, left], self.metric[left][:, left], self.left[left]
+            moved = torch.full((size + 1,), len(left))
+            moved[left] = torch.arange(len(left))
+            self.place = moved[self.place]
 
 
 def dependent(readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance: float) -> np.ndarray:
