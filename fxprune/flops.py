@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fxprune.groups import Cost
 from fxprune.inputs import Batch
-from fxprune.propagation import empty
+from fxprune.propagation import empty, signature
 from fxprune.rules.labels import Value, narrow_constant
 from fxprune.rules.registry import rule_for
 
@@ -48,14 +48,14 @@ def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost
 
     An operator without a rule keeps all its channels, so what it costs is fixed.
     """
-    found = []
+    found, known = [], dict[object, int]()
     for node in module.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
         contracts = any(part in node.target._opname for part in CONTRACTIONS)
         if not contracts and rule_for(node.target):
             continue
-        flops = _count(node, values) / batch
+        flops = _count(node, values, known) / batch
         if flops and not contracts:
             found.append(Cost(node.name, flops, ()))
         elif flops and "scaled_dot_product_attention" in node.target._opname:
@@ -75,20 +75,24 @@ def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[Cost]:
     ]
 
 
-def _count(node: Node, values: dict[str, Any]) -> int:
-    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device."""
+def _count(node: Node, values: dict[str, Any], known: dict[object, int]) -> int:
+    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device; `known` are those of earlier calls."""
 
-    def swap(item: Any) -> Any:
+    def resolve(item: Any) -> Any:
         if isinstance(item, Node):
-            return empty(values[item.name])
-        return type(item)(swap(i) for i in item) if isinstance(item, (tuple, list)) else item
+            return values[item.name]
+        return type(item)(resolve(i) for i in item) if isinstance(item, (tuple, list)) else item
 
-    try:
-        with _counter() as counter, torch.no_grad():
-            node.target(*swap(tuple(node.args)), **{k: swap(v) for k, v in node.kwargs.items()})  # type: ignore[operator]
-    except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
-        return 0
-    return int(counter.get_total_flops())
+    args, kwargs = resolve(tuple(node.args)), {k: resolve(v) for k, v in node.kwargs.items()}
+    call = node.target, signature(args), signature(list(kwargs.items()))
+    if call not in known:
+        try:
+            with _counter() as counter, torch.no_grad():
+                node.target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})  # type: ignore[operator]
+            known[call] = int(counter.get_total_flops())
+        except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
+            known[call] = 0
+    return known[call]
 
 
 def _factors(node: Node, values: dict[str, Any]) -> tuple[np.ndarray, ...]:

@@ -297,8 +297,8 @@ def _trace(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _surviving(at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions and outputs of the original as the compressed model numbers them, and (picks,) bool of the positions it still has.
+def _surviving(at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int) -> tuple[Tensor, Tensor, Tensor | slice]:
+    """Positions and outputs of the original as the compressed model numbers them, and which positions it still has.
 
     Args:
         at: (dimensions, picks) coordinates without the channels.
@@ -306,16 +306,17 @@ def _surviving(at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int
         kept: indices that survive, by dimension of the output.
         channel: the dimension of the channels.
     """
+    if channel in kept:
+        target = target.index_select(1, kept[channel].to(target.device))
+    places = {dim - (dim > channel): index for dim, index in kept.items() if dim != channel}
+    if not places:
+        return at, target, slice(None)
     alive = torch.ones(at.shape[1], dtype=torch.bool)
     at = at.clone()
-    for dim, index in kept.items():
-        if dim == channel:
-            target = target.index_select(1, index.to(target.device))
-            continue
-        row = at[dim - (dim > channel)]
-        place = torch.searchsorted(index, row).clamp(max=len(index) - 1)
-        alive &= index[place] == row
-        row.copy_(place)
+    for row, index in places.items():
+        place = torch.searchsorted(index, at[row]).clamp(max=len(index) - 1)
+        alive &= index[place] == at[row]
+        at[row] = place
     return at[:, alive], target[alive.to(target.device)], alive
 
 

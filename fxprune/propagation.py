@@ -52,6 +52,13 @@ def empty(item: Any) -> Any:
     return item
 
 
+def signature(item: Any) -> object:
+    """Equal for arguments that an operator cannot tell apart by shapes, types and plain values."""
+    if isinstance(item, Value):
+        return item.shape, item.dtype
+    return tuple(signature(i) for i in item) if isinstance(item, (tuple, list)) else item
+
+
 def attribute(module: torch.nn.Module, name: str) -> Any:
     """A (nested) attribute by its qualified name."""
     for part in name.split("."):

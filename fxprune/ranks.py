@@ -64,6 +64,16 @@ class Network:
     limits: Mapping[str, float]
     round_to: int = 1
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the surviving part of a weight."""
+        axes = [self.analysis.axes.get((name, axis)) for axis in range(attribute(self.graph, name).dim())]
+        full = attribute(self.graph, name).shape
+        # Every group of a convolution keeps as many inputs.
+        return tuple(
+            size if ids is None else int(self.alive[ids].sum()) // (len(ids) if ids.ndim == 2 else 1)
+            for size, ids in zip(full, axes, strict=True)
+        )
+
     def weight(self, name: str) -> Tensor:
         """The surviving part of a weight."""
         return shrink_parameter(attribute(self.graph, name).detach(), name, self.analysis, self.alive)
@@ -86,7 +96,7 @@ class Network:
         flops = {c.node: c.flops * math.prod(float(self.alive[f].mean()) for f in c.factors) for c in self.analysis.costs}
         return {
             name: np.array([
-                {"flops": flops.get(layer.node.name, 0.0), "params": float(self.weight(name).numel())}[limit] / total[limit]
+                {"flops": flops.get(layer.node.name, 0.0), "params": float(math.prod(self.shape(name)))}[limit] / total[limit]
                 for limit in self.limits
             ])
             for name, layer in self.layers.items()
@@ -135,7 +145,7 @@ def choices(
     """
     costs, result = network.layer_costs(), []
     for name, layer in network.layers.items():
-        shape = tuple(network.weight(name).shape)
+        shape = network.shape(name)
         scale, elements = network.stretch(layer), math.prod(shape)
         factorings: list[Factoring] = []
         table, errors = [costs[name][None]], [np.zeros(1)]
@@ -159,12 +169,12 @@ def _curves(
     network: Network, layer: Layer, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor]
 ) -> list[tuple[Factoring, np.ndarray]]:
     """Every form of factoring a layer, at rank 1, and the error at rank 0, 1, ..."""
-    weight, count = network.weight(layer.weight), groups(layer.node)
+    shape, count = network.shape(layer.weight), groups(layer.node)
     if method == "alds":
-        encoders = [k for k in range(1, min(ENCODERS, weight.shape[1]) + 1) if weight.shape[1] % k == 0] if weight.dim() > 2 else [1]
+        encoders = [k for k in range(1, min(ENCODERS, shape[1]) + 1) if shape[1] % k == 0] if len(shape) > 2 else [1]
         forms = [Factoring(1, count, k) for k in encoders]
-        return [(form, alds.bounds(form.fold(weight))) for form in forms]
-    form = Factoring(1, count, separable=method == "learned-rank" and weight.dim() > 2)
+        return [(form, alds.bounds(form.fold(network.weight(layer.weight)))) for form in forms]
+    form = Factoring(1, count, separable=method == "learned-rank" and len(shape) > 2)
     if method == "pca":
         kept = network.outputs(layer.weight)
         covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
@@ -173,7 +183,7 @@ def _curves(
             own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count).to(own)
         tail = pca.dropped(_blocks(covariance, count), own)
     else:
-        tail = svd.dropped(form.fold(weight))
+        tail = svd.dropped(form.fold(network.weight(layer.weight)))
     if method == "svd" or method == "pca" and not worth:
         tail = tail / max(float(tail[0]), np.finfo(float).tiny)
     return [(form, tail)]

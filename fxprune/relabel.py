@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import PlanError
 from fxprune.groups import Analysis
-from fxprune.propagation import Propagation, empty, where
+from fxprune.propagation import Propagation, empty, signature, where
 from fxprune.rules.labels import FIXED, Value, narrow_constant, varying
 from fxprune.rules.recorder import Recorder
 from fxprune.rules.registry import operator_name
@@ -342,7 +342,7 @@ class _Relabelling(Propagation):
         target, raw, keywords = self.arguments(node)
         args, kwargs = self._resolve(raw), {k: self._resolve(v) for k, v in keywords.items() if k != "device"}
         # Networks repeat themselves, and operators on the meta device are written in Python.
-        call = target, _signature(args), _signature(list(kwargs.items()))
+        call = target, signature(args), signature(list(kwargs.items()))
         if call not in self.returned:
             try:
                 got = target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})
@@ -362,13 +362,6 @@ class _Relabelling(Propagation):
         shape = tuple(held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape))
         axes = [self.record.axis(name, shape, axis) for axis in held]
         return replace(value, shape=shape, axes=tuple(a for a in axes if bool((narrow_constant(a) != FIXED).any())))
-
-
-def _signature(item: Any) -> object:
-    """Equal for arguments that an operator cannot tell apart by shapes, types and plain values."""
-    if isinstance(item, Value):
-        return item.shape, item.dtype
-    return tuple(_signature(i) for i in item) if isinstance(item, (tuple, list)) else item
 
 
 def _known(before: Any, found: Any) -> Any:

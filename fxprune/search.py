@@ -60,7 +60,7 @@ class Option:
 
 
 class Search:
-    """Tries `session.effort` plans; uniform widths are always the first.
+    """Tries `session.effort` plans, uniform widths always first, and one more where these lead.
 
     Args:
         profiles: the groups'.
@@ -87,9 +87,13 @@ class Search:
                 alive = surviving_channels(self.session, self.profiles, option.widths)
                 error = trial(self.session, alive, option.ranks) if self.session.effort > 1 else 0.0
                 self.tried.append((error, option))
-            if len(self.tried) >= self.session.effort:
+            if len(self.tried) >= self.session.effort + self._undecided():
                 break
         return self._leader()[1]
+
+    def _undecided(self) -> bool:
+        """Whether uniform widths lead although others were tried: trials are noisy, and one of the others may have been unlucky."""
+        return len(self.tried) > 1 and self._leader()[1] is self.tried[0][1]
 
     def _leader(self) -> tuple[float, Option]:
         whole = min((t for t in self.tried if not t[1].ranks), key=lambda t: t[0])
