@@ -55,6 +55,15 @@ def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatc
     assert min(e for e, _ in many.tried) <= min(e for e, _ in few.tried) <= few.tried[0][0]
 
 
+@pytest.mark.parametrize(("errors", "tries"), [((1.0, 0.5, 0.4), 2), ((1.0, 1.5, 0.5), 3), ((1.0, 1.5, 2.0), 3)])
+def test_one_more_plan_is_tried_where_uniform_widths_lead(errors: tuple[float, ...], tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = iter(errors)
+    monkeypatch.setattr("fxprune.search.trial", lambda *plan: next(shown))
+    search = searched(opened(tiny(), loader(), effort=2), monkeypatch)
+    assert [error for error, _ in search.tried] == list(errors[:tries])
+    assert search._leader()[0] == min(errors[:tries])
+
+
 def test_ranks_are_taken_only_where_they_are_clearly_better(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.randn(200, 6) @ torch.randn(6, 60)
     session = opened(nn.Sequential(nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)), [inputs], effort=4)
@@ -68,6 +77,7 @@ def test_ranks_are_taken_only_where_they_are_clearly_better(monkeypatch: pytest.
 
 def test_what_is_promised_is_learnt_from_the_plans_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     search = searched(opened(tiny(), loader(), effort=2), monkeypatch)
+    search.tried = search.tried[:2]
     (first, uniform), (second, blend) = search.tried
     assert (uniform.mix, blend.mix > 0) == (0.0, True)
     for error, option in search.tried:
