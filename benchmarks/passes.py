@@ -1,12 +1,13 @@
 """What compressing costs, in plain forward passes over the calibration images: `python -m benchmarks.passes`.
 
-Processor time on one thread; the passes before and after in the same run. Stations are the report's, by the clock, scaled to the whole.
+Processor time on one thread; passes and calls take turns, and the fastest of each counts. Stations are the report's, by the clock, scaled
+to the whole.
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -19,6 +20,8 @@ from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits
 
+T = TypeVar("T")
+
 FLOPS = 0.5
 STATIONS = {
     "capture and labels": ("capture", "label"), "statistics": ("calibrate",), "selection": ("profile",), "plans": ("allocate",),
@@ -27,20 +30,21 @@ STATIONS = {
 """Columns, and the report's stations that they sum."""
 
 
-def processor_seconds(call: Callable[[], object]) -> float:
-    """Of one call."""
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Processor seconds of a call, and what it returns."""
     start = time.process_time()
-    call()
-    return time.process_time() - start
+    result = call()
+    return time.process_time() - start, result
 
 
-def row(net: nn.Module, images: Tensor, method: str) -> tuple[float, dict[str, float]]:
+def row(net: nn.Module, images: Tensor, method: str, repeats: int) -> tuple[float, dict[str, float]]:
     """Seconds of one forward pass over the images, and passes that every station took; "all" is the whole call."""
-    before = processor_seconds(lambda: logits(net, images))
-    found: list[nn.Module] = []
-    whole = processor_seconds(lambda: found.append(fxprune.compress(net, images, flops=FLOPS, method=method, progress=False)))
-    forward = (before + processor_seconds(lambda: logits(net, images))) / 2
-    seconds = fxprune.report(found[0]).seconds
+    passes, calls = [], []
+    for _ in range(repeats):
+        passes.append(timed(lambda: logits(net, images))[0])
+        whole, small = timed(lambda: fxprune.compress(net, images, flops=FLOPS, method=method, progress=False))
+        calls.append((whole, fxprune.report(small).seconds))
+    forward, (whole, seconds) = min(passes), min(calls, key=lambda call: call[0])
     scale = whole / sum(seconds.values()) / forward
     return forward, {k: scale * sum(seconds.get(s, 0.0) for s in names) for k, names in STATIONS.items()} | {"all": whole / forward}
 
@@ -49,7 +53,7 @@ def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     method: Annotated[list[str] | None, typer.Option(help="auto, channels and uniform by default")] = None,
     images: Annotated[int, typer.Option(help="for calibration")] = 1000,
-    repeats: Annotated[int, typer.Option(help="the cheapest of so many runs counts")] = 3,
+    repeats: Annotated[int, typer.Option(help="the fastest of so many passes and calls counts")] = 5,
     data: Path = DEBIAN,
 ) -> None:
     """Print the table."""
@@ -64,7 +68,7 @@ def main(
         model = trained(name)
         logits(model, calibration)
         for way in method or ("uniform", "channels", "auto"):
-            forward, found = min((row(model, calibration, way) for _ in range(repeats)), key=lambda r: r[1]["all"])
+            forward, found = row(model, calibration, way, repeats)
             table.add_row(name, way, f"{forward:.2f}", *(f"{v:.1f}" for v in found.values()))
     Console(width=140).print(table)
 

@@ -102,6 +102,10 @@ class Lockstep:
             reached.update(call.name for call in calls)
             if not changed:
                 same.update(call.name for call in calls)
+        # What follows the last fit need not run.
+        for held in self.values:
+            for name in held.keys() - set(placeholders):
+                self.store.drop(held.pop(name))
         return self.fits
 
     def _execute(self, nodes: Sequence[Node]) -> None:

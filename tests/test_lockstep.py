@@ -1,5 +1,7 @@
 """The sequential fit of weights that several calls share."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,11 @@ class Repeated(nn.Module):
         return self.leave(torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.enter(x)))))))
 
 
-def fitted(model: nn.Module, kept: float) -> tuple[Fits, float, float]:
+def _files(store: Spill) -> int:
+    return len(list(Path(store._folder.name).iterdir())) if store._folder else 0
+
+
+def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, float, float]:
     """What was fitted, and the relative output error before and after, on images that were not fitted on."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(240, 3, 6, 6, generator=generator)
@@ -59,9 +65,12 @@ def fitted(model: nn.Module, kept: float) -> tuple[Fits, float, float]:
             return float((small(test) - expected).square().sum() / expected.square().sum())
 
     before = error()
-    recording = Recording(captured.graph, len(fit), Spill(1e9))
+    store = Spill(memory)
+    recording = Recording(captured.graph, len(fit), store)
     calibrate(captured.graph, analysis, recording.follow("", (make_batch((part,), {}) for part in fit.split(50))), recording.watch)
+    recorded = store._held, _files(store)
     fits = Lockstep(captured.graph, small, analysis, alive, recording).run(recording.chunks)
+    assert (store._held, _files(store)) == recorded
     return fits, before, error()
 
 
@@ -70,6 +79,14 @@ def test_a_weight_of_two_branches_is_fitted_on_both() -> None:
     fits, before, after = fitted(Branches(), kept=0.75)
     assert {"first.weight", "second.weight", "head.weight"} <= fits.layers.keys()
     assert after < 0.8 * before
+
+
+def test_activations_on_disk_are_fitted_alike() -> None:
+    """What a fit put aside, in memory or on disk, is gone when it ends."""
+    torch.manual_seed(0)
+    model = Branches()
+    near, far = (fitted(model, kept=0.75, memory=memory) for memory in (1e9, 3e5))
+    assert near[1:] == far[1:]
 
 
 def test_a_layer_on_its_own_output_stays_as_it_is() -> None:
