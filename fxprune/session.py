@@ -38,10 +38,10 @@ PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes."""
 EFFORT = 2
 """Plans that are tried."""
-TRIED_EXAMPLES = 128
-"""Most fitting examples on which plans are tried, and most others that judge them."""
+JUDGES, TRIED_ON = 192, 128
+"""Most fitting examples that judge ridges and plans, and most others on which plans are tried."""
 JUDGING, TRYING = 0.2, 0.4
-"""Largest shares of the fitting examples that judge and that plans are tried on."""
+"""Largest shares of the fitting examples, likewise."""
 
 RoundTo = int | Literal["auto"]
 
@@ -114,7 +114,7 @@ class Session:
         """Run the original over the fitting examples, once."""
         if self.moments is None or self.recording is None:
             chosen = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))
-            some, trying = (min(TRIED_EXAMPLES, int(len(chosen) * share)) for share in (JUDGING, TRYING))
+            some, trying = min(JUDGES, int(len(chosen) * JUDGING)), min(TRIED_ON, int(len(chosen) * TRYING))
             parts = {JUDGE: chosen[:some], "try": chosen[some : some + trying], "rest": chosen[some + trying :]}
             recording = Recording(self.graph, len(chosen), Spill(self.memory), self.seed)
 
