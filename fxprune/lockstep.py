@@ -128,15 +128,16 @@ class Lockstep:
             held: handles of the chunk's values, by node.
             fresh: values that are not in the store yet.
         """
-
-        def value(source: Node) -> Any:
-            if source.op == "get_attr":
-                return attribute(self.small, str(source.target))
-            if source.name in self.constant:
-                return source.target(*map_arg(source.args, value), **map_arg(source.kwargs, value))  # type: ignore[operator]
-            return fresh[source.name] if source.name in fresh else self.store.get(held[source.name])
-
+        value = functools.partial(self._value, held, fresh)
         return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+
+    def _value(self, held: Mapping[str, Any], fresh: Mapping[str, Any], source: Node) -> Any:
+        """What a node gives to those that read it. No closure in `_call`: one that calls itself would keep `fresh` until the next collection."""
+        if source.op == "get_attr":
+            return attribute(self.small, str(source.target))
+        if source.name in self.constant:
+            return self._call(source, held, fresh)
+        return fresh[source.name] if source.name in fresh else self.store.get(held[source.name])
 
     def _unchanged(self, node: Node, same: set[str]) -> bool:
         """Whether the compressed model provably computes the same here."""
