@@ -1,5 +1,6 @@
 """Memory does not grow with the number of calibration batches, past what `memory=` allows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,15 @@ print(int(fields["VmHWM"].split()[0]) * 1024)
 
 
 def peak(batches: int, method: str) -> int:
-    """Largest resident size of a process that compresses with this many batches of 100 images of 12 kB, in bytes."""
+    """Largest resident size of a process that compresses with this many batches of 100 images of 12 kB, in bytes.
+
+    What is freed goes back to the system at once, so that the peak is what is held: what the C library keeps of freed memory varies by
+    40 MB from run to run, with as many batches.
+    """
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(batches), method, str(MEMORY)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])
 
@@ -38,4 +45,4 @@ def peak(batches: int, method: str) -> int:
 def test_four_times_the_batches(method: str) -> None:
     """The inputs alone grow by 59 MB and the activations by more than ten times that; neither may stay in memory."""
     small, large = peak(16, method), peak(64, method)
-    assert large - small < 40e6, f"{small / 1e6:.0f} MB with 16 batches, {large / 1e6:.0f} MB with 64"
+    assert large - small < 15e6, f"{small / 1e6:.0f} MB with 16 batches, {large / 1e6:.0f} MB with 64"
