@@ -23,7 +23,7 @@ from torch.fx.node import map_arg
 from fxprune.analysis import Analysis, attribute
 from fxprune.layers import Layer, bias_of, channel_dim, groups, own_layers, setting
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import SHRINKAGE, TINY, Fit, Moments, refit, solution
+from fxprune.linalg.refit import SHRINKAGE, TINY, Fit, Moments, Sums, refit, solution
 from fxprune.recording import JUDGE, Chunk, Recording, rows_per_example
 from fxprune.rules.labels import Value, varying
 from fxprune.rules.registry import operator_name
@@ -229,7 +229,7 @@ class Lockstep:
         """Sums over sampled rows of the compressed layer's input and the original layer's output: for fitting, and where a ridge is chosen for judging."""
         wanted = rows_per_example(weight[0].numel(), len(layer.calls), self.recording.examples)
         fixed = self._bias(layer) if layer.bias is None else None
-        sums: list[Moments | None] = [None] if self.ridge is not None else [None, None]
+        sums = [Sums() for _ in range(1 if self.ridge is not None else 2)]
         count = groups(self.twins[layer.node.name])
         for node in layer.calls:
             source = node.args[0]
@@ -247,14 +247,10 @@ class Lockstep:
                 if fixed is not None:
                     target = target - fixed
                 for which, mask in self._roles(chunk, example[surviving]):
-                    if not len(target[mask]):
-                        continue
-                    rows = _features(node, x, weight, at[:, mask])
-                    part = Moments.of(_grouped(rows, count), _grouped(target[mask], count))
-                    held = sums[which]
-                    sums[which] = part if held is None else held + part
-        found = [part for part in sums if part is not None]
-        return found if len(found) == len(sums) else None
+                    if len(target[mask]):
+                        sums[which].add(_grouped(_features(node, x, weight, at[:, mask]), count), _grouped(target[mask], count))
+        found = [part.total() for part in sums]
+        return None if None in found else found  # type: ignore[return-value]
 
     def _roles(self, chunk: Chunk, example: Tensor) -> list[tuple[int, Tensor | slice]]:
         """Which of a chunk's rows are for fitting (0) and which for judging (1)."""

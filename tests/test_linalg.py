@@ -7,9 +7,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+import fxprune.linalg.refit as refitting
 from fxprune.linalg.agreement import lower_bound
 from fxprune.linalg.interpolation import interpolation, solve_ridge
-from fxprune.linalg.refit import RIDGES, Moments, refit, solution
+from fxprune.linalg.refit import RIDGES, Moments, Sums, gram, refit, solution
 from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_qr
 
 ROWS, COLUMNS = 200, 12
@@ -127,7 +128,33 @@ def test_dependent_finds_combinations_and_dead_channels() -> None:
 
 def moments(p: Tensor, y: Tensor) -> Moments:
     """Of one group."""
-    return Moments.of(p[None], y[None])
+    sums = Sums()
+    sums.add(p[None], y[None])
+    found = sums.total()
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["oneDNN", "MKL"])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("features", [5, 64, 150])
+def test_sums_over_pieces_are_the_moments(library: bool, groups: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refitting, "ONEDNN", library and refitting.ONEDNN)
+    generator = torch.Generator().manual_seed(features)
+    p, y = (torch.randn(groups, 300, n, generator=generator) + 0.5 for n in (features, 7))
+    sums = Sums()
+    assert sums.total() is None
+    for a, b in zip(p.split(130, 1), y.split(130, 1), strict=True):
+        sums.add(a, b)
+    found = sums.total()
+    assert found is not None
+    assert found.count == 300
+    p, y = p.double(), y.double()
+    for given, wanted in (
+        (found.p, p.sum(1)), (found.y, y.sum(1)), (found.pp, p.mT @ p), (found.py, p.mT @ y), (found.yy, y.square().sum(1)),
+    ):  # fmt: skip
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(gram(p[0].float()).double(), p[0].T @ p[0], rtol=1e-4, atol=1e-3)
 
 
 def test_refit_recovers_a_linear_map_with_intercept() -> None:

@@ -5,7 +5,7 @@ Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,20 +21,49 @@ SINGLE = 1e-4
 """The least ridge at which single precision is enough to compare fits."""
 SHRINKAGE = 0.2
 """Of a covariance towards its diagonal, per (features / rows)."""
+BLOCK, PANEL = 1 << 13, 64
+"""Rows whose products are summed in their own precision; columns of A^T A that are made by one product."""
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether products in single precision can be oneDNN's: MKL, which torch multiplies with, leaves AVX-512 unused on AMD's processors."""
 TINY = torch.finfo(torch.float64).tiny
 
 
-def gram(rows: Tensor, panel: int = 64) -> Tensor:
+def gram(rows: Tensor) -> Tensor:
     """A^T A of (..., r, f) rows, half of it computed and mirrored where f is large."""
     features = rows.shape[-1]
-    if features <= panel:
+    if features <= PANEL:
         return rows.mT @ rows
     result = rows.new_empty(*rows.shape[:-2], features, features)
-    for start in range(0, features, panel):
-        part = rows[..., start : start + panel].mT @ rows[..., start:]
-        result[..., start : start + panel, start:] = part
-        result[..., start:, start : start + panel] = part.mT
-    return result
+    for start, part in _triangle(rows.mT.contiguous(), features):
+        result[..., start:, start : start + PANEL] = part
+    return _mirrored(result)
+
+
+def _triangle(columns: Tensor, features: int) -> Iterator[tuple[int, Tensor]]:
+    """Products of (..., n, r) columns with the first of them, a few of those after the other, from the diagonal downwards.
+
+    Yields:
+        the number of the first, and (..., n - that, at most PANEL) products.
+    """
+    for start in range(0, features, PANEL):
+        left, right = columns[..., start:, :], columns[..., start : min(start + PANEL, features), :]
+        yield start, _product(left, right)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """A B^T of (..., n, r) and (..., m, r), by the faster library where there is one of each."""
+    single = left.shape[:-2].numel() == 1 and left.numel() and right.numel()
+    if not (ONEDNN and single and left.device.type == "cpu" and left.dtype == torch.float32):
+        return left @ right.mT
+    flat = torch.ops.mkldnn._linear_pointwise(left.reshape(left.shape[-2:]), right.reshape(right.shape[-2:]), None, "none", [], "")
+    return flat.view(*left.shape[:-1], -1)  # type: ignore[no-any-return]
+
+
+def _mirrored(lower: Tensor) -> Tensor:
+    """A symmetric matrix of its lower triangle, in place."""
+    for start in range(0, lower.shape[-1] - PANEL, PANEL):
+        lower[..., start : start + PANEL, start + PANEL :] = lower[..., start + PANEL :, start : start + PANEL].mT
+    return lower
 
 
 @dataclass(frozen=True)
@@ -53,21 +82,6 @@ class Moments:
     pp: Tensor
     py: Tensor
     yy: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, target: Tensor, block: int = 1 << 13) -> "Moments":
-        """Moments of (g, r, f) rows and (g, r, o) targets: products in their precision per block, summed in float64."""
-        if rows.dtype in (torch.float16, torch.bfloat16):
-            rows, target = rows.float(), target.float()
-        groups, count, features = rows.shape
-        pp = rows.new_zeros(groups, features, features, dtype=torch.float64)
-        py = rows.new_zeros(groups, features, target.shape[2], dtype=torch.float64)
-        p = rows.new_zeros(groups, features, dtype=torch.float64)
-        for a, b in zip(rows.split(block, 1), target.split(block, 1), strict=True):
-            pp += gram(a)
-            py += a.mT @ b
-            p += a.sum(1)
-        return cls(float(count), p, target.sum(1, dtype=torch.float64), pp, py, target.double().square().sum(1))
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
@@ -99,6 +113,39 @@ class Moments:
         """Sum of squared errors of a (g, o, f) weight, without intercept."""
         error = self.yy.sum() - 2 * (weight.mT * self.py).sum() + (weight * (weight @ self.pp)).sum()
         return max(float(error), 0.0)
+
+
+class Sums:
+    """Moments of rows that come in pieces: products in the rows' precision, summed over blocks in float64."""
+
+    def __init__(self) -> None:
+        self._count, self._sums = 0, list[Tensor]()
+
+    def add(self, rows: Tensor, target: Tensor) -> None:
+        """Count (g, r, f) rows and (g, r, o) targets."""
+        for x, y in zip(rows.split(BLOCK, 1), target.split(BLOCK, 1), strict=True):
+            if x.dtype in (torch.float16, torch.bfloat16):
+                x, y = x.float(), y.float()
+            (groups, count, features), outputs = x.shape, y.shape[2]
+            columns = torch.cat([x.mT, y.mT], 1)
+            if not self._sums:
+                shapes = (features + outputs,), (features + outputs, features), (outputs,)
+                self._sums = [x.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
+            first, second, squares = self._sums
+            first += columns.sum(2, dtype=torch.float64)
+            for start, part in _triangle(columns, features):
+                second[:, start:, start : start + PANEL] += part
+            squares += y.double().square().sum(1)
+            self._count += count
+
+    def total(self) -> Moments | None:
+        """Of all rows so far; None of none."""
+        if not self._sums:
+            return None
+        first, second, squares = self._sums
+        features = second.shape[2]
+        pp, py = _mirrored(second[:, :features].clone()), second[:, features:].mT
+        return Moments(float(self._count), first[:, :features], first[:, features:], pp, py, squares)
 
 
 @dataclass(frozen=True)
