@@ -145,8 +145,8 @@ def compress(
         keep: least share of the channels to keep, by name (glob) of a module: `{"layer4.*": 0.8, "head.*": 1.0}`.
         round_to: widths are multiples of this; `auto` for what the device's kernels use well. 1 by default, `auto` where latency is limited.
         progress: show progress bars where the output is a terminal.
-        effort: how many plans `auto` and `channels` try on calibration examples, and one more where uniform widths lead; past the ones with
-            a reason, the best one's widths are varied.
+        effort: how many plans `auto` and `channels` try on calibration examples, and one more where these disappoint; past the ones with a
+            reason, the best one's widths are varied. With 1 none is tried, and the widths are uniform.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
 

@@ -24,9 +24,11 @@ SAVING = 0.25
 MIXES, RANKED_MIXES = (0.75, 0.5), (0.0, 0.5)
 """Allocations beside uniform, and those that are stretched for ranks: the geometric weight of the smallest predicted error against uniform."""
 RANKS_FACTOR = 1.3
-"""Measured error of ranks over predicted; that of channels is learnt from the plans tried."""
+"""Least measured error of ranks over predicted; more, and that of channels, is learnt from the plans tried."""
 PROMISE = 1.2
 """By how much less a plan with ranks must promise to err to be tried before one without."""
+WORTH_TRYING = 0.8
+"""One more plan is tried where it promises to err less than this share of what the best of the plans tried does."""
 NEGLIGIBLE = 1e-12
 """Relative errors below this count as this where one is divided by another."""
 SPREAD = 0.2
@@ -60,7 +62,7 @@ class Option:
 
 
 class Search:
-    """Tries `session.effort` plans, uniform widths always first, and one more where these lead.
+    """Tries `session.effort` plans, uniform widths always first, and one more where another promises much less error than they show.
 
     Args:
         profiles: the groups'.
@@ -76,24 +78,25 @@ class Search:
 
     def best(self) -> Option:
         """The plan that errs least; one with ranks only where it is clearly better than any without."""
+        if self.session.effort == 1:
+            return next(self.options())
         seen: set[object] = set()
         repeated = 0
         for option in self._proposals():
+            beyond = len(self.tried) - self.session.effort
             repeated = repeated + 1 if option.key in seen else 0
-            if repeated > 8:
+            if repeated > 8 or beyond > 0 or (beyond == 0 and not self._deserves(option)):
                 break
             if not repeated:
                 seen.add(option.key)
                 alive = surviving_channels(self.session, self.profiles, option.widths)
-                error = trial(self.session, alive, option.ranks) if self.session.effort > 1 else 0.0
-                self.tried.append((error, option))
-            if len(self.tried) >= self.session.effort + self._undecided():
-                break
+                self.tried.append((trial(self.session, alive, option.ranks), option))
         return self._leader()[1]
 
-    def _undecided(self) -> bool:
-        """Whether uniform widths lead although others were tried: trials are noisy, and one of the others may have been unlucky."""
-        return len(self.tried) > 1 and self._leader()[1] is self.tried[0][1]
+    def _deserves(self, option: Option) -> bool:
+        """Whether a plan is tried beyond the effort: those that were tried were unlucky, since trials are noisy, or foreseen badly."""
+        error, leader = self._leader()
+        return leader is self.tried[0][1] or self.promise(option) < WORTH_TRYING * error
 
     def _leader(self) -> tuple[float, Option]:
         whole = min((t for t in self.tried if not t[1].ranks), key=lambda t: t[0])
@@ -153,9 +156,12 @@ class Search:
         """The error that a trial would show.
 
         Errors of channels compound from layer to layer, the more the fewer layers carry them. By how much more than their sum a
-        network errs is seen in the plans tried so far, and interpolated between their allocations.
+        network errs is seen in the plans tried so far, and interpolated between their allocations. Errors of ranks add up, unless a
+        plan with ranks that was tried shows more.
         """
         known = sorted((o.mix, math.log(max(tried, NEGLIGIBLE) / max(o.error, NEGLIGIBLE))) for tried, o in self.tried if not o.ranks)
         factor = math.exp(float(np.interp(option.mix, [mix for mix, _ in known], [excess for _, excess in known])))
-        expected = factor * option.error + RANKS_FACTOR * sum(option.errors.values())
-        return PROMISE * expected if option.ranks else expected
+        if not option.ranks:
+            return factor * option.error
+        shown = [(tried - factor * o.error) / max(sum(o.errors.values()), NEGLIGIBLE) for tried, o in self.tried if o.ranks]
+        return PROMISE * (factor * option.error + max([RANKS_FACTOR, *shown]) * sum(option.errors.values()))

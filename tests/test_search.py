@@ -38,11 +38,11 @@ def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "c
     return held[0]
 
 
-def test_uniform_comes_first_and_alone_with_the_least_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    search = searched(opened(tiny(), loader(), effort=1), monkeypatch)
-    uniform = allocated(opened(tiny(), loader(), effort=1), "uniform", "output-aware", {"flops": 0.5})[1]
-    assert [o.widths.tolist() for _, o in search.tried] == [uniform.widths.tolist()]
-    assert not search.session.trials
+def test_the_least_effort_tries_nothing_and_takes_uniform_widths() -> None:
+    session = opened(tiny(), loader(), effort=1)
+    channels, uniform = (allocated(session, method, "output-aware", {"flops": 0.5})[1] for method in ("channels", "uniform"))
+    assert channels.widths.tolist() == uniform.widths.tolist()
+    assert not session.trials
 
 
 def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,16 @@ def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatc
     assert min(e for e, _ in many.tried) <= min(e for e, _ in few.tried) <= few.tried[0][0]
 
 
-@pytest.mark.parametrize(("errors", "tries"), [((1.0, 0.5, 0.4), 2), ((1.0, 1.5, 0.5), 3), ((1.0, 1.5, 2.0), 3)])
-def test_one_more_plan_is_tried_where_uniform_widths_lead(errors: tuple[float, ...], tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("errors", "promised", "tries"),
+    [((1.0, 0.5, 0.4), 0.41, 2), ((1.0, 0.5, 0.4), 0.39, 3), ((1.0, 1.5, 0.5), 2.0, 3), ((1.0, 1.5, 2.0), 0.1, 3)],
+)
+def test_one_more_plan_is_tried_where_these_disappoint(
+    errors: tuple[float, ...], promised: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = iter(errors)
     monkeypatch.setattr("fxprune.search.trial", lambda *plan: next(shown))
+    monkeypatch.setattr(Search, "promise", lambda self, option: promised)
     search = searched(opened(tiny(), loader(), effort=2), monkeypatch)
     assert [error for error, _ in search.tried] == list(errors[:tries])
     assert search._leader()[0] == min(errors[:tries])
@@ -87,6 +93,9 @@ def test_what_is_promised_is_learnt_from_the_plans_tried(monkeypatch: pytest.Mon
     ranks = {"layer.weight": Factoring(1)}
     split = replace(uniform, error=0.0, ranks=ranks, errors={"layer.weight": 2.0})
     assert search.promise(split) == pytest.approx(PROMISE * RANKS_FACTOR * 2.0)
+    for shown, factor in ((0.5, RANKS_FACTOR), (9.0, 4.5)):
+        search.tried = [(first, uniform), (second, blend), (shown, split)]
+        assert search.promise(split) == pytest.approx(PROMISE * factor * 2.0)
 
 
 def test_a_model_that_is_flat_everywhere_promises_nothing_and_is_still_compressed() -> None:
