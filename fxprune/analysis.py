@@ -1,5 +1,6 @@
 """Station 2: run the graph on channel labels, solve for what lives or dies together, and prove it by trial."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,11 +13,13 @@ from fxprune.coupling import Coupling, solve
 from fxprune.errors import PlanError
 from fxprune.flops import costs
 from fxprune.groups import Analysis, ChannelGroup, Cost, Pinned
+from fxprune.layers import constants
 from fxprune.propagation import Propagation, attribute, hint, unlabelled
 from fxprune.relabel import Conflict, conflicts
+from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 
-__all__ = ["Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "analyse", "attribute", "hint", "unlabelled"]
+__all__ = ["Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "activations", "analyse", "attribute", "hint", "unlabelled"]
 
 
 def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lambda name: False) -> Analysis:
@@ -36,6 +39,14 @@ def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lam
     if heads:
         found = max(found, _settled(module, batch, ignore, whole_heads=False)[0], key=_free)
     return replace(found, costs=costs(module, found.values, batch))
+
+
+def activations(module: GraphModule, analysis: Analysis) -> list[float]:
+    """Bytes per example of every call's result that depends on an input."""
+    constant = constants(module)
+    calls = [n.name for n in module.graph.nodes if n.op == "call_function" and n not in constant]
+    values = [v for name in calls if isinstance(v := analysis.values.get(name), Value)]
+    return [math.prod(v.shape) * v.dtype.itemsize / analysis.batch for v in values]
 
 
 def _settled(module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool) -> tuple[Analysis, bool]:

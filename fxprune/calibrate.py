@@ -1,5 +1,6 @@
 """Station 3: stream calibration batches once and keep only sums."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,8 +20,8 @@ from fxprune.rules.movement import MOVEMENT
 from fxprune.rules.recorder import Consumer
 from fxprune.rules.registry import operator_name
 
-POSITIONS, POSITIONS_PER_CHANNEL = 1 << 12, 32
-"""Positions of a batch that enter the second moments, at least and per channel; where there are twice as many, they are drawn."""
+POSITIONS, POSITIONS_PER_CHANNEL = 25_600, 200
+"""Positions in all examples that enter the second moments, at least and per channel; where a batch has twice its share, they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
 
 
 def calibrate(
-    module: GraphModule, analysis: Analysis, batches: Iterable[Batch],
+    module: GraphModule, analysis: Analysis, batches: Iterable[Batch], examples: int,
     watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}), seed: int = 0,
 ) -> dict[Site, Moments]:  # fmt: skip
     """Second moments of every consumer's input; memory does not depend on the number of batches.
@@ -126,6 +127,7 @@ def calibrate(
         module: the captured graph.
         analysis: of that graph.
         batches: calibration examples.
+        examples: how many there are in all, of which these may be a part.
         watch: who else wants to see nodes' results.
         seed: of the positions that are looked at, where there are many.
 
@@ -147,7 +149,7 @@ def calibrate(
 
     def positions(value: Tensor, dim: int) -> Tensor:
         flat = value.movedim(dim, -1).reshape(-1, value.shape[dim])
-        most = max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1])
+        most = math.ceil(max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1]) * size / examples)
         return flat.index_select(0, torch.randint(len(flat), (most,), generator=generator).to(flat.device)) if len(flat) > 2 * most else flat
 
     def summing(source: str) -> Callable[[Tensor], None]:
@@ -169,8 +171,9 @@ def calibrate(
         return add
 
     observer = Observer(module, {source: summing(source) for source in {key[0] for key in keys}}, watch)
-    examples = 0
+    seen = size = 0
     for batch in batches:
+        size = batch.size
         try:
             with torch.no_grad():
                 outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
@@ -180,13 +183,13 @@ def calibrate(
         # What went wrong at a position that was not looked at.
         if any(isinstance(t, Tensor) and bool(torch.isnan(t).any()) for t in outputs):
             require_finite(module, batch)
-        examples += batch.size
+        seen += size
     result = {}
     for site, consumers in found.items():
         own = [key_of[(site, i)] for i in range(len(consumers))]
         total = [sum((grams[k][s] for k in own), np.zeros(())) for s in range(len(keys[own[0]]))]
-        seen = tuple(sum(counts[k][s] for k in own) for s in range(len(keys[own[0]])))
-        result[site] = Moments(tuple(keys[own[0]]), tuple(np.asarray(t) for t in total), seen, examples)
+        rows_seen = tuple(sum(counts[k][s] for k in own) for s in range(len(keys[own[0]])))
+        result[site] = Moments(tuple(keys[own[0]]), tuple(np.asarray(t) for t in total), rows_seen, seen)
     return result
 
 

@@ -144,7 +144,7 @@ class Calibration:
     Args:
         model: whose forward the batches are for.
         loader: any re-iterable of batches, or one tensor. One-shot iterators are refused: a second pass would see nothing.
-        chunk: most examples per batch handed out; longer ones are cut.
+        chunk: most examples per batch handed out; longer ones are cut. May be changed between two readings.
     """
 
     def __init__(self, model: nn.Module, loader: Any, chunk: int = 128):
@@ -159,7 +159,7 @@ class Calibration:
             )
         if not isinstance(loader, Iterable):
             raise CalibrationError(f"The calibration loader is a {type(loader).__name__}, which cannot be iterated.")
-        self._model, self._loader, self._chunk = model, loader, chunk
+        self._model, self._loader, self.chunk = model, loader, chunk
         self.size = self._largest = 0
         first: Batch | None = None
         for item in loader:
@@ -178,7 +178,7 @@ class Calibration:
         Args:
             chosen: (size,) bool, which examples; all by default. What is left of neighbouring batches is put together.
         """
-        most = min(self._chunk, self._largest)
+        most = min(self.chunk, self._largest)
         waiting: Gathered | None = None
         for part in self._pieces(chosen):
             if waiting is not None and not waiting.add(part):
@@ -205,8 +205,8 @@ class Calibration:
                     batch = batch.take(index)
             else:
                 seen += batch.size
-            for at in range(0, batch.size, self._chunk):
-                yield batch.part(at, min(at + self._chunk, batch.size))
+            for at in range(0, batch.size, self.chunk):
+                yield batch.part(at, min(at + self.chunk, batch.size))
         if seen < self.size:
             raise CalibrationError(
                 f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each time."

@@ -42,6 +42,15 @@ class Layer:
         return self.bias is not None or self.mean is not None
 
 
+def constants(module: GraphModule) -> set[Node]:
+    """Nodes that depend on no input."""
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "get_attr" or (node.op == "call_function" and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
 def own_layers(module: GraphModule) -> dict[str, Layer]:
     """The layers of a graph by the names of their first calls."""
     readers: dict[str, int] = defaultdict(int)

@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxprune.analysis import Analysis, attribute
-from fxprune.layers import Layer, bias_of, channel_dim, groups, own_layers, setting
+from fxprune.layers import Layer, bias_of, channel_dim, constants, groups, own_layers, setting
 from fxprune.linalg.pca import truncate
 from fxprune.linalg.refit import SHRINKAGE, TINY, Fit, Moments, Sums, refit, solution
 from fxprune.recording import JUDGE, Chunk, Recording, rows_per_example
@@ -67,16 +67,8 @@ class Lockstep:
         self.dense, self.small, self.analysis, self.alive = dense, small, analysis, alive
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
-        self.constant = self._constants()
+        self.constant = {node.name for node in constants(dense)}
         self.fits = Fits()
-
-    def _constants(self) -> set[str]:
-        found = set()
-        for node in self.nodes:
-            inputs = node.all_input_nodes
-            if node.op == "get_attr" or (node.op == "call_function" and all(i.name in found for i in inputs)):
-                found.add(node.name)
-        return found
 
     @torch.no_grad()
     def run(self, chunks: Sequence[Chunk], advance: Callable[[int], object] = lambda nodes: None) -> Fits:

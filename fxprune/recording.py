@@ -23,13 +23,13 @@ ROWS = 12
 """Observations per feature that enter a fit (the solution's error falls with their square root)."""
 JUDGE = "judge"
 """The part of the examples that judges fits and plans."""
-FEWEST_ROWS = 6144
-"""Observations that enter even the smallest layer's fit, where there are as many."""
+FEWEST_ROWS, PLENTY = 6144, 128
+"""Observations that enter even a small layer's fit, where there are as many; but no more than so many per feature."""
 
 
 def rows_per_example(features: int, calls: int, examples: int) -> float:
     """Positions sampled from every example for a layer with so many unknowns per output, in each of its calls."""
-    return max(ROWS * features, FEWEST_ROWS) / (calls * examples)
+    return max(ROWS * features, min(FEWEST_ROWS, PLENTY * features)) / (calls * examples)
 
 
 @dataclass

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis import Analysis, attribute
+from fxprune.analysis import Analysis, activations, attribute
 from fxprune.calibrate import Observer, arguments, sites
 from fxprune.decisions import relative_error
 from fxprune.inputs import Batch
 from fxprune.layers import own_layers
-from fxprune.rules.labels import Value
 from fxprune.rules.registry import operator_name
 
 ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
@@ -51,7 +50,7 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
     watched = {name: (c.parameter, c.axis) for name, c in consumers.items()}
     watched |= {call.name: (layer.weight, 1) for layer in own_layers(module).values() for call in layer.calls}
     operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
-    chunk = _affordable(module, analysis, memory)
+    chunk = int(min(max(memory / max(sum(activations(module, analysis)), 1), 1), CHUNK))
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
@@ -73,14 +72,6 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
                 totals[key] = totals[key] + total if key in totals else total
                 rows[key] = rows.get(key, 0) + len(flat)
     return {name: _shrunk(total, rows[name]) / chunks for name, total in totals.items()}
-
-
-def _affordable(module: GraphModule, analysis: Analysis, memory: float) -> int:
-    """How many examples' activations fit into memory, at least one and at most `CHUNK`."""
-    shapes = [(n.op, v.shape) for n in module.graph.nodes if isinstance(v := analysis.values.get(n.name), Value)]
-    examples = max((shape[0] for op, shape in shapes if op == "placeholder" and shape), default=1)
-    size = 4 * sum(math.prod(shape) for op, shape in shapes if op == "call_function") / examples
-    return int(min(max(memory / max(size, 1), 1), CHUNK))
 
 
 def _probed(outputs: Any, generator: torch.Generator) -> Tensor:

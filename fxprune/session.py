@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxprune.analysis import Analysis, analyse
+from fxprune.analysis import Analysis, activations, analyse
 from fxprune.budget import Budget
 from fxprune.calibrate import Moments, Site, calibrate, require_finite
 from fxprune.capture import Captured, capture, check_model
@@ -34,6 +34,8 @@ from fxprune.sensitivity import sensitivities
 from fxprune.spectra import Spread, spreads
 from fxprune.spill import Spill
 
+CACHED = 1 << 25
+"""Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and the C library maps them anew for every call."""
 PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes."""
 EFFORT = 2
@@ -123,7 +125,10 @@ class Session:
                     yield from recording.follow(part, self.batches(np.isin(np.arange(len(self.fit)), parts[part]), advance))
 
             with self.station("calibrate", len(chosen)) as advance:
-                fitting, judging = (calibrate(self.graph, self.analysis, stream(*n), recording.watch, self.seed) for n in (("try", "rest"), (JUDGE,)))
+                fitting, judging = (
+                    calibrate(self.graph, self.analysis, stream(*names), len(chosen), recording.watch, self.seed)
+                    for names in (("try", "rest"), (JUDGE,))
+                )
             self.moments = fitting, {site: held + judging[site] for site, held in fitting.items()} if len(parts[JUDGE]) else fitting
             self.recording = recording
             self._warn_if_thin(self.moments[0])
@@ -284,6 +289,9 @@ def open_session(
             f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its "
             "layers instead; operators without a rule can be taught one (docs/rules.md)."
         )
+    if captured.example.tensors()[0].device.type == "cpu":
+        largest = max(activations(captured.graph, analysis), default=1.0)
+        calibration.chunk = int(min(max(CACHED / max(largest, 1), 1), calibration.chunk))
     workload = workload or Workload()
     session = Session(
         model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),

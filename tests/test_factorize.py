@@ -333,7 +333,7 @@ def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
     analysis, name = analyse(graph, 2), "layers.1.weight"
     small, plain = copy.deepcopy(graph), copy.deepcopy(graph)
     recording = Recording(graph, len(x), Spill(1e9))
-    calibrate(graph, analysis, recording.follow("", [make_batch((x,), {})]), recording.watch)
+    calibrate(graph, analysis, recording.follow("", [make_batch((x,), {})]), len(x), recording.watch)
     alive = np.ones(len(analysis.group_of()), dtype=bool)
     fits = Lockstep(graph, small, analysis, alive, recording, {name: 60}, max_features=0).run(recording.chunks)
     assert fits.kept[name] == "784 unknowns per output"

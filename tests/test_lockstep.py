@@ -67,7 +67,7 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
     before = error()
     store = Spill(memory)
     recording = Recording(captured.graph, len(fit), store)
-    calibrate(captured.graph, analysis, recording.follow("", (make_batch((part,), {}) for part in fit.split(50))), recording.watch)
+    calibrate(captured.graph, analysis, recording.follow("", (make_batch((part,), {}) for part in fit.split(50))), len(fit), recording.watch)
     recorded = store._held, _files(store)
     fits = Lockstep(captured.graph, small, analysis, alive, recording).run(recording.chunks)
     assert (store._held, _files(store)) == recorded
