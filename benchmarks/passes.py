@@ -16,13 +16,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import NETS, trained
+from benchmarks.data import DEBIAN, photos, split
+from benchmarks.nets import NETS, efficientnet_lite0, trained
 from benchmarks.tradeoff import draw, logits
 
 T = TypeVar("T")
 
-FLOPS = 0.5
 STATIONS = {
     "capture and labels": ("capture", "label"), "statistics": ("calibrate",), "selection": ("profile",), "plans": ("allocate",),
     "rewrite": ("rewrite", "hand over"), "fits": ("fit",), "verify": ("verify",),
@@ -37,12 +36,12 @@ def timed(call: Callable[[], T]) -> tuple[float, T]:
     return time.process_time() - start, result
 
 
-def row(net: nn.Module, images: Tensor, method: str, repeats: int) -> tuple[float, dict[str, float]]:
+def row(net: nn.Module, images: Tensor, flops: float, method: str, repeats: int) -> tuple[float, dict[str, float]]:
     """Seconds of one forward pass over the images, and passes that every station took; "all" is the whole call."""
     passes, calls = [], []
     for _ in range(repeats):
         passes.append(timed(lambda: logits(net, images))[0])
-        whole, small = timed(lambda: fxprune.compress(net, images, flops=FLOPS, method=method, progress=False))
+        whole, small = timed(lambda: fxprune.compress(net, images, flops=flops, method=method, progress=False))
         calls.append((whole, fxprune.report(small).seconds))
     forward, (whole, seconds) = min(passes), min(calls, key=lambda call: call[0])
     scale = whole / sum(seconds.values()) / forward
@@ -53,22 +52,28 @@ def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     method: Annotated[list[str] | None, typer.Option(help="auto, channels and uniform by default")] = None,
     images: Annotated[int, typer.Option(help="for calibration")] = 1000,
+    flops: Annotated[float, typer.Option(help="budget")] = 0.5,
     repeats: Annotated[int, typer.Option(help="the fastest of so many passes and calls counts")] = 5,
     data: Path = DEBIAN,
+    photographs: Annotated[Path | None, typer.Option("--images-of", help="instead: EfficientNet-Lite0 on the images of a folder")] = None,
 ) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    calibration = draw(split("calibration", data).images, images, 0)
+    if photographs is None:
+        calibration = draw(split("calibration", data).images, images, 0)
+        models = {name: trained(name) for name in net or list(NETS)}
+    else:
+        calibration = draw(photos(photographs), images, 0)
+        models = {"EfficientNet-Lite0": efficientnet_lite0()}
     # Importing torch.export takes a second, once per process.
-    fxprune.compress(trained("mlp"), calibration[:50], flops=FLOPS, method="uniform", progress=False)
-    table = Table(title=f"Forward passes over {images} images that compress(flops={FLOPS}) takes", title_justify="left")
+    fxprune.compress(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(100, 8), flops=0.9, method="uniform", progress=False)
+    table = Table(title=f"Forward passes over {len(calibration)} images that compress(flops={flops:g}) takes", title_justify="left")
     for column in ("net", "method", "one pass, s", *STATIONS, "all"):
         table.add_column(column, justify="left" if column in ("net", "method") else "right")
-    for name in net or list(NETS):
-        model = trained(name)
+    for name, model in models.items():
         logits(model, calibration)
         for way in method or ("uniform", "channels", "auto"):
-            forward, found = row(model, calibration, way, repeats)
+            forward, found = row(model, calibration, flops, way, repeats)
             table.add_row(name, way, f"{forward:.2f}", *(f"{v:.1f}" for v in found.values()))
     Console(width=140).print(table)
 

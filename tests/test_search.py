@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import BudgetError
+from fxprune.analysis import activations
 from fxprune.budget import Budget
 from fxprune.calibrate import Observer
 from fxprune.factoring import Factoring
 from fxprune.inputs import Calibration
 from fxprune.linalg.refit import gram
 from fxprune.planning import allocated
+from fxprune.recording import rows_per_example
 from fxprune.search import GAIN, PROMISE, RANKS_FACTOR, Search
 from fxprune.session import Session, held_out_for, open_session
 from tests.nets import images, loader, tiny
@@ -46,6 +48,8 @@ def test_the_least_effort_tries_nothing_and_takes_uniform_widths() -> None:
 
 
 def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "_deserves", lambda self, option: False)
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 5))
     batches = list(torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).split(100))
     few, many = (searched(opened(model, batches, effort=e), monkeypatch) for e in (2, 9))
@@ -142,6 +146,27 @@ def test_what_judges_is_not_fitted_on() -> None:
     assert 0 < judging < 0.25 * session.fit.sum()
     for site, held in session.statistics().items():
         assert held.examples == session.fit.sum() - judging == session.statistics(everything=True)[site].examples - judging
+
+
+def test_large_activations_make_small_batches_that_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.calibrate.POSITIONS", 1000)
+    monkeypatch.setattr("fxprune.calibrate.POSITIONS_PER_CHANNEL", 1)
+    whole = opened(tiny(), loader(), effort=1)
+    largest = max(activations(whole.graph, whole.analysis))
+    monkeypatch.setattr("fxprune.session.CACHED", 3.5 * largest)
+    small = opened(tiny(), loader(), effort=1)
+    assert max(c.size for c in whole.recorded().chunks) > 3 == max(c.size for c in small.recorded().chunks)
+    assert sum(c.size for c in small.recorded().chunks) == small.fit.sum()
+    for site, held in whole.statistics(everything=True).items():
+        other = small.statistics(everything=True)[site]
+        assert held.examples == other.examples
+        # A batch's share is rounded up.
+        assert all(a <= b <= a + len(small.recorded().chunks) for a, b in zip(held.rows, other.rows, strict=True))
+
+
+@pytest.mark.parametrize(("features", "rows"), [(9, 1152), (48, 6144), (512, 6144), (1000, 12000)])
+def test_observations_of_a_fit(features: int, rows: int) -> None:
+    assert 50 * 2 * rows_per_example(features, calls=2, examples=50) == pytest.approx(rows)
 
 
 def test_the_gram_matrix_of_many_features_is_mirrored() -> None:
