@@ -32,7 +32,7 @@ def fold_weight(weight: Tensor, site: Site, analysis: Analysis, alive: np.ndarra
         place = {key: i for i, key in enumerate(a.keys.tolist())}
         kept = np.array([place[key] for key in b.keys.tolist()], dtype=np.int64)
         ridge = ridge_for(len(gram), seen, weight.dtype) if ridged else precision
-        matrices.append(interpolation(gram, kept, ridge, precision))
+        matrices.append(interpolation(gram, kept, ridge, precision, seen))
     return folded(sliced, axis, old, pairs, matrices)
 
 

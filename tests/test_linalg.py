@@ -59,6 +59,19 @@ def test_interpolation_survives_dependent_kept_columns() -> None:
     assert residual <= np.linalg.norm(x - x[:, [5, 0]] @ best) * (1 + 1e-4)
 
 
+def test_what_few_rows_rebuild_is_shrunk_all_the_same() -> None:
+    """As many kept columns as rows rebuild any column of these rows exactly, and none of others."""
+    generator = np.random.default_rng(0)
+    x, other = generator.standard_normal((2, 40, 60))
+    gram, kept = x.T @ x, np.arange(45)
+    believed, shrunk = interpolation(gram, kept, 0.1, 1e-7), interpolation(gram, kept, 0.1, 1e-7, rows=40)
+    np.testing.assert_allclose(x[:, kept] @ believed, x, atol=1e-3)
+    assert np.square(other - other[:, kept] @ shrunk).sum() < 0.7 * np.square(other - other[:, kept] @ believed).sum()
+    dependent = np.concatenate([x, x[:, :1]], 1)
+    found = interpolation(dependent.T @ dependent, np.arange(10), 0.1, 1e-7, rows=40)
+    np.testing.assert_allclose(found[:, 60], np.eye(10)[0], atol=1e-4)
+
+
 def test_ridge_with_a_prior_tends_to_the_prior() -> None:
     x, prior = matrix(10), np.random.default_rng(2).standard_normal((COLUMNS, 3))
     gram, right = x.T @ x, x.T @ np.random.default_rng(3).standard_normal((ROWS, 3))

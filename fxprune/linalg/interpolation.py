@@ -6,6 +6,8 @@ Chee et al. (NeurIPS 2022), section 3, in normal-equation form; for A from a com
 compressed activations to the original ones.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -37,7 +39,7 @@ def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | 
     return np.asarray(((basis / values[keep]) @ (basis.T @ right)).numpy())
 
 
-def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: float = 1e-13) -> np.ndarray:
+def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: float = 1e-13, rows: float = math.inf) -> np.ndarray:
     """T of shape (k, n) with X ~ X[:, kept] T, exact on the kept columns.
 
     Args:
@@ -46,6 +48,7 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
         ridge: relative Tikhonov weight on the dropped columns' coefficients.
         precision: relative error of the Gram matrix; columns that the kept ones rebuild to this precision are rebuilt
             without shrinkage.
+        rows: observations in X; as many kept columns rebuild anything, which proves nothing.
     """
     result = np.zeros((len(kept), len(gram)))
     dropped = np.setdiff1d(np.arange(len(gram)), kept)
@@ -53,7 +56,7 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
     energy = np.diag(gram)
     # Dead columns neither rebuild others nor need to be rebuilt.
     lives = energy > np.finfo(float).eps ** 2 * max(float(energy.max(initial=0)), np.finfo(float).tiny)
-    rows, kept, dropped = np.flatnonzero(lives[kept]), kept[lives[kept]], dropped[lives[dropped]]
+    places, kept, dropped = np.flatnonzero(lives[kept]), kept[lives[kept]], dropped[lives[dropped]]
     if len(dropped) and len(kept):
         # Equilibrate: channels may differ by orders of magnitude in scale.
         scale = np.sqrt(np.maximum(energy, np.finfo(float).tiny))
@@ -63,7 +66,8 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
         if ridge > precision:
             sharp = solve_ridge(a, b, precision)
             fitted = (torch.from_numpy(a) @ torch.from_numpy(sharp)).numpy()
-            exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision
+            free = max(1 - len(kept) / rows, 0.0)
+            exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision * free
             unit[:, exact] = sharp[:, exact]
-        result[np.ix_(rows, dropped)] = unit * scale[dropped] / scale[kept][:, None]
+        result[np.ix_(places, dropped)] = unit * scale[dropped] / scale[kept][:, None]
     return result
