@@ -12,7 +12,7 @@ from fxprune.rules.registry import operator_name
 
 CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 MOST_OUTPUTS = 4096
-"""Layers with more outputs are not factored: their covariance would not fit beside the model."""
+"""Layers with more outputs (heads over a vocabulary) get no matrix of (outputs, outputs): it would not fit beside the model."""
 
 
 @dataclass(frozen=True)

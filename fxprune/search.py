@@ -160,8 +160,11 @@ class Search:
         plan with ranks that was tried shows more.
         """
         known = sorted((o.mix, math.log(max(tried, NEGLIGIBLE) / max(o.error, NEGLIGIBLE))) for tried, o in self.tried if not o.ranks)
-        factor = math.exp(float(np.interp(option.mix, [mix for mix, _ in known], [excess for _, excess in known])))
+
+        def channels(o: Option) -> float:
+            return o.error * math.exp(float(np.interp(o.mix, [mix for mix, _ in known], [excess for _, excess in known])))
+
         if not option.ranks:
-            return factor * option.error
-        shown = [(tried - factor * o.error) / max(sum(o.errors.values()), NEGLIGIBLE) for tried, o in self.tried if o.ranks]
-        return PROMISE * (factor * option.error + max([RANKS_FACTOR, *shown]) * sum(option.errors.values()))
+            return channels(option)
+        shown = [(tried - channels(o)) / max(sum(o.errors.values()), NEGLIGIBLE) for tried, o in self.tried if o.ranks]
+        return PROMISE * (channels(option) + max([RANKS_FACTOR, *shown]) * sum(option.errors.values()))

@@ -18,7 +18,7 @@ from fxprune.analysis import Analysis, activations, attribute
 from fxprune.calibrate import Observer, arguments, sites
 from fxprune.decisions import relative_error
 from fxprune.inputs import Batch
-from fxprune.layers import own_layers
+from fxprune.layers import MOST_OUTPUTS, own_layers
 from fxprune.rules.registry import operator_name
 
 ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
@@ -41,7 +41,8 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
         memory: bytes that the activations of one backward pass may take.
 
     Returns:
-        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where the weight's output axis is not its first.
+        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where the weight's output axis is not its first or
+        has more than `MOST_OUTPUTS`.
 
     Raises:
         RuntimeError: the model's operators have no derivative.
@@ -97,8 +98,8 @@ def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
-    """A gradient as (positions, outputs); (elements, 1) of mean output where the weight's output axis is not its first."""
-    if operator not in ORDINARY:
+    """A gradient as (positions, outputs); (elements, 1) of mean output where one matrix of all outputs is not to be had."""
+    if operator not in ORDINARY or len(weight) > MOST_OUTPUTS:
         return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
     channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
     return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])

@@ -29,6 +29,16 @@ def test_estimates_the_jacobian() -> None:
     torch.testing.assert_close(found * energy, last.mT @ last, atol=0.1 * float((last.mT @ last).diagonal().max()), rtol=0)
 
 
+def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = chain(), make_batch((torch.randn(64, 12, dtype=torch.float64),), {})
+    captured = capture(model, batch)
+    analysis = analyse(captured.graph, batch.size)
+    whole = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
+    monkeypatch.setattr("fxprune.sensitivity.MOST_OUTPUTS", len(whole) - 1)
+    mean = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
+    torch.testing.assert_close(mean, whole.diagonal().mean().view(1, 1))
+
+
 def test_convolutions_weigh_their_own_channels() -> None:
     """An output channel that the rest of the network ignores costs next to nothing."""
     torch.manual_seed(0)
