@@ -19,7 +19,9 @@ from fxprune.relabel import Conflict, conflicts
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 
-__all__ = ["Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "activations", "analyse", "attribute", "hint", "unlabelled"]
+__all__ = [
+    "Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "activations", "analyse", "attribute", "examples_within", "hint", "unlabelled",
+]  # fmt: skip
 
 
 def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lambda name: False) -> Analysis:
@@ -47,6 +49,11 @@ def activations(module: GraphModule, analysis: Analysis) -> list[float]:
     calls = [n.name for n in module.graph.nodes if n.op == "call_function" and n not in constant]
     values = [v for name in calls if isinstance(v := analysis.values.get(name), Value)]
     return [math.prod(v.shape) * v.dtype.itemsize / analysis.batch for v in values]
+
+
+def examples_within(limit: float, each: float, most: int) -> int:
+    """How many examples of so many bytes each fit into a limit; at least one, at most `most`."""
+    return int(min(max(limit / max(each, 1), 1), most))
 
 
 def _settled(module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool) -> tuple[Analysis, bool]:

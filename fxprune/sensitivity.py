@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from fxprune.analysis import Analysis, activations, attribute
+from fxprune.analysis import Analysis, activations, attribute, examples_within
 from fxprune.calibrate import Observer, arguments, sites
 from fxprune.decisions import relative_error
 from fxprune.inputs import Batch
@@ -51,7 +51,7 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
     watched = {name: (c.parameter, c.axis) for name, c in consumers.items()}
     watched |= {call.name: (layer.weight, 1) for layer in own_layers(module).values() for call in layer.calls}
     operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
-    chunk = int(min(max(memory / max(sum(activations(module, analysis)), 1), 1), CHUNK))
+    chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, Tensor] = {}
     rows: dict[str, int] = {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxprune.analysis import Analysis, activations, analyse
+from fxprune.analysis import Analysis, activations, analyse, examples_within
 from fxprune.budget import Budget
 from fxprune.calibrate import Moments, Site, calibrate, require_finite
 from fxprune.capture import Captured, capture, check_model
@@ -290,8 +290,8 @@ def open_session(
             "layers instead; operators without a rule can be taught one (docs/rules.md)."
         )
     if captured.example.tensors()[0].device.type == "cpu":
-        largest = max(activations(captured.graph, analysis), default=1.0)
-        calibration.chunk = int(min(max(CACHED / max(largest, 1), 1), calibration.chunk))
+        largest = max(activations(captured.graph, analysis), default=0.0)
+        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
     workload = workload or Workload()
     session = Session(
         model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),
