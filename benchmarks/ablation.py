@@ -14,9 +14,9 @@ from torch import Tensor
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits, opened
-from fxprune.construct import build, surviving_channels
+from fxprune.allocate.planning import allocated
 from fxprune.errors import CalibrationWarning
-from fxprune.planning import allocated
+from fxprune.fit.build import build, surviving_channels
 
 STEPS = (
     ("smallest weights, nothing fitted", "magnitude", "uniform", "magnitude", True),

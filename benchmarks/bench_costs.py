@@ -14,9 +14,9 @@ from torch.fx import GraphModule
 
 import fxprune
 from benchmarks import nets
+from fxprune.capture.batch import make_batch
 from fxprune.demo import data
-from fxprune.inputs import make_batch
-from fxprune.measure import Workload, prepared, running
+from fxprune.timing.measure import Workload, prepared, running
 
 BATCH = 32
 CALIBRATION = 500

@@ -23,9 +23,9 @@ import fxprune
 from benchmarks.data import DEBIAN, Split, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits, opened
+from fxprune.allocate.ranks import METHODS
 from fxprune.errors import BudgetError
-from fxprune.handover import finished
-from fxprune.ranks import METHODS
+from fxprune.handover.finish import finished
 from fxprune.session import Session, undisturbed
 
 BATCH, ROUNDS = 20, 15

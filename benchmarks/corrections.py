@@ -19,7 +19,7 @@ import fxprune
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits
-from fxprune.decisions import relative_error
+from fxprune.verify.decisions import relative_error
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Model = Callable[[Tensor], Tensor]

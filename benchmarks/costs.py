@@ -15,7 +15,7 @@ import torch
 import typer
 
 from benchmarks.bench_costs import BATCH, CALIBRATION, WHICH
-from fxprune.measure import machine
+from fxprune.timing.measure import machine
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt

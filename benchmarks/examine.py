@@ -13,13 +13,13 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from benchmarks.entry import Entry
-from fxprune.analysis import Analysis, analyse
-from fxprune.capture import Captured, capture
-from fxprune.costs import CostModel
-from fxprune.flops import count_flops
-from fxprune.inputs import Batch, Calibration, example_batch
+from fxprune.capture.batch import Batch, Calibration, example_batch
+from fxprune.capture.export import Captured, capture
+from fxprune.label.analysis import Analysis, analyse
+from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules, ReduceChannels
-from fxprune.plan import Plan, make_plan, scatter
+from fxprune.plans.plan import Plan, make_plan, scatter
+from fxprune.profile.costs import CostModel
 from fxprune.targets import Passing
 
 FLOPS = 0.7

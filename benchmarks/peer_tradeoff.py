@@ -18,8 +18,8 @@ from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.torch_pruning import last_layers
 from benchmarks.tradeoff import draw, logits
-from fxprune.flops import count_flops
-from fxprune.inputs import make_batch
+from fxprune.capture.batch import make_batch
+from fxprune.label.flops import count_flops
 
 IMPORTANCES = {"magnitude": torch_pruning.importance.MagnitudeImportance, "taylor": torch_pruning.importance.TaylorImportance}
 HALVINGS = 9

@@ -18,12 +18,12 @@ from torch import Tensor
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, opened
-from fxprune import allocate
-from fxprune.construct import build, surviving_channels, trial
-from fxprune.inputs import Calibration
-from fxprune.search import PROMISE, Option, Search
+from fxprune.allocate import widths as allocate
+from fxprune.allocate.search import PROMISE, Option, Search
+from fxprune.capture.batch import Calibration
+from fxprune.fit.build import build, surviving_channels, trial
 from fxprune.session import Session, undisturbed
-from fxprune.verify import compare
+from fxprune.verify.agreement import compare
 
 OUTSIDE = 2000
 """Images that measure finished plans."""

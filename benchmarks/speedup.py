@@ -28,10 +28,10 @@ from torch.utils.benchmark.utils.timer import timer
 
 import fxprune
 from benchmarks import nets, torchvision_ops
+from fxprune.capture.batch import to_batch
 from fxprune.demo import data
-from fxprune.flops import count_flops
-from fxprune.inputs import to_batch
-from fxprune.measure import Call, Workload, interleaved, machine, prepared, running
+from fxprune.label.flops import count_flops
+from fxprune.timing.measure import Call, Workload, interleaved, machine, prepared, running
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 FLOPS = 0.5

@@ -13,7 +13,7 @@ import fxprune
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import trained
 from benchmarks.tradeoff import draw, logits, opened
-from fxprune.construct import build, surviving_channels
+from fxprune.fit.build import build, surviving_channels
 from fxprune.linalg.selection import pivoted_qr
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")

@@ -23,8 +23,8 @@ from benchmarks.coverage_page import late
 from benchmarks.entry import Entry
 from benchmarks.examine import ENOUGH, outputs, randomise
 from benchmarks.isolation import Failed, isolated
-from fxprune.flops import count_flops
-from fxprune.inputs import Batch, Calibration, example_batch
+from fxprune.capture.batch import Batch, Calibration, example_batch
+from fxprune.label.flops import count_flops
 from fxprune.targets import Passing
 
 RATIOS = (0.16, 0.3, 0.5)

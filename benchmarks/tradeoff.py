@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import fxprune
 from benchmarks.data import DEBIAN, Split, photos, split
 from benchmarks.nets import NETS, efficientnet_lite0, trained
-from fxprune.budget import Budget
+from fxprune.plans.budget import Budget
 from fxprune.session import Session, held_out_for, open_session
 
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")

@@ -4,9 +4,7 @@
 >>> print(fxprune.report(small))  # doctest: +SKIP
 """
 
-from fxprune.analysis import Analysis, ChannelGroup
 from fxprune.api import analyze, apply, compress, factorize, plan, sweep
-from fxprune.benchmark import Benchmark, Timing, benchmark
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
@@ -17,14 +15,16 @@ from fxprune.errors import (
     StorageError,
     UnsupportedError,
 )
-from fxprune.masked import masked
-from fxprune.measure import Workload
-from fxprune.plan import Plan
-from fxprune.plot import plot
-from fxprune.report import Report, plan_of, report
+from fxprune.handover.masked import masked
+from fxprune.handover.plot import plot
+from fxprune.handover.report import Report, plan_of, report
+from fxprune.label.analysis import Analysis, ChannelGroup
+from fxprune.plans.plan import Plan
 from fxprune.rules import register_rule
-from fxprune.storage import load, save
-from fxprune.verify import Agreement
+from fxprune.saving.storage import load, save
+from fxprune.timing.benchmark import Benchmark, Timing, benchmark
+from fxprune.timing.measure import Workload
+from fxprune.verify.agreement import Agreement
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,5 @@
 """`python -m fxprune` is the `fxprune` command."""
 
-from fxprune.cli import main
+from fxprune.cli.app import main
 
 main()

@@ -6,20 +6,20 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from fxprune.analysis import Analysis, analyse
-from fxprune.budget import Budget, make_budget
-from fxprune.capture import capture, check_model
-from fxprune.construct import build, verify
-from fxprune.decisions import Decision
+from fxprune.allocate.planning import planned
+from fxprune.allocate.ranks import METHODS as RANK_METHODS
+from fxprune.capture.batch import example_batch
+from fxprune.capture.export import capture, check_model
 from fxprune.errors import PlanError, UnsupportedError
-from fxprune.handover import certified, finished, hand_over
-from fxprune.inputs import example_batch
-from fxprune.low_rank import require_layers
-from fxprune.measure import Workload
-from fxprune.plan import Plan, surviving
-from fxprune.planning import planned
-from fxprune.ranks import METHODS as RANK_METHODS
+from fxprune.fit.build import build, verify
+from fxprune.fit.factor import require_layers
+from fxprune.handover.finish import certified, finished, hand_over
+from fxprune.label.analysis import Analysis, analyse
+from fxprune.plans.budget import Budget, make_budget
+from fxprune.plans.plan import Plan, surviving
 from fxprune.session import EFFORT, RoundTo, held_out_for, matcher, open_session, undisturbed
+from fxprune.timing.measure import Workload
+from fxprune.verify.decisions import Decision
 
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 SELECTORS = ("output-aware", "pivoted-qr", "magnitude")

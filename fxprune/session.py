@@ -14,25 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxprune.analysis import Analysis, activations, analyse, examples_within
-from fxprune.budget import Budget
-from fxprune.calibrate import Moments, Site, calibrate, require_finite
-from fxprune.capture import Captured, capture, check_model
-from fxprune.costs import CostModel
-from fxprune.decisions import Decision
+from fxprune.calibrate.moments import Moments, Site, calibrate, require_finite
+from fxprune.calibrate.recording import JUDGE, Recording
+from fxprune.calibrate.spill import Spill
+from fxprune.capture.batch import Batch, Calibration, example_batch
+from fxprune.capture.export import Captured, capture, check_model
 from fxprune.errors import BudgetError, CalibrationWarning, PlanError, UnsupportedError
-from fxprune.groups import Cost
-from fxprune.inputs import Batch, Calibration, example_batch
-from fxprune.latency import Gauge, multiples, seconds_of_calls
-from fxprune.layer_times import LayerTimes
-from fxprune.layers import factorable
-from fxprune.measure import Workload
-from fxprune.profile import Profile, profile
+from fxprune.label.analysis import Analysis, activations, analyse, examples_within
+from fxprune.label.groups import Cost
+from fxprune.label.layers import factorable
+from fxprune.plans.budget import Budget
+from fxprune.profile.costs import CostModel
+from fxprune.profile.output_moments import Spread, spreads
+from fxprune.profile.removal import Profile, profile
+from fxprune.profile.sensitivity import sensitivities
 from fxprune.progress import Progress
-from fxprune.recording import JUDGE, Recording
-from fxprune.sensitivity import sensitivities
-from fxprune.spectra import Spread, spreads
-from fxprune.spill import Spill
+from fxprune.timing.latency import Gauge, multiples, seconds_of_calls
+from fxprune.timing.layer_times import LayerTimes
+from fxprune.timing.measure import Workload
+from fxprune.verify.decisions import Decision
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and the C library maps them anew for every call."""

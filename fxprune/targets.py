@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.api import compress_whole
+from fxprune.capture.batch import Batch, Calibration, make_batch
 from fxprune.errors import BudgetError, CalibrationError, PlanError
-from fxprune.inputs import Batch, Calibration, make_batch
 
 
 class _Reached(Exception):

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxprune.canonical import drop_unread
+from fxprune.capture.canonical import drop_unread
 from fxprune.errors import PlanError
-from fxprune.factoring import names
-from fxprune.layers import groups, setting
+from fxprune.label.layers import groups, setting
+from fxprune.plans.factoring import names
 from fxprune.rules.registry import operator_name
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxprune.analysis import attribute
-from fxprune.canonical import drop_unread
+from fxprune.capture.canonical import drop_unread
+from fxprune.label.analysis import attribute
 from fxprune.rules.registry import operator_name
 
 

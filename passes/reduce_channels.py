@@ -10,9 +10,9 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from fxprune.analysis import Analysis, attribute
-from fxprune.canonical import names_of
-from fxprune.relabel import Rewriter, check, shrink_parameter
+from fxprune.capture.canonical import names_of
+from fxprune.label.analysis import Analysis, attribute
+from fxprune.label.relabel import Rewriter, check, shrink_parameter
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune import measure
+from fxprune.capture.batch import make_batch
 from fxprune.errors import UnsupportedError
-from fxprune.inputs import make_batch
+from fxprune.timing import measure
 from tests.nets import images, tiny
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.analysis import analyse
-from fxprune.capture import Captured, capture
-from fxprune.inputs import make_batch
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import Captured, capture
+from fxprune.label.analysis import analyse
 from tests.nets import images, loader
 from tests.strategies import conv
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import fxprune
-from fxprune import sources
-from fxprune.cli import app
+from fxprune.cli import sources
+from fxprune.cli.app import app
 from fxprune.errors import SourceError
 from tests.nets import images, tiny
 
@@ -70,7 +70,7 @@ def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
 
 def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("fxprune.latency.Gauge.ratio", lambda gauge, small: 0.99)
+    monkeypatch.setattr("fxprune.timing.latency.Gauge.ratio", lambda gauge, small: 0.99)
     quick = ("compress", TINY, "--data", LOADER, "--method", "magnitude")
     found = json.loads(good(*quick, "--latency", "1.0", "--latency-batch", "8", "--json"))
     assert found["notes"][-1] == "measured latency: 0.990 of the original's time, eager, batch 8"

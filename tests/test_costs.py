@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fxprune.analysis import analyse
-from fxprune.capture import capture
-from fxprune.costs import CostModel
-from fxprune.flops import count_flops
-from fxprune.inputs import make_batch
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
+from fxprune.label.analysis import analyse
+from fxprune.label.flops import count_flops
 from fxprune.passes import ReduceChannels
+from fxprune.profile.costs import CostModel
 from tests.strategies import networks
 from tests.test_masked import example, relaxed
 

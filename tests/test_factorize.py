@@ -17,22 +17,22 @@ from torch.fx import GraphModule
 
 import fxprune
 from benchmarks.nets import trained
-from fxprune.analysis import analyse, attribute
-from fxprune.calibrate import calibrate
-from fxprune.capture import capture
+from fxprune.allocate.ranks import METHODS, Choices, allocate_choices
+from fxprune.calibrate.moments import calibrate
+from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.spill import Spill
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
 from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
-from fxprune.factoring import Factoring
-from fxprune.inputs import make_batch
-from fxprune.layers import factorable
+from fxprune.fit.factor import factored, merged
+from fxprune.fit.lockstep import Lockstep
+from fxprune.label.analysis import analyse, attribute
+from fxprune.label.layers import factorable
 from fxprune.linalg import alds, pca, svd
-from fxprune.lockstep import Lockstep
-from fxprune.low_rank import factored, merged
 from fxprune.passes import Factorize, LiftModules
-from fxprune.plan import Plan
-from fxprune.ranks import METHODS, Choices, allocate_choices
-from fxprune.recording import Recording
-from fxprune.spill import Spill
+from fxprune.plans.factoring import Factoring
+from fxprune.plans.plan import Plan
 from tests.nets import images, loader, tiny
 
 EXACT = 1e-10
@@ -372,7 +372,7 @@ def test_names_plans_and_another_checkpoint() -> None:
 
 
 def test_what_stays_one_layer_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxprune.layers.MOST_OUTPUTS", 15)
+    monkeypatch.setattr("fxprune.label.layers.MOST_OUTPUTS", 15)
     small = fxprune.factorize(tiny(), loader(), params=0.9, ignore="second", progress=False)
     reasons = {row.name: row.reason for row in fxprune.report(small).alone}
     assert reasons["second.weight"] == "ignored on request"
@@ -426,7 +426,7 @@ def test_joint_factors_where_that_pays_and_only_there(monkeypatch: pytest.Monkey
         fxprune.save(joint, tmp_path / "joint.safetensors")
         assert torch.equal(fxprune.load(tmp_path / "joint.safetensors", into=trained("mlp"))(x), joint(x))
     assert errors[0] < 0.5 * errors[1]
-    monkeypatch.setattr("fxprune.search.GAIN", 0.0)
+    monkeypatch.setattr("fxprune.allocate.search.GAIN", 0.0)
     careful = fxprune.plan(original("mlp"), data().calibration[:240], flops=0.4, method="auto", progress=False)
     assert (careful.kept, careful.factorings) == (fxprune.plan_of(alone).kept, {})
 

@@ -19,9 +19,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxprune
-from fxprune import sources
+from fxprune.cli import sources
 from fxprune.errors import SourceError, StorageError
-from fxprune.operators import NAMES_OF_FUNCTIONS, operator_named
+from fxprune.saving.operators import NAMES_OF_FUNCTIONS, operator_named
 
 CANARY = "open('canary', 'w')"
 

@@ -12,16 +12,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
-from fxprune import latency, layer_times
-from fxprune.analysis import analyse
-from fxprune.capture import capture
-from fxprune.costs import CostModel
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
 from fxprune.errors import BudgetError
-from fxprune.groups import Cost
-from fxprune.inputs import make_batch
-from fxprune.latency import Gauge, close, multiples, seconds_of_calls
-from fxprune.layer_times import LayerTimes
-from fxprune.measure import Call, Workload
+from fxprune.label.analysis import analyse
+from fxprune.label.groups import Cost
+from fxprune.profile.costs import CostModel
+from fxprune.timing import latency, layer_times
+from fxprune.timing.latency import Gauge, close, multiples, seconds_of_calls
+from fxprune.timing.layer_times import LayerTimes
+from fxprune.timing.measure import Call, Workload
 from tests.nets import images, tiny
 
 OVERHEAD, PER_FLOP = 2e-6, 1e-9

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fxprune.linalg.refit as refitting
-from fxprune.linalg.agreement import lower_bound
+from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.linalg.interpolation import interpolation, solve_ridge
 from fxprune.linalg.refit import RIDGES, Moments, Sums, gram, refit, solution
 from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_qr

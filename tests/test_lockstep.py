@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import analyse
-from fxprune.calibrate import calibrate
-from fxprune.capture import capture
-from fxprune.inputs import make_batch
-from fxprune.lockstep import Fits, Lockstep
+from fxprune.calibrate.moments import calibrate
+from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.spill import Spill
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
+from fxprune.fit.lockstep import Fits, Lockstep
+from fxprune.fit.schedule import gathered
+from fxprune.label.analysis import analyse
 from fxprune.passes import ReduceChannels
-from fxprune.recording import Recording
-from fxprune.schedule import gathered
-from fxprune.spill import Spill
 from tests.strategies import conv
 
 

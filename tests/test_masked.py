@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyse
-from fxprune.capture import Captured, capture
-from fxprune.inputs import make_batch
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import Captured, capture
+from fxprune.label.analysis import Analysis, analyse
 from fxprune.passes import LiftModules, ReduceChannels
-from fxprune.plan import Plan, make_plan, scatter, surviving
+from fxprune.plans.plan import Plan, make_plan, scatter, surviving
 from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomised
 
 EXACT = 1e-10

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from expecttest import assert_expected_inline
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyse
-from fxprune.capture import capture
-from fxprune.inputs import make_batch
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
+from fxprune.label.analysis import Analysis, analyse
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.labels import distinct, reshaped, squash, varying
 from fxprune.rules.registry import _RULES

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import BudgetError
-from fxprune.analysis import activations
-from fxprune.budget import Budget
-from fxprune.calibrate import Observer
-from fxprune.factoring import Factoring
-from fxprune.inputs import Calibration
+from fxprune.allocate.planning import allocated
+from fxprune.allocate.search import GAIN, PROMISE, RANKS_FACTOR, Search
+from fxprune.calibrate.moments import Observer
+from fxprune.calibrate.recording import rows_per_example
+from fxprune.capture.batch import Calibration
+from fxprune.label.analysis import activations
 from fxprune.linalg.refit import gram
-from fxprune.planning import allocated
-from fxprune.recording import rows_per_example
-from fxprune.search import GAIN, PROMISE, RANKS_FACTOR, Search
+from fxprune.plans.budget import Budget
+from fxprune.plans.factoring import Factoring
 from fxprune.session import Session, held_out_for, open_session
 from tests.nets import images, loader, tiny
 
@@ -67,7 +67,7 @@ def test_one_more_plan_is_tried_where_these_disappoint(
     errors: tuple[float, ...], promised: float, tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = iter(errors)
-    monkeypatch.setattr("fxprune.search.trial", lambda *plan: next(shown))
+    monkeypatch.setattr("fxprune.allocate.search.trial", lambda *plan: next(shown))
     monkeypatch.setattr(Search, "promise", lambda self, option: promised)
     search = searched(opened(tiny(), loader(), effort=2), monkeypatch)
     assert [error for error, _ in search.tried] == list(errors[:tries])
@@ -149,8 +149,8 @@ def test_what_judges_is_not_fitted_on() -> None:
 
 
 def test_large_activations_make_small_batches_that_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxprune.calibrate.POSITIONS", 1000)
-    monkeypatch.setattr("fxprune.calibrate.POSITIONS_PER_CHANNEL", 1)
+    monkeypatch.setattr("fxprune.calibrate.moments.POSITIONS", 1000)
+    monkeypatch.setattr("fxprune.calibrate.moments.POSITIONS_PER_CHANNEL", 1)
     whole = opened(tiny(), loader(), effort=1)
     largest = max(activations(whole.graph, whole.analysis))
     monkeypatch.setattr("fxprune.session.CACHED", 3.5 * largest)

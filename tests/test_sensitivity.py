@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.analysis import analyse
-from fxprune.capture import capture
-from fxprune.inputs import make_batch
-from fxprune.sensitivity import sensitivities
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
+from fxprune.label.analysis import analyse
+from fxprune.profile.sensitivity import sensitivities
 
 
 def chain() -> nn.Sequential:
@@ -34,7 +34,7 @@ def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.M
     captured = capture(model, batch)
     analysis = analyse(captured.graph, batch.size)
     whole = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
-    monkeypatch.setattr("fxprune.sensitivity.MOST_OUTPUTS", len(whole) - 1)
+    monkeypatch.setattr("fxprune.profile.sensitivity.MOST_OUTPUTS", len(whole) - 1)
     mean = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
     torch.testing.assert_close(mean, whole.diagonal().mean().view(1, 1))
 

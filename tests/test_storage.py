@@ -21,7 +21,7 @@ import fxprune
 from benchmarks import nets
 from fxprune.demo import data
 from fxprune.errors import StorageError
-from fxprune.graph_json import Decoder, encode
+from fxprune.saving.graph_json import Decoder, encode
 
 TRAINED = ("vgg", "resnet20", "densenet")
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fxprune.api import compress
+from fxprune.capture.batch import to_batch
 from fxprune.demo.data import FOLDER, load
 from fxprune.demo.net import VGG
-from fxprune.inputs import to_batch
-from fxprune.linalg.agreement import lower_bound
-from fxprune.measure import Workload, interleaved, prepared, running
-from fxprune.report import report
+from fxprune.handover.report import report
+from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.session import RoundTo
+from fxprune.timing.measure import Workload, interleaved, prepared, running
 
 METHODS: dict[str, RoundTo] = {"auto": "auto", "paper": 1}
 """Methods with what widths are multiples of: what the processor's kernels use well; the reference knows none."""

@@ -1,0 +1,53 @@
+"""Trade-off curves as a picture; needs matplotlib (`pip install fxprune[plot]`)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fxprune.handover.report import report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Curve = Mapping[float, nn.Module]
+"""What `fxprune.sweep` returns."""
+
+
+def plot(curves: Curve | Mapping[str, Curve], file: str | Path | None = None) -> "Figure":
+    """Draw held-out agreement, with its 95 % lower bound, and output error against the FLOPs kept.
+
+    Args:
+        curves: from `sweep`, or several by name.
+        file: where to write the picture; its suffix decides the format.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        PlanError: a model does not come from fxprune.
+    """
+    from matplotlib.figure import Figure
+
+    named: Mapping[str, Curve] = curves if all(isinstance(k, str) for k in curves) else {"": curves}  # type: ignore[assignment,dict-item]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for name, curve in named.items():
+        points = []
+        for small in curve.values():
+            held = report(small)
+            if held.agreement is not None:
+                points.append((held.flops[1] / max(held.flops[0], 1), held.agreement))
+        points.sort(key=lambda p: p[0])
+        kept = [100 * x for x, _ in points]
+        line = left.plot(kept, [100 * a.rate for _, a in points], "o-", label=name)[0]
+        left.fill_between(kept, [100 * a.bound for _, a in points], [100 * a.rate for _, a in points], color=line.get_color(), alpha=0.15)
+        right.semilogy(kept, [max(a.error, 1e-12) for _, a in points], "o-", label=name)
+    left.set(xlabel="FLOPs kept, %", ylabel="same decision, % of held-out examples")
+    right.set(xlabel="FLOPs kept, %", ylabel="relative squared output error")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    if any(named):
+        left.legend()
+    if file is not None:
+        figure.savefig(file, dpi=150)
+    return figure

@@ -1,0 +1,108 @@
+"""Station 2: run the graph on channel labels, solve for what lives or dies together, and prove it by trial."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from fxprune.errors import PlanError
+from fxprune.label.coupling import Coupling, solve
+from fxprune.label.flops import costs
+from fxprune.label.groups import Analysis, ChannelGroup, Cost, Pinned
+from fxprune.label.layers import constants
+from fxprune.label.propagation import Propagation, attribute, hint, unlabelled
+from fxprune.label.relabel import Conflict, conflicts
+from fxprune.rules.labels import Value
+from fxprune.rules.recorder import Recorder
+
+__all__ = [
+    "Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "activations", "analyse", "attribute", "examples_within", "hint", "unlabelled",
+]  # fmt: skip
+
+
+def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lambda name: False) -> Analysis:
+    """Find the channel groups of a captured graph.
+
+    Groups of several blocks (heads, convolution groups) choose freely in each block where that works: a random choice in
+    every group is tried on the labels, and groups whose channels then do not meet have their blocks tied, or are
+    pinned where even that fails. What is returned has passed such a trial. Attention whose heads may go as a whole is also analysed
+    with the heads staying, and what frees more is returned.
+
+    Args:
+        module: output of `capture`.
+        batch: examples in the traced batch.
+        ignore: parameter names that must keep their shape.
+    """
+    found, heads = _settled(module, batch, ignore, whole_heads=True)
+    if heads:
+        found = max(found, _settled(module, batch, ignore, whole_heads=False)[0], key=_free)
+    return replace(found, costs=costs(module, found.values, batch))
+
+
+def activations(module: GraphModule, analysis: Analysis) -> list[float]:
+    """Bytes per example of every call's result that depends on an input."""
+    constant = constants(module)
+    calls = [n.name for n in module.graph.nodes if n.op == "call_function" and n not in constant]
+    values = [v for name in calls if isinstance(v := analysis.values.get(name), Value)]
+    return [math.prod(v.shape) * v.dtype.itemsize / analysis.batch for v in values]
+
+
+def examples_within(limit: float, each: float, most: int) -> int:
+    """How many examples of so many bytes each fit into a limit; at least one, at most `most`."""
+    return int(min(max(limit / max(each, 1), 1), most))
+
+
+def _settled(module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool) -> tuple[Analysis, bool]:
+    """An analysis that has passed its trial, and whether labels of entire heads took part in it."""
+    run = Propagation(module, ignore, whole_heads)
+    run.run()
+    while True:
+        coupling = solve(module, run, batch)
+        found_wrong = _trial(module, coupling.analysis)
+        if not found_wrong:
+            return coupling.analysis, run.record.met_heads
+        for conflict in found_wrong:
+            _give_way(run.record, coupling, conflict)
+
+
+def _free(analysis: Analysis) -> float:
+    """How many entries of all weight axes may go."""
+    return float(sum((ids > 0).sum() for ids in analysis.axes.values()))
+
+
+def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> list[Conflict]:
+    """Remove channels at random from every group and run the labels through what is left."""
+    if not analysis.groups:
+        return []
+    generator = np.random.default_rng(seed)
+    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    for group in analysis.groups:
+        kept = int(generator.integers(1, group.width))
+        for block in group.blocks:
+            alive[generator.permutation(block)[kept:]] = False
+    return conflicts(module, analysis, alive)
+
+
+def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:
+    """Tie the blocks of the groups in a conflict; pin them where they are tied already."""
+    analysis = coupling.analysis
+    owner = analysis.group_of()[conflict.labels.reshape(-1).numpy()]
+    groups = [analysis.groups[i] for i in np.unique(owner[owner >= 0]).tolist()]
+    if not groups:
+        raise PlanError(f"label propagation does not reproduce itself at {conflict.where}: {conflict}")
+    blocked = [g for g in groups if len(g.blocks) > 1]
+    for group in blocked:
+        rows = torch.from_numpy(coupling.label[group.blocks])
+        record.edges.append(_pairs(rows[1:], rows[:1].expand(len(rows) - 1, -1)))
+    if not blocked:
+        record.node = conflict.where
+        for group in groups:
+            record.pin(torch.from_numpy(coupling.label[group.blocks]), "the channels do not fit together once some are removed")
+
+
+def _pairs(left: Tensor, right: Tensor) -> Tensor:
+    return torch.stack([left.reshape(-1), right.reshape(-1)], 1)

@@ -1,0 +1,123 @@
+"""FLOPs of every call, and the axes they are proportional to."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from fxprune.capture.batch import Batch
+from fxprune.label.groups import Cost
+from fxprune.label.propagation import empty, signature
+from fxprune.rules.labels import Value, narrow_constant
+from fxprune.rules.registry import rule_for
+
+CONTRACTIONS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _lstm_flops(x: Any, w_ih: Any, w_hh: Any, *args: Any, **kwargs: Any) -> int:
+    return int(2 * np.prod(x[:-1]) * (np.prod(w_ih) + np.prod(w_hh)))
+
+
+# What the counter of torch 2.13 does not know: the CPU's fused kernels.
+_FUSED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+}
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_FUSED)
+
+
+def count_flops(module: nn.Module, batch: Batch) -> float:
+    """FLOPs per example of one forward pass by torch.utils.flop_counter: convolutions, matrix products, attention (a multiply-add counts 2)."""
+    with _counter() as counter, torch.no_grad():
+        module(*batch.args, **batch.kwargs)
+    return float(counter.get_total_flops()) / batch.size
+
+
+def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost, ...]:
+    """FLOPs per example of every contraction in a graph whose values carry channel ids.
+
+    An operator without a rule keeps all its channels, so what it costs is fixed.
+    """
+    found, known = [], dict[object, int]()
+    for node in module.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        contracts = any(part in node.target._opname for part in CONTRACTIONS)
+        if not contracts and rule_for(node.target):
+            continue
+        flops = _count(node, values, known) / batch
+        if flops and not contracts:
+            found.append(Cost(node.name, flops, ()))
+        elif flops and "scaled_dot_product_attention" in node.target._opname:
+            found += _attention(node, flops, values)
+        elif flops:
+            found.append(Cost(node.name, flops, _factors(node, values)))
+    return tuple(found)
+
+
+def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[Cost]:
+    """Scores cost by the queries' channels, the weighted sum by the values'."""
+    query, _, value = (values[str(a.name)] for a in node.args[:3])  # type: ignore[union-attr]
+    share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
+    return [
+        Cost(node.name, flops * part, tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes))
+        for part, operand in ((share, query), (1 - share, value))
+    ]
+
+
+def _count(node: Node, values: dict[str, Any], known: dict[object, int]) -> int:
+    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device; `known` are those of earlier calls."""
+
+    def resolve(item: Any) -> Any:
+        if isinstance(item, Node):
+            return values[item.name]
+        return type(item)(resolve(i) for i in item) if isinstance(item, (tuple, list)) else item
+
+    args, kwargs = resolve(tuple(node.args)), {k: resolve(v) for k, v in node.kwargs.items()}
+    call = node.target, signature(args), signature(list(kwargs.items()))
+    if call not in known:
+        try:
+            with _counter() as counter, torch.no_grad():
+                node.target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})  # type: ignore[operator]
+            known[call] = int(counter.get_total_flops())
+        except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
+            known[call] = 0
+    return known[call]
+
+
+def _factors(node: Node, values: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    """Channel ids along every axis whose length the call's FLOPs are proportional to."""
+    found = []
+    first = 1 if node.target._opname in ("addmm", "baddbmm") else 0  # type: ignore[union-attr]
+    operands = [a for a in node.args[first:] if isinstance(a, Node)]
+    if node.args and isinstance(node.args[1], (list, tuple)):
+        operands = [a for a in node.args[1] if isinstance(a, Node)]
+    weight = next((o for o in operands if o.op == "get_attr" and len(values[o.name].shape) > 1), None)
+    if weight is not None:
+        value = values[weight.name]
+        for labels in value.axes:
+            found.append(narrow_constant(labels).reshape(-1).numpy())
+        if "conv" in str(node.target) and value.rank > 2 and value.shape[1] == 1 and found:
+            return (found[0],)
+        return tuple(found)
+    # Products of activations: what is contracted and what passes on.
+    tensors = [values[o.name] for o in operands]
+    last = tensors[0]
+    for labels in last.axes:
+        found.append(narrow_constant(labels).reshape(-1).numpy())
+    out = values[node.name]
+    for labels in out.axes if isinstance(out, Value) else ():
+        flat = narrow_constant(labels).reshape(-1).numpy()
+        if not any(np.array_equal(flat, f) for f in found):
+            found.append(flat)
+    return tuple(found)

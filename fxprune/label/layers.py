@@ -1,0 +1,138 @@
+"""Calls of a captured graph that are layers: a convolution or linear map with a weight of its own."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from fxprune.label.propagation import attribute
+from fxprune.rules.registry import operator_name
+
+CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
+MOST_OUTPUTS = 4096
+"""Layers with more outputs (heads over a vocabulary) get no matrix of (outputs, outputs): it would not fit beside the model."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Calls of one weight that nothing else reads.
+
+    Attributes:
+        calls: most often one.
+        weight: name of the weight.
+        bias: name of the bias, where no other call reads it.
+        mean: where the calls have no bias, name of the mean of the BatchNorm behind them, which can stand in for one.
+    """
+
+    calls: tuple[Node, ...]
+    weight: str
+    bias: str | None
+    mean: str | None
+
+    @property
+    def node(self) -> Node:
+        """The first of the calls."""
+        return self.calls[0]
+
+    @property
+    def intercept(self) -> bool:
+        """Whether the outputs can be shifted."""
+        return self.bias is not None or self.mean is not None
+
+
+def constants(module: GraphModule) -> set[Node]:
+    """Nodes that depend on no input."""
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "get_attr" or (node.op == "call_function" and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def own_layers(module: GraphModule) -> dict[str, Layer]:
+    """The layers of a graph by the names of their first calls."""
+    readers: dict[str, int] = defaultdict(int)
+    calls: dict[str, list[Node]] = defaultdict(list)
+    for node in module.graph.nodes:
+        for source in node.all_input_nodes:
+            if source.op == "get_attr":
+                readers[str(source.target)] += 1
+        if operator_name(node.target) in (*CONVOLUTIONS, "aten.linear") and not node.kwargs:
+            weight = node.args[1]
+            if isinstance(weight, Node) and weight.op == "get_attr":
+                calls[str(weight.target)].append(node)
+    found = {}
+    for weight_name, nodes in calls.items():
+        if readers[weight_name] > len(nodes) or len({bias_of(n) for n in nodes}) > 1:
+            continue
+        bias = bias_of(nodes[0])
+        norms = [_only_user(n, "aten.batch_norm") for n in nodes]
+        means = {str(n.args[3].target) if n is not None and isinstance(n.args[3], Node) else None for n in norms}
+        mean = means.pop() if len(means) == 1 and all(_argument(n, 2) is None for n in nodes) else None
+        found[nodes[0].name] = Layer(
+            tuple(nodes), weight_name, bias if bias and readers[bias] == len(nodes) else None,
+            mean if mean and readers[mean] == len(nodes) else None,
+        )  # fmt: skip
+    return found
+
+
+def bias_of(node: Node) -> str | None:
+    """Name of the bias that a call adds."""
+    bias = _argument(node, 2)
+    return str(bias.target) if isinstance(bias, Node) and bias.op == "get_attr" else None
+
+
+def _argument(node: Node, index: int) -> Any:
+    return node.args[index] if len(node.args) > index else None
+
+
+def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Layers that two could replace, by the name of their weight, and why others could not, by the name of theirs.
+
+    Args:
+        module: the captured graph.
+        ignore: parameter names that must keep their shape.
+    """
+    found, others = {}, {}
+    for layer in own_layers(module).values():
+        path, _, leaf = layer.weight.rpartition(".")
+        weight, owner = attribute(module, layer.weight), module.get_submodule(path)
+        if ignore(layer.weight):
+            others[layer.weight] = "ignored on request"
+        elif len(layer.calls) > 1:
+            others[layer.weight] = "several calls share it"
+        elif leaf != "weight" or owner._modules or set(owner._parameters) - {"weight", "bias"} or owner._buffers:
+            others[layer.weight] = "its module holds more than a weight and a bias"
+        elif min(len(weight) // groups(layer.node), weight[0].numel()) < 2:
+            others[layer.weight] = "its rank is 1"
+        elif len(weight) > MOST_OUTPUTS:
+            others[layer.weight] = f"it has more than {MOST_OUTPUTS} outputs"
+        else:
+            found[layer.weight] = layer
+    return found, others
+
+
+def groups(node: Node) -> int:
+    """Groups of a convolution; 1 for any other layer."""
+    return int(node.args[6]) if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6 else 1  # type: ignore[arg-type]
+
+
+def channel_dim(node: Node, weight_rank: int) -> int:
+    """The dimension of a layer's output that holds its channels."""
+    return -1 if operator_name(node.target) == "aten.linear" else node.meta["val"].dim() - weight_rank + 1
+
+
+def setting(node: Node, index: int, default: int, rank: int) -> list[int]:
+    """A stride, padding or dilation of a convolution, one number per kernel axis."""
+    value: Any = node.args[index] if len(node.args) > index else default
+    values = [value] if isinstance(value, int) else list(value)
+    return values * rank if len(values) == 1 else values
+
+
+def _only_user(node: Node, operator: str) -> Node | None:
+    users = list(node.users)
+    if len(users) == 1 and operator_name(users[0].target) == operator:
+        return users[0]
+    return None

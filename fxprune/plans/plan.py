@@ -1,0 +1,162 @@
+"""A plan: names and integers that say what stays; JSON both ways, re-appliable to another checkpoint."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.errors import PlanError
+from fxprune.label.analysis import Analysis
+from fxprune.label.relabel import kept_axes
+from fxprune.plans.factoring import Factoring
+
+VERSION = 2
+Indices = list[int] | list[list[int]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `compress` decided.
+
+    Attributes:
+        kept: per changed parameter and axis the indices that stay, in order. Axis 1 of a grouped convolution's weight holds
+            one list per convolution group.
+        shapes: the original shape of every parameter in `kept` or `factorings`.
+        widths: channels kept per block of each group, by group name.
+        method: how it was made.
+        factorings: layers replaced by two, by the name of their weight; `kept` and `shapes` speak of the one they were.
+    """
+
+    kept: dict[str, dict[int, Indices]]
+    shapes: dict[str, tuple[int, ...]]
+    widths: dict[str, int]
+    method: str = "auto"
+    settings: dict[str, Any] = field(default_factory=dict)
+    factorings: dict[str, Factoring] = field(default_factory=dict)
+
+    def to_json(self, **options: Any) -> str:
+        """The plan as a JSON document."""
+        return json.dumps({"version": VERSION, **asdict(self)}, **options)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read a plan back.
+
+        Raises:
+            PlanError: not a plan, or written by a newer version.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"This is not a plan: {error}. Pass what Plan.to_json wrote.") from error
+        if not isinstance(data, dict) or not {"version", "kept", "shapes", "widths"} <= set(data):
+            raise PlanError("This is not a plan: `version`, `kept`, `shapes` or `widths` is missing.")
+        if not isinstance(data["version"], int) or data["version"] > VERSION:
+            raise PlanError(f"The plan has version {data['version']}; this fxprune reads up to {VERSION}. Update fxprune.")
+        try:
+            return cls(
+                {str(n): {int(a): list(i) for a, i in axes.items()} for n, axes in data["kept"].items()},
+                {str(n): tuple(int(s) for s in shape) for n, shape in data["shapes"].items()},
+                {str(n): int(w) for n, w in data["widths"].items()},
+                str(data.get("method", "auto")),
+                dict(data.get("settings", {})),
+                {str(n): Factoring(**how) for n, how in data.get("factorings", {}).items()},
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"The plan is malformed: {error}.") from error
+
+    def __hash__(self) -> int:
+        return hash(self.to_json(sort_keys=True))
+
+
+def make_plan(
+    analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor], method: str, settings: dict[str, Any],
+    factorings: Mapping[str, Factoring] = MappingProxyType({}),
+) -> Plan:  # fmt: skip
+    """Write down a choice of channels.
+
+    Args:
+        analysis: of the captured graph.
+        alive: (channels + 1,) bool.
+        state: the captured graph's parameters and buffers.
+        method, settings, factorings: noted in the plan.
+    """
+    kept_axes(analysis, alive)
+    kept: dict[str, dict[int, Indices]] = {}
+    for (name, axis), ids in analysis.axes.items():
+        mask = alive[ids]
+        if mask.all():
+            continue
+        rows = [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
+        kept.setdefault(name, {})[axis] = rows[0] if mask.ndim == 1 else rows
+    widths = {g.name: int(alive[g.blocks[0]].sum()) for g in analysis.groups}
+    return Plan(kept, {n: tuple(state[n].shape) for n in dict.fromkeys((*kept, *factorings))}, widths, method, settings, dict(factorings))
+
+
+def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
+    """The plan as (channels + 1,) bool over an analysis' channels.
+
+    Raises:
+        PlanError: it names parameters, axes or indices that the model does not have, or separates what belongs together.
+    """
+    sizes = [int(ids.max(initial=0)) for ids in analysis.axes.values()]
+    alive = np.ones(max([0, *sizes]) + 1, dtype=bool)
+    for name, axes in plan.kept.items():
+        for axis, indices in axes.items():
+            ids = analysis.axes.get((name, axis))
+            if ids is None:
+                raise PlanError(f"The plan shortens {name} along axis {axis}; this model has no such weight axis.")
+            mask = np.zeros(ids.shape, dtype=bool)
+            try:
+                for row, held in zip(mask.reshape(-1, ids.shape[-1]), indices if ids.ndim == 2 else [indices], strict=True):
+                    row[np.array(held, dtype=np.int64)] = True
+            except (IndexError, ValueError, TypeError) as error:
+                raise PlanError(f"The plan keeps indices of {name}, axis {axis}, that are not in 0..{ids.shape[-1] - 1}.") from error
+            if (ids[~mask] == 0).any():
+                raise PlanError(f"The plan removes indices of {name}, axis {axis}, that must stay in this model.")
+            alive[ids[~mask]] = False
+    for (name, axis), ids in analysis.axes.items():
+        wanted = plan.kept.get(name, {}).get(axis)
+        held = [np.flatnonzero(r).tolist() for r in alive[ids].reshape(-1, ids.shape[-1])]
+        whole = [list(range(ids.shape[-1]))] * len(held)
+        expected = whole if wanted is None else wanted if ids.ndim == 2 else [wanted]
+        if held != [sorted(e) for e in expected]:  # type: ignore[arg-type]
+            raise PlanError(
+                f"The plan and the model disagree about {name}, axis {axis}: its channels are coupled to others that the plan treats "
+                "differently."
+            )
+    return alive
+
+
+def reduced_shape(name: str, shape: tuple[int, ...], plan: Plan) -> tuple[int, ...]:
+    """A parameter's shape after the plan's channels are gone."""
+    sizes = list(shape)
+    for axis, held in plan.kept.get(name, {}).items():
+        if axis < len(sizes):
+            sizes[axis] = len(held[0]) if held and isinstance(held[0], list) else len(held)
+    return tuple(sizes)
+
+
+def scatter(small: Tensor, shape: tuple[int, ...], kept: dict[int, Indices]) -> Tensor:
+    """A reduced parameter put back into its original shape, zeros elsewhere."""
+    full = small.new_zeros(shape)
+    index = [torch.arange(s) for s in shape]
+    nested: list[list[int]] | None = None
+    for axis, held in kept.items():
+        if held and isinstance(held[0], list):
+            nested = held
+        else:
+            index[axis] = torch.tensor(held, dtype=torch.int64)
+    if nested is None:
+        full[torch.meshgrid(*index, indexing="ij")] = small
+        return full
+    rows = small.shape[0] // len(nested)
+    for group, held in enumerate(nested):
+        part = [index[0][group * rows : (group + 1) * rows], torch.tensor(held, dtype=torch.int64), *index[2:]]
+        full[torch.meshgrid(*part, indexing="ij")] = small[group * rows : (group + 1) * rows]
+    return full

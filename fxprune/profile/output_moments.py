@@ -1,0 +1,43 @@
+"""Station 3b: how the outputs of layers spread over the calibration data."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.strata import second_moment
+from fxprune.label.layers import Layer
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Second moments of a layer's outputs, sampled positions of the examples as rows.
+
+    Attributes:
+        moment: sum of y y^T, (o, o) float64.
+        total: sum of y, (o,) float64.
+        rows: how many.
+    """
+
+    moment: Tensor
+    total: Tensor
+    rows: int
+
+    def covariance(self, centred: bool) -> Tensor:
+        """Of the outputs, (o, o); about zero where they cannot be shifted."""
+        mean = self.total / max(self.rows, 1)
+        return self.moment / max(self.rows, 1) - (torch.outer(mean, mean) if centred else 0)
+
+
+def spreads(recording: Recording, layers: dict[str, Layer]) -> dict[str, Spread]:
+    """From the recorded outputs of each layer's first call.
+
+    Args:
+        layers: by the name of their weight.
+    """
+    found = {}
+    for name, layer in layers.items():
+        rows = torch.cat([recording.sample(chunk, layer.node.name)[1] for chunk in recording.chunks])
+        found[name] = Spread(torch.from_numpy(second_moment(rows)), rows.sum(0, dtype=torch.float64).cpu(), len(rows))
+    return found

@@ -1,0 +1,113 @@
+r"""How much an error in each layer's output matters to the model's output, by random probes of its Jacobian.
+
+For a layer output z of one example and the model output f, \|df\|^2 = dz^T J^T J dz to first order. With v ~ N(0, I) the gradient g of v^T f
+by z has E[g g^T] = J^T J (Hutchinson's estimator), so one backward pass per example is enough. Errors at different positions are taken
+as uncorrelated, which leaves one (outputs, outputs) matrix per layer.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from fxprune.calibrate.moments import Observer, arguments, sites
+from fxprune.capture.batch import Batch
+from fxprune.label.analysis import Analysis, activations, attribute, examples_within
+from fxprune.label.layers import MOST_OUTPUTS, own_layers
+from fxprune.rules.registry import operator_name
+from fxprune.verify.decisions import relative_error
+
+ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
+"""Layers whose weight has its outputs first."""
+CHUNK = 64
+"""Most examples whose activations are held at once."""
+
+
+def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Batch], seed: int, memory: float = 2e9) -> dict[str, Tensor]:
+    """For every layer and every consumed weight G with tr(G C) the relative squared error of the model's output.
+
+    C is the mean outer product of an output error of the layer at one position. Where the model gives several tensors, each counts
+    relative to its own (centred) energy.
+
+    Args:
+        module: the captured graph.
+        analysis: of that graph.
+        batches: calibration examples; a few hundred do.
+        seed: of the probes.
+        memory: bytes that the activations of one backward pass may take.
+
+    Returns:
+        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where the weight's output axis is not its first or
+        has more than `MOST_OUTPUTS`.
+
+    Raises:
+        RuntimeError: the model's operators have no derivative.
+    """
+    consumers = {c.node: c for held in sites(analysis).values() for c in held}
+    watched = {name: (c.parameter, c.axis) for name, c in consumers.items()}
+    watched |= {call.name: (layer.weight, 1) for layer in own_layers(module).values() for call in layer.calls}
+    operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
+    chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
+    generator = torch.Generator().manual_seed(seed)
+    totals: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+    chunks = 0
+    for batch in batches:
+        for start in range(0, batch.size, chunk):
+            chunks += 1
+            held: dict[str, Tensor] = {}
+            with torch.enable_grad():
+                observer = Observer(module, {name: _hold(held, name) for name in watched})
+                outputs = observer.run(*arguments(module, batch.part(start, start + chunk)), enable_io_processing=False)
+                found = torch.autograd.grad(_probed(outputs, generator), list(held.values()), allow_unused=True)
+            for name, gradient in zip(held, found, strict=True):
+                if gradient is None:
+                    continue
+                key, axis = watched[name]
+                flat = _rows(gradient, attribute(module, key), axis, operators[name])
+                total = (flat.mT @ flat).double()
+                totals[key] = totals[key] + total if key in totals else total
+                rows[key] = rows.get(key, 0) + len(flat)
+    return {name: _shrunk(total, rows[name]) / chunks for name, total in totals.items()}
+
+
+def _probed(outputs: Any, generator: torch.Generator) -> Tensor:
+    """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
+    parts = []
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
+            energy = relative_error(leaf, leaf)[1]
+            probe = torch.randn(leaf.shape, generator=generator).to(leaf)
+            parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)
+    if not parts:
+        raise RuntimeError("no output depends on a layer through differentiable operators")
+    return torch.stack(parts).sum()
+
+
+def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+    def keep(value: Tensor) -> None:
+        if not value.requires_grad:
+            value.requires_grad_()
+        held[name] = value
+
+    return keep
+
+
+def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
+    """A gradient as (positions, outputs); (elements, 1) of mean output where one matrix of all outputs is not to be had."""
+    if operator not in ORDINARY or len(weight) > MOST_OUTPUTS:
+        return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
+    channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
+    return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])
+
+
+def _shrunk(total: Tensor, rows: int) -> Tensor:
+    """Towards a multiple of the identity, the more the fewer gradients there are per output (cf. Ledoit & Wolf 2004)."""
+    share = len(total) / (len(total) + rows)
+    result = (1 - share) * total
+    result.diagonal().add_(share * float(total.diagonal().mean()))
+    return result
