@@ -1,1 +1,3 @@
-"""Commands that measure fxprune on trained networks; every figure in the documentation comes from here."""
+"""Commands that measure fxprune on trained networks; every figure in the documentation comes from
+here.
+"""

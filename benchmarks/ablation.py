@@ -1,4 +1,6 @@
-"""What each ingredient is worth: `python -m benchmarks.ablation`, at equal FLOPs, no fine-tuning, 10,000 test images."""
+"""What each ingredient is worth: `python -m benchmarks.ablation`, at equal FLOPs, no fine-tuning,
+10,000 test images.
+"""
 
 import json
 import warnings
@@ -30,11 +32,15 @@ STEPS = (
     ("the same, best of the widths tried", "output-aware", "channels", "channels", True),
     ("the same, with ranks", "output-aware", "auto", "auto", True),
 )
-"""What is done; the selector, the allocation, the fit (a method of `build`), and whether errors count by what they do to the output."""
+"""What is done; the selector, the allocation, the fit (a method of `build`), and whether errors
+count by what they do to the output.
+"""
 
 
 @torch.no_grad()
-def measure(name: str, flops: float, seed: int, calibration: Tensor, test: Tensor) -> list[dict[str, object]]:
+def measure(
+    name: str, flops: float, seed: int, calibration: Tensor, test: Tensor
+) -> list[dict[str, object]]:
     """Agreement on the test images after each step."""
     net = trained(name)
     decided = logits(net, test).argmax(1)
@@ -47,9 +53,13 @@ def measure(name: str, flops: float, seed: int, calibration: Tensor, test: Tenso
             if needs is not by_output:
                 continue
             profiles, plan = allocated(session, allocation, selector, {"flops": flops})
-            small = build(session, surviving_channels(session, profiles, plan.widths), fit, plan.ranks)
+            small = build(
+                session, surviving_channels(session, profiles, plan.widths), fit, plan.ranks
+            )
             agreement = float((logits(small, test).argmax(1) == decided).float().mean())
-            rows.append({"net": name, "step": title, "flops": flops, "seed": seed, "agreement": agreement})
+            rows.append(
+                {"net": name, "step": title, "flops": flops, "seed": seed, "agreement": agreement}
+            )
     return rows
 
 

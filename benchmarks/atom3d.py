@@ -1,11 +1,13 @@
-"""Compressing 3-D regression networks on voxel grids: one branch, and two branches for paired structures.
+"""Compressing 3-D regression networks on voxel grids: one branch, and two branches for paired
+structures.
 
-    python -m benchmarks.atom3d                   # three small nets, trained first; a few minutes on two cores
-    python -m benchmarks.atom3d --net cnn3d --side 41 --spacing 0.5 --wide
+    python -m benchmarks.atom3d                   # three small nets, trained first; a few minutes
+    on two cores python -m benchmarks.atom3d --net cnn3d --side 41 --spacing 0.5 --wide
 
-The nets follow ATOM3D's; the structures are synthetic (benchmarks.voxels). As in Chee et al. (NeurIPS 2022) 80 examples that were not
-trained on are the calibration set, and no label is used. What counts is regression agreement: how far the compressed net's numbers are
-from the original's, on test structures.
+The nets follow ATOM3D's; the structures are synthetic (benchmarks.voxels). As in Chee et al.
+(NeurIPS 2022) 80 examples that were not trained on are the calibration set, and no label is used.
+What counts is regression agreement: how far the compressed net's numbers are from the original's,
+on test structures.
 """
 
 from collections.abc import Callable
@@ -57,7 +59,9 @@ def train(net: nn.Module, examples: Data, epochs: int, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
     net.train()
     for _ in range(epochs):
-        for batch in examples.batches(16, torch.randperm(len(examples.labels), generator=generator)):
+        for batch in examples.batches(
+            16, torch.randperm(len(examples.labels), generator=generator)
+        ):
             loss = (net(*batch.inputs) - (batch.labels - mean) / scale).square().mean()
             optimiser.zero_grad()
             loss.backward()
@@ -73,29 +77,49 @@ def predict(net: nn.Module, examples: Data) -> np.ndarray:
 
 
 def row(found: np.ndarray, original: np.ndarray, labels: np.ndarray) -> list[str]:
-    """RMSE over the original's spread, Pearson and Spearman, against the original's outputs and against the labels."""
+    """RMSE over the original's spread, Pearson and Spearman, against the original's outputs and
+    against the labels.
+    """
     rmse = float(np.sqrt(np.mean((found - original) ** 2)) / original.std())
     return [
-        f"{rmse:.3f}", f"{pearsonr(found, original).statistic:.4f}", f"{spearmanr(found, original).statistic:.4f}",
-        f"{pearsonr(found, labels).statistic:.4f}", f"{spearmanr(found, labels).statistic:.4f}",
-    ]  # fmt: skip
+        f"{rmse:.3f}",
+        f"{pearsonr(found, original).statistic:.4f}",
+        f"{spearmanr(found, original).statistic:.4f}",
+        f"{pearsonr(found, labels).statistic:.4f}",
+        f"{spearmanr(found, labels).statistic:.4f}",
+    ]
 
 
 def nets(side: int, wide: bool) -> dict[str, tuple[int, Callable[[], nn.Module]]]:
     """Number of branches and constructor by name."""
-    widths, hidden, channels = (WIDTHS, 512, len(ELEMENTS)) if wide else (NARROW, 128, len(ELEMENTS))
+    widths, hidden, channels = (
+        (WIDTHS, 512, len(ELEMENTS)) if wide else (NARROW, 128, len(ELEMENTS))
+    )
     return {
         "cnn3d": (1, lambda: CNN3D(channels, side, widths, hidden)),
-        "siamese-subtract": (2, lambda: Paired3D(channels, side, widths, hidden, shared=True, join="subtract")),
-        "siamese-cat": (2, lambda: Paired3D(channels, side, widths, hidden, shared=True, join="cat")),
-        "separate-cat": (2, lambda: Paired3D(channels, side, widths, hidden, shared=False, join="cat")),
+        "siamese-subtract": (
+            2,
+            lambda: Paired3D(channels, side, widths, hidden, shared=True, join="subtract"),
+        ),
+        "siamese-cat": (
+            2,
+            lambda: Paired3D(channels, side, widths, hidden, shared=True, join="cat"),
+        ),
+        "separate-cat": (
+            2,
+            lambda: Paired3D(channels, side, widths, hidden, shared=False, join="cat"),
+        ),
     }
 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="Which nets; all by default.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Which methods; auto, paper and magnitude by default.")] = None,
-    flops: Annotated[list[float] | None, typer.Option(help="Budgets; 0.5 and 0.3 by default.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Which methods; auto, paper and magnitude by default.")
+    ] = None,
+    flops: Annotated[
+        list[float] | None, typer.Option(help="Budgets; 0.5 and 0.3 by default.")
+    ] = None,
     side: Annotated[int, typer.Option(help="Voxels along an edge.")] = 21,
     spacing: Annotated[float, typer.Option(help="Edge of a voxel in angstrom.")] = 1.0,
     wide: Annotated[bool, typer.Option(help="The published widths, 32 to 256.")] = False,
@@ -106,8 +130,21 @@ def main(
 ) -> None:
     """Train each net, compress it, and print how well its numbers are kept."""
     console = Console(width=160)
-    table = Table(title="regression agreement on test structures; RMSE in units of the original's standard deviation")
-    for column in ("net", "method", "FLOPs", "parameters", "RMSE", "Pearson", "Spearman", "Pearson, labels", "Spearman, labels"):
+    table = Table(
+        title="regression agreement on test structures; RMSE in units of the original's standard "
+        "deviation"
+    )
+    for column in (
+        "net",
+        "method",
+        "FLOPs",
+        "parameters",
+        "RMSE",
+        "Pearson",
+        "Spearman",
+        "Pearson, labels",
+        "Spearman, labels",
+    ):
         table.add_column(column, justify="left" if column in ("net", "method") else "right")
     made = nets(side, wide)
     for name in net or made:
@@ -115,17 +152,28 @@ def main(
         torch.manual_seed(seed)
         model = build()
         train(model, data(branches, examples, 1, side, spacing), epochs, seed)
-        held, test = data(branches, CALIBRATION, 2, side, spacing), data(branches, tests, 3, side, spacing)
+        held, test = (
+            data(branches, CALIBRATION, 2, side, spacing),
+            data(branches, tests, 3, side, spacing),
+        )
         loader = [batch.inputs for batch in held.batches(16)]
         original, labels = predict(model, test), test.labels.numpy()
         count = sum(p.numel() for p in model.parameters())
         table.add_row(name, "original", "1", f"{count:,}", *row(original, original, labels))
         for chosen in method or ("auto", "paper", "magnitude"):
             for budget in flops or (0.5, 0.3):
-                small = fxprune.compress(model, loader, flops=budget, method=chosen, seed=seed, progress=False)
+                small = fxprune.compress(
+                    model, loader, flops=budget, method=chosen, seed=seed, progress=False
+                )
                 before, after = fxprune.report(small).flops
                 size = sum(p.numel() for p in small.parameters())
-                table.add_row(name, chosen, f"{after / before:.2f}", f"{size:,}", *row(predict(small, test), original, labels))
+                table.add_row(
+                    name,
+                    chosen,
+                    f"{after / before:.2f}",
+                    f"{size:,}",
+                    *row(predict(small, test), original, labels),
+                )
         console.print(table)
 
 

@@ -1,4 +1,5 @@
-"""pytest-benchmark: latency of rewritten graphs, compile time, cost of every station. `python -m benchmarks.costs` runs it and writes the page.
+"""pytest-benchmark: latency of rewritten graphs, compile time, cost of every station. `python -m
+benchmarks.costs` runs it and writes the page.
 
 python -m pytest benchmarks/bench_costs.py --benchmark-only
 """
@@ -49,7 +50,9 @@ def test_latency(benchmark: BenchmarkFixture, name: str, which: str) -> None:
     benchmark.extra_info |= {"net": name, "which": which}
     workload = Workload(BATCH)
     with running(workload):
-        benchmark(prepared(model(name, which), make_batch((data.load().images[:BATCH],), {}), workload))
+        benchmark(
+            prepared(model(name, which), make_batch((data.load().images[:BATCH],), {}), workload)
+        )
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
-"""Channel reduction and low rank, alone, one after the other and planned together: `python -m benchmarks.composition`.
+"""Channel reduction and low rank, alone, one after the other and planned together: `python -m
+benchmarks.composition`.
 
-Every trained network is reduced to 60 % of its FLOPs by channels, then by each low-rank method to a share of the parameters that are left
-(as Chee et al. 2022 compose their interpolative decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and
-FLOPs each such pair ends at: the low-rank method alone; and at those of the pair with PCA: the reverse order, channels alone, and the
-joint plan of `compress(method="auto")`. Unlabelled calibration images that no network was trained on; no fine-tuning; test images that
-nothing is fitted or tuned on.
+Every trained network is reduced to 60 % of its FLOPs by channels, then by each low-rank method to
+a share of the parameters that are left (as Chee et al. 2022 compose their interpolative
+decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and FLOPs each such
+pair ends at: the low-rank method alone; and at those of the pair with PCA: the reverse order,
+channels alone, and the joint plan of `compress(method="auto")`. Unlabelled calibration images that
+no network was trained on; no fine-tuning; test images that nothing is fitted or tuned on.
 """
 
 import json
@@ -41,7 +43,9 @@ ALONE, COMPOSED = "{} alone", "channels, then {}"
 
 @torch.no_grad()
 def processor_seconds(nets: Sequence[nn.Module], images: Tensor) -> list[float]:
-    """Median processor time per call, the networks taking turns: on one thread the latency of an idle machine, also on a busy one."""
+    """Median processor time per call, the networks taking turns: on one thread the latency of an
+    idle machine, also on a busy one.
+    """
     times = []
     for _ in range(ROUNDS):
         for net in nets:
@@ -61,7 +65,13 @@ class Bench:
     """
 
     def __init__(self, name: str, calibration: Tensor, test: Split, seed: int):
-        self.name, self.net, self.calibration, self.test, self.seed = name, trained(name), calibration, test, seed
+        self.name, self.net, self.calibration, self.test, self.seed = (
+            name,
+            trained(name),
+            calibration,
+            test,
+            seed,
+        )
         self.decided = logits(self.net, test.images).argmax(1)
         self.rows: list[Row] = []
 
@@ -78,14 +88,24 @@ class Bench:
         """Measure a model."""
         found = logits(small, self.test.images).argmax(1)
         before, after = processor_seconds([self.net, small], self.test.images[:BATCH])
-        self.rows.append({
-            "net": self.name, "seed": self.seed, "keep": keep, "what": what, **self.sizes(small), "latency": after / before,
-            "agreement": float((found == self.decided).float().mean()),
-            "accuracy": float((found == self.test.labels).float().mean()),
-            "two_layers": len(fxprune.plan_of(small).factorings), "seconds": seconds,
-        })  # fmt: skip
+        self.rows.append(
+            {
+                "net": self.name,
+                "seed": self.seed,
+                "keep": keep,
+                "what": what,
+                **self.sizes(small),
+                "latency": after / before,
+                "agreement": float((found == self.decided).float().mean()),
+                "accuracy": float((found == self.test.labels).float().mean()),
+                "two_layers": len(fxprune.plan_of(small).factorings),
+                "seconds": seconds,
+            }
+        )
 
-    def attempt(self, what: str, keep: float, session: Session, method: str, limits: dict[str, float]) -> nn.Module | None:
+    def attempt(
+        self, what: str, keep: float, session: Session, method: str, limits: dict[str, float]
+    ) -> nn.Module | None:
         """Compress and measure; None where the budget is out of reach."""
         start = time.perf_counter()
         try:
@@ -100,13 +120,18 @@ class Bench:
         whole = opened(self.net, self.calibration, self.seed)
         start = time.perf_counter()
         reduced = self._made(whole, "channels", {"flops": REDUCED})
-        self.params, self.flops = fxprune.report(reduced).params[0], fxprune.report(reduced).flops[0]
+        self.params, self.flops = (
+            fxprune.report(reduced).params[0],
+            fxprune.report(reduced).flops[0],
+        )
         self.record(CHANNELS, 1.0, reduced, time.perf_counter() - start)
         inner = opened(reduced, self.calibration, self.seed)
         for keep in keeps:
             budget: dict[str, float] = {}
             for method in METHODS:
-                composed = self.attempt(COMPOSED.format(method), keep, inner, method, {"params": keep})
+                composed = self.attempt(
+                    COMPOSED.format(method), keep, inner, method, {"params": keep}
+                )
                 if composed is None:
                     continue
                 limits = self.sizes(composed)
@@ -133,7 +158,11 @@ def mean(rows: list[Row], key: str, **fixed: object) -> float | None:
 
 def show(rows: list[Row], console: Console) -> None:
     """Print a line per network, budget and way, means over seeds, and what they say."""
-    table = Table(title="Agreement and accuracy on the test images, processor time relative to the original's, %", title_justify="left")
+    table = Table(
+        title="Agreement and accuracy on the test images, processor time relative to the "
+        "original's, %",
+        title_justify="left",
+    )
     keys = ("params", "flops", "agreement", "accuracy", "latency")
     for column in ("net", "keep", "way", *keys):
         table.add_column(column, justify="right" if column in keys else "left")
@@ -141,10 +170,20 @@ def show(rows: list[Row], console: Console) -> None:
     orders = (REVERSED, *(COMPOSED.format(method) for method in METHODS))
     gaps: dict[str, list[float]] = {other: [] for other in (CHANNELS, *orders, EVERY)}
     for name, keep in dict.fromkeys((r["net"], r["keep"]) for r in rows):
-        found = {str(r["what"]): mean(rows, "agreement", net=name, keep=keep, what=r["what"]) for r in rows}
-        for what in dict.fromkeys(str(r["what"]) for r in rows if (r["net"], r["keep"]) == (name, keep)):
+        found = {
+            str(r["what"]): mean(rows, "agreement", net=name, keep=keep, what=r["what"])
+            for r in rows
+        }
+        for what in dict.fromkeys(
+            str(r["what"]) for r in rows if (r["net"], r["keep"]) == (name, keep)
+        ):
             values = [mean(rows, key, net=name, keep=keep, what=what) for key in keys]
-            table.add_row(str(name), str(keep), what, *(f"{100 * value:.2f}" for value in values if value is not None))
+            table.add_row(
+                str(name),
+                str(keep),
+                what,
+                *(f"{100 * value:.2f}" for value in values if value is not None),
+            )
         for method in METHODS:
             composed, alone = found.get(COMPOSED.format(method)), found.get(ALONE.format(method))
             if composed is not None and alone is not None:
@@ -157,31 +196,44 @@ def show(rows: list[Row], console: Console) -> None:
     console.print(table)
     for method, nets in wins.items():
         above = sum(sum(gains) > 0 for gains in nets.values())
-        console.print(f"{COMPOSED.format(method)}: above {ALONE.format(method)} on {above} of {len(nets)} nets, means over budgets.")
+        console.print(
+            f"{COMPOSED.format(method)}: above {ALONE.format(method)} on {above} of {len(nets)} "
+            "nets, means over budgets."
+        )
     for other, differences in gaps.items():
         if differences:
             console.print(
-                f"Joint plan less {other}: {100 * sum(differences) / len(differences):+.2f} points of agreement, mean of {len(differences)} "
+                f"Joint plan less {other}: {100 * sum(differences) / len(differences):+.2f} "
+                f"points of agreement, mean of {len(differences)} "
                 f"budgets; at worst {100 * min(differences):+.2f}."
             )
 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
-    keep: Annotated[list[float] | None, typer.Option(help="of the reduced model's parameters; 0.9, 0.8 and 0.7 by default")] = None,
+    keep: Annotated[
+        list[float] | None,
+        typer.Option(help="of the reduced model's parameters; 0.9, 0.8 and 0.7 by default"),
+    ] = None,
     seeds: int = 1,
     images: Annotated[int, typer.Option(help="for calibration")] = 1000,
     tests: Annotated[int, typer.Option(help="most test images")] = 10000,
     data: Path = DEBIAN,
-    json_file: Annotated[Path | None, typer.Option("--json", help="written after every network, and continued")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="written after every network, and continued")
+    ] = None,
 ) -> None:
     """Write the composition table."""
     pool, held = split("calibration", data), split("test", data)
     test = Split(held.images[:tests], held.labels[:tests])
-    rows: list[Row] = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else []
+    rows: list[Row] = (
+        json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else []
+    )
     for name in net or list(NETS):
         for seed in range(seeds):
-            rows += Bench(name, draw(pool.images, images, seed), test, seed).run(keep or [0.9, 0.8, 0.7])
+            rows += Bench(name, draw(pool.images, images, seed), test, seed).run(
+                keep or [0.9, 0.8, 0.7]
+            )
             if json_file is not None:
                 json_file.write_text(json.dumps(rows, indent=1))
     show(rows, Console(width=140))

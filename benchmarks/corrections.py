@@ -1,7 +1,7 @@
 """Corrections after the fit, and why there are none: `python -m benchmarks.corrections`.
 
-Each is applied to what `compress` gives, from the same calibration images and without labels, and judged on images that neither saw:
-calibration images outside the draw, never test images.
+Each is applied to what `compress` gives, from the same calibration images and without labels, and
+judged on images that neither saw: calibration images outside the draw, never test images.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,9 @@ def outputs_of(model: nn.Module, name: str, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def rescaled(twin: nn.Module, original: nn.Module, images: Tensor) -> Model:
-    """Mean and deviation of every channel behind a BatchNorm brought to the original's, layer after layer."""
+    """Mean and deviation of every channel behind a BatchNorm brought to the original's, layer
+    after layer.
+    """
     for name, module in twin.named_modules():
         if isinstance(module, NORMS):
             ours, theirs = (outputs_of(model, name, images) for model in (twin, original))
@@ -64,7 +66,11 @@ def logits_refitted(twin: nn.Module, original: nn.Module, images: Tensor) -> Mod
     return lambda x: logits(twin, x) @ found[:-1] + found[-1]
 
 
-CORRECTIONS = {"BatchNorm re-estimated": re_estimated, "scale and bias per channel": rescaled, "outputs refitted": logits_refitted}
+CORRECTIONS = {
+    "BatchNorm re-estimated": re_estimated,
+    "scale and bias per channel": rescaled,
+    "outputs refitted": logits_refitted,
+}
 
 
 def main(
@@ -76,7 +82,10 @@ def main(
     data: Path = DEBIAN,
 ) -> None:
     """Print the table."""
-    table = Table(title=f"{method} at flops={flops:g}: agreement %, relative error of the output", title_justify="left")
+    table = Table(
+        title=f"{method} at flops={flops:g}: agreement %, relative error of the output",
+        title_justify="left",
+    )
     for column in ("net", "as fitted", *CORRECTIONS):
         table.add_column(column, justify="left" if column == "net" else "right")
     pool = split("calibration", data).images
@@ -86,14 +95,21 @@ def main(
         original = trained(name)
         small = fxprune.compress(original, images, flops=flops, method=method, progress=False)
         reference = logits(original, judging)
-        # The original with the removed channels at zero gives the same outputs, and its channels are the original's.
+        # The original with the removed channels at zero gives the same outputs, and its channels
+        # are the original's.
         models: list[Model] = [lambda x, small=small: logits(small, x)]  # type: ignore[misc]
-        models += [correct(fxprune.masked(original, small), original, images) for correct in CORRECTIONS.values()]
+        models += [
+            correct(fxprune.masked(original, small), original, images)
+            for correct in CORRECTIONS.values()
+        ]
         cells = []
         for model in models:
             found = model(judging)
             wrong, norm = relative_error(reference, found)
-            cells.append(f"{100 * float((found.argmax(1) == reference.argmax(1)).float().mean()):.2f}, {wrong / norm:.4f}")
+            cells.append(
+                f"{100 * float((found.argmax(1) == reference.argmax(1)).float().mean()):.2f}, "
+                f"{wrong / norm:.4f}"
+            )
         table.add_row(name, *cells)
     Console(width=140).print(table)
 

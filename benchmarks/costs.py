@@ -1,6 +1,8 @@
-"""What compressing costs and gives on the trained networks, as a page and a plot: `python -m benchmarks.costs`.
+"""What compressing costs and gives on the trained networks, as a page and a plot: `python -m
+benchmarks.costs`.
 
-Runs benchmarks/bench_costs.py under pytest-benchmark and writes docs/costs.md and docs/costs.svg. Needs pytest-benchmark and matplotlib.
+Runs benchmarks/bench_costs.py under pytest-benchmark and writes docs/costs.md and docs/costs.svg.
+Needs pytest-benchmark and matplotlib.
 """
 
 import json
@@ -28,9 +30,26 @@ def measured(keyword: str) -> dict[str, Any]:
     """pytest-benchmark's document."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found.json"
-        options = ["-q", "-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={path}", *(["-k", keyword] if keyword else [])]
+        options = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--benchmark-only",
+            f"--benchmark-json={path}",
+            *(["-k", keyword] if keyword else []),
+        ]
         subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "pytest", str(HERE / "bench_costs.py"), *options], cwd=HERE.parent, check=True
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "pytest",
+                str(HERE / "bench_costs.py"),
+                *options,
+            ],
+            cwd=HERE.parent,
+            check=True,
         )
         found: dict[str, Any] = json.loads(path.read_text())
         return found
@@ -48,7 +67,11 @@ def medians(found: dict[str, Any], kind: str) -> dict[str, dict[str, float]]:
 
 def stations(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Seconds by net and station."""
-    return {e["extra_info"]["net"]: e["extra_info"]["stations"] for e in found["benchmarks"] if e["group"] == "stations"}
+    return {
+        e["extra_info"]["net"]: e["extra_info"]["stations"]
+        for e in found["benchmarks"]
+        if e["group"] == "stations"
+    }
 
 
 def page(found: dict[str, Any]) -> str:
@@ -56,22 +79,39 @@ def page(found: dict[str, Any]) -> str:
     spent, latency, compiled = stations(found), medians(found, "latency"), medians(found, "compile")
     names = list(dict.fromkeys(s for held in spent.values() for s in held))
     lines = [
-        "# What compressing costs, and what it gives", "",
-        f"`python -m benchmarks.costs`: the trained networks at `flops=0.5`, `round_to=\"auto\"`, {CALIBRATION} calibration images; latency of a",
-        f"batch of {BATCH}, eager; compile time is that of the first call under torch.compile with nothing cached. pytest-benchmark, medians;",
-        f"{machine(torch.device('cpu'))}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {found['datetime'][:10]}.", "",
-        "![Seconds per station, and latency](costs.svg)", "",
-        "| net | " + " | ".join(f"{s}, s" for s in names) + " | all, s |", "|---|" + "---|" * (len(names) + 1),
-    ]  # fmt: skip
+        "# What compressing costs, and what it gives",
+        "",
+        '`python -m benchmarks.costs`: the trained networks at `flops=0.5`, `round_to="auto"`, '
+        f"{CALIBRATION} calibration images; latency of a",
+        f"batch of {BATCH}, eager; compile time is that of the first call under torch.compile "
+        "with nothing cached. pytest-benchmark, medians;",
+        f"{machine(torch.device('cpu'))}, {torch.get_num_threads()} thread(s), torch "
+        f"{torch.__version__}, {found['datetime'][:10]}.",
+        "",
+        "![Seconds per station, and latency](costs.svg)",
+        "",
+        "| net | " + " | ".join(f"{s}, s" for s in names) + " | all, s |",
+        "|---|" + "---|" * (len(names) + 1),
+    ]
     for net, held in spent.items():
-        lines.append(f"| {net} | " + " | ".join(f"{held.get(s, 0):.2f}" for s in names) + f" | {sum(held.values()):.1f} |")
-    lines += ["", "| net | latency, ms | small, ms | speedup | compile, s | small, s |", "|---|---|---|---|---|---|"]
+        lines.append(
+            f"| {net} | "
+            + " | ".join(f"{held.get(s, 0):.2f}" for s in names)
+            + f" | {sum(held.values()):.1f} |"
+        )
+    lines += [
+        "",
+        "| net | latency, ms | small, ms | speedup | compile, s | small, s |",
+        "|---|---|---|---|---|---|",
+    ]
     for net, held in latency.items():
         built = compiled.get(net, {})
         lines.append(
-            f"| {net} | {1e3 * held['original']:.1f} | {1e3 * held['small']:.1f} | {held['original'] / held['small']:.2f}x | "
-            + " | ".join(f"{built[w]:.1f}" if w in built else "" for w in WHICH) + " |"
-        )  # fmt: skip
+            f"| {net} | {1e3 * held['original']:.1f} | {1e3 * held['small']:.1f} | "
+            f"{held['original'] / held['small']:.2f}x | "
+            + " | ".join(f"{built[w]:.1f}" if w in built else "" for w in WHICH)
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +128,12 @@ def plot(found: dict[str, Any], path: Path) -> None:
     left.set(xlabel="seconds", title="Compressing, by station")
     left.legend(fontsize=7, ncols=2)
     for index, which in enumerate(WHICH):
-        right.barh([i + 0.4 * index for i in range(len(latency))], [1e3 * held[which] for held in latency.values()], 0.4, label=which)
+        right.barh(
+            [i + 0.4 * index for i in range(len(latency))],
+            [1e3 * held[which] for held in latency.values()],
+            0.4,
+            label=which,
+        )
     right.set_yticks([i + 0.2 for i in range(len(latency))], list(latency))
     right.set(xlabel=f"ms per batch of {BATCH}", title="Latency, eager")
     right.legend(fontsize=7)

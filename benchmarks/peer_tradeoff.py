@@ -1,8 +1,10 @@
-"""Torch-Pruning at the same FLOPs, without fine-tuning: `python -m benchmarks.peer_tradeoff`, in an environment that has torch-pruning.
+"""Torch-Pruning at the same FLOPs, without fine-tuning: `python -m benchmarks.peer_tradeoff`, in
+an environment that has torch-pruning.
 
-Uniform ratios by its magnitude importance (its default) and by its Taylor importance, the data-driven one, from gradients of the cross-entropy
-with the original's own decisions on the 1,000 unlabelled images. The ratio is bisected to the largest model within the budget. Test
-images and calibration draws are those of `benchmarks.tradeoff`.
+Uniform ratios by its magnitude importance (its default) and by its Taylor importance, the
+data-driven one, from gradients of the cross-entropy with the original's own decisions on the 1,000
+unlabelled images. The ratio is bisected to the largest model within the budget. Test images and
+calibration draws are those of `benchmarks.tradeoff`.
 """
 
 import copy
@@ -21,7 +23,10 @@ from benchmarks.tradeoff import draw, logits
 from fxprune.capture.batch import make_batch
 from fxprune.label.flops import count_flops
 
-IMPORTANCES = {"magnitude": torch_pruning.importance.MagnitudeImportance, "taylor": torch_pruning.importance.TaylorImportance}
+IMPORTANCES = {
+    "magnitude": torch_pruning.importance.MagnitudeImportance,
+    "taylor": torch_pruning.importance.TaylorImportance,
+}
 HALVINGS = 9
 
 
@@ -40,7 +45,11 @@ def pruned(net: nn.Module, importance: str, ratio: float, example: Tensor) -> nn
     for ours, theirs in zip(model.parameters(), net.parameters(), strict=True):
         ours.grad = None if theirs.grad is None else theirs.grad.clone()
     torch_pruning.pruner.BasePruner(
-        model, example, importance=IMPORTANCES[importance](), pruning_ratio=ratio, ignored_layers=last_layers(model, [model(example)])
+        model,
+        example,
+        importance=IMPORTANCES[importance](),
+        pruning_ratio=ratio,
+        ignored_layers=last_layers(model, [model(example)]),
     ).step()
     return model.eval()
 
@@ -58,7 +67,9 @@ def at_flops(net: nn.Module, importance: str, flops: float, example: Tensor) -> 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
-    flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.7, 0.5 and 0.35 by default")] = None,
+    flops: Annotated[
+        list[float] | None, typer.Option(help="budgets; 0.7, 0.5 and 0.35 by default")
+    ] = None,
     data: Path = DEBIAN,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -72,14 +83,27 @@ def main(
         for budget in flops or [0.7, 0.5, 0.35]:
             for importance in IMPORTANCES:
                 small = at_flops(held, importance, budget, test.images[:2])
-                kept = count_flops(small, make_batch((test.images[:2],), {})) / count_flops(model, make_batch((test.images[:2],), {}))
+                kept = count_flops(small, make_batch((test.images[:2],), {})) / count_flops(
+                    model, make_batch((test.images[:2],), {})
+                )
                 found = logits(small, test.images).argmax(1)
-                agreement, accuracy = (float((found == wanted).float().mean()) for wanted in (decided, test.labels))
+                agreement, accuracy = (
+                    float((found == wanted).float().mean()) for wanted in (decided, test.labels)
+                )
                 rows.append(
-                    {"net": name, "flops": budget, "importance": importance, "kept": kept, "agreement": agreement, "accuracy": accuracy}
+                    {
+                        "net": name,
+                        "flops": budget,
+                        "importance": importance,
+                        "kept": kept,
+                        "agreement": agreement,
+                        "accuracy": accuracy,
+                    }
                 )
                 print(
-                    f"{name} {budget} {importance}: {kept:.3f} of the FLOPs, agreement {agreement:.2%}, accuracy {accuracy:.2%}", flush=True
+                    f"{name} {budget} {importance}: {kept:.3f} of the FLOPs, agreement "
+                    f"{agreement:.2%}, accuracy {accuracy:.2%}",
+                    flush=True,
                 )
                 if json_file is not None:
                     json_file.write_text(json.dumps(rows, indent=1))

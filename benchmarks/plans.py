@@ -1,7 +1,8 @@
 """What a plan promises and what a trial of it shows: `python -m benchmarks.plans`.
 
-After uniform widths were tried, every other plan's error is foreseen; here all of them are tried, on the calibration images alone. With
-`--finished` each is also fitted on all of these, and its error measured on 2,000 images of the calibration pool outside the draw.
+After uniform widths were tried, every other plan's error is foreseen; here all of them are tried,
+on the calibration images alone. With `--finished` each is also fitted on all of these, and its
+error measured on 2,000 images of the calibration pool outside the draw.
 """
 
 import math
@@ -29,8 +30,12 @@ OUTSIDE = 2000
 """Images that measure finished plans."""
 
 
-def tried(session: Session, flops: float, others: Tensor | None = None) -> list[tuple[Option, float, float, float]]:
-    """Plans, what each promises after the first of them, uniform widths, was tried, what its own trial shows, and its error on other images."""
+def tried(
+    session: Session, flops: float, others: Tensor | None = None
+) -> list[tuple[Option, float, float, float]]:
+    """Plans, what each promises after the first of them, uniform widths, was tried, what its own
+    trial shows, and its error on other images.
+    """
     limits = {"flops": flops}
     profiles = session.profile("output-aware")
     valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
@@ -44,17 +49,25 @@ def tried(session: Session, flops: float, others: Tensor | None = None) -> list[
         finished = math.nan
         if others is not None:
             small = build(session, alive, "auto", option.ranks)
-            finished = compare(session.graph, small, Calibration(session.model, others).batches()).error
-        found.append((option, search.promise(option) / (PROMISE if option.ranks else 1), error, finished))
+            finished = compare(
+                session.graph, small, Calibration(session.model, others).batches()
+            ).error
+        found.append(
+            (option, search.promise(option) / (PROMISE if option.ranks else 1), error, finished)
+        )
     return found
 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
-    flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.7, 0.5 and 0.35 by default")] = None,
+    flops: Annotated[
+        list[float] | None, typer.Option(help="budgets; 0.7, 0.5 and 0.35 by default")
+    ] = None,
     images: Annotated[int, typer.Option(help="for calibration")] = 1000,
     seed: int = 0,
-    finished: Annotated[bool, typer.Option("--finished", help="fit every plan to the end, too")] = False,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="fit every plan to the end, too")
+    ] = False,
     data: Path = DEBIAN,
 ) -> None:
     """Print a line per plan and a summary per network."""
@@ -63,7 +76,16 @@ def main(
     drawn = draw(pool, len(pool), seed)
     calibration, others = drawn[:images], drawn[images : images + OUTSIDE] if finished else None
     table = Table(title="Relative error of the output, x 1e-4", title_justify="left")
-    for column in ("net", "FLOPs", "mix", "stretch", "layers in two", "promised", "tried", "finished"):
+    for column in (
+        "net",
+        "FLOPs",
+        "mix",
+        "stretch",
+        "layers in two",
+        "promised",
+        "tried",
+        "finished",
+    ):
         table.add_column(column, justify="left" if column == "net" else "right")
     lines = []
     for name in net or list(NETS):
@@ -74,7 +96,14 @@ def main(
                 rows = tried(session, budget, others)
             for option, *errors in rows:
                 cells = (f"{1e4 * e:.1f}" for e in errors)
-                table.add_row(name, f"{budget:g}", f"{option.mix:g}", f"{option.stretch:g}", str(len(option.ranks)), *cells)
+                table.add_row(
+                    name,
+                    f"{budget:g}",
+                    f"{option.mix:g}",
+                    f"{option.stretch:g}",
+                    str(len(option.ranks)),
+                    *cells,
+                )
             pairs += [(promised, error) for _, promised, error, _ in rows[1:]]
             shown, ends = zip(*(row[2:] for row in rows), strict=True)
             if not finished:
@@ -82,14 +111,18 @@ def main(
             spoils.append((spearmanr(shown, ends)[0], ends[int(np.argmin(shown))] / min(ends)))
         excess = np.log([error / promised for promised, error in pairs])
         lines.append(
-            f"{name}: rank correlation {spearmanr(*zip(*pairs, strict=True))[0]:.2f} over {len(pairs)} plans; a trial shows "
-            f"{math.exp(float(np.median(excess))):.2f} times what was promised (quartiles {math.exp(float(np.quantile(excess, 0.25))):.2f} to "
+            f"{name}: rank correlation {spearmanr(*zip(*pairs, strict=True))[0]:.2f} over "
+            f"{len(pairs)} plans; a trial shows "
+            f"{math.exp(float(np.median(excess))):.2f} times what was promised (quartiles "
+            f"{math.exp(float(np.quantile(excess, 0.25))):.2f} to "
             f"{math.exp(float(np.quantile(excess, 0.75))):.2f})."
         )
         if finished:
             lines.append(
-                f"{name}: rank correlation of trials with finished plans {', '.join(f'{r:.2f}' for r, _ in spoils)} by budget; the plan with the "
-                f"best trial errs {', '.join(f'{r:.2f}' for _, r in spoils)} times as much as the best finished one."
+                f"{name}: rank correlation of trials with finished plans "
+                f"{', '.join(f'{r:.2f}' for r, _ in spoils)} by budget; the plan with the "
+                f"best trial errs {', '.join(f'{r:.2f}' for _, r in spoils)} times as much as the "
+                "best finished one."
             )
     console.print(table)
     for line in lines:

@@ -1,4 +1,6 @@
-"""The reference's other studies: `python -m benchmarks.studies size|left-out|scores`, on the trained networks, 10,000 test images."""
+"""The reference's other studies: `python -m benchmarks.studies size|left-out|scores`, on the
+trained networks, 10,000 test images.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,18 @@ from benchmarks.tradeoff import draw, logits, opened
 from fxprune.fit.build import build, surviving_channels
 from fxprune.linalg.selection import pivoted_qr
 
-CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+CLASSES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "boot",
+)
 app = typer.Typer(add_completion=False, help=__doc__)
 Net = Annotated[str, typer.Option(help="one of benchmarks.nets")]
 
@@ -32,8 +45,12 @@ def size(net: Net = "vgg", flops: float = 0.5, seeds: int = 3, data: Path = DEBI
     for count in (100, 250, 500, 1000, 2500, 5000):
         found = []
         for seed in range(seeds):
-            small = fxprune.compress(model, draw(pool.images, count, seed), flops=flops, seed=seed, progress=False)
-            found.append(100 * float((logits(small, test.images).argmax(1) == decided).float().mean()))
+            small = fxprune.compress(
+                model, draw(pool.images, count, seed), flops=flops, seed=seed, progress=False
+            )
+            found.append(
+                100 * float((logits(small, test.images).argmax(1) == decided).float().mean())
+            )
         table.add_row(str(count), f"{np.mean(found):.2f}", f"{min(found):.2f}")
     Console().print(table)
 
@@ -49,7 +66,12 @@ def left_out(net: Net = "vgg", flops: float = 0.5, count: int = 1000, data: Path
 
     def per_class(images: np.ndarray) -> np.ndarray:
         chosen = draw(pool.images[images], count, 0)
-        same = logits(fxprune.compress(model, chosen, flops=flops, progress=False), test.images).argmax(1) == decided
+        same = (
+            logits(
+                fxprune.compress(model, chosen, flops=flops, progress=False), test.images
+            ).argmax(1)
+            == decided
+        )
         return np.array([100 * float(same[test.labels == c].float().mean()) for c in range(10)])
 
     labels = pool.labels.numpy()
@@ -62,7 +84,9 @@ def left_out(net: Net = "vgg", flops: float = 0.5, count: int = 1000, data: Path
 
 @app.command()
 def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = DEBIAN) -> None:
-    """|r_kk / r_11|, singular values and the predicted error of every group against the output error when that group alone is reduced."""
+    """|r_kk / r_11|, singular values and the predicted error of every group against the output
+    error when that group alone is reduced.
+    """
     model, pool = trained(net), split("calibration", data)
     session = opened(model, draw(pool.images, count, 0), 0)
     ours, paper = session.profile("output-aware"), session.profile("pivoted-qr")
@@ -70,12 +94,28 @@ def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = 
     held_out = next(iter(session.batches(session.held_out)))
     reference = logits(session.graph, held_out.args[0])
     norm = float((reference - reference.mean(1, keepdim=True)).square().sum())
-    table = Table(title=f"{net}: each group alone cut to {keep:.0%}, interpolated", title_justify="left")
-    for column in ("group", "|r_kk/r_11|", "|R22|/|R|", "dropped singular values", "predicted error", "measured error"):
+    table = Table(
+        title=f"{net}: each group alone cut to {keep:.0%}, interpolated", title_justify="left"
+    )
+    for column in (
+        "group",
+        "|r_kk/r_11|",
+        "|R22|/|R|",
+        "dropped singular values",
+        "predicted error",
+        "measured error",
+    ):
         table.add_column(column, justify="left" if column == "group" else "right")
     rows = []
     for i, group in enumerate(session.analysis.groups):
-        site = next(((c.parameter, c.axis) for c in group.consumers if (c.parameter, c.axis) in session.statistics()), None)
+        site = next(
+            (
+                (c.parameter, c.axis)
+                for c in group.consumers
+                if (c.parameter, c.axis) in session.statistics()
+            ),
+            None,
+        )
         width = max(round(keep * group.width), 1)
         if site is None or width == group.width:
             continue
@@ -87,17 +127,29 @@ def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = 
         diagonal = pivoted_qr(gram)[1]
         singular = np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
         place = max(round(keep * len(gram)), 1)
-        rows.append((
-            group.name, float(paper[i].scores[group.width - width]), np.linalg.norm(diagonal[place:]) / np.linalg.norm(diagonal),
-            np.linalg.norm(singular[place:]) / np.linalg.norm(singular), float(ours[i].errors[group.width - width]), error,
-        ))  # fmt: skip
+        rows.append(
+            (
+                group.name,
+                float(paper[i].scores[group.width - width]),
+                np.linalg.norm(diagonal[place:]) / np.linalg.norm(diagonal),
+                np.linalg.norm(singular[place:]) / np.linalg.norm(singular),
+                float(ours[i].errors[group.width - width]),
+                error,
+            )
+        )
         table.add_row(rows[-1][0], *(f"{v:.2e}" for v in rows[-1][1:]))
     console = Console(width=140)
     console.print(table)
     measured = [r[5] for r in rows]
-    for index, name in ((1, "|r_kk/r_11|"), (2, "|R22|/|R|"), (3, "dropped singular values"), (4, "predicted error")):
+    for index, name in (
+        (1, "|r_kk/r_11|"),
+        (2, "|R22|/|R|"),
+        (3, "dropped singular values"),
+        (4, "predicted error"),
+    ):
         console.print(
-            f"Spearman rank correlation of {name} with the measured error: {spearmanr([r[index] for r in rows], measured)[0]:.2f}"
+            f"Spearman rank correlation of {name} with the measured error: "
+            f"{spearmanr([r[index] for r in rows], measured)[0]:.2f}"
         )
 
 

@@ -1,11 +1,15 @@
-"""The coverage models under Torch-Pruning (Fang et al. 2023), with its defaults, for the column beside ours.
+"""The coverage models under Torch-Pruning (Fang et al. 2023), with its defaults, for the column
+beside ours.
 
-    python -m venv peer && peer/bin/pip install torch-pruning==1.6.1 torch==2.13.0 torchvision timm transformers rich typer ...
-    peer/bin/python -m benchmarks.torch_pruning --torchvision --timm 250 --transformers --atom3d --json torch_pruning.json
+    python -m venv peer && peer/bin/pip install torch-pruning==1.6.1 torch==2.13.0 torchvision timm
+    transformers rich typer ... peer/bin/python -m benchmarks.torch_pruning --torchvision --timm
+    250 --transformers --atom3d --json torch_pruning.json
 
-Each model is pruned by `MagnitudePruner` with an L2 importance and default options, the layer that makes the outputs ignored as in its
-examples. Ratios are tried from small to large, each on a fresh model, until a quarter of the FLOPs is gone. A model counts as passed where
-the pruned one runs and a tenth of the FLOPs is gone; whether its outputs are right is not asked. Models in the JSON are not run again.
+Each model is pruned by `MagnitudePruner` with an L2 importance and default options, the layer that
+makes the outputs ignored as in its examples. Ratios are tried from small to large, each on a fresh
+model, until a quarter of the FLOPs is gone. A model counts as passed where the pruned one runs and
+a tenth of the FLOPs is gone; whether its outputs are right is not asked. Models in the JSON are
+not run again.
 """
 
 import json
@@ -32,10 +36,16 @@ GOAL = 0.75
 
 
 def last_layers(model: nn.Module, found: list[Tensor]) -> list[nn.Module]:
-    """The last linear layer or convolution, if as wide as the model's output: what Torch-Pruning's examples ignore."""
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    """The last linear layer or convolution, if as wide as the model's output: what Torch-Pruning's
+    examples ignore.
+    """
+    layers = [
+        m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    ]
     width = [m.out_features if isinstance(m, nn.Linear) else m.out_channels for m in layers[-1:]]
-    return layers[-1:] if width and any(width[0] in t.shape[1:] or t.dim() == 1 for t in found) else []
+    return (
+        layers[-1:] if width and any(width[0] in t.shape[1:] or t.dim() == 1 for t in found) else []
+    )
 
 
 def _built(entry: Entry) -> tuple[nn.Module, Batch]:
@@ -45,7 +55,9 @@ def _built(entry: Entry) -> tuple[nn.Module, Batch]:
     randomise(model)
     if not entry.target:
         return model, example_batch(model, example)
-    return model.get_submodule(entry.target), next(iter(Passing(model, entry.target, Calibration(model, example))))
+    return model.get_submodule(entry.target), next(
+        iter(Passing(model, entry.target, Calibration(model, example)))
+    )
 
 
 def prune(entry: Entry, ratio: float) -> float:
@@ -60,9 +72,12 @@ def prune(entry: Entry, ratio: float) -> float:
     before, found = count_flops(model, batch), outputs(model, batch)
     inputs: Any = batch.kwargs or (batch.args[0] if len(batch.args) == 1 else batch.args)
     pruner = torch_pruning.pruner.MagnitudePruner(
-        model, inputs, importance=torch_pruning.importance.MagnitudeImportance(p=2), pruning_ratio=ratio,
+        model,
+        inputs,
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        pruning_ratio=ratio,
         ignored_layers=last_layers(model, found),
-    )  # fmt: skip
+    )
     pruner.step()
     return count_flops(model.eval(), batch) / max(before, 1)
 
@@ -75,7 +90,13 @@ def _children() -> float:
 
 def row_of(entry: Entry, limit: int) -> dict[str, Any]:
     """The largest reduction among the ratios that run, within the time for one model."""
-    row: dict[str, Any] = {"name": entry.name, "source": entry.source, "counted": 1.0, "ratio": 0.0, "failure": ""}
+    row: dict[str, Any] = {
+        "name": entry.name,
+        "source": entry.source,
+        "counted": 1.0,
+        "ratio": 0.0,
+        "failure": "",
+    }
     start = _children()
     for ratio in RATIOS:
         try:
@@ -97,13 +118,21 @@ def main(
     yolo: Annotated[bool, typer.Option()] = False,
     detection: Annotated[bool, typer.Option()] = False,
     voxels: Annotated[bool, typer.Option("--atom3d")] = False,
-    only: Annotated[str, typer.Option(help="Names that contain one of these, separated by commas.")] = "",
-    most: Annotated[float, typer.Option(help="Skip models of more than this many million parameters.")] = 100.0,
+    only: Annotated[
+        str, typer.Option(help="Names that contain one of these, separated by commas.")
+    ] = "",
+    most: Annotated[
+        float, typer.Option(help="Skip models of more than this many million parameters.")
+    ] = 100.0,
     limit: Annotated[int, typer.Option(help="Processor seconds per model.")] = 150,
     again: Annotated[bool, typer.Option(help="Run models whose time was up once more.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Read and write the rows here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Read and write the rows here.")
+    ] = None,
 ) -> None:
-    """Run Torch-Pruning on the coverage models, one after another; options as for benchmarks.coverage."""
+    """Run Torch-Pruning on the coverage models, one after another; options as for
+    benchmarks.coverage.
+    """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rows = read(json_file)
@@ -116,7 +145,11 @@ def main(
         if row["failure"].startswith("TooLarge"):
             continue
         rows[entry.key] = row
-        print(f"{entry.key}: {'pass' if row['passed'] else 'FAIL'} {row['counted']:.2f} at {row['ratio']} {row['failure']}", flush=True)
+        print(
+            f"{entry.key}: {'pass' if row['passed'] else 'FAIL'} {row['counted']:.2f} at "
+            f"{row['ratio']} {row['failure']}",
+            flush=True,
+        )
         if json_file:
             json_file.write_text(json.dumps(list(rows.values()), indent=1))
     print(f"{sum(r['passed'] for r in rows.values())} of {len(rows)} pass")

@@ -1,4 +1,6 @@
-"""torchvision beside a torch that its compiled extension does not fit: declares the missing operators before the import."""
+"""torchvision beside a torch that its compiled extension does not fit: declares the missing
+operators before the import.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ _libraries: list[torch.library.Library] = []
 
 
 def declare() -> None:
-    """Define the operators that `import torchvision` registers fakes for; does nothing where they exist."""
+    """Define the operators that `import torchvision` registers fakes for; does nothing where they
+    exist.
+    """
     for schema in SCHEMAS:
         name = schema.partition("(")[0]
         if hasattr(torch.ops.torchvision, name):
@@ -24,7 +28,8 @@ def declare() -> None:
 
 
 def suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Non-maximum suppression: indices of the boxes that overlap no better one by more than `threshold`.
+    """Non-maximum suppression: indices of the boxes that overlap no better one by more than
+    `threshold`.
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2.
@@ -36,7 +41,10 @@ def suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     while len(order):
         best, order = order[0], order[1:]
         kept.append(best)
-        low, high = torch.maximum(boxes[best, :2], boxes[order, :2]), torch.minimum(boxes[best, 2:], boxes[order, 2:])
+        low, high = (
+            torch.maximum(boxes[best, :2], boxes[order, :2]),
+            torch.minimum(boxes[best, 2:], boxes[order, 2:]),
+        )
         shared = (high - low).clamp_min(0).prod(1)
         order = order[shared / (area[best] + area[order] - shared) <= threshold]
     return torch.stack(kept) if kept else order

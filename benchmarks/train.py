@@ -1,7 +1,7 @@
 """Train the benchmark networks on Fashion-MNIST: `python -m benchmarks.train vgg`.
 
-The shipped checkpoints: vgg and resnet20 with the defaults, mobilenet and densenet with `--epochs 10`,
-mlp with `--epochs 12 --rate 0.05 --no-shift`.
+The shipped checkpoints: vgg and resnet20 with the defaults, mobilenet and densenet with `--epochs
+10`, mlp with `--epochs 12 --rate 0.05 --no-shift`.
 """
 
 from pathlib import Path
@@ -31,7 +31,10 @@ def augment(images: Tensor, pad: int = 2) -> Tensor:
 @torch.no_grad()
 def accuracy(net: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is the label's."""
-    hits = sum(int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
+    hits = sum(
+        int((net(x).argmax(1) == y).sum())
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    )
     return hits / len(labels)
 
 
@@ -49,9 +52,13 @@ def main(
     torch.manual_seed(seed)
     train, held_out = split("train", data), split("calibration", data)
     net = NETS[name]().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     steps = epochs * (len(train.labels) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=steps, pct_start=0.2
+    )
     for epoch in range(epochs):
         net.train()
         for index in torch.randperm(len(train.labels)).split(batch):
@@ -65,13 +72,20 @@ def main(
             optimizer.step()
             schedule.step()
         net.eval()
-        print(f"{name} epoch {epoch + 1}: held-out {accuracy(net, held_out.images, held_out.labels):.4f}", flush=True)
+        print(
+            f"{name} epoch {epoch + 1}: held-out "
+            f"{accuracy(net, held_out.images, held_out.labels):.4f}",
+            flush=True,
+        )
     state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
     path = out or checkpoint(name)
     save_file({k: v.contiguous() for k, v in state.items()}, path)
     net.load_state_dict(state)
     test = split("test", data)
-    print(f"{name}: test accuracy {accuracy(net, test.images, test.labels):.4f}, {path.stat().st_size} bytes")
+    print(
+        f"{name}: test accuracy {accuracy(net, test.images, test.labels):.4f}, "
+        f"{path.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":

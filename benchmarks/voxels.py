@@ -1,8 +1,10 @@
-"""Protein-like pockets with a ligand, as grids of Gaussian-smeared atoms: data of the kind that ATOM3D's 3-D networks read.
+"""Protein-like pockets with a ligand, as grids of Gaussian-smeared atoms: data of the kind that
+ATOM3D's 3-D networks read.
 
-The structures are synthetic: chains of residues (backbone N, C, C, O and a side chain) that walk around a pocket, and a ligand of bonded
-atoms inside it. The affinity is a pair potential of the contacts between the two, so that it depends on types and distances as a real
-one does; it is no model of chemistry.
+The structures are synthetic: chains of residues (backbone N, C, C, O and a side chain) that walk
+around a pocket, and a ligand of bonded atoms inside it. The affinity is a pair potential of the
+contacts between the two, so that it depends on types and distances as a real one does; it is no
+model of chemistry.
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 
 ELEMENTS = ("C", "N", "O", "S", "ligand")
-"""Channels of a grid: the protein's carbon, nitrogen, oxygen and sulphur, and every atom of the ligand."""
+"""Channels of a grid: the protein's carbon, nitrogen, oxygen and sulphur, and every atom of the
+ligand.
+"""
 LIGAND = ELEMENTS.index("ligand")
 BACKBONE = (1, 0, 0, 2)
 BOND = 1.5
@@ -24,13 +28,17 @@ CONTACT = torch.tensor([0.2, 1.0, -1.2, 0.6])
 
 @dataclass(frozen=True)
 class Structure:
-    """Atoms: positions (N, 3) in angstrom around the pocket's centre, kinds (N,) as indices of `ELEMENTS`."""
+    """Atoms: positions (N, 3) in angstrom around the pocket's centre, kinds (N,) as indices of
+    `ELEMENTS`.
+    """
 
     positions: Tensor
     kinds: Tensor
 
 
-def _walk(steps: int, start: Tensor, inner: float, outer: float, generator: torch.Generator) -> Tensor:
+def _walk(
+    steps: int, start: Tensor, inner: float, outer: float, generator: torch.Generator
+) -> Tensor:
     """(steps, 3): bonded positions that stay between two spheres around the origin."""
     at, heading = start, torch.randn(3, generator=generator)
     path = []
@@ -57,15 +65,26 @@ def structure(seed: int, reach: float = 10.0) -> Structure:
         chain = _walk(24, 0.6 * reach * start / start.norm(), 0.4 * reach, reach, generator)
         side = torch.randint(0, 20, (len(chain),), generator=generator)
         backbone = torch.tensor(BACKBONE).repeat(len(chain) // len(BACKBONE))
-        # One atom in ten is a sulphur, and some side chains end in another element than the backbone's.
+        # One atom in ten is a sulphur, and some side chains end in another element than the
+        # backbone's.
         kinds.append(torch.where(side < 2, 3, torch.where(side < 8, side % 3, backbone)))
         positions.append(chain)
-    ligand = _walk(int(torch.randint(6, 20, (1,), generator=generator)), torch.zeros(3), 0.0, 0.45 * reach, generator)
-    return Structure(torch.cat([*positions, ligand]), torch.cat([*kinds, torch.full((len(ligand),), LIGAND)]))
+    ligand = _walk(
+        int(torch.randint(6, 20, (1,), generator=generator)),
+        torch.zeros(3),
+        0.0,
+        0.45 * reach,
+        generator,
+    )
+    return Structure(
+        torch.cat([*positions, ligand]), torch.cat([*kinds, torch.full((len(ligand),), LIGAND)])
+    )
 
 
 def affinity(atoms: Structure) -> Tensor:
-    """Sum over contacts between ligand and protein of a strength by element, falling off within a few angstrom; scalar."""
+    """Sum over contacts between ligand and protein of a strength by element, falling off within a
+    few angstrom; scalar.
+    """
     inside = atoms.kinds == LIGAND
     distance = torch.cdist(atoms.positions[inside], atoms.positions[~inside])
     return (CONTACT[atoms.kinds[~inside]] * torch.exp(-((distance / 3.0) ** 2))).sum() / 10
@@ -89,6 +108,10 @@ def grid(atoms: Structure, side: int = 41, spacing: float = 1.0) -> Tensor:
 
 
 def dataset(count: int, seed: int, side: int = 41, spacing: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Grids (count, 5, side, side, side) and affinities (count,); no structure is shared between different seeds."""
+    """Grids (count, 5, side, side, side) and affinities (count,); no structure is shared between
+    different seeds.
+    """
     atoms = [structure(seed * 1_000_003 + i, reach=0.5 * side * spacing) for i in range(count)]
-    return torch.stack([grid(a, side, spacing) for a in atoms]), torch.stack([affinity(a) for a in atoms])
+    return torch.stack([grid(a, side, spacing) for a in atoms]), torch.stack(
+        [affinity(a) for a in atoms]
+    )

@@ -12,10 +12,38 @@ from benchmarks.entry import Entry, TooLarge, within
 from benchmarks.torchvision_ops import torchvision  # before timm, which imports it too
 
 SMALL = (
-    "test_", "zepto", "atto", "femto", "pico", "nano", "xxs", "xxtiny", "xx_small", "xtiny", "xs", "tiny", "t0", "small_050", "mini", "_t_",
-    "18", "b0", "050", "s0", "small",
-    "10", "12", "x_small", "_s", "lite", "26", "34", "b1", "base", "50",
-)  # fmt: skip
+    "test_",
+    "zepto",
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "xxs",
+    "xxtiny",
+    "xx_small",
+    "xtiny",
+    "xs",
+    "tiny",
+    "t0",
+    "small_050",
+    "mini",
+    "_t_",
+    "18",
+    "b0",
+    "050",
+    "s0",
+    "small",
+    "10",
+    "12",
+    "x_small",
+    "_s",
+    "lite",
+    "26",
+    "34",
+    "b1",
+    "base",
+    "50",
+)
 
 
 def torchvision_models(most: float) -> Iterator[Entry]:
@@ -65,7 +93,11 @@ def timm_families() -> dict[str, list[str]]:
     parts = [re.compile(f"(?<!\\d){part}(?!\\d)" if part.isdigit() else part) for part in SMALL]
 
     def rank(name: str) -> tuple[int, int, str]:
-        return next((i for i, part in enumerate(parts) if part.search(name)), len(parts)), len(name), name
+        return (
+            next((i for i, part in enumerate(parts) if part.search(name)), len(parts)),
+            len(name),
+            name,
+        )
 
     return {k: sorted(v, key=rank) for k, v in families.items()}
 

@@ -1,4 +1,6 @@
-"""Detectors: torchvision's, whose backbones are compressed in place, and the YOLO family from its configurations."""
+"""Detectors: torchvision's, whose backbones are compressed in place, and the YOLO family from its
+configurations.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +12,30 @@ from benchmarks.entry import Entry, within
 from benchmarks.torchvision_ops import torchvision
 
 YOLO = (
-    "yolov3-tiny", "yolov3", "yolov5n", "yolov5n-p6", "yolov6n", "yolov8n", "yolov8n-p2", "yolov8n-ghost", "yolov8n-cls", "yolov8n-seg",
-    "yolov8n-pose", "yolov8n-obb", "yolov9t", "yolov9c", "yolov10n", "yolo11n", "yolo11n-cls", "yolo11n-seg", "yolo11n-pose", "yolo11n-obb",
-    "yolo12n", "yolo26n", "rtdetr-l",
-)  # fmt: skip
+    "yolov3-tiny",
+    "yolov3",
+    "yolov5n",
+    "yolov5n-p6",
+    "yolov6n",
+    "yolov8n",
+    "yolov8n-p2",
+    "yolov8n-ghost",
+    "yolov8n-cls",
+    "yolov8n-seg",
+    "yolov8n-pose",
+    "yolov8n-obb",
+    "yolov9t",
+    "yolov9c",
+    "yolov10n",
+    "yolo11n",
+    "yolo11n-cls",
+    "yolo11n-seg",
+    "yolo11n-pose",
+    "yolo11n-obb",
+    "yolo12n",
+    "yolo26n",
+    "rtdetr-l",
+)
 
 
 class OnTensor(nn.Module):
@@ -31,7 +53,9 @@ def detection(most: float) -> Iterator[Entry]:
     """Every torchvision detector; the backbone is what is compressed."""
     models = torchvision.models
     for name in models.list_models(module=models.detection):
-        yield Entry(name, "detection", lambda name=name: _detector(name, most), target="model.backbone")
+        yield Entry(
+            name, "detection", lambda name=name: _detector(name, most), target="model.backbone"
+        )
 
 
 def _detector(name: str, most: float) -> tuple[nn.Module, Any]:
@@ -43,7 +67,9 @@ def _detector(name: str, most: float) -> tuple[nn.Module, Any]:
 
 
 def yolo(most: float) -> Iterator[Entry]:
-    """One small member of every YOLO generation and task, with random weights; needs `pip install ultralytics`."""
+    """One small member of every YOLO generation and task, with random weights; needs `pip install
+    ultralytics`.
+    """
     for name in YOLO:
         yield Entry(name, "yolo", lambda name=name: _yolo(name, most))
 
@@ -51,7 +77,13 @@ def yolo(most: float) -> Iterator[Entry]:
 def _yolo(name: str, most: float) -> tuple[nn.Module, Any]:
     from ultralytics.nn import tasks
 
-    kinds = {"-cls": "Classification", "-seg": "Segmentation", "-pose": "Pose", "-obb": "OBB", "rtdetr": "RTDETRDetection"}
+    kinds = {
+        "-cls": "Classification",
+        "-seg": "Segmentation",
+        "-pose": "Pose",
+        "-obb": "OBB",
+        "rtdetr": "RTDETRDetection",
+    }
     kind = next((k for part, k in kinds.items() if part in name), "Detection")
     model = getattr(tasks, f"{kind}Model")(f"{name}.yaml", verbose=False)
     # The heads' exported form: decoded boxes and scores without the training outputs beside them.

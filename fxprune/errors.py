@@ -10,7 +10,9 @@ class CaptureError(FxpruneError):
 
 
 class UnsupportedError(FxpruneError):
-    """The model was captured, but holds something fxprune cannot compress (dtype, no prunable group)."""
+    """The model was captured, but holds something fxprune cannot compress (dtype, no prunable
+    group).
+    """
 
 
 class CalibrationError(FxpruneError):
@@ -18,7 +20,9 @@ class CalibrationError(FxpruneError):
 
 
 class BudgetError(FxpruneError):
-    """The budget is not a fraction of the original, or cannot be reached; names the closest reachable."""
+    """The budget is not a fraction of the original, or cannot be reached; names the closest
+    reachable.
+    """
 
 
 class PlanError(FxpruneError):
@@ -34,4 +38,6 @@ class SourceError(FxpruneError):
 
 
 class StorageError(FxpruneError):
-    """A model cannot be saved, or a file is not one that fxprune wrote: damaged, tampered with, newer, or made for another model."""
+    """A model cannot be saved, or a file is not one that fxprune wrote: damaged, tampered with,
+    newer, or made for another model.
+    """

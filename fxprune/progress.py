@@ -25,7 +25,12 @@ class Progress:
         if not self._shown:
             yield lambda steps: None
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(name, total=total)
             yield lambda steps: bars.advance(task, steps)

@@ -1,4 +1,6 @@
-"""One model on its way through the stations: captured, labelled, its calibration data split; statistics computed once."""
+"""One model on its way through the stations: captured, labelled, its calibration data split;
+statistics computed once.
+"""
 
 import random
 import time
@@ -35,7 +37,9 @@ from fxprune.timing.measure import Workload
 from fxprune.verify.decisions import Decision
 
 CACHED = 1 << 25
-"""Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and the C library maps them anew for every call."""
+"""Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
+the C library maps them anew for every call.
+"""
 PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes."""
 EFFORT = 2
@@ -98,44 +102,73 @@ class Session:
             yield advance
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def batches(self, chosen: np.ndarray, advance: Callable[[int], object] = lambda examples: None) -> Iterator[Batch]:
+    def batches(
+        self, chosen: np.ndarray, advance: Callable[[int], object] = lambda examples: None
+    ) -> Iterator[Batch]:
         """Stream chosen calibration examples, counting those done."""
         for batch in self.calibration.batches(chosen):
             yield batch.channels_last()
             advance(batch.size)
 
     def statistics(self, everything: bool = False) -> dict[Site, Moments]:
-        """Second moments on the fitting examples, by default without those that judge: what they judge must not have seen them."""
+        """Second moments on the fitting examples, by default without those that judge: what they
+        judge must not have seen them.
+        """
         return self._observed()[0][everything]
 
     def recorded(self) -> Recording:
-        """What the original gives on the fitting examples, in the parts "try", "judge" and "rest"."""
+        """What the original gives on the fitting examples, in the parts "try", "judge" and
+        "rest".
+        """
         return self._observed()[1]
 
     def _observed(self) -> tuple[tuple[dict[Site, Moments], dict[Site, Moments]], Recording]:
         """Run the original over the fitting examples, once."""
         if self.moments is None or self.recording is None:
             chosen = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))
-            some, trying = min(JUDGES, int(len(chosen) * JUDGING)), min(TRIED_ON, int(len(chosen) * TRYING))
-            parts = {JUDGE: chosen[:some], "try": chosen[some : some + trying], "rest": chosen[some + trying :]}
+            some, trying = (
+                min(JUDGES, int(len(chosen) * JUDGING)),
+                min(TRIED_ON, int(len(chosen) * TRYING)),
+            )
+            parts = {
+                JUDGE: chosen[:some],
+                "try": chosen[some : some + trying],
+                "rest": chosen[some + trying :],
+            }
             recording = Recording(self.graph, len(chosen), Spill(self.memory), self.seed)
 
             def stream(*names: str) -> Iterator[Batch]:
                 for part in names:
-                    yield from recording.follow(part, self.batches(np.isin(np.arange(len(self.fit)), parts[part]), advance))
+                    yield from recording.follow(
+                        part, self.batches(np.isin(np.arange(len(self.fit)), parts[part]), advance)
+                    )
 
             with self.station("calibrate", len(chosen)) as advance:
                 fitting, judging = (
-                    calibrate(self.graph, self.analysis, stream(*names), len(chosen), recording.watch, self.seed)
+                    calibrate(
+                        self.graph,
+                        self.analysis,
+                        stream(*names),
+                        len(chosen),
+                        recording.watch,
+                        self.seed,
+                    )
                     for names in (("try", "rest"), (JUDGE,))
                 )
-            self.moments = fitting, {site: held + judging[site] for site, held in fitting.items()} if len(parts[JUDGE]) else fitting
+            self.moments = (
+                fitting,
+                {site: held + judging[site] for site, held in fitting.items()}
+                if len(parts[JUDGE])
+                else fitting,
+            )
             self.recording = recording
             self._warn_if_thin(self.moments[0])
         return self.moments, self.recording
 
     def spreads(self) -> dict[str, Spread]:
-        """How the outputs of every factorable layer spread over the fitting examples, computed once."""
+        """How the outputs of every factorable layer spread over the fitting examples, computed
+        once.
+        """
         if self.spread is None:
             recording = self.recorded()
             with self.station("calibrate"):
@@ -152,8 +185,10 @@ class Session:
         if thin:
             name, channels, seen = max(thin, key=lambda t: t[1] / t[2])
             text = (
-                f"{len(thin)} layers read more channels than the calibration data gives observations; the worst is {name} with {channels} "
-                f"channels and {seen} observations. Give at least {-(-channels * len(self.fit) // max(seen, 1))} examples for a sharper "
+                f"{len(thin)} layers read more channels than the calibration data gives "
+                f"observations; the worst is {name} with {channels} "
+                f"channels and {seen} observations. Give at least "
+                f"{-(-channels * len(self.fit) // max(seen, 1))} examples for a sharper "
                 "fit."
             )
             self.notes.append(text.rstrip("."))
@@ -166,11 +201,18 @@ class Session:
                 self.gauge = Gauge(self.model, self.captured.example, self.workload)
                 table = LayerTimes(self.gauge.device, self.workload)
                 self.call_seconds = seconds_of_calls(
-                    self.graph, self.analysis, self.captured.example, self.gauge, np.asarray(self.round_to), table
+                    self.graph,
+                    self.analysis,
+                    self.captured.example,
+                    self.gauge,
+                    np.asarray(self.round_to),
+                    table,
                 )
         timed = "latency" in limits
         if timed not in self.cost_models:
-            self.cost_models[timed] = CostModel(self.graph, self.analysis, self.call_seconds if timed else ())
+            self.cost_models[timed] = CostModel(
+                self.graph, self.analysis, self.call_seconds if timed else ()
+            )
         return self.cost_models[timed]
 
     def profile(self, selector: str) -> list[Profile]:
@@ -180,20 +222,37 @@ class Session:
             worth = self.sensitivities() if selector == "output-aware" else {}
             with self.station("profile", len(self.analysis.groups)) as advance:
                 dtype = next(self.graph.parameters()).dtype
-                self.profiles[selector] = profile(self.graph, self.analysis, moments, selector, dtype, worth or None, advance)
+                self.profiles[selector] = profile(
+                    self.graph, self.analysis, moments, selector, dtype, worth or None, advance
+                )
         return self.profiles[selector]
 
     def sensitivities(self) -> dict[str, Tensor]:
-        """What output errors of every consumer cost the model's output, computed once; empty, with a note, where it has no derivative."""
+        """What output errors of every consumer cost the model's output, computed once; empty, with
+        a note, where it has no derivative.
+        """
         if self.worth is None:
             chosen = np.zeros_like(self.fit)
-            chosen[np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))[:PROBED_EXAMPLES]] = True
+            chosen[
+                np.random.default_rng(self.seed).permutation(np.flatnonzero(self.fit))[
+                    :PROBED_EXAMPLES
+                ]
+            ] = True
             with self.station("calibrate", int(chosen.sum())) as advance:
                 try:
-                    self.worth = sensitivities(self.graph, self.analysis, self.batches(chosen, advance), self.seed, self.memory)
+                    self.worth = sensitivities(
+                        self.graph,
+                        self.analysis,
+                        self.batches(chosen, advance),
+                        self.seed,
+                        self.memory,
+                    )
                 except (RuntimeError, NotImplementedError) as error:
                     reason = str(error).partition("\n")[0]
-                    self.notes.append(f"The model has no derivative ({reason}): channels are chosen by each layer's own error")
+                    self.notes.append(
+                        f"The model has no derivative ({reason}): channels are chosen by each "
+                        "layer's own error"
+                    )
                     self.worth = {}
         return self.worth
 
@@ -226,11 +285,16 @@ def matcher(model: nn.Module, patterns: Sequence[str] | str, option: str) -> Cal
     for pattern in patterns:
         if not any(fnmatchcase(n, pattern) for n in names):
             some = ", ".join(names[:5])
-            raise PlanError(f"{option}={pattern!r} matches no module or parameter of the model. Its names begin with {some}.")
+            raise PlanError(
+                f"{option}={pattern!r} matches no module or parameter of the model. Its names "
+                f"begin with {some}."
+            )
 
     def test(parameter: str) -> bool:
         parts = parameter.split(".")
-        return any(fnmatchcase(".".join(parts[:i]), p) for p in patterns for i in range(1, len(parts) + 1))
+        return any(
+            fnmatchcase(".".join(parts[:i]), p) for p in patterns for i in range(1, len(parts) + 1)
+        )
 
     return test
 
@@ -244,7 +308,10 @@ def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]
     floor = np.zeros(len(analysis.groups))
     for pattern, share in keep.items():
         if not 0 < share <= 1:
-            raise PlanError(f"keep[{pattern!r}]={share!r}: give the least share of the channels to keep, above 0 and at most 1.")
+            raise PlanError(
+                f"keep[{pattern!r}]={share!r}: give the least share of the channels to keep, "
+                "above 0 and at most 1."
+            )
         matches = matcher(model, pattern, "keep")
         for i, group in enumerate(analysis.groups):
             if any(matches(name) for name, _ in group.members):
@@ -253,10 +320,22 @@ def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]
 
 
 def open_session(
-    model: nn.Module, loader: Any, *, example: Any, ignore: Sequence[str] | str, keep: Mapping[str, float] | None, round_to: RoundTo,
-    seed: int, memory: float, progress: bool, decision: Decision | None, held_out: Callable[[int], int], workload: Workload | None = None,
-    channels: bool = True, effort: int = EFFORT,
-) -> Session:  # fmt: skip
+    model: nn.Module,
+    loader: Any,
+    *,
+    example: Any,
+    ignore: Sequence[str] | str,
+    keep: Mapping[str, float] | None,
+    round_to: RoundTo,
+    seed: int,
+    memory: float,
+    progress: bool,
+    decision: Decision | None,
+    held_out: Callable[[int], int],
+    workload: Workload | None = None,
+    channels: bool = True,
+    effort: int = EFFORT,
+) -> Session:
     """Capture, label, and split the calibration examples.
 
     Args:
@@ -265,10 +344,17 @@ def open_session(
         effort: plans that are tried.
     """
     check_model(model)
-    if round_to != "auto" and (not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1):
-        raise BudgetError(f'round_to={round_to!r}: widths are multiples of a whole number, 1 or more, or "auto".')
+    if round_to != "auto" and (
+        not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1
+    ):
+        raise BudgetError(
+            f'round_to={round_to!r}: widths are multiples of a whole number, 1 or more, or "auto".'
+        )
     if not isinstance(effort, int) or isinstance(effort, bool) or effort < 1:
-        raise BudgetError(f"effort={effort!r}: how many plans are tried is a whole number, 1 (uniform widths, untried) or more.")
+        raise BudgetError(
+            f"effort={effort!r}: how many plans are tried is a whole number, 1 (uniform widths, "
+            "untried) or more."
+        )
     calibration = Calibration(model, loader)
     generator = np.random.default_rng(seed)
     chosen = np.zeros(calibration.size, dtype=bool)
@@ -276,7 +362,9 @@ def open_session(
     bar = Progress(progress)
     start = time.perf_counter()
     with bar.task("capture", None):
-        captured = capture(model, calibration.example if example is None else example_batch(model, example))
+        captured = capture(
+            model, calibration.example if example is None else example_batch(model, example)
+        )
     middle = time.perf_counter()
     with bar.task("label", None):
         skipped = matcher(model, ignore, "ignore")
@@ -284,9 +372,12 @@ def open_session(
     if not channels:
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
-        reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
+        reasons = "; ".join(
+            dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5])
+        )
         raise UnsupportedError(
-            f"The model has no channel group that can be reduced. {reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its "
+            "The model has no channel group that can be reduced. "
+            f"{reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its "
             "layers instead; operators without a rule can be taught one (docs/rules.md)."
         )
     if captured.example.tensors()[0].device.type == "cpu":
@@ -294,11 +385,24 @@ def open_session(
         calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
     workload = workload or Workload()
     session = Session(
-        model, calibration, captured, analysis, ~chosen, chosen, round_to if round_to != "auto" else multiples(analysis, model, workload),
-        least_shares(model, analysis, keep or {}), seed, memory, bar, decision, skipped,
-        {"capture": middle - start, "label": time.perf_counter() - middle}, list(captured.notes), workload=workload,
+        model,
+        calibration,
+        captured,
+        analysis,
+        ~chosen,
+        chosen,
+        round_to if round_to != "auto" else multiples(analysis, model, workload),
+        least_shares(model, analysis, keep or {}),
+        seed,
+        memory,
+        bar,
+        decision,
+        skipped,
+        {"capture": middle - start, "label": time.perf_counter() - middle},
+        list(captured.notes),
+        workload=workload,
         effort=effort,
-    )  # fmt: skip
+    )
     first = next(iter(calibration.batches()))
     require_finite(captured.graph, first.part(0, min(first.size, 8)).channels_last())
     return session
@@ -314,8 +418,10 @@ def held_out_for(budget: Budget) -> Callable[[int], int]:
         share = max(size * 2 // 5, min(needed + 20, size * 7 // 10))
         if share < needed:
             raise BudgetError(
-                f"agreement={budget.agreement:g} needs {needed} held-out examples without a single disagreement; {size} calibration "
-                f"examples leave {share}, which can certify at most {0.05 ** (1 / max(share, 1)):.3f}. Give {needed * 10 // 7 + 1} examples "
+                f"agreement={budget.agreement:g} needs {needed} held-out examples without a "
+                f"single disagreement; {size} calibration "
+                f"examples leave {share}, which can certify at most "
+                f"{0.05 ** (1 / max(share, 1)):.3f}. Give {needed * 10 // 7 + 1} examples "
                 "or more, or ask for flops= or params= instead."
             )
         return share

@@ -19,7 +19,8 @@ class _Reached(Exception):
 
 
 class Passing:
-    """A re-iterable loader of what one submodule is called with while the whole model runs on the calibration data.
+    """A re-iterable loader of what one submodule is called with while the whole model runs on the
+    calibration data.
 
     Args:
         model: the whole model.
@@ -65,7 +66,10 @@ def resolve_targets(model: nn.Module, targets: Sequence[str] | str) -> list[str]
     for pattern in patterns:
         matching = [n for n in names if fnmatchcase(n, pattern)]
         if not matching:
-            raise PlanError(f"targets={pattern!r} matches no submodule. The model's submodules begin with {', '.join(names[:8])}.")
+            raise PlanError(
+                f"targets={pattern!r} matches no submodule. The model's submodules begin with "
+                f"{', '.join(names[:8])}."
+            )
         found += [n for n in matching if n not in found]
     for name in found:
         inside = next((o for o in found if name.startswith(o + ".")), None)
@@ -76,8 +80,11 @@ def resolve_targets(model: nn.Module, targets: Sequence[str] | str) -> list[str]
     return found
 
 
-def compress_targets(model: nn.Module, loader: Any, targets: Sequence[str] | str, options: dict[str, Any]) -> nn.Module:
-    """A copy of the model with the named submodules compressed; budgets count each target on its own.
+def compress_targets(
+    model: nn.Module, loader: Any, targets: Sequence[str] | str, options: dict[str, Any]
+) -> nn.Module:
+    """A copy of the model with the named submodules compressed; budgets count each target on its
+    own.
 
     Args:
         model: not changed.
@@ -93,7 +100,9 @@ def compress_targets(model: nn.Module, loader: Any, targets: Sequence[str] | str
     """
     names = resolve_targets(model, targets)
     if options["budget"].agreement is not None:
-        raise BudgetError("targets= needs flops= or params=: agreement is certified on a whole model's decisions.")
+        raise BudgetError(
+            "targets= needs flops= or params=: agreement is certified on a whole model's decisions."
+        )
     result = copy.deepcopy(model).eval()
     calibration = Calibration(result, loader)
     for name in names:

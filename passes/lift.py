@@ -1,4 +1,6 @@
-"""Lift: ATen calls whose weights are parameters become ordinary layers again, under their qualified names."""
+"""Lift: ATen calls whose weights are parameters become ordinary layers again, under their
+qualified names.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,10 +34,16 @@ def _convolution(node: Node, tensors: dict[str, Tensor]) -> nn.Module | None:
     groups = _value(node, 6, 1)
     padding = _value(node, 4, 0)
     made = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1](
-        weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), _pair(_value(node, 3, 1), rank),  # type: ignore[arg-type]
-        padding if isinstance(padding, str) else _pair(padding, rank), _pair(_value(node, 5, 1), rank), groups,
-        "bias" in tensors, device="meta",
-    )  # fmt: skip
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        _pair(_value(node, 3, 1), rank),  # type: ignore[arg-type]
+        padding if isinstance(padding, str) else _pair(padding, rank),
+        _pair(_value(node, 5, 1), rank),
+        groups,
+        "bias" in tensors,
+        device="meta",
+    )
     return made
 
 
@@ -44,10 +52,17 @@ def _transposed(node: Node, tensors: dict[str, Tensor]) -> nn.Module | None:
     weight = tensors["weight"]
     groups = _value(node, 6, 1)
     made = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1](
-        weight.shape[0], weight.shape[1] * groups, tuple(weight.shape[2:]), _pair(_value(node, 3, 1), rank),  # type: ignore[arg-type]
-        _pair(_value(node, 4, 0), rank), _pair(_value(node, 5, 0), rank), groups, "bias" in tensors, _pair(_value(node, 7, 1), rank),
+        weight.shape[0],
+        weight.shape[1] * groups,
+        tuple(weight.shape[2:]),
+        _pair(_value(node, 3, 1), rank),  # type: ignore[arg-type]
+        _pair(_value(node, 4, 0), rank),
+        _pair(_value(node, 5, 0), rank),
+        groups,
+        "bias" in tensors,
+        _pair(_value(node, 7, 1), rank),
         device="meta",
-    )  # fmt: skip
+    )
     return made
 
 
@@ -62,20 +77,32 @@ def _batch_norm(node: Node, tensors: dict[str, Tensor]) -> nn.Module | None:
     rank = len(node.args[0].meta["val"].shape)  # type: ignore[union-attr]
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank]
     return kind(
-        tensors["running_mean"].shape[0], node.args[7], node.args[6], "weight" in tensors, device="meta"  # type: ignore[arg-type]
+        tensors["running_mean"].shape[0],
+        node.args[7],
+        node.args[6],
+        "weight" in tensors,
+        device="meta",  # type: ignore[arg-type]
     )
 
 
 def _layer_norm(node: Node, tensors: dict[str, Tensor]) -> nn.Module | None:
     if "weight" not in tensors:
         return None
-    return nn.LayerNorm(tuple(tensors["weight"].shape), _value(node, 4, 1e-5), True, "bias" in tensors, device="meta")
+    return nn.LayerNorm(
+        tuple(tensors["weight"].shape),
+        _value(node, 4, 1e-5),
+        True,
+        "bias" in tensors,
+        device="meta",
+    )
 
 
 def _group_norm(node: Node, tensors: dict[str, Tensor]) -> nn.Module | None:
     if set(tensors) != {"weight", "bias"}:
         return None
-    return nn.GroupNorm(node.args[1], tensors["weight"].shape[0], _value(node, 4, 1e-5), device="meta")  # type: ignore[arg-type]
+    return nn.GroupNorm(
+        node.args[1], tensors["weight"].shape[0], _value(node, 4, 1e-5), device="meta"
+    )  # type: ignore[arg-type]
 
 
 def _embedding(node: Node, tensors: dict[str, Tensor]) -> nn.Module | None:
@@ -90,19 +117,25 @@ LAYERS: dict[str, tuple[int, dict[int, str], Builder]] = {
     **{f"aten.conv{r}d": (0, {1: "weight", 2: "bias"}, _convolution) for r in (1, 2, 3)},
     **{f"aten.conv_transpose{r}d": (0, {1: "weight", 2: "bias"}, _transposed) for r in (1, 2, 3)},
     "aten.linear": (0, {1: "weight", 2: "bias"}, _linear),
-    "aten.batch_norm": (0, {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"}, _batch_norm),
+    "aten.batch_norm": (
+        0,
+        {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
+        _batch_norm,
+    ),
     "aten.layer_norm": (0, {2: "weight", 3: "bias"}, _layer_norm),
     "aten.group_norm": (0, {2: "weight", 3: "bias"}, _group_norm),
     "aten.embedding": (1, {0: "weight"}, _embedding),
-}  # fmt: skip
+}
 COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class LiftModules:
-    """Replace calls by layers where the layer's tensors are exactly the call's; the rest stay functions.
+    """Replace calls by layers where the layer's tensors are exactly the call's; the rest stay
+    functions.
 
-    Ensures the same outputs, state-dict keys and shapes; `.train()` and `.eval()` reach BatchNorm and dropout.
+    Ensures the same outputs, state-dict keys and shapes; `.train()` and `.eval()` reach BatchNorm
+    and dropout.
     """
 
     def __call__(self, module: GraphModule) -> GraphModule:
@@ -141,7 +174,13 @@ class LiftModules:
             return None
         path = paths.pop()
         owner = attribute(module, path)
-        held = {n for n, _ in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]}
+        held = {
+            n
+            for n, _ in [
+                *owner.named_parameters(recurse=False),
+                *owner.named_buffers(recurse=False),
+            ]
+        }
         plain = type(owner) is nn.Module or type(owner).__name__ == "InterpreterModule"
         if not plain or held - {COUNTER} != set(tensors) or owner._modules:
             return None

@@ -1,4 +1,6 @@
-"""Reduce channels: slice every parameter to its surviving channels and mend the calls' shape arguments."""
+"""Reduce channels: slice every parameter to its surviving channels and mend the calls' shape
+arguments.
+"""
 
 import copy
 import warnings
@@ -19,13 +21,16 @@ from fxprune.label.relabel import Rewriter, check, shrink_parameter
 class ReduceChannels:
     """Remove channels from a captured graph.
 
-    Requires a graph as `capture` makes it and its analysis; ensures that the labels run through the result without conflict.
-    Weights are sliced only: interpolations are fitted afterwards, into the consumers this pass leaves.
+    Requires a graph as `capture` makes it and its analysis; ensures that the labels run through
+    the result without conflict. Weights are sliced only: interpolations are fitted afterwards,
+    into the consumers this pass leaves.
 
     Attributes:
         analysis: of the graph that is passed in.
-        alive: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that stays.
-        checked: whether the result's labels are checked and its code is written, which a plan that is only tried can do without.
+        alive: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that
+            stays.
+        checked: whether the result's labels are checked and its code is written, which a plan that
+            is only tried can do without.
     """
 
     analysis: Analysis

@@ -11,7 +11,11 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.first, self.norm, self.second = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 8, 3, padding=1),
+        )
         self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:

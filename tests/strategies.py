@@ -1,4 +1,6 @@
-"""Hypothesis strategies: random networks from every construct that label propagation has a rule for."""
+"""Hypothesis strategies: random networks from every construct that label propagation has a rule
+for.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +23,11 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.first, self.second, self.norm = conv(channels, inner, 3), conv(inner, channels), nn.BatchNorm2d(channels)
+        self.first, self.second, self.norm = (
+            conv(channels, inner, 3),
+            conv(inner, channels),
+            nn.BatchNorm2d(channels),
+        )
         self.out = channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +51,11 @@ class Plain(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.conv, self.norm, self.out = conv(channels, inner, 3, bias=False), nn.BatchNorm2d(inner), inner
+        self.conv, self.norm, self.out = (
+            conv(channels, inner, 3, bias=False),
+            nn.BatchNorm2d(inner),
+            inner,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x)))
@@ -70,7 +80,11 @@ class Grouped(nn.Module):
         super().__init__()
         inner = (inner + 3) // 4 * 4
         self.enter, self.shuffle = conv(channels, inner), shuffle
-        self.first, self.second, self.out = conv(inner, inner, 3, groups=2), conv(inner, inner, groups=2), inner
+        self.first, self.second, self.out = (
+            conv(inner, inner, 3, groups=2),
+            conv(inner, inner, groups=2),
+            inner,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(F.relu(self.enter(x))))
@@ -91,7 +105,11 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.reduce, self.expand, self.out = nn.Linear(channels, inner), nn.Linear(inner, channels), channels
+        self.reduce, self.expand, self.out = (
+            nn.Linear(channels, inner),
+            nn.Linear(inner, channels),
+            channels,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.expand(F.relu(self.reduce(x.mean((2, 3))))).sigmoid()
@@ -103,7 +121,11 @@ class Gated(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.enter, self.leave, self.out = conv(channels, 2 * inner), conv(inner, channels), channels
+        self.enter, self.leave, self.out = (
+            conv(channels, 2 * inner),
+            conv(inner, channels),
+            channels,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.enter(x).chunk(2, 1)
@@ -150,14 +172,20 @@ class Transposed(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.up, self.down, self.out = nn.ConvTranspose2d(channels, inner, 2, 2), nn.Conv2d(inner, inner, 2, 2), inner
+        self.up, self.down, self.out = (
+            nn.ConvTranspose2d(channels, inner, 2, 2),
+            nn.Conv2d(inner, inner, 2, 2),
+            inner,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.leaky_relu(self.up(x)))
 
 
 class GroupedTransposed(nn.Module):
-    """A grouped transposed convolution between pointwise ones, and a strided one that brings the size back."""
+    """A grouped transposed convolution between pointwise ones, and a strided one that brings the
+    size back.
+    """
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
@@ -185,7 +213,11 @@ class ChannelsLast(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.first, self.second, self.out = nn.Linear(channels, inner), nn.Linear(inner, channels), channels
+        self.first, self.second, self.out = (
+            nn.Linear(channels, inner),
+            nn.Linear(inner, channels),
+            channels,
+        )
         self.scale = nn.Parameter(torch.rand(channels) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -202,12 +234,20 @@ class Attention(nn.Module):
         super().__init__()
         self.width = self.heads * inner
         self.norm = nn.LayerNorm(channels)
-        self.qkv, self.proj, self.out = nn.Linear(channels, 3 * self.width), nn.Linear(self.width, channels), channels
+        self.qkv, self.proj, self.out = (
+            nn.Linear(channels, 3 * self.width),
+            nn.Linear(self.width, channels),
+            channels,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         tokens = self.norm(x.flatten(2).transpose(1, 2))
-        parts = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = (
+            self.qkv(tokens)
+            .reshape(batch, height * width, 3, self.heads, -1)
+            .permute(2, 0, 3, 1, 4)
+        )
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         mixed = self.proj(mixed.transpose(1, 2).reshape(batch, height * width, self.width))
         return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
@@ -226,7 +266,12 @@ class CosineAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         tokens = self.norm(x.flatten(2).transpose(1, 2))
-        query, key, value = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = (
+            self.qkv(tokens)
+            .reshape(batch, height * width, 3, self.heads, -1)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         query, key = F.normalize(query, dim=-1) * self.scale, F.normalize(key, dim=-1)
         if self.fused:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None])
@@ -252,9 +297,16 @@ class TalkingHeads(Attention):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         tokens = self.norm(x.flatten(2).transpose(1, 2))
-        query, key, value = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = (
+            self.qkv(tokens)
+            .reshape(batch, height * width, 3, self.heads, -1)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         scores = self.mix((query @ key.transpose(-2, -1)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        mixed = self.proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, height * width, self.width))
+        mixed = self.proj(
+            (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, height * width, self.width)
+        )
         return x + mixed.transpose(1, 2).reshape(batch, channels, height, width)
 
 
@@ -263,7 +315,11 @@ class GroupNorm(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.conv, self.norm, self.out = conv(channels, 2 * inner), nn.GroupNorm(2 if inner % 2 else 2 * inner, 2 * inner), 2 * inner
+        self.conv, self.norm, self.out = (
+            conv(channels, 2 * inner),
+            nn.GroupNorm(2 if inner % 2 else 2 * inner, 2 * inner),
+            2 * inner,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.hardswish(self.norm(self.conv(x)))
@@ -274,20 +330,44 @@ class SplitAttention(nn.Module):
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.enter, self.gate, self.out = conv(channels, 2 * inner, 3, groups=1), conv(inner, 2 * inner), inner
+        self.enter, self.gate, self.out = (
+            conv(channels, 2 * inner, 3, groups=1),
+            conv(inner, 2 * inner),
+            inner,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         parts = self.enter(x).reshape(batch, 2, -1, height, width)
-        gate = self.gate(parts.sum(1).mean((2, 3), keepdim=True)).view(batch, 2, -1, 1, 1).softmax(1)
+        gate = (
+            self.gate(parts.sum(1).mean((2, 3), keepdim=True)).view(batch, 2, -1, 1, 1).softmax(1)
+        )
         return (parts * gate).sum(1)
 
 
 BLOCKS: list[Callable[[int, int], nn.Module]] = [
-    Plain, Residual, Concat, Depthwise, Grouped, Shuffled, SqueezeExcite, Gated, Split, Padded, PixelShuffle, Transposed,
-    GroupedTransposed, Siamese, ChannelsLast, Attention, CosineAttention, FusedCosineAttention,
-    TalkingHeads, GroupNorm, SplitAttention,
-]  # fmt: skip
+    Plain,
+    Residual,
+    Concat,
+    Depthwise,
+    Grouped,
+    Shuffled,
+    SqueezeExcite,
+    Gated,
+    Split,
+    Padded,
+    PixelShuffle,
+    Transposed,
+    GroupedTransposed,
+    Siamese,
+    ChannelsLast,
+    Attention,
+    CosineAttention,
+    FusedCosineAttention,
+    TalkingHeads,
+    GroupNorm,
+    SplitAttention,
+]
 
 
 class Flat(nn.Module):
@@ -324,7 +404,9 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @st.composite
 def networks(draw: st.DrawFn) -> nn.Module:
-    """A stem, up to four random blocks and a head; float64, in eval mode. Takes (batch, 3, 4, 4)."""
+    """A stem, up to four random blocks and a head; float64, in eval mode. Takes (batch, 3, 4,
+    4).
+    """
     torch.manual_seed(draw(st.integers(0, 1000)))
     channels = draw(st.integers(3, 9))
     layers: list[nn.Module] = [conv(3, channels, 3), nn.ReLU()]

@@ -19,7 +19,16 @@ def test_rows_and_figures() -> None:
     model = tiny().train()
     small = fxprune.compress(model, images(64), flops=0.5, method="magnitude", progress=False)
     before, threads = copy.deepcopy(model.state_dict()), torch.get_num_threads()
-    found = fxprune.benchmark(small, model, images(3), batches=(1, 5), modes=("eager",), rounds=3, seconds=0.001, threads=threads + 1)
+    found = fxprune.benchmark(
+        small,
+        model,
+        images(3),
+        batches=(1, 5),
+        modes=("eager",),
+        rounds=3,
+        seconds=0.001,
+        threads=threads + 1,
+    )
     assert [(r.mode, r.batch) for r in found.rows] == [("eager", 1), ("eager", 5)]
     for row in found.rows:
         assert row.original > 0
@@ -41,7 +50,9 @@ def test_models_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch)
     turns: list[str] = []
 
     class Timer:
-        def __init__(self, stmt: str, timer: Callable[[], float], globals: dict[str, str], num_threads: int):
+        def __init__(
+            self, stmt: str, timer: Callable[[], float], globals: dict[str, str], num_threads: int
+        ):
             self.name = globals["call"]
 
         def timeit(self, number: int) -> "Timer":
@@ -70,11 +81,24 @@ def test_peak_memory_counts_what_lives_together() -> None:
 
 def test_a_workload_places_the_inputs() -> None:
     batch = make_batch((torch.arange(3.0).unsqueeze(1),), {"index": torch.arange(3)})
-    found = measure.placed(batch, fxprune.Workload(batch=5, dtype=torch.bfloat16), torch.device("cpu"))
+    found = measure.placed(
+        batch, fxprune.Workload(batch=5, dtype=torch.bfloat16), torch.device("cpu")
+    )
     assert found.args[0].flatten().tolist() == [0, 1, 2, 0, 1]
     assert found.args[0].dtype is torch.bfloat16
     assert found.kwargs["index"].tolist() == [0, 1, 2, 0, 1]
-    assert fxprune.benchmark(tiny(), tiny(), images(2), modes=("eager",), batches=(2,), rounds=1, dtype=torch.bfloat16).dtype == "bfloat16"
+    assert (
+        fxprune.benchmark(
+            tiny(),
+            tiny(),
+            images(2),
+            modes=("eager",),
+            batches=(2,),
+            rounds=1,
+            dtype=torch.bfloat16,
+        ).dtype
+        == "bfloat16"
+    )
 
 
 def test_errors_name_the_workload() -> None:
@@ -86,5 +110,7 @@ def test_errors_name_the_workload() -> None:
         fxprune.benchmark(tiny(), tiny(), images(2), modes=("quick",))
     with pytest.raises(UnsupportedError, match="rounds=0"):
         fxprune.benchmark(tiny(), tiny(), images(2), rounds=0)
-    with pytest.raises(UnsupportedError, match="Tiny does not run eager at batch 1 on its device: RuntimeError"):
+    with pytest.raises(
+        UnsupportedError, match="Tiny does not run eager at batch 1 on its device: RuntimeError"
+    ):
         fxprune.benchmark(tiny(), tiny(), torch.zeros(2, 5, 8, 8), modes=("eager",), batches=(1,))

@@ -61,7 +61,9 @@ class Strided(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.first(x)
-        grid = torch.arange(x.shape[-1]).type_as(features) + torch.full((x.shape[-1],), self.stride[1])
+        grid = torch.arange(x.shape[-1]).type_as(features) + torch.full(
+            (x.shape[-1],), self.stride[1]
+        )
         return self.second(features.relu()) * grid
 
 
@@ -69,7 +71,10 @@ def test_numbers_in_tensors_and_types_of_tensors_stop_nothing() -> None:
     found = captured(Strided(), 3, 4, 4)
     model, images = Strided(), torch.randn(3, 3, 4, 4)
     assert not any("item" in str(node.target) for node in found.graph.graph.nodes)
-    assert str(analyse(found.graph, 2)) == "first: 8 | first.weight[0] first.bias[0] -> second.weight[1]"
+    assert (
+        str(analyse(found.graph, 2))
+        == "first: 8 | first.weight[0] first.bias[0] -> second.weight[1]"
+    )
     torch.testing.assert_close(captured(model, 3, 4, 4).graph(images), model(images))
 
 
@@ -78,7 +83,11 @@ class CrossAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.attend, self.head = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+        self.enter, self.attend, self.head = (
+            nn.Linear(6, 8),
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.enter(x)
@@ -109,7 +118,11 @@ def test_a_model_that_views_runs_channels_last(tmp_path: Path) -> None:
     class Views(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(128, 4)
+            self.first, self.second, self.head = (
+                nn.Conv2d(3, 8, 3),
+                nn.Conv2d(8, 8, 3),
+                nn.Linear(128, 4),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             x = torch.relu(self.second(torch.relu(self.first(x))))
@@ -131,14 +144,20 @@ def test_masks_of_infinities_are_no_error() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.embedding = nn.Embedding(50, 16)
-            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True), 1)
+            self.layers = nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True), 1
+            )
             self.head = nn.Linear(16, 3)
 
         def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-            logits: Tensor = self.head(self.layers(self.embedding(ids), src_key_padding_mask=mask).mean(1))
+            logits: Tensor = self.head(
+                self.layers(self.embedding(ids), src_key_padding_mask=mask).mean(1)
+            )
             return logits
 
     ids = torch.randint(0, 50, (40, 7), generator=torch.Generator().manual_seed(0))
     model, batch = Encoder().eval(), {"ids": ids, "mask": ids < 5}
     small = fxprune.compress(model, [batch], flops=0.8, progress=False)
-    torch.testing.assert_close(fxprune.masked(model, small)(**batch), small(**batch), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        fxprune.masked(model, small)(**batch), small(**batch), atol=1e-4, rtol=1e-4
+    )

@@ -53,9 +53,14 @@ def test_analyze() -> None:
 
 def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = json.loads(good("compress", TINY, "--data", LOADER, "--flops", "0.5", "--out", out, "--json"))
+    found = json.loads(
+        good("compress", TINY, "--data", LOADER, "--flops", "0.5", "--out", out, "--json")
+    )
     assert found["flops"][1] <= 0.5 * found["flops"][0]
-    weights, plan = load_file(out / "model.safetensors"), json.loads((out / "plan.json").read_text())
+    weights, plan = (
+        load_file(out / "model.safetensors"),
+        json.loads((out / "plan.json").read_text()),
+    )
     assert set(weights) == set(tiny().state_dict())
     for name, axes in plan["kept"].items():
         for axis, kept in axes.items():
@@ -74,20 +79,48 @@ def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     quick = ("compress", TINY, "--data", LOADER, "--method", "magnitude")
     found = json.loads(good(*quick, "--latency", "1.0", "--latency-batch", "8", "--json"))
     assert found["notes"][-1] == "measured latency: 0.990 of the original's time, eager, batch 8"
-    assert "'half' is neither a whole number nor auto" in bad(*quick, "--flops", "0.5", "--round-to", "half")
+    assert "'half' is neither a whole number nor auto" in bad(
+        *quick, "--flops", "0.5", "--round-to", "half"
+    )
     found = json.loads(good(*quick, "--flops", "0.5", "--round-to", "4", "--json"))
     assert all(row["after"] % 4 == 0 for row in found["groups"])
 
 
 def test_bench(tmp_path: Path) -> None:
-    good("compress", TINY, "--data", LOADER, "--flops", "0.5", "--method", "magnitude", "--out", tmp_path, "--json")
+    good(
+        "compress",
+        TINY,
+        "--data",
+        LOADER,
+        "--flops",
+        "0.5",
+        "--method",
+        "magnitude",
+        "--out",
+        tmp_path,
+        "--json",
+    )
     quick = ("--mode", "eager", "--rounds", "1", "--batch", "2")
-    found = json.loads(good("bench", tmp_path / "model.safetensors", TINY, "--shape", "3,8,8", *quick, "--batch", "1", "--json"))
+    found = json.loads(
+        good(
+            "bench",
+            tmp_path / "model.safetensors",
+            TINY,
+            "--shape",
+            "3,8,8",
+            *quick,
+            "--batch",
+            "1",
+            "--json",
+        )
+    )
     assert [(r["mode"], r["batch"]) for r in found["rows"]] == [("eager", 2), ("eager", 1)]
     assert "speedup" in good("bench", tmp_path, TINY, "--data", LOADER, *quick)
     assert "no such file" in bad("bench", tmp_path / "nothing", TINY, "--shape", "3,8,8", *quick)
     assert "Name an example's --shape" in bad("bench", tmp_path, TINY, *quick)
-    assert "'fast' is not one of" in bad("bench", tmp_path, TINY, "--shape", "3,8,8", "--mode", "fast")
+    assert "'fast' is not one of" in bad(
+        "bench", tmp_path, TINY, "--shape", "3,8,8", "--mode", "fast"
+    )
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped"])
@@ -104,10 +137,24 @@ def test_weights(kind: str, tmp_path: Path) -> None:
 
 def test_array_data(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=images(80).numpy(), labels=np.zeros(80))
-    found = json.loads(good("compress", TINY, "--data", tmp_path / "a.npz", "--flops", "0.6", "--method", "paper", "--json"))
+    found = json.loads(
+        good(
+            "compress",
+            TINY,
+            "--data",
+            tmp_path / "a.npz",
+            "--flops",
+            "0.6",
+            "--method",
+            "paper",
+            "--json",
+        )
+    )
     assert found["method"] == "paper"
     np.savez(tmp_path / "b.npz", np.full((4, 8, 8, 3), 255, np.uint8))
-    (batch,) = sources.data(str(tmp_path / "b.npz"), sources.ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3))
+    (batch,) = sources.data(
+        str(tmp_path / "b.npz"), sources.ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
+    )
     assert batch.shape == (4, 3, 8, 8)
     assert bool((batch == 1).all())
 
@@ -117,8 +164,24 @@ def test_image_folder(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for i in range(70):
         (tmp_path / str(i % 2)).mkdir(exist_ok=True)
-        image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).save(tmp_path / str(i % 2) / f"{i}.png")
-    found = json.loads(good("compress", TINY, "--data", tmp_path, "--size", "8", "--flops", "0.6", "--limit", "64", "--json"))
+        image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).save(
+            tmp_path / str(i % 2) / f"{i}.png"
+        )
+    found = json.loads(
+        good(
+            "compress",
+            TINY,
+            "--data",
+            tmp_path,
+            "--size",
+            "8",
+            "--flops",
+            "0.6",
+            "--limit",
+            "64",
+            "--json",
+        )
+    )
     assert found["agreement"]["examples"] == 12
     folder = sources.ImageFolder(tmp_path, sources.ImageOptions(8, grey=True), 50, None)
     assert [tuple(b.shape) for b in folder] == [(50, 1, 8, 8), (20, 1, 8, 8)]

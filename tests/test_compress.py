@@ -21,7 +21,9 @@ CALIBRATION, EVALUATION = 240, 500
 
 
 OURS = {"vgg": "auto", "mlp": "auto"}
-"""The other networks go without auto's search over whole plans, to save minutes: `uniform` is fitted in the same way."""
+"""The other networks go without auto's search over whole plans, to save minutes: `uniform` is
+fitted in the same way.
+"""
 
 
 def ours(name: str) -> GraphModule:
@@ -41,7 +43,9 @@ def original(name: str) -> nn.Module:
 @cache
 def compressed(name: str, method: str) -> GraphModule:
     """At half the FLOPs, on a small calibration set."""
-    return fxprune.compress(original(name), data().calibration[:CALIBRATION], flops=0.5, method=method, progress=False)
+    return fxprune.compress(
+        original(name), data().calibration[:CALIBRATION], flops=0.5, method=method, progress=False
+    )
 
 
 @torch.no_grad()
@@ -55,7 +59,11 @@ def distance(expected: Tensor, found: Tensor) -> float:
 
 
 def agreement(name: str, method: str) -> float:
-    return float((outputs(original(name)).argmax(1) == outputs(compressed(name, method)).argmax(1)).float().mean())
+    return float(
+        (outputs(original(name)).argmax(1) == outputs(compressed(name, method)).argmax(1))
+        .float()
+        .mean()
+    )
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -73,8 +81,11 @@ def test_half_the_flops_and_most_of_the_decisions(name: str) -> None:
     found = fxprune.report(small)
     assert found.flops[1] <= 0.5 * found.flops[0] * 1.001
     assert found.params[1] == sum(p.numel() for p in small.parameters()) < found.params[0]
-    # 240 examples are few for an MLP of 1024 hidden units, whose smallest weights are a good choice: a tie there is no fault.
-    assert agreement(name, OURS.get(name, "uniform")) >= max(agreement(name, "magnitude") - 0.005, 0.8)
+    # 240 examples are few for an MLP of 1024 hidden units, whose smallest weights are a good
+    # choice: a tie there is no fault.
+    assert agreement(name, OURS.get(name, "uniform")) >= max(
+        agreement(name, "magnitude") - 0.005, 0.8
+    )
     assert found.agreement is not None
     assert found.agreement.bound <= found.agreement.rate <= 1
 
@@ -129,7 +140,9 @@ def test_compiles_whole() -> None:
     small = fxprune.compress(tiny(), loader(), flops=0.5, progress=False)
     fast = torch.compile(small, fullgraph=True)
     with torch.no_grad():
-        torch.testing.assert_close(fast(images(8, seed=3)), small(images(8, seed=3)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            fast(images(8, seed=3)), small(images(8, seed=3)), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -154,9 +167,14 @@ def test_the_caller_notices_nothing(training: bool) -> None:
 
 
 def test_same_seed_same_plan_and_weights() -> None:
-    first, second = (fxprune.compress(tiny(), loader(), flops=0.4, seed=5, progress=False) for _ in range(2))
+    first, second = (
+        fxprune.compress(tiny(), loader(), flops=0.4, seed=5, progress=False) for _ in range(2)
+    )
     assert fxprune.plan_of(first) == fxprune.plan_of(second)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_plan_round_trip_and_apply() -> None:
@@ -183,7 +201,12 @@ def test_a_plan_fits_another_checkpoint_but_no_other_model() -> None:
     small = fxprune.apply(other, made, loader(), progress=False)
     assert fxprune.plan_of(small).kept == made.kept
     with pytest.raises(fxprune.PlanError):
-        fxprune.apply(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), made, loader(), progress=False)
+        fxprune.apply(
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)),
+            made,
+            loader(),
+            progress=False,
+        )
 
 
 def test_keeping_everything_returns_the_original() -> None:
@@ -195,7 +218,11 @@ def test_keeping_everything_returns_the_original() -> None:
 
 @pytest.mark.parametrize(
     "batches",
-    [images(96), [(images(48), torch.zeros(48)), (images(48, 1), torch.zeros(48))], [{"x": images(96), "labels": torch.zeros(96)}]],
+    [
+        images(96),
+        [(images(48), torch.zeros(48)), (images(48, 1), torch.zeros(48))],
+        [{"x": images(96), "labels": torch.zeros(96)}],
+    ],
     ids=["tensor", "tuples", "dicts"],
 )
 def test_kinds_of_loader(batches: object) -> None:
@@ -219,7 +246,9 @@ def test_keywords_in_another_order_than_traced() -> None:
 
 
 def test_certified_agreement_is_the_budget() -> None:
-    small = fxprune.compress(original("mlp"), data().calibration, agreement=0.95, method="uniform", progress=False)
+    small = fxprune.compress(
+        original("mlp"), data().calibration, agreement=0.95, method="uniform", progress=False
+    )
     found = fxprune.report(small)
     assert found.agreement is not None
     assert found.agreement.bound >= 0.95
@@ -239,7 +268,9 @@ def test_ignored_layers_keep_their_shape_and_say_so() -> None:
     net = tiny()
     small = fxprune.compress(net, loader(), flops=0.7, ignore=["first"], progress=False)
     assert small.get_parameter("first.weight").shape == net.get_parameter("first.weight").shape
-    assert any(row.name.startswith("first.weight") and row.reason for row in fxprune.report(small).alone)
+    assert any(
+        row.name.startswith("first.weight") and row.reason for row in fxprune.report(small).alone
+    )
 
 
 def test_report_round_trip() -> None:
@@ -253,14 +284,23 @@ def test_report_round_trip() -> None:
 def test_analyze_needs_no_data_and_draws() -> None:
     net = tiny()
     found = fxprune.analyze(net, images(1))
-    assert [line.split(":")[0] for line in str(found).splitlines()] == [g.name for g in found.groups]
+    assert [line.split(":")[0] for line in str(found).splitlines()] == [
+        g.name for g in found.groups
+    ]
     graph = found.to_networkx()
     assert {g.name for g in found.groups} <= set(graph.nodes)
 
 
 @pytest.mark.parametrize("method", ["auto", "uniform", "paper"])
 def test_keep_sets_a_floor_for_named_layers(method: str) -> None:
-    small = fxprune.compress(tiny(), loader(), flops=0.4, method=method, keep={"second": 0.75, "hid*": 1.0}, progress=False)
+    small = fxprune.compress(
+        tiny(),
+        loader(),
+        flops=0.4,
+        method=method,
+        keep={"second": 0.75, "hid*": 1.0},
+        progress=False,
+    )
     widths = fxprune.plan_of(small).widths
     assert widths["second"] >= 6
     assert widths["hidden"] == 16

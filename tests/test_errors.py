@@ -18,18 +18,28 @@ from fxprune.errors import (
     FxpruneError,
     PlanError,
     UnsupportedError,
-)  # fmt: skip
+)
 from tests.nets import Stream, images, loader, tiny
 
 
-def refused(kind: type[FxpruneError], *words: str, net: nn.Module | None = None, data: Any = None, **options: Any) -> None:
-    """`compress` raises this kind of error with these words in its text and leaves the model as it was."""
+def refused(
+    kind: type[FxpruneError],
+    *words: str,
+    net: nn.Module | None = None,
+    data: Any = None,
+    **options: Any,
+) -> None:
+    """`compress` raises this kind of error with these words in its text and leaves the model as it
+    was.
+    """
     net = tiny() if net is None else net
     state = copy.deepcopy(net.state_dict())
     modes = [m.training for m in net.modules()]
     generator = torch.random.get_rng_state()
     with pytest.raises(kind) as caught:
-        fxprune.compress(net, loader() if data is None else data, **{"flops": 0.5, "progress": False, **options})
+        fxprune.compress(
+            net, loader() if data is None else data, **{"flops": 0.5, "progress": False, **options}
+        )
     assert type(caught.value) is kind
     for word in words:
         assert word in str(caught.value)
@@ -131,7 +141,9 @@ def test_not_a_model() -> None:
 
 
 def test_no_prunable_group() -> None:
-    refused(UnsupportedError, "no channel group", net=nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
+    refused(
+        UnsupportedError, "no channel group", net=nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    )
 
 
 def test_names_that_match_nothing() -> None:
@@ -169,7 +181,9 @@ def test_untraceable() -> None:
 
 
 def test_too_few_samples_warn_with_the_number() -> None:
-    with pytest.warns(CalibrationWarning, match=r"16 channels and 7 observations.*at least \d+ examples"):
+    with pytest.warns(
+        CalibrationWarning, match=r"16 channels and 7 observations.*at least \d+ examples"
+    ):
         small = fxprune.compress(tiny(), images(10), flops=0.5, progress=False)
     assert any("observations" in note for note in fxprune.report(small).notes)
 
@@ -184,20 +198,31 @@ def test_foreign_modules_have_no_report() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "{}", '{"version": 99, "kept": {}, "shapes": {}, "widths": {}}',
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"version": 99, "kept": {}, "shapes": {}, "widths": {}}',
         '{"version": 1, "kept": 3, "shapes": {}, "widths": {}}',
     ],
-)  # fmt: skip
+)
 def test_broken_plans(text: str) -> None:
     with pytest.raises(PlanError):
         fxprune.Plan.from_json(text)
 
 
-@pytest.mark.parametrize("change", [{"first.weight": {0: [99]}}, {"nowhere.weight": {0: [0]}}, {"head.weight": {0: [0]}}])
+@pytest.mark.parametrize(
+    "change", [{"first.weight": {0: [99]}}, {"nowhere.weight": {0: [0]}}, {"head.weight": {0: [0]}}]
+)
 def test_plans_that_do_not_fit(change: dict[str, dict[int, list[int]]]) -> None:
     made = fxprune.plan(tiny(), loader(), flops=0.5, progress=False)
     with pytest.raises(PlanError):
-        fxprune.apply(tiny(), fxprune.Plan({**made.kept, **change}, made.shapes, made.widths), loader(), progress=False)
+        fxprune.apply(
+            tiny(),
+            fxprune.Plan({**made.kept, **change}, made.shapes, made.widths),
+            loader(),
+            progress=False,
+        )
 
 
 def test_streams_are_read_anew() -> None:
@@ -206,6 +231,9 @@ def test_streams_are_read_anew() -> None:
 
 
 def test_a_plan_of_an_unknown_method_is_not_fitted_like_another() -> None:
-    made = replace(fxprune.plan(tiny(), images(60), flops=0.6, method="uniform", progress=False), method="joint")
+    made = replace(
+        fxprune.plan(tiny(), images(60), flops=0.6, method="uniform", progress=False),
+        method="joint",
+    )
     with pytest.raises(PlanError, match="'joint' is not one of auto"):
         fxprune.apply(tiny(), made, images(60), progress=False)

@@ -68,18 +68,24 @@ class Volume(nn.Module):
 
 
 def balanced(net: nn.Module) -> nn.Module:
-    """Every unit's weights sum to zero, so that on positive inputs none is always off (and redundant by chance)."""
+    """Every unit's weights sum to zero, so that on positive inputs none is always off (and
+    redundant by chance).
+    """
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
-                layer.weight -= layer.weight.flatten(1).mean(1).view(-1, *[1] * (layer.weight.dim() - 1))
+                layer.weight -= (
+                    layer.weight.flatten(1).mean(1).view(-1, *[1] * (layer.weight.dim() - 1))
+                )
                 assert layer.bias is not None
                 layer.bias.mul_(0.1)
     return net.double().eval()
 
 
 def plant(net: nn.Module, *names: str) -> None:
-    """Rows 1 and 4 of these layers become positive multiples of rows 0 and 2; a ReLU leaves them multiples."""
+    """Rows 1 and 4 of these layers become positive multiples of rows 0 and 2; a ReLU leaves them
+    multiples.
+    """
     for name in names:
         layer = net.get_submodule(name)
         with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Layers as two: exact at full rank, equal to their merged weight at any, and what that keeps on trained networks."""
+"""Layers as two: exact at full rank, equal to their merged weight at any, and what that keeps on
+trained networks.
+"""
 
 import copy
 import itertools
@@ -58,8 +60,12 @@ def test_svd_factors_are_the_best_of_their_rank() -> None:
     for rank in (1, 3, 5):
         left, right = svd.factor(matrices, rank)
         assert (left.shape, right.shape) == ((2, 3, 7, rank), (2, 3, rank, 5))
-        torch.testing.assert_close(left.mT @ left, torch.eye(rank, dtype=torch.float64).expand(2, 3, rank, rank))
-        assert float((matrices - left @ right).square().sum()) == pytest.approx(tail[rank], abs=1e-12)
+        torch.testing.assert_close(
+            left.mT @ left, torch.eye(rank, dtype=torch.float64).expand(2, 3, rank, rank)
+        )
+        assert float((matrices - left @ right).square().sum()) == pytest.approx(
+            tail[rank], abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -69,13 +75,24 @@ def test_pca_is_the_reduced_rank_regression(intercept: bool) -> None:
     y = x @ w.T + 1.5 + 0.3 * noise
     design = np.hstack([x.numpy(), np.ones((200, 1))]) if intercept else x.numpy()
     solution = np.linalg.lstsq(design, y.numpy(), rcond=None)[0].T
-    weight, shift = torch.from_numpy(solution[:, :6]), torch.from_numpy(solution[:, 6] if intercept else np.zeros(5))
+    weight, shift = (
+        torch.from_numpy(solution[:, :6]),
+        torch.from_numpy(solution[:, 6] if intercept else np.zeros(5)),
+    )
     z = x @ weight.T
     mean, centred = z.mean(0), z - z.mean(0)
     for rank in (1, 2, 5):
-        found, moved = pca.truncate(weight[None], shift[None], (centred.T @ centred / 200)[None], mean[None], rank, intercept)
+        found, moved = pca.truncate(
+            weight[None],
+            shift[None],
+            (centred.T @ centred / 200)[None],
+            mean[None],
+            rank,
+            intercept,
+        )
         assert np.linalg.matrix_rank(found[0].numpy()) == rank
-        # Izenman 1975: project the fitted values (about their mean, where there is an intercept) on their leading singular vectors.
+        # Izenman 1975: project the fitted values (about their mean, where there is an intercept)
+        # on their leading singular vectors.
         fitted = (centred if intercept else z).numpy()
         right = scipy.linalg.svd(fitted, full_matrices=False)[2][:rank]
         wanted = fitted @ right.T @ right + (y.mean(0).numpy() if intercept else 0)
@@ -107,7 +124,9 @@ def foldings(draw: st.DrawFn) -> tuple[tuple[int, ...], Factoring]:
     kernel = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
     shape = (groups * draw(st.integers(1, 4)), encoders * draw(st.integers(1, 4)), *kernel)
     how = Factoring(1, groups, encoders, bool(kernel) and draw(st.booleans()))
-    return shape, Factoring(draw(st.integers(1, how.largest(shape))), groups, encoders, how.separable)
+    return shape, Factoring(
+        draw(st.integers(1, how.largest(shape))), groups, encoders, how.separable
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -143,7 +162,10 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "dilated": (nn.Conv2d(6, 8, 3, padding="same", dilation=2), (6, 9, 8)),
     "valid": (nn.Conv2d(6, 8, (1, 3), padding="valid"), (6, 9, 8)),
     "grouped": (nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=2), (8, 9, 8)),
-    "3-D": (nn.Conv3d(6, 8, 3, stride=(2, 1, 2), padding=(0, 1, 2), dilation=(1, 2, 1)), (6, 7, 8, 6)),
+    "3-D": (
+        nn.Conv3d(6, 8, 3, stride=(2, 1, 2), padding=(0, 1, 2), dilation=(1, 2, 1)),
+        (6, 7, 8, 6),
+    ),
 }
 
 
@@ -156,13 +178,20 @@ def captured(kind: str) -> tuple[nn.Module, GraphModule, Tensor]:
 
 
 FORMS = {"kernel first": (1, False), "separable": (1, True), "encoders": (2, False)}
-KINDS = [(kind, form) for kind in LAYERS for form in FORMS if "linear" not in kind or form == "kernel first"]
+KINDS = [
+    (kind, form)
+    for kind in LAYERS
+    for form in FORMS
+    if "linear" not in kind or form == "kernel first"
+]
 """A linear layer has no kernel to separate and no grouped form."""
 
 
 @pytest.mark.parametrize(("kind", "form"), KINDS, ids=lambda v: v)
 def test_two_layers_equal_their_merged_weight(kind: str, form: str) -> None:
-    """At full rank the original's outputs; below, those of the original with the factors multiplied back."""
+    """At full rank the original's outputs; below, those of the original with the factors
+    multiplied back.
+    """
     model, graph, x = captured(kind)
     weight, (encoders, separable) = attribute(model, "layer.weight"), FORMS[form]
     groups = getattr(model.layer, "groups", 1)
@@ -224,9 +253,15 @@ def offered(seed: int) -> list[Choices]:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("limit", [0.3, 0.5, 0.8])
 def test_ranks_are_the_best_under_the_limit(seed: int, limit: float) -> None:
-    """Against all combinations: the smallest maximum exactly, the smallest sum up to one step of the most uneven layer."""
+    """Against all combinations: the smallest maximum exactly, the smallest sum up to one step of
+    the most uneven layer.
+    """
     layers = offered(seed)
-    every = [c for c in itertools.product(range(7), repeat=4) if sum(x.costs[i, 0] for x, i in zip(layers, c, strict=True)) <= limit]
+    every = [
+        c
+        for c in itertools.product(range(7), repeat=4)
+        if sum(x.costs[i, 0] for x, i in zip(layers, c, strict=True)) <= limit
+    ]
     for minimax in (True, False):
         how = allocate_choices(layers, np.zeros(1), {"params": limit}, minimax)
         picks = [1 + x.factorings.index(how[x.weight]) if x.weight in how else 0 for x in layers]
@@ -241,15 +276,27 @@ def test_ranks_are_the_best_under_the_limit(seed: int, limit: float) -> None:
 def test_a_limit_with_room_costs_nothing() -> None:
     """Two limits are not worse than the binding one alone."""
     layers = offered(0)
-    both = [Choices(c.weight, c.factorings, np.hstack([c.costs, c.costs[::-1] / 50]), c.errors) for c in layers]
+    both = [
+        Choices(c.weight, c.factorings, np.hstack([c.costs, c.costs[::-1] / 50]), c.errors)
+        for c in layers
+    ]
     alone = allocate_choices(layers, np.zeros(1), {"params": 0.5}, minimax=False)
     together = allocate_choices(both, np.zeros(2), {"params": 0.5, "flops": 1.0}, minimax=False)
-    errors = [sum(float(c.errors[1 + c.factorings.index(how[c.weight])]) for c in layers if c.weight in how) for how in (together, alone)]
+    errors = [
+        sum(
+            float(c.errors[1 + c.factorings.index(how[c.weight])])
+            for c in layers
+            if c.weight in how
+        )
+        for how in (together, alone)
+    ]
     assert errors[0] <= errors[1]
 
 
 def test_a_budget_out_of_reach_names_the_closest() -> None:
-    with pytest.raises(BudgetError, match=r"params=0.01 cannot be reached by factoring: .* keeps params=0\.\d+"):
+    with pytest.raises(
+        BudgetError, match=r"params=0.01 cannot be reached by factoring: .* keeps params=0\.\d+"
+    ):
         fxprune.factorize(tiny(), loader(), params=0.01, progress=False)
 
 
@@ -261,8 +308,14 @@ class Mixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.grouped, self.depthwise = nn.Conv2d(16, 24, 3, stride=2, groups=2), nn.Conv2d(24, 24, 3, groups=24)
+        self.stem, self.norm = (
+            nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+        )
+        self.grouped, self.depthwise = (
+            nn.Conv2d(16, 24, 3, stride=2, groups=2),
+            nn.Conv2d(24, 24, 3, groups=24),
+        )
         self.last, self.head = nn.Conv2d(24, 24, 3), nn.Linear(24, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -287,7 +340,9 @@ def original(name: str) -> nn.Module:
 
 @cache
 def small_of(name: str, method: str) -> GraphModule:
-    return fxprune.factorize(original(name), data().calibration[:200], params=0.6, method=method, progress=False)
+    return fxprune.factorize(
+        original(name), data().calibration[:200], params=0.6, method=method, progress=False
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -295,14 +350,21 @@ def small_of(name: str, method: str) -> GraphModule:
 def test_masked_equivalence_and_budget(name: str, method: str) -> None:
     small, x = small_of(name, method), data().images[:200]
     found = fxprune.report(small)
-    assert 0.5 * found.params[0] < found.params[1] == sum(p.numel() for p in small.parameters()) <= 0.6 * found.params[0]
+    assert (
+        0.5 * found.params[0]
+        < found.params[1]
+        == sum(p.numel() for p in small.parameters())
+        <= 0.6 * found.params[0]
+    )
     double, twin = copy.deepcopy(small).double(), copy.deepcopy(original(name)).double()
     with torch.no_grad():
         assert distance(fxprune.masked(original(name), small)(x), small(x)) <= 1e-4
         assert distance(fxprune.masked(twin, double)(x.double()), double(x.double())) <= EXACT
         same = (original(name)(x).argmax(1) == small(x).argmax(1)).double().mean()
     assert same >= (0.95 if name == "mlp" else 0)
-    assert any(row.name.endswith("as two layers") and row.after < row.before for row in found.groups)
+    assert any(
+        row.name.endswith("as two layers") and row.after < row.before for row in found.groups
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp", "mixed"])
@@ -316,7 +378,10 @@ def test_with_the_data_the_outputs_keep_closer(name: str) -> None:
 
 def test_one_layer_becomes_the_pca_of_its_outputs() -> None:
     torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Linear(12, 10), nn.Identity()).double(), normal(400, 12) @ normal(12, 12, seed=1) + 1
+    net, x = (
+        nn.Sequential(nn.Linear(12, 10), nn.Identity()).double(),
+        normal(400, 12) @ normal(12, 12, seed=1) + 1,
+    )
     small = fxprune.factorize(net, x, params=0.7, progress=False)
     rank = fxprune.plan_of(small).factorings["0.weight"].rank
     with torch.no_grad():
@@ -333,15 +398,21 @@ def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
     analysis, name = analyse(graph, 2), "layers.1.weight"
     small, plain = copy.deepcopy(graph), copy.deepcopy(graph)
     recording = Recording(graph, len(x), Spill(1e9))
-    calibrate(graph, analysis, recording.follow("", [make_batch((x,), {})]), len(x), recording.watch)
+    calibrate(
+        graph, analysis, recording.follow("", [make_batch((x,), {})]), len(x), recording.watch
+    )
     alive = np.ones(len(analysis.group_of()), dtype=bool)
-    fits = Lockstep(graph, small, analysis, alive, recording, {name: 60}, max_features=0).run(recording.chunks)
+    fits = Lockstep(graph, small, analysis, alive, recording, {name: 60}, max_features=0).run(
+        recording.chunks
+    )
     assert fits.kept[name] == "784 unknowns per output"
     assert torch.linalg.matrix_rank(small.get_parameter(name), rtol=1e-5) == 60
     factored(plain, {name: Factoring(60)})
     with torch.no_grad():
         wanted = net(data().images[:200])
-        ours, theirs = (float((g(data().images[:200]) - wanted).square().mean()) for g in (small, plain))
+        ours, theirs = (
+            float((g(data().images[:200]) - wanted).square().mean()) for g in (small, plain)
+        )
     assert ours < theirs
 
 
@@ -364,11 +435,18 @@ def test_names_plans_and_another_checkpoint() -> None:
     again = fxprune.Plan.from_json(json.dumps(json.loads(plan.to_json())))
     assert again == plan
     other = fxprune.apply(tiny(), again, loader(), progress=False)
-    assert {n: t.shape for n, t in other.state_dict().items()} == {n: t.shape for n, t in small.state_dict().items()}
+    assert {n: t.shape for n, t in other.state_dict().items()} == {
+        n: t.shape for n, t in small.state_dict().items()
+    }
     with torch.no_grad():
         torch.testing.assert_close(other(images(4)), small(images(4)))
     with pytest.raises(PlanError):
-        fxprune.apply(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), again, torch.randn(64, 3), progress=False)
+        fxprune.apply(
+            nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)),
+            again,
+            torch.randn(64, 3),
+            progress=False,
+        )
 
 
 def test_what_stays_one_layer_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,21 +456,30 @@ def test_what_stays_one_layer_is_named_with_a_reason(monkeypatch: pytest.MonkeyP
     assert reasons["second.weight"] == "ignored on request"
     assert reasons["hidden.weight"] == "it has more than 15 outputs"
     assert "second.weight" in small.state_dict()
-    assert set(reasons) | set(fxprune.plan_of(small).factorings) == {f"{n}.weight" for n in ("first", "second", "hidden", "head")}
+    assert set(reasons) | set(fxprune.plan_of(small).factorings) == {
+        f"{n}.weight" for n in ("first", "second", "hidden", "head")
+    }
     assert "as two layers" in str(fxprune.report(small))
 
 
 def test_either_order_composes() -> None:
     reduced = fxprune.compress(tiny(), loader(), flops=0.7, method="uniform", progress=False)
     after = fxprune.factorize(reduced, loader(), params=0.8, progress=False)
-    before = fxprune.compress(fxprune.factorize(tiny(), loader(), params=0.8, progress=False), loader(), flops=0.7, progress=False)
+    before = fxprune.compress(
+        fxprune.factorize(tiny(), loader(), params=0.8, progress=False),
+        loader(),
+        flops=0.7,
+        progress=False,
+    )
     x = images(16, seed=3)
     with torch.no_grad():
         # One check after the other: the factors multiplied back, then the channels scattered back.
         assert distance(fxprune.masked(tiny(), fxprune.masked(reduced, after))(x), after(x)) <= 1e-4
         for small in (after, before):
             assert distance(tiny()(x), small(x)) < 1
-    assert any(".0.weight" in name for name in fxprune.plan_of(before).kept), "ranks are channels like any other"
+    assert any(".0.weight" in name for name in fxprune.plan_of(before).kept), (
+        "ranks are channels like any other"
+    )
 
 
 def test_saved_loaded_compiled_and_trained(tmp_path: Path) -> None:
@@ -406,15 +493,27 @@ def test_saved_loaded_compiled_and_trained(tmp_path: Path) -> None:
         assert torch.equal(mine(x), wanted)
         torch.testing.assert_close(torch.compile(small, fullgraph=True, backend="eager")(x), wanted)
     assert fxprune.plan_of(again) == fxprune.plan_of(small)
-    assert type(mine.get_submodule(next(iter(fxprune.plan_of(small).factorings)).removesuffix(".weight"))) is nn.Sequential
+    assert (
+        type(
+            mine.get_submodule(
+                next(iter(fxprune.plan_of(small).factorings)).removesuffix(".weight")
+            )
+        )
+        is nn.Sequential
+    )
     again.train()(x).sum().backward()
     assert all(p.grad is not None for p in again.parameters())
 
 
-def test_joint_factors_where_that_pays_and_only_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_joint_factors_where_that_pays_and_only_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     x = data().images[:500]
     joint, alone = (
-        fxprune.compress(original("mlp"), data().calibration[:240], flops=0.4, method=m, progress=False) for m in ("auto", "channels")
+        fxprune.compress(
+            original("mlp"), data().calibration[:240], flops=0.4, method=m, progress=False
+        )
+        for m in ("auto", "channels")
     )
     assert fxprune.report(joint).flops[1] <= 0.4 * fxprune.report(joint).flops[0]
     assert fxprune.plan_of(joint).factorings
@@ -424,10 +523,14 @@ def test_joint_factors_where_that_pays_and_only_there(monkeypatch: pytest.Monkey
         errors = [float((small(x) - wanted).square().mean()) for small in (joint, alone)]
         assert distance(fxprune.masked(original("mlp"), joint)(x), joint(x)) <= 1e-4
         fxprune.save(joint, tmp_path / "joint.safetensors")
-        assert torch.equal(fxprune.load(tmp_path / "joint.safetensors", into=trained("mlp"))(x), joint(x))
+        assert torch.equal(
+            fxprune.load(tmp_path / "joint.safetensors", into=trained("mlp"))(x), joint(x)
+        )
     assert errors[0] < 0.5 * errors[1]
     monkeypatch.setattr("fxprune.allocate.search.GAIN", 0.0)
-    careful = fxprune.plan(original("mlp"), data().calibration[:240], flops=0.4, method="auto", progress=False)
+    careful = fxprune.plan(
+        original("mlp"), data().calibration[:240], flops=0.4, method="auto", progress=False
+    )
     assert (careful.kept, careful.factorings) == (fxprune.plan_of(alone).kept, {})
 
 

@@ -1,4 +1,6 @@
-"""Every example of docs/hand-over.md runs as it stands there, after the page's opening lines; the trained networks trace and train."""
+"""Every example of docs/hand-over.md runs as it stands there, after the page's opening lines; the
+trained networks trace and train.
+"""
 
 import ast
 import importlib.util
@@ -24,7 +26,10 @@ def examples() -> dict[str, str]:
     """Heading -> its code; the opening lines under the empty heading."""
     parts = re.split(r"^## (.*)$", PAGE.read_text(), flags=re.MULTILINE)
     sections = dict(zip(["", *parts[1::2]], parts[::2], strict=True))
-    return {heading: "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)) for heading, text in sections.items()}
+    return {
+        heading: "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+        for heading, text in sections.items()
+    }
 
 
 def needed(code: str) -> set[str]:
@@ -42,7 +47,9 @@ def test_example(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     missing = [name for name in needed(code) if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{missing[0]} is not installed")
-    if heading in COMPILED and not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
+    if heading in COMPILED and not any(
+        shutil.which(name) for name in ("g++", "clang++", "c++", "cl")
+    ):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -57,9 +64,13 @@ def test_the_trained_networks_trace_whole_and_train(name: str) -> None:
     images = data.load().calibration[:64]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        small = fxprune.compress(nets.trained(name), images, flops=0.5, method="magnitude", progress=False)
+        small = fxprune.compress(
+            nets.trained(name), images, flops=0.5, method="magnitude", progress=False
+        )
         whole = torch.compile(small, fullgraph=True, dynamic=True, backend="eager")
-        program = torch.export.export(small, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+        program = torch.export.export(
+            small, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        ).module()
     with torch.no_grad():
         for n in (2, 5):
             torch.testing.assert_close(whole(images[:n]), small(images[:n]))

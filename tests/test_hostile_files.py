@@ -1,4 +1,6 @@
-"""Files that fxprune did not write: every one of them is refused in clear words, or holds the same model; none runs anything."""
+"""Files that fxprune did not write: every one of them is refused in clear words, or holds the same
+model; none runs anything.
+"""
 
 import ast
 import copy
@@ -36,10 +38,14 @@ class File:
         self.document = json.loads(self.header["__metadata__"]["fxprune"])
 
     def content(self, **texts: str) -> bytes:
-        """The file with a digest that fits, as an attacker would write it; `texts` replace parts of the description."""
+        """The file with a digest that fits, as an attacker would write it; `texts` replace parts
+        of the description.
+        """
         held = self.header["__metadata__"]
         held |= {"fxprune": json.dumps(self.document), **texts}
-        held["sha256"] = hashlib.sha256("\0".join(held[k] for k in ("fxprune", "plan", "report")).encode()).hexdigest()
+        held["sha256"] = hashlib.sha256(
+            "\0".join(held[k] for k in ("fxprune", "plan", "report")).encode()
+        ).hexdigest()
         text = json.dumps(self.header).encode()
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text + self.rest
@@ -49,8 +55,21 @@ class File:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("saved") / "small.safetensors"
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
-    fxprune.save(fxprune.compress(net, torch.randn(64, 1, 8, 8), flops=0.5, method="magnitude", progress=False), path)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, 4),
+    )
+    fxprune.save(
+        fxprune.compress(
+            net, torch.randn(64, 1, 8, 8), flops=0.5, method="magnitude", progress=False
+        ),
+        path,
+    )
     return path.read_bytes()
 
 
@@ -86,7 +105,14 @@ def like(saved: bytes, tmp_path: Path) -> GraphModule:
 
 def test_truncated(saved: bytes, folder: Path) -> None:
     header = 8 + struct.unpack("<Q", saved[:8])[0]
-    for at in {*range(12), *range(0, len(saved), 97), header - 1, header, header + 1, len(saved) - 1}:
+    for at in {
+        *range(12),
+        *range(0, len(saved), 97),
+        header - 1,
+        header,
+        header + 1,
+        len(saved) - 1,
+    }:
         refused(saved[:at])
     refused(saved + b"\0")
 
@@ -119,13 +145,29 @@ def test_headers_that_lie_about_the_tensors(saved: bytes, folder: Path) -> None:
     for size in (0, 1, 2**31, 2**63, 2**64 - 1):
         refused(struct.pack("<Q", size) + saved[8:], words="not a complete safetensors file")
     for change in (
-        {"data_offsets": [0, 10**12]}, {"data_offsets": [-4, 0]}, {"data_offsets": [4, 0]}, {"data_offsets": "../x"}, {"shape": [10**9, 10**9]},
-        {"shape": [-1]}, {"shape": None}, {"dtype": "I64"}, {"dtype": "object"}, {"dtype": None},
-    ):  # fmt: skip
+        {"data_offsets": [0, 10**12]},
+        {"data_offsets": [-4, 0]},
+        {"data_offsets": [4, 0]},
+        {"data_offsets": "../x"},
+        {"shape": [10**9, 10**9]},
+        {"shape": [-1]},
+        {"shape": None},
+        {"dtype": "I64"},
+        {"dtype": "object"},
+        {"dtype": None},
+    ):
         file = File(saved)
         file.header["0.weight"] |= change
         refused(file.content())
-    for name in ("../../0.weight", "/etc/passwd", "C:\\\\x", "..", "__class__", "0.weight\0", "a" * 10_000):
+    for name in (
+        "../../0.weight",
+        "/etc/passwd",
+        "C:\\\\x",
+        "..",
+        "__class__",
+        "0.weight\0",
+        "a" * 10_000,
+    ):
         file = File(saved)
         file.header[name] = file.header.pop("0.weight")
         refused(file.content(), words="described but missing")
@@ -134,7 +176,11 @@ def test_headers_that_lie_about_the_tensors(saved: bytes, folder: Path) -> None:
 def test_flipped_bytes(saved: bytes, folder: Path, like: GraphModule) -> None:
     generator = random.Random(0)
     header = 8 + struct.unpack("<Q", saved[:8])[0]
-    places = [*range(16), *(generator.randrange(header) for _ in range(250)), *(generator.randrange(header, len(saved)) for _ in range(60))]
+    places = [
+        *range(16),
+        *(generator.randrange(header) for _ in range(250)),
+        *(generator.randrange(header, len(saved)) for _ in range(60)),
+    ]
     for at in places:
         changed = bytearray(saved)
         changed[at] ^= 1 << generator.randrange(8)
@@ -179,16 +225,38 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 def calls(small: GraphModule) -> set[str]:
     """Everything that the compiled source calls."""
-    return {ast.unparse(n.func) for n in ast.walk(ast.parse(small.code.strip())) if isinstance(n, ast.Call)}
+    return {
+        ast.unparse(n.func)
+        for n in ast.walk(ast.parse(small.code.strip()))
+        if isinstance(n, ast.Call)
+    }
 
 
 def test_wrong_types_everywhere(saved: bytes, folder: Path, like: GraphModule) -> None:
-    """With digests that fit. What loads nevertheless has the right tensors, and only whitelisted code."""
+    """With digests that fit. What loads nevertheless has the right tensors, and only whitelisted
+    code.
+    """
     generator = random.Random(0)
     document = File(saved).document
     everywhere = places(document)
     for path in generator.sample(everywhere, min(len(everywhere), 400)):
-        for value in generator.sample([None, -1, 10**30, 0.5, True, [], {}, [[]], CANARY, "../../x", {"node": "x"}, {"device": "no"}], 3):
+        for value in generator.sample(
+            [
+                None,
+                -1,
+                10**30,
+                0.5,
+                True,
+                [],
+                {},
+                [[]],
+                CANARY,
+                "../../x",
+                {"node": "x"},
+                {"device": "no"},
+            ],
+            3,
+        ):
             file = File(saved)
             file.document = replaced(document, path, value)
             small = attempt(file.content())
@@ -211,16 +279,47 @@ def test_wrong_types_in_plan_and_report(saved: bytes, folder: Path, part: str) -
 
 
 NAMES = (
-    "__import__", "__import__('os').system('touch canary')", "../../etc/passwd", "os.system", "builtins.eval", "builtins.exec",
-    "builtins.__import__", "builtins.getattr", "builtins.open", "operator.attrgetter", "operator.methodcaller", "aten.relu",
-    "aten.relu.default.__class__", "aten.__class__.default", "aten._dir.x", "aten.save.default", "aten.from_file.default", "aten.relu_.default",
-    "aten.set_.source_Storage", "aten._print.default", "aten.nothing.default", "aten.relu.nothing", "aten.relu.op", "prims.add.default",
-    "aten.add_.Tensor", "aten::relu", "torch.load", "torch.ops.load_library", "", "aten..default", "aten.relu.default\n", "operator.getitem",
-)  # fmt: skip
+    "__import__",
+    "__import__('os').system('touch canary')",
+    "../../etc/passwd",
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.__import__",
+    "builtins.getattr",
+    "builtins.open",
+    "operator.attrgetter",
+    "operator.methodcaller",
+    "aten.relu",
+    "aten.relu.default.__class__",
+    "aten.__class__.default",
+    "aten._dir.x",
+    "aten.save.default",
+    "aten.from_file.default",
+    "aten.relu_.default",
+    "aten.set_.source_Storage",
+    "aten._print.default",
+    "aten.nothing.default",
+    "aten.relu.nothing",
+    "aten.relu.op",
+    "prims.add.default",
+    "aten.add_.Tensor",
+    "aten::relu",
+    "torch.load",
+    "torch.ops.load_library",
+    "",
+    "aten..default",
+    "aten.relu.default\n",
+    "operator.getitem",
+)
 
 
 def test_operators_outside_the_tables(saved: bytes, folder: Path) -> None:
-    at = next(i for i, n in enumerate(File(saved).document["graph"]["nodes"]) if n["target"] == "aten.relu.default")
+    at = next(
+        i
+        for i, n in enumerate(File(saved).document["graph"]["nodes"])
+        if n["target"] == "aten.relu.default"
+    )
     for name in NAMES:
         file = File(saved)
         file.document["graph"]["nodes"][at]["target"] = name
@@ -228,22 +327,49 @@ def test_operators_outside_the_tables(saved: bytes, folder: Path) -> None:
 
 
 def test_operator_table() -> None:
-    for text in ("aten.relu.default", "aten.__and__.Tensor", "aten._softmax.default", "aten.sym_size.int", "aten.batch_norm.default"):
+    for text in (
+        "aten.relu.default",
+        "aten.__and__.Tensor",
+        "aten._softmax.default",
+        "aten.sym_size.int",
+        "aten.batch_norm.default",
+    ):
         assert str(operator_named(text)) == text
-    assert all(callable(f) and n.partition(".")[0] in ("operator", "math", "builtins", "torch") for f, n in NAMES_OF_FUNCTIONS.items())
+    assert all(
+        callable(f) and n.partition(".")[0] in ("operator", "math", "builtins", "torch")
+        for f, n in NAMES_OF_FUNCTIONS.items()
+    )
     forbidden = {eval, exec, compile, open, getattr, setattr, __import__, input, torch.load}
     assert not forbidden & set(NAMES_OF_FUNCTIONS)
 
 
 INJECTIONS = (
-    f"x=__import__('builtins').{CANARY}", f'a"); __import__("builtins").{CANARY}; ("', f"x\n    __import__('builtins').{CANARY}\n    y",
-    f"x: {CANARY}", "../x", "..", "a..b", "/etc/passwd", "x' : 0}), __import__('os'), ({'y", "__class__", "self.__class__", "lambda",
-    "self", "torch", "pytree", "0.__func__", "x\ny",
-)  # fmt: skip
+    f"x=__import__('builtins').{CANARY}",
+    f'a"); __import__("builtins").{CANARY}; ("',
+    f"x\n    __import__('builtins').{CANARY}\n    y",
+    f"x: {CANARY}",
+    "../x",
+    "..",
+    "a..b",
+    "/etc/passwd",
+    "x' : 0}), __import__('os'), ({'y",
+    "__class__",
+    "self.__class__",
+    "lambda",
+    "self",
+    "torch",
+    "pytree",
+    "0.__func__",
+    "x\ny",
+)
 
 
-def test_names_that_would_reach_the_compiled_source(saved: bytes, folder: Path, like: GraphModule) -> None:
-    """Argument names, keyword names, layer paths and node names are written into the graph's Python source by torch.fx."""
+def test_names_that_would_reach_the_compiled_source(
+    saved: bytes, folder: Path, like: GraphModule
+) -> None:
+    """Argument names, keyword names, layer paths and node names are written into the graph's
+    Python source by torch.fx.
+    """
 
     def edit(change: Callable[[dict[str, Any], str], None]) -> None:
         for text in INJECTIONS:
@@ -252,13 +378,19 @@ def test_names_that_would_reach_the_compiled_source(saved: bytes, folder: Path, 
             refused(file.content())
 
     nodes = {n["op"]: i for i, n in enumerate(File(saved).document["graph"]["nodes"])}
-    function, layer, placeholder = nodes["call_function"], nodes["call_module"], nodes["placeholder"]
+    function, layer, placeholder = (
+        nodes["call_function"],
+        nodes["call_module"],
+        nodes["placeholder"],
+    )
 
     def structure(document: dict[str, Any], text: str) -> None:
         document["graph"]["structure"]["names"] = [text]
 
     def keywords(document: dict[str, Any], text: str) -> None:
-        document["graph"]["structure"]["inputs"] = {"tuple": [{"tuple": []}, {"dict": [[text, None]]}]}
+        document["graph"]["structure"]["inputs"] = {
+            "tuple": [{"tuple": []}, {"dict": [[text, None]]}]
+        }
 
     def target(index: int) -> Callable[[dict[str, Any], str], None]:
         return lambda document, text: document["graph"]["nodes"][index].__setitem__("target", text)
@@ -281,7 +413,16 @@ def test_names_that_would_reach_the_compiled_source(saved: bytes, folder: Path, 
     def class_name(document: dict[str, Any], text: str) -> None:
         document["class"] = text
 
-    for change in (structure, keywords, target(function), target(layer), target(placeholder), name, argument, kind):
+    for change in (
+        structure,
+        keywords,
+        target(function),
+        target(layer),
+        target(placeholder),
+        name,
+        argument,
+        kind,
+    ):
         edit(change)
     for text in INJECTIONS:
         for also in (module, tensor, class_name):
@@ -306,8 +447,13 @@ def test_layers_and_tensors_that_do_not_fit(saved: bytes, folder: Path) -> None:
     check("does not match its digest", lambda f: setattr(f, "rest", bytes(len(f.rest))))
     check("does not fit 64 bits", lambda f: f.document["graph"]["nodes"][-2]["args"].append(10**30))
     check("nested too deep", lambda f: f.document["graph"]["nodes"][-2]["args"].append(nested(40)))
-    check("two nodes", lambda f: f.document["graph"]["nodes"].insert(1, f.document["graph"]["nodes"][1]))
-    check("comes later", lambda f: f.document["graph"]["nodes"][1].update(args=[{"node": "output"}]))
+    check(
+        "two nodes",
+        lambda f: f.document["graph"]["nodes"].insert(1, f.document["graph"]["nodes"][1]),
+    )
+    check(
+        "comes later", lambda f: f.document["graph"]["nodes"][1].update(args=[{"node": "output"}])
+    )
     check("only output", lambda f: f.document["graph"]["nodes"].pop())
     check("description", lambda f: setattr(f, "document", []))
 
@@ -348,7 +494,11 @@ def test_files_named_on_the_command_line(name: str, folder: Path) -> None:
 
     def read() -> Any:
         path = Path(name)
-        return sources.arrays(path, sources.ImageOptions(), 2, None) if name.endswith(".npz") else sources.state_dict(path)
+        return (
+            sources.arrays(path, sources.ImageOptions(), 2, None)
+            if name.endswith(".npz")
+            else sources.state_dict(path)
+        )
 
     whole = Path(name).read_bytes()
     read()

@@ -1,4 +1,6 @@
-"""Latency as a budget, on clocks that the tests set: widths follow the measured times, whatever they are."""
+"""Latency as a budget, on clocks that the tests set: widths follow the measured times, whatever
+they are.
+"""
 
 import json
 import re
@@ -35,10 +37,14 @@ def flops_of(call: Call) -> float:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every call takes `OVERHEAD` and `PER_FLOP`; a whole model 20 % more for its FLOPs than its calls suggest."""
+    """Every call takes `OVERHEAD` and `PER_FLOP`; a whole model 20 % more for its FLOPs than its
+    calls suggest.
+    """
 
     def interleaved(calls: list[Call], rounds: int, seconds: float) -> np.ndarray:
-        return np.array([[20 * OVERHEAD + 1.2 * PER_FLOP * flops_of(call) for call in calls]] * rounds)
+        return np.array(
+            [[20 * OVERHEAD + 1.2 * PER_FLOP * flops_of(call) for call in calls]] * rounds
+        )
 
     class Timer:
         def __init__(self, stmt: str, globals: dict[str, Any], num_threads: int):
@@ -56,17 +62,35 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def wide() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        *(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        *(
+            nn.Conv2d(3, 32, 3),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        ),
         *(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)),
     ).eval()
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(("method", "target"), [("uniform", 0.5), ("auto", 0.6), ("magnitude", 0.75)])
+@pytest.mark.parametrize(
+    ("method", "target"), [("uniform", 0.5), ("auto", 0.6), ("magnitude", 0.75)]
+)
 def test_a_budget_is_reached_on_the_clock(method: str, target: float) -> None:
     model, batch = wide(), 4
     workload = Workload(batch=batch)
-    small = fxprune.compress(model, images(96), latency=target, workload=workload, method=method, round_to=1, progress=False)
+    small = fxprune.compress(
+        model,
+        images(96),
+        latency=target,
+        workload=workload,
+        method=method,
+        round_to=1,
+        progress=False,
+    )
     gauge = Gauge(model, make_batch((images(2),), {}), workload)
     assert 0.9 * target < gauge.ratio(small) <= 1.02 * target
     (note,) = [n for n in fxprune.report(small).notes if n.startswith("measured latency")]
@@ -76,16 +100,24 @@ def test_a_budget_is_reached_on_the_clock(method: str, target: float) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_latency_joins_other_budgets() -> None:
-    small = fxprune.compress(wide(), images(96), latency=0.9, flops=0.3, method="magnitude", progress=False)
+    small = fxprune.compress(
+        wide(), images(96), latency=0.9, flops=0.3, method="magnitude", progress=False
+    )
     before, after = fxprune.report(small).flops
     assert after <= 0.3 * before
     widths = fxprune.plan_of(small).widths
-    assert all(width % 8 == 0 for width in widths.values()), "round_to is auto where latency is limited"
+    assert all(width % 8 == 0 for width in widths.values()), (
+        "round_to is auto where latency is limited"
+    )
 
 
 @pytest.mark.usefixtures("clock")
 def test_out_of_reach_names_the_closest() -> None:
-    with pytest.raises(BudgetError, match=r"latency=0\.05 cannot be reached.*takes 0\.\d\d of the original's time \(eager, batch 1\)"):
+    with pytest.raises(
+        BudgetError,
+        match=r"latency=0\.05 cannot be reached.*takes 0\.\d\d of the original's time "
+        r"\(eager, batch 1\)",
+    ):
         fxprune.compress(tiny(), images(64), latency=0.05, method="magnitude", progress=False)
     with pytest.raises(BudgetError, match=r"latency=1\.5"):
         fxprune.compress(tiny(), images(64), latency=1.5)
@@ -96,7 +128,10 @@ def test_terms_reproduce_the_clock(tmp_path: Path) -> None:
     model, example = wide(), make_batch((images(2),), {})
     captured = capture(model, example)
     analysis = analyse(captured.graph, example.size)
-    gauge, table = Gauge(model, example, Workload(batch=2)), LayerTimes(torch.device("cpu"), Workload(batch=2), tmp_path)
+    gauge, table = (
+        Gauge(model, example, Workload(batch=2)),
+        LayerTimes(torch.device("cpu"), Workload(batch=2), tmp_path),
+    )
     terms = seconds_of_calls(captured.graph, analysis, example, gauge, np.array(1), table)
     costs = CostModel(captured.graph, analysis, terms)
     # Contractions are exact; the other calls stand for the rest of the original's time.
@@ -122,11 +157,18 @@ def test_a_table_is_measured_once(tmp_path: Path) -> None:
     again = LayerTimes(torch.device("cpu"), Workload(), tmp_path / "new")
     assert again.time(add, (x, x), {}) == first
     assert again.measured == 0
-    assert LayerTimes(torch.device("cpu"), Workload(threads=torch.get_num_threads() + 1), tmp_path).path != again.path
+    assert (
+        LayerTimes(
+            torch.device("cpu"), Workload(threads=torch.get_num_threads() + 1), tmp_path
+        ).path
+        != again.path
+    )
     assert "threads" in json.loads(again.path.read_text())["target"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"seconds": {"a": "b"}}', '{"seconds": {"a": -1}}', '{"seconds": 3}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"seconds": {"a": "b"}}', '{"seconds": {"a": -1}}', '{"seconds": 3}', "\0"]
+)
 def test_an_unreadable_table_counts_as_empty(text: str, tmp_path: Path) -> None:
     path = LayerTimes(torch.device("cpu"), Workload(), tmp_path).path
     path.write_text(text)
@@ -134,7 +176,9 @@ def test_an_unreadable_table_counts_as_empty(text: str, tmp_path: Path) -> None:
 
 
 def closing(overhead: float, bound: float, target: float) -> tuple[float, int]:
-    """`close` over one group of 1000 channels; measured = overhead + the rest, modelled without overhead, widths at most `bound`."""
+    """`close` over one group of 1000 channels; measured = overhead + the rest, modelled without
+    overhead, widths at most `bound`.
+    """
     calls: list[float] = []
 
     def measure(widths: np.ndarray) -> float:
@@ -158,13 +202,23 @@ def test_corrections_converge_in_few_measurements() -> None:
             found, count = closing(overhead, 1000, target)
             assert 0.9 * target <= found <= 1.02 * target
             assert count <= 5
-    assert closing(0.1, 200, 0.5)[0] < 0.5, "another limit holds the widths down: no error, and no endless search"
+    assert closing(0.1, 200, 0.5)[0] < 0.5, (
+        "another limit holds the widths down: no error, and no endless search"
+    )
     with pytest.raises(BudgetError, match=r"takes 0\.70"):
         closing(0.7, 1000, 0.5)
 
 
 def test_multiples_leave_narrow_groups_two_widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 2))
+    model = nn.Sequential(
+        nn.Linear(3, 6),
+        nn.ReLU(),
+        nn.Linear(6, 32),
+        nn.ReLU(),
+        nn.Linear(32, 512),
+        nn.ReLU(),
+        nn.Linear(512, 2),
+    )
     captured = capture(model, make_batch((torch.randn(2, 3),), {}))
     analysis = analyse(captured.graph, 2)
     assert [g.channels for g in analysis.groups] == [6, 32, 512]
@@ -181,8 +235,14 @@ def test_cost_terms_multiply_kept_shares() -> None:
     analysis = analyse(captured.graph, 2)
     (ids,) = [g.blocks[0] for g in analysis.groups]
     half = np.concatenate([ids, np.zeros(4, dtype=ids.dtype)])
-    costs = CostModel(captured.graph, analysis, [Cost("a", 3.0, (ids,)), Cost("b", 1.0, (half, ids)), Cost("c", 2.0, ())])
-    assert costs.fractions(np.array([2]))["latency"] == pytest.approx((3 * 0.5 + 0.75 * 0.5 + 2) / 6)
+    costs = CostModel(
+        captured.graph,
+        analysis,
+        [Cost("a", 3.0, (ids,)), Cost("b", 1.0, (half, ids)), Cost("c", 2.0, ())],
+    )
+    assert costs.fractions(np.array([2]))["latency"] == pytest.approx(
+        (3 * 0.5 + 0.75 * 0.5 + 2) / 6
+    )
     assert "latency" not in CostModel(captured.graph, analysis).fractions(costs.full)
 
 
@@ -203,6 +263,9 @@ def test_between_coarse_widths_the_jump_is_found() -> None:
     def measured(found: np.ndarray) -> float:
         return 1.0 if found[0] > 112 else 0.05 + 0.0004 * float(found[0]) ** 1.5 * 0.9
 
-    best = max((w for w in range(16, 113, 16) if measured(np.array([w])) <= 0.55), key=lambda w: measured(np.array([w])))
+    best = max(
+        (w for w in range(16, 113, 16) if measured(np.array([w])) <= 0.55),
+        key=lambda w: measured(np.array([w])),
+    )
     found = close(measured, 0.5, np.array([16]), lambda w: float(w[0]) / 128, widths, Workload())
     assert found.widths.tolist() == [best]

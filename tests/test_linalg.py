@@ -64,9 +64,15 @@ def test_what_few_rows_rebuild_is_shrunk_all_the_same() -> None:
     generator = np.random.default_rng(0)
     x, other = generator.standard_normal((2, 40, 60))
     gram, kept = x.T @ x, np.arange(45)
-    believed, shrunk = interpolation(gram, kept, 0.1, 1e-7), interpolation(gram, kept, 0.1, 1e-7, rows=40)
+    believed, shrunk = (
+        interpolation(gram, kept, 0.1, 1e-7),
+        interpolation(gram, kept, 0.1, 1e-7, rows=40),
+    )
     np.testing.assert_allclose(x[:, kept] @ believed, x, atol=1e-3)
-    assert np.square(other - other[:, kept] @ shrunk).sum() < 0.7 * np.square(other - other[:, kept] @ believed).sum()
+    assert (
+        np.square(other - other[:, kept] @ shrunk).sum()
+        < 0.7 * np.square(other - other[:, kept] @ believed).sum()
+    )
     dependent = np.concatenate([x, x[:, :1]], 1)
     found = interpolation(dependent.T @ dependent, np.arange(10), 0.1, 1e-7, rows=40)
     np.testing.assert_allclose(found[:, 60], np.eye(10)[0], atol=1e-4)
@@ -76,17 +82,27 @@ def test_ridge_with_a_prior_tends_to_the_prior() -> None:
     x, prior = matrix(10), np.random.default_rng(2).standard_normal((COLUMNS, 3))
     gram, right = x.T @ x, x.T @ np.random.default_rng(3).standard_normal((ROWS, 3))
     np.testing.assert_allclose(solve_ridge(gram, right, 1e9, prior), prior, atol=1e-6)
-    np.testing.assert_allclose(solve_ridge(gram, right, 0.0, prior), np.linalg.solve(gram, right), rtol=1e-8)
+    np.testing.assert_allclose(
+        solve_ridge(gram, right, 0.0, prior), np.linalg.solve(gram, right), rtol=1e-8
+    )
 
 
-@pytest.mark.parametrize(("agreeing", "examples"), [(0, 10), (1, 10), (97, 100), (100, 100), (4871, 5000)])
+@pytest.mark.parametrize(
+    ("agreeing", "examples"), [(0, 10), (1, 10), (97, 100), (100, 100), (4871, 5000)]
+)
 def test_bound_is_clopper_pearson(agreeing: int, examples: int) -> None:
-    exact = scipy.stats.binomtest(agreeing, examples, alternative="greater").proportion_ci(0.95, method="exact").low
+    exact = (
+        scipy.stats.binomtest(agreeing, examples, alternative="greater")
+        .proportion_ci(0.95, method="exact")
+        .low
+    )
     assert lower_bound(agreeing, examples) == pytest.approx(exact, abs=1e-12)
 
 
 def readers(seed: int = 0) -> tuple[list[Reader], list[tuple[np.ndarray, np.ndarray]]]:
-    """Two consumers of the same channels with their data and weights; the second sees them in another order beside other columns."""
+    """Two consumers of the same channels with their data and weights; the second sees them in
+    another order beside other columns.
+    """
     generator = np.random.default_rng(seed)
     result, raw = [], []
     for extra in (0, 3):
@@ -120,7 +136,9 @@ def test_output_aware_first_choice_is_the_best_single_one() -> None:
         for reader, (x, w) in zip(held, raw, strict=True):
             kept = np.setdiff1d(np.arange(x.shape[1]), reader.columns[[channel]])
             outputs = x @ w.T
-            total += np.sum((outputs - x[:, kept] @ np.linalg.lstsq(x[:, kept], outputs, rcond=None)[0]) ** 2) / np.sum(outputs**2)
+            total += np.sum(
+                (outputs - x[:, kept] @ np.linalg.lstsq(x[:, kept], outputs, rcond=None)[0]) ** 2
+            ) / np.sum(outputs**2)
         return float(total)
 
     removal = output_aware(held, np.arange(COLUMNS)[None], ridge=1e-13)
@@ -151,7 +169,9 @@ def moments(p: Tensor, y: Tensor) -> Moments:
 @pytest.mark.parametrize("library", [True, False], ids=["oneDNN", "MKL"])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("features", [5, 64, 150])
-def test_sums_over_pieces_are_the_moments(library: bool, groups: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_over_pieces_are_the_moments(
+    library: bool, groups: int, features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(refitting, "ONEDNN", library and refitting.ONEDNN)
     generator = torch.Generator().manual_seed(features)
     p, y = (torch.randn(groups, 300, n, generator=generator) + 0.5 for n in (features, 7))
@@ -164,8 +184,12 @@ def test_sums_over_pieces_are_the_moments(library: bool, groups: int, features: 
     assert found.count == 300
     p, y = p.double(), y.double()
     for given, wanted in (
-        (found.p, p.sum(1)), (found.y, y.sum(1)), (found.pp, p.mT @ p), (found.py, p.mT @ y), (found.yy, y.square().sum(1)),
-    ):  # fmt: skip
+        (found.p, p.sum(1)),
+        (found.y, y.sum(1)),
+        (found.pp, p.mT @ p),
+        (found.py, p.mT @ y),
+        (found.yy, y.square().sum(1)),
+    ):
         torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(gram(p[0].float()).double(), p[0].T @ p[0], rtol=1e-4, atol=1e-3)
 
@@ -173,9 +197,17 @@ def test_sums_over_pieces_are_the_moments(library: bool, groups: int, features: 
 def test_refit_recovers_a_linear_map_with_intercept() -> None:
     generator = torch.Generator().manual_seed(0)
     p = torch.randn(400, 6, generator=generator, dtype=torch.float64) + 1.5
-    w, b = torch.randn(3, 6, generator=generator, dtype=torch.float64), torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+    w, b = (
+        torch.randn(3, 6, generator=generator, dtype=torch.float64),
+        torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64),
+    )
     y = p @ w.T + b
-    found = refit(moments(p[:300], y[:300]), moments(p[300:], y[300:]), torch.zeros(1, 3, 6, dtype=torch.float64), intercept=True)
+    found = refit(
+        moments(p[:300], y[:300]),
+        moments(p[300:], y[300:]),
+        torch.zeros(1, 3, 6, dtype=torch.float64),
+        intercept=True,
+    )
     torch.testing.assert_close(found.weight[0], w, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.bias[0], b, atol=1e-5, rtol=0)
     assert found.ridge == min(RIDGES)
@@ -195,15 +227,22 @@ def test_refit_matches_the_ridge_solution_of_lstsq() -> None:
 
 def test_refit_never_judges_worse_than_the_prior() -> None:
     generator = torch.Generator().manual_seed(1)
-    p, noise, w = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((30, 25), (30, 2), (2, 25)))
+    p, noise, w = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((30, 25), (30, 2), (2, 25))
+    )
     y = p @ w.T + 3 * noise
     train, held_out = moments(p[:20], y[:20]), moments(p[20:], y[20:])
     ridge = refit(train, held_out, w[None], intercept=False).ridge
-    assert held_out.residual(solution(train, w[None], False, ridge).weight) <= held_out.residual(w[None])
+    assert held_out.residual(solution(train, w[None], False, ridge).weight) <= held_out.residual(
+        w[None]
+    )
 
 
 def test_dead_columns_stay_out_of_the_interpolation() -> None:
-    """Columns that are zero on the calibration data, kept or dropped, give finite and zero coefficients."""
+    """Columns that are zero on the calibration data, kept or dropped, give finite and zero
+    coefficients.
+    """
     x = np.random.default_rng(0).standard_normal((50, 6))
     x[:, [1, 4]] = 0
     found = interpolation(x.T @ x, np.array([0, 1, 2]), 1e-7)
@@ -211,5 +250,7 @@ def test_dead_columns_stay_out_of_the_interpolation() -> None:
     assert not found[1, [3, 4, 5]].any()
     assert not found[:, 4].any()
     np.testing.assert_allclose(
-        x[:, [0, 2]] @ found[[0, 2]][:, [3, 5]], x[:, [0, 2]] @ np.linalg.lstsq(x[:, [0, 2]], x[:, [3, 5]], rcond=None)[0], rtol=1e-4
+        x[:, [0, 2]] @ found[[0, 2]][:, [3, 5]],
+        x[:, [0, 2]] @ np.linalg.lstsq(x[:, [0, 2]], x[:, [3, 5]], rcond=None)[0],
+        rtol=1e-4,
     )

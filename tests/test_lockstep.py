@@ -23,7 +23,12 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.second, self.head = conv(3, 12, 3), nn.BatchNorm2d(12), conv(12, 12, 3), conv(12, 4)
+        self.first, self.norm, self.second, self.head = (
+            conv(3, 12, 3),
+            nn.BatchNorm2d(12),
+            conv(12, 12, 3),
+            conv(12, 4),
+        )
 
     def branch(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
@@ -48,7 +53,9 @@ def _files(store: Spill) -> int:
 
 
 def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, float, float]:
-    """What was fitted, and the relative output error before and after, on images that were not fitted on."""
+    """What was fitted, and the relative output error before and after, on images that were not
+    fitted on.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(240, 3, 6, 6, generator=generator)
     captured = capture(model.eval(), make_batch((images[:2],), {}))
@@ -67,7 +74,13 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
     before = error()
     store = Spill(memory)
     recording = Recording(captured.graph, len(fit), store)
-    calibrate(captured.graph, analysis, recording.follow("", (make_batch((part,), {}) for part in fit.split(50))), len(fit), recording.watch)
+    calibrate(
+        captured.graph,
+        analysis,
+        recording.follow("", (make_batch((part,), {}) for part in fit.split(50))),
+        len(fit),
+        recording.watch,
+    )
     recorded = store._held, _files(store)
     fits = Lockstep(captured.graph, small, analysis, alive, recording).run(recording.chunks)
     assert (store._held, _files(store)) == recorded

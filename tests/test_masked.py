@@ -19,12 +19,19 @@ from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomised
 EXACT = 1e-10
 SINGLE = 1e-4
 # Shrinking a failure would take minutes: the failing network prints itself.
-relaxed = settings(phases=(Phase.explicit, Phase.generate), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+relaxed = settings(
+    phases=(Phase.explicit, Phase.generate),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
 
 
 def example(batch: int, seed: int = 0) -> Tensor:
     """Random images, float64."""
-    return torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
@@ -68,7 +75,9 @@ def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     with torch.no_grad():
         for batch in (1, 2, 3):
             assert distance(big(example(batch, batch)), small(example(batch, batch))) <= EXACT
-        assert distance(big.float()(example(2).float()), small.float()(example(2).float())) <= SINGLE
+        assert (
+            distance(big.float()(example(2).float()), small.float()(example(2).float())) <= SINGLE
+        )
     return analysis
 
 
@@ -81,12 +90,16 @@ def test_any_network_keeps_masked_equivalence(model: nn.Module, seed: int) -> No
 @pytest.mark.parametrize("width", [0, 1])
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
 def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
-    """Each construct alone, between prunable layers, loses channels; all but one of each head too."""
+    """Each construct alone, between prunable layers, loses channels; all but one of each head
+    too.
+    """
     torch.manual_seed(0)
     inner = block(8, 4)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), inner, Pooled(inner.out, 4))  # type: ignore[arg-type]
     analysis = prove(randomised(model).double(), seed=3, width=width)
-    produced = {parameter.split(".")[0] for group in analysis.groups for parameter, _ in group.members}
+    produced = {
+        parameter.split(".")[0] for group in analysis.groups for parameter, _ in group.members
+    }
     assert "2" in produced
 
 
@@ -97,7 +110,9 @@ def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
     alive = np.ones(len(analysis.group_of()), dtype=bool)
     same = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
     assert distance(model(example(3)), same(example(3))) <= EXACT
-    assert {n: t.shape for n, t in same.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+    assert {n: t.shape for n, t in same.state_dict().items()} == {
+        n: t.shape for n, t in model.state_dict().items()
+    }
 
 
 def test_flatten_drops_every_pixel_of_a_channel() -> None:
@@ -131,7 +146,9 @@ def test_a_weight_under_two_names_is_one_weight() -> None:
     torch.manual_seed(0)
     model = TwoNames().double().eval()
     captured, analysis = analysed(model)
-    assert {name for name, _ in analysis.axes if name.startswith(("second", "right.weight"))} == set()
+    assert {
+        name for name, _ in analysis.axes if name.startswith(("second", "right.weight"))
+    } == set()
     alive = choose(analysis, seed=1)
     small = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
     plan = make_plan(analysis, alive, dict(captured.graph.named_parameters()), "random", {})

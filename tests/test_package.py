@@ -19,7 +19,14 @@ PASSES = sorted(f"fxprune/passes/{p.name}" for p in (ROOT / "passes").glob("*.py
 
 def run(*command: object, cwd: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -38,34 +45,73 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(checkout: Path) -> Path:
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", "wheels", ".", cwd=checkout)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        "wheels",
+        ".",
+        cwd=checkout,
+    )
     (found,) = (checkout / "wheels").glob("*.whl")
     return found
 
 
 def environment(folder: Path) -> Path:
-    """A fresh environment that sees this one's packages but no editable install of fxprune; its interpreter."""
+    """A fresh environment that sees this one's packages but no editable install of fxprune; its
+    interpreter.
+    """
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    site = Path(
+        run(
+            python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
+        ).strip()
+    )
     (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 
 
 IMPORT = (
     "import fxprune, fxprune.passes, fxprune.cli, fxprune.demo.data as d; "
-    "print(fxprune.passes.__file__); print(len(d.load().labels), fxprune.passes.ReduceChannels.__module__)"
+    "print(fxprune.passes.__file__); print(len(d.load().labels), "
+    "fxprune.passes.ReduceChannels.__module__)"
 )
 
 
 def test_wheel_installs_and_imports(wheel: Path, tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert sorted(n for n in names if "passes/" in n) == PASSES
-    for name in ("fxprune/demo/vgg.safetensors", "fxprune/demo/fashion_mnist.npz", "fxprune/demo/NOTICE", "fxprune/py.typed"):
+    for name in (
+        "fxprune/demo/vgg.safetensors",
+        "fxprune/demo/fashion_mnist.npz",
+        "fxprune/demo/NOTICE",
+        "fxprune/py.typed",
+    ):
         assert names.count(name) == 1
-    assert {n.split("/")[0] for n in names} == {"fxprune", f"fxprune-{wheel.name.split('-')[1]}.dist-info"}
+    assert {n.split("/")[0] for n in names} == {
+        "fxprune",
+        f"fxprune-{wheel.name.split('-')[1]}.dist-info",
+    }
     python = environment(tmp_path / "env")
-    run(sys.executable, "-m", "pip", "-q", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "-q",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        wheel,
+        cwd=tmp_path,
+    )
     where, rest = run(python, "-W", "ignore", "-c", IMPORT, cwd=tmp_path).splitlines()
     assert Path(where).is_relative_to(tmp_path)
     assert rest == "5000 fxprune.passes.reduce_channels"
@@ -81,7 +127,12 @@ def test_editable_install_finds_the_passes_once(checkout: Path, tmp_path: Path) 
 
 
 def test_source_distribution_and_a_checkout_without_links(checkout: Path, tmp_path: Path) -> None:
-    run(sys.executable, "-c", "from setuptools.build_meta import build_sdist as b; b('sdist')", cwd=checkout)
+    run(
+        sys.executable,
+        "-c",
+        "from setuptools.build_meta import build_sdist as b; b('sdist')",
+        cwd=checkout,
+    )
     (archive,) = (checkout / "sdist").glob("*.tar.gz")
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
@@ -89,13 +140,31 @@ def test_source_distribution_and_a_checkout_without_links(checkout: Path, tmp_pa
     held = [p.relative_to(unpacked).as_posix() for p in unpacked.rglob("passes/*.py")]
     assert sorted(held) == [p.removeprefix("fxprune/") for p in PASSES]
     assert not (unpacked / "fxprune" / "passes").exists()
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", tmp_path, unpacked, cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        tmp_path,
+        unpacked,
+        cwd=tmp_path,
+    )
     (built,) = tmp_path.glob("*.whl")
     assert sorted(n for n in zipfile.ZipFile(built).namelist() if "passes/" in n) == PASSES
 
 
 def test_passes_refuse_another_name() -> None:
-    done = subprocess.run([sys.executable, "-c", "import passes"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", "import passes"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "This package is fxprune.passes" in done.stderr
 
 
@@ -103,8 +172,21 @@ LAYERS = (
     {"errors", "linalg", "_version"},
     {"rules"},
     {
-        "groups", "propagation", "coupling", "relabel", "layout", "flops", "inputs", "canonical", "capture", "analysis", "costs", "decisions",
-        "budget", "factoring", "layers",
+        "groups",
+        "propagation",
+        "coupling",
+        "relabel",
+        "layout",
+        "flops",
+        "inputs",
+        "canonical",
+        "capture",
+        "analysis",
+        "costs",
+        "decisions",
+        "budget",
+        "factoring",
+        "layers",
     },
     {"passes"},
 )
@@ -122,23 +204,37 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"fxprune.{alias.name}" for alias in node.names} if node.module == "fxprune" else {node.module}
+            names |= (
+                {f"fxprune.{alias.name}" for alias in node.names}
+                if node.module == "fxprune"
+                else {node.module}
+            )
     return names
 
 
 def sources() -> list[tuple[str, Path]]:
-    own = [p for p in (ROOT / "fxprune").rglob("*.py") if not p.is_relative_to(ROOT / "fxprune" / "passes")]
+    own = [
+        p
+        for p in (ROOT / "fxprune").rglob("*.py")
+        if not p.is_relative_to(ROOT / "fxprune" / "passes")
+    ]
     named = [(".".join(p.relative_to(ROOT).with_suffix("").parts), p) for p in own]
     return named + [(f"fxprune.passes.{p.stem}", p) for p in (ROOT / "passes").glob("*.py")]
 
 
-@pytest.mark.parametrize(("module", "path"), sources(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("module", "path"), sources(), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_imports_go_one_way(module: str, path: Path) -> None:
     for name in imported(path):
         if name.split(".")[0] == "fxprune":
             assert layer(name) <= layer(module), f"{module} imports {name}"
     if module.startswith("fxprune.linalg"):
-        assert not any(n.startswith(("torch.fx", "torch.nn", "torch.export")) for n in imported(path))
+        assert not any(
+            n.startswith(("torch.fx", "torch.nn", "torch.export")) for n in imported(path)
+        )
     if module.startswith("fxprune.passes"):
         assert not any(n.startswith("fxprune.linalg") for n in imported(path))
-        assert not any(n.startswith(("torch.linalg", "scipy.linalg", "numpy.linalg")) for n in imported(path))
+        assert not any(
+            n.startswith(("torch.linalg", "scipy.linalg", "numpy.linalg")) for n in imported(path)
+        )

@@ -26,9 +26,19 @@ from tests.nets import images, loader, tiny
 
 def opened(model: nn.Module, batches: list[Tensor], effort: int, memory: float = 1e9) -> Session:
     return open_session(
-        model, batches, example=None, ignore=(), keep=None, round_to=1, seed=0, memory=memory, progress=False, decision=None,
-        held_out=held_out_for(Budget(flops=1.0)), effort=effort,
-    )  # fmt: skip
+        model,
+        batches,
+        example=None,
+        ignore=(),
+        keep=None,
+        round_to=1,
+        seed=0,
+        memory=memory,
+        progress=False,
+        decision=None,
+        held_out=held_out_for(Budget(flops=1.0)),
+        effort=effort,
+    )
 
 
 def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "channels") -> Search:
@@ -42,15 +52,28 @@ def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "c
 
 def test_the_least_effort_tries_nothing_and_takes_uniform_widths() -> None:
     session = opened(tiny(), loader(), effort=1)
-    channels, uniform = (allocated(session, method, "output-aware", {"flops": 0.5})[1] for method in ("channels", "uniform"))
+    channels, uniform = (
+        allocated(session, method, "output-aware", {"flops": 0.5})[1]
+        for method in ("channels", "uniform")
+    )
     assert channels.widths.tolist() == uniform.widths.tolist()
     assert not session.trials
 
 
-def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Search, "_deserves", lambda self, option: False)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 5))
+    model = nn.Sequential(
+        nn.Linear(12, 40),
+        nn.ReLU(),
+        nn.Linear(40, 40),
+        nn.ReLU(),
+        nn.Linear(40, 40),
+        nn.ReLU(),
+        nn.Linear(40, 5),
+    )
     batches = list(torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).split(100))
     few, many = (searched(opened(model, batches, effort=e), monkeypatch) for e in (2, 9))
     assert len(few.tried) == 2
@@ -61,7 +84,12 @@ def test_more_effort_tries_more_plans_and_never_ends_with_a_worse_one(monkeypatc
 
 @pytest.mark.parametrize(
     ("errors", "promised", "tries"),
-    [((1.0, 0.5, 0.4), 0.41, 2), ((1.0, 0.5, 0.4), 0.39, 3), ((1.0, 1.5, 0.5), 2.0, 3), ((1.0, 1.5, 2.0), 0.1, 3)],
+    [
+        ((1.0, 0.5, 0.4), 0.41, 2),
+        ((1.0, 0.5, 0.4), 0.39, 3),
+        ((1.0, 1.5, 0.5), 2.0, 3),
+        ((1.0, 1.5, 2.0), 0.1, 3),
+    ],
 )
 def test_one_more_plan_is_tried_where_these_disappoint(
     errors: tuple[float, ...], promised: float, tries: int, monkeypatch: pytest.MonkeyPatch
@@ -74,9 +102,13 @@ def test_one_more_plan_is_tried_where_these_disappoint(
     assert search._leader()[0] == min(errors[:tries])
 
 
-def test_ranks_are_taken_only_where_they_are_clearly_better(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_taken_only_where_they_are_clearly_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inputs = torch.randn(200, 6) @ torch.randn(6, 60)
-    session = opened(nn.Sequential(nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)), [inputs], effort=4)
+    session = opened(
+        nn.Sequential(nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 5)), [inputs], effort=4
+    )
     search = searched(session, monkeypatch, "auto")
     split = next((e, o) for e, o in search.tried if o.ranks)
     whole = min((e, o.key) for e, o in search.tried if not o.ranks)
@@ -93,7 +125,9 @@ def test_what_is_promised_is_learnt_from_the_plans_tried(monkeypatch: pytest.Mon
     for error, option in search.tried:
         assert search.promise(option) == pytest.approx(error)
     between = search.promise(replace(uniform, mix=blend.mix / 2))
-    assert between == pytest.approx(uniform.error * math.sqrt(first / uniform.error * second / blend.error))
+    assert between == pytest.approx(
+        uniform.error * math.sqrt(first / uniform.error * second / blend.error)
+    )
     ranks = {"layer.weight": Factoring(1)}
     split = replace(uniform, error=0.0, ranks=ranks, errors={"layer.weight": 2.0})
     assert search.promise(split) == pytest.approx(PROMISE * RANKS_FACTOR * 2.0)
@@ -130,9 +164,13 @@ def test_samples_are_the_originals_outputs(memory: float) -> None:
     for chunk in recording.chunks:
         seen: dict[str, Tensor] = {}
         names = list(chunk.samples)
-        observer = Observer(session.graph, {name: partial(seen.__setitem__, name) for name in names})
+        observer = Observer(
+            session.graph, {name: partial(seen.__setitem__, name) for name in names}
+        )
         with torch.no_grad():
-            observer.run(*(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False)
+            observer.run(
+                *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
+            )
         for name in names:
             places, targets = recording.sample(chunk, name)
             positions = seen[name].movedim(1, -1)
@@ -145,23 +183,36 @@ def test_what_judges_is_not_fitted_on() -> None:
     judging = sum(c.size for c in session.recorded().chunks if c.part == "judge")
     assert 0 < judging < 0.25 * session.fit.sum()
     for site, held in session.statistics().items():
-        assert held.examples == session.fit.sum() - judging == session.statistics(everything=True)[site].examples - judging
+        assert (
+            held.examples
+            == session.fit.sum() - judging
+            == session.statistics(everything=True)[site].examples - judging
+        )
 
 
-def test_large_activations_make_small_batches_that_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_activations_make_small_batches_that_count_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("fxprune.calibrate.moments.POSITIONS", 1000)
     monkeypatch.setattr("fxprune.calibrate.moments.POSITIONS_PER_CHANNEL", 1)
     whole = opened(tiny(), loader(), effort=1)
     largest = max(activations(whole.graph, whole.analysis))
     monkeypatch.setattr("fxprune.session.CACHED", 3.5 * largest)
     small = opened(tiny(), loader(), effort=1)
-    assert max(c.size for c in whole.recorded().chunks) > 3 == max(c.size for c in small.recorded().chunks)
+    assert (
+        max(c.size for c in whole.recorded().chunks)
+        > 3
+        == max(c.size for c in small.recorded().chunks)
+    )
     assert sum(c.size for c in small.recorded().chunks) == small.fit.sum()
     for site, held in whole.statistics(everything=True).items():
         other = small.statistics(everything=True)[site]
         assert held.examples == other.examples
         # A batch's share is rounded up.
-        assert all(a <= b <= a + len(small.recorded().chunks) for a, b in zip(held.rows, other.rows, strict=True))
+        assert all(
+            a <= b <= a + len(small.recorded().chunks)
+            for a, b in zip(held.rows, other.rows, strict=True)
+        )
 
 
 @pytest.mark.parametrize(("features", "rows"), [(9, 1152), (48, 6144), (512, 6144), (1000, 12000)])
@@ -189,6 +240,15 @@ def test_batches_of_other_shapes_or_constants_stay_apart() -> None:
             return x * scale
 
     one, two = torch.ones(()), torch.tensor(2.0)
-    batches = [(images(4), one), (images(4, 1), one), (images(4, 2), two), (images(4, 3, size=6), two)]
+    batches = [
+        (images(4), one),
+        (images(4, 1), one),
+        (images(4, 2), two),
+        (images(4, 3, size=6), two),
+    ]
     found = list(Calibration(Scaled(), batches).batches(np.arange(16) % 2 == 0))
-    assert [(b.size, float(b.args[1]), b.args[0].shape[-1]) for b in found] == [(4, 1.0, 8), (2, 2.0, 8), (2, 2.0, 6)]
+    assert [(b.size, float(b.args[1]), b.args[0].shape[-1]) for b in found] == [
+        (4, 1.0, 8),
+        (2, 2.0, 8),
+        (2, 2.0, 6),
+    ]

@@ -1,4 +1,6 @@
-"""What layer errors cost the model's output: the estimate against the Jacobian, the prediction against what happens."""
+"""What layer errors cost the model's output: the estimate against the Jacobian, the prediction
+against what happens.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,15 @@ from fxprune.profile.sensitivity import sensitivities
 
 def chain() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 16, bias=False), nn.Linear(16, 24, bias=False), nn.Linear(24, 6, bias=False)).double().eval()
+    return (
+        nn.Sequential(
+            nn.Linear(12, 16, bias=False),
+            nn.Linear(16, 24, bias=False),
+            nn.Linear(24, 6, bias=False),
+        )
+        .double()
+        .eval()
+    )
 
 
 def test_estimates_the_jacobian() -> None:
@@ -22,11 +32,15 @@ def test_estimates_the_jacobian() -> None:
     model = chain()
     batch = make_batch((torch.randn(4096, 12, dtype=torch.float64),), {})
     captured = capture(model, batch)
-    found = sensitivities(captured.graph, analyse(captured.graph, batch.size), [batch], seed=0)["1.weight"]
+    found = sensitivities(captured.graph, analyse(captured.graph, batch.size), [batch], seed=0)[
+        "1.weight"
+    ]
     last = model[2].weight.detach()
     output = model(batch.args[0])
     energy = (output - output.mean(1, keepdim=True)).square().sum(1).mean()
-    torch.testing.assert_close(found * energy, last.mT @ last, atol=0.1 * float((last.mT @ last).diagonal().max()), rtol=0)
+    torch.testing.assert_close(
+        found * energy, last.mT @ last, atol=0.1 * float((last.mT @ last).diagonal().max()), rtol=0
+    )
 
 
 def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,21 +56,33 @@ def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.M
 def test_convolutions_weigh_their_own_channels() -> None:
     """An output channel that the rest of the network ignores costs next to nothing."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 4, 3),
+        nn.Conv2d(4, 5, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
     model[2].weight.data[:, 2] = 0
     batch = make_batch((torch.randn(64, 3, 9, 9),), {})
     captured = capture(model, batch)
-    worth = sensitivities(captured.graph, analyse(captured.graph, batch.size), [batch], seed=0)["1.weight"].diagonal()
+    worth = sensitivities(captured.graph, analyse(captured.graph, batch.size), [batch], seed=0)[
+        "1.weight"
+    ].diagonal()
     assert worth.shape == (4,)
     assert float(worth[2]) < 0.05 * float(worth[[0, 1, 3]].min())
 
 
 @pytest.mark.parametrize("flops", [0.9, 0.7])
 def test_prediction_is_the_error_where_the_model_is_linear(flops: float) -> None:
-    """One group, no nonlinearity, no sequential fit: the first-order prediction is what is measured, up to the probes' noise."""
+    """One group, no nonlinearity, no sequential fit: the first-order prediction is what is
+    measured, up to the probes' noise.
+    """
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 6)).eval()
-    small = fxprune.compress(model, torch.randn(2000, 12), flops=flops, method="uniform", progress=False)
+    small = fxprune.compress(
+        model, torch.randn(2000, 12), flops=flops, method="uniform", progress=False
+    )
     report = fxprune.report(small)
     assert report.agreement is not None
     assert sum(r.error for r in report.groups) == pytest.approx(report.agreement.error, rel=0.3)
@@ -76,7 +102,9 @@ class Undifferentiable(nn.Module):
 
 def test_without_derivatives_channels_are_chosen_by_each_layer() -> None:
     torch.manual_seed(0)
-    small = fxprune.compress(Undifferentiable(), torch.randn(500, 12), flops=0.5, method="uniform", progress=False)
+    small = fxprune.compress(
+        Undifferentiable(), torch.randn(500, 12), flops=0.5, method="uniform", progress=False
+    )
     report = fxprune.report(small)
     assert any("no derivative" in note for note in report.notes)
     assert report.agreement is not None

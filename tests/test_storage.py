@@ -1,4 +1,6 @@
-"""Saved models: the same outputs in a fresh process, into the original class, and refusals that say why."""
+"""Saved models: the same outputs in a fresh process, into the original class, and refusals that
+say why.
+"""
 
 import copy
 import json
@@ -29,7 +31,9 @@ TRAINED = ("vgg", "resnet20", "densenet")
 @lru_cache
 def compressed(name: str) -> GraphModule:
     method = "uniform" if name == "vgg" else "paper-uniform"
-    return fxprune.compress(nets.trained(name), data.load().calibration[:200], flops=0.5, method=method, progress=False)
+    return fxprune.compress(
+        nets.trained(name), data.load().calibration[:200], flops=0.5, method=method, progress=False
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +68,8 @@ def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: P
     path = tmp_path / f"{name}.safetensors"
     fxprune.save(small, path)
     torch.save(images, tmp_path / "images.pt")
-    # Only the package is visible: a folder with links to it, so that its neighbour `benchmarks` is not.
+    # Only the package is visible: a folder with links to it, so that its neighbour `benchmarks` is
+    # not.
     (tmp_path / "packages").mkdir()
     root = Path(fxprune.__file__).resolve().parent.parent
     for part in ("fxprune", "passes"):
@@ -76,15 +81,26 @@ def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: P
         images=str(tmp_path / "images.pt"),
         out=str(tmp_path / "out.pt"),
     )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "OMP_NUM_THREADS": str(torch.get_num_threads())
+    }
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), small(images))
     count, method, kept = done.stdout.split()
-    assert (int(count), method, int(kept)) == (len(small.state_dict()), fxprune.report(small).method, len(fxprune.plan_of(small).kept))
+    assert (int(count), method, int(kept)) == (
+        len(small.state_dict()),
+        fxprune.report(small).method,
+        len(fxprune.plan_of(small).kept),
+    )
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -92,14 +108,21 @@ def test_what_is_in_the_file(name: str, tmp_path: Path) -> None:
     small, original = compressed(name), nets.trained(name)
     fxprune.save(small, tmp_path / "small.safetensors")
     again = fxprune.load(tmp_path / "small.safetensors")
-    state, loaded, plain = small.state_dict(), again.state_dict(), load_file(tmp_path / "small.safetensors")
+    state, loaded, plain = (
+        small.state_dict(),
+        again.state_dict(),
+        load_file(tmp_path / "small.safetensors"),
+    )
     assert list(state) == list(loaded)
     assert set(state) == set(plain)
     for key, tensor in state.items():
         assert torch.equal(tensor, loaded[key])
         assert torch.equal(tensor, plain[key])
         assert tensor.dtype is loaded[key].dtype
-    sizes = [sum(t.numel() * t.element_size() for t in m.state_dict().values()) for m in (original, small)]
+    sizes = [
+        sum(t.numel() * t.element_size() for t in m.state_dict().values())
+        for m in (original, small)
+    ]
     described = (tmp_path / "small.safetensors").stat().st_size - sizes[1]
     assert sizes[1] + described < 0.75 * sizes[0]
     assert described < 150_000
@@ -119,7 +142,9 @@ def test_a_loaded_model_trains_and_saves_again(tmp_path: Path) -> None:
     torch.nn.functional.cross_entropy(small(images), torch.arange(16) % 10).backward()
     assert all(p.grad is not None for p in small.parameters())
     optimizer.step()
-    assert not torch.equal(before["features.1.running_mean"], small.state_dict()["features.1.running_mean"])
+    assert not torch.equal(
+        before["features.1.running_mean"], small.state_dict()["features.1.running_mean"]
+    )
     small.eval()
     fxprune.save(small, tmp_path / "a.safetensors")
     again = fxprune.load(tmp_path / "a.safetensors")
@@ -141,7 +166,10 @@ def test_into_the_original_class(name: str, tmp_path: Path) -> None:
         assert torch.equal(resized(images), small(images))
     for path, layer in resized.named_modules():
         if isinstance(layer, nn.Conv2d):
-            assert layer.weight.shape[:2] == (layer.out_channels, layer.in_channels // layer.groups), path
+            assert layer.weight.shape[:2] == (
+                layer.out_channels,
+                layer.in_channels // layer.groups,
+            ), path
         elif isinstance(layer, nn.Linear):
             assert layer.weight.shape == (layer.out_features, layer.in_features), path
         elif isinstance(layer, nn.BatchNorm2d):
@@ -170,11 +198,17 @@ class Pair(NamedTuple):
 
 
 class Odd(nn.Module):
-    """Shared and strided weights, every kind of buffer, nested inputs and outputs, constants that JSON has no type for."""
+    """Shared and strided weights, every kind of buffer, nested inputs and outputs, constants that
+    JSON has no type for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 3, 3)
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 16, 3),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.Conv2d(16, 3, 3),
+        )
         self.twice = nn.Linear(12, 12)
         self.tied = nn.Linear(12, 12)
         self.tied.weight = self.twice.weight
@@ -185,14 +219,26 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor, more: dict[str, Tensor], *, scale: Tensor) -> dict[str, Any]:
         y = self.c(torch.relu(self.b(torch.relu(self.a(x)))))
-        y = y.masked_fill(torch.zeros_like(y, dtype=torch.bool), float("-inf")).to(torch.float64).to(torch.float32)
+        y = (
+            y.masked_fill(torch.zeros_like(y, dtype=torch.bool), float("-inf"))
+            .to(torch.float64)
+            .to(torch.float32)
+        )
         z = self.tied(self.twice(more["z"])) * self.mask
-        return OrderedDict(y=y * scale, pair=Pair(z, more["w"].contiguous(memory_format=torch.contiguous_format)), rest=[z.abs(), None],
-                           phase=torch.view_as_real(self.phase).sum() + z)  # fmt: skip
+        return OrderedDict(
+            y=y * scale,
+            pair=Pair(z, more["w"].contiguous(memory_format=torch.contiguous_format)),
+            rest=[z.abs(), None],
+            phase=torch.view_as_real(self.phase).sum() + z,
+        )
 
 
 def odd_call() -> dict[str, Any]:
-    return {"x": torch.randn(4, 3, 10, 10), "more": {"z": torch.randn(4, 12), "w": torch.randn(4, 2)}, "scale": torch.ones(4, 1, 1, 1)}
+    return {
+        "x": torch.randn(4, 3, 10, 10),
+        "more": {"z": torch.randn(4, 12), "w": torch.randn(4, 2)},
+        "scale": torch.ones(4, 1, 1, 1),
+    }
 
 
 def test_odd_things_survive(tmp_path: Path) -> None:
@@ -200,7 +246,12 @@ def test_odd_things_survive(tmp_path: Path) -> None:
     model = Odd()
     calls = [odd_call() for _ in range(8)]
     small = fxprune.compress(
-        model, calls, flops=0.7, method="magnitude", progress=False, decision=lambda a, b: torch.ones(4, dtype=torch.bool)
+        model,
+        calls,
+        flops=0.7,
+        method="magnitude",
+        progress=False,
+        decision=lambda a, b: torch.ones(4, dtype=torch.bool),
     )
     fxprune.save(small, tmp_path / "odd.safetensors")
     again = fxprune.load(tmp_path / "odd.safetensors")
@@ -212,13 +263,22 @@ def test_odd_things_survive(tmp_path: Path) -> None:
     assert isinstance(found["pair"], tuple)
     assert torch.equal(expected["pair"].first, found["pair"][0])
     assert found["rest"][1] is None
-    assert any("a Pair among the inputs or outputs becomes a plain tuple" in n for n in fxprune.report(again).notes)
+    assert any(
+        "a Pair among the inputs or outputs becomes a plain tuple" in n
+        for n in fxprune.report(again).notes
+    )
     assert again.get_parameter("tied.weight") is again.get_parameter("twice.weight")
-    assert "tied.weight" not in load_file(tmp_path / "odd.safetensors") or "twice.weight" not in load_file(tmp_path / "odd.safetensors")
+    assert "tied.weight" not in load_file(
+        tmp_path / "odd.safetensors"
+    ) or "twice.weight" not in load_file(tmp_path / "odd.safetensors")
     assert set(again.state_dict()) == set(small.state_dict())
     for name, tensor in (*small.named_parameters(), *small.named_buffers()):
         loaded = operator_path(again, name)
-        assert (loaded.dtype, loaded.stride(), loaded.requires_grad) == (tensor.dtype, tensor.stride(), tensor.requires_grad), name
+        assert (loaded.dtype, loaded.stride(), loaded.requires_grad) == (
+            tensor.dtype,
+            tensor.stride(),
+            tensor.requires_grad,
+        ), name
 
 
 def operator_path(module: nn.Module, name: str) -> Tensor:
@@ -253,9 +313,24 @@ def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_values_as_json() -> None:
     values = (
-        None, True, -3, 0.1, float("inf"), float("nan"), 1 + 2j, "same", [1, (2, [3.5])], {"a": 1}, slice(None, 3, 2), Ellipsis, torch.bfloat16,
-        torch.channels_last, torch.strided, torch.device("cuda", 1), (),
-    )  # fmt: skip
+        None,
+        True,
+        -3,
+        0.1,
+        float("inf"),
+        float("nan"),
+        1 + 2j,
+        "same",
+        [1, (2, [3.5])],
+        {"a": 1},
+        slice(None, 3, 2),
+        Ellipsis,
+        torch.bfloat16,
+        torch.channels_last,
+        torch.strided,
+        torch.device("cuda", 1),
+        (),
+    )
     text = json.dumps(encode(values), allow_nan=False)
     found = Decoder({}, torch.device("cpu"), torch.device("cpu"))(json.loads(text))
     assert repr(found) == repr(values)

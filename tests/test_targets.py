@@ -12,7 +12,9 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU())
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU()
+        )
         self.head = nn.Linear(24, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,32 +36,49 @@ def test_whole_model_cannot_be_captured(detector: Detector) -> None:
 
 
 def test_target_is_compressed_in_place(detector: Detector) -> None:
-    """The backbone shrinks inside a copy that still runs as a whole; its masked original gives the same."""
+    """The backbone shrinks inside a copy that still runs as a whole; its masked original gives the
+    same.
+    """
     images = torch.randn(60, 3, 8, 8)
     small = fxprune.compress(detector, images, flops=0.5, targets=["backbone"], progress=False)
     before, after = fxprune.report(small.backbone).flops
     assert after <= 0.5 * before
     assert small(images).shape[1] == 5
     with torch.no_grad():
-        torch.testing.assert_close(fxprune.masked(detector.backbone, small.backbone)(images), small.backbone(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            fxprune.masked(detector.backbone, small.backbone)(images),
+            small.backbone(images),
+            rtol=1e-4,
+            atol=1e-5,
+        )
     assert detector.backbone[0].weight.shape[0] == 16
 
 
 def test_unknown_target(detector: Detector) -> None:
     """A name that matches nothing is an error that lists names."""
     with pytest.raises(fxprune.PlanError, match="matches no submodule"):
-        fxprune.compress(detector, torch.randn(40, 3, 8, 8), flops=0.5, targets=["neck"], progress=False)
+        fxprune.compress(
+            detector, torch.randn(40, 3, 8, 8), flops=0.5, targets=["neck"], progress=False
+        )
 
 
 def test_agreement_needs_the_whole_model(detector: Detector) -> None:
     """Agreement is about the model's decisions, not a target's outputs."""
     with pytest.raises(fxprune.BudgetError, match="targets="):
-        fxprune.compress(detector, torch.randn(40, 3, 8, 8), agreement=0.9, targets=["backbone"], progress=False)
+        fxprune.compress(
+            detector, torch.randn(40, 3, 8, 8), agreement=0.9, targets=["backbone"], progress=False
+        )
 
 
 def test_sweep_reuses_one_calibration(detector: Detector) -> None:
     """Every budget gives a model of its own, each within its limit."""
-    curve = fxprune.sweep(detector.backbone, torch.randn(60, 3, 8, 8), budgets=(0.7, 0.4), method="uniform", progress=False)
+    curve = fxprune.sweep(
+        detector.backbone,
+        torch.randn(60, 3, 8, 8),
+        budgets=(0.7, 0.4),
+        method="uniform",
+        progress=False,
+    )
     for flops, small in curve.items():
         before, after = fxprune.report(small).flops
         assert after <= flops * before

@@ -31,14 +31,17 @@ def test_networks_shrink_and_keep_masked_equivalence(net: nn.Module, branches: i
     before, after = fxprune.report(small).flops
     assert after <= 0.6 * before
     with torch.no_grad():
-        torch.testing.assert_close(fxprune.masked(net, small)(*loader[0]), small(*loader[0]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            fxprune.masked(net, small)(*loader[0]), small(*loader[0]), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_grids_hold_every_atom_in_its_channel() -> None:
     atoms = structure(3, reach=6.0)
     made = grid(atoms, side=41, spacing=0.5)
     assert made.shape == (len(ELEMENTS), 41, 41, 41)
-    # The density of an atom integrates to (2 pi sigma^2)^1.5; at most what lies outside the grid is missing.
+    # The density of an atom integrates to (2 pi sigma^2)^1.5; at most what lies outside the grid
+    # is missing.
     counts = torch.tensor([(atoms.kinds == k).sum() for k in range(len(ELEMENTS))])
     found = made.sum((1, 2, 3)) * 0.5**3 / (2 * torch.pi) ** 1.5
     assert (found <= counts + 1e-3).all()
@@ -50,6 +53,11 @@ def test_the_affinity_depends_on_contacts_only() -> None:
     """It does not change when everything is turned, and vanishes when the ligand is far away."""
     atoms = structure(5)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
-    torch.testing.assert_close(affinity(type(atoms)(atoms.positions @ turn, atoms.kinds)), affinity(atoms), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        affinity(type(atoms)(atoms.positions @ turn, atoms.kinds)),
+        affinity(atoms),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     apart = atoms.positions + 100.0 * (atoms.kinds == ELEMENTS.index("ligand"))[:, None]
     assert float(affinity(type(atoms)(apart, atoms.kinds)).abs()) < 1e-6

@@ -18,22 +18,31 @@ STEP = 0.9
 BASELINES = ("paper", "paper-uniform", "magnitude")
 """Methods that know nothing of redundant channels."""
 COMPOUNDING = 2.0
-"""Error of a model over the sum of what each of several groups does to it alone, typically; layers of lower rank add up (decision 11)."""
+"""Error of a model over the sum of what each of several groups does to it alone, typically; layers
+of lower rank add up (decision 11).
+"""
 SEARCHED = ("auto", "channels")
 
 
-def planned(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[Plan, np.ndarray, dict[str, float]]:
-    """The plan, (channels + 1,) bool of those that stay, and predicted errors by group and by factored weight.
+def planned(
+    session: Session, method: str, selector: str, limits: dict[str, float]
+) -> tuple[Plan, np.ndarray, dict[str, float]]:
+    """The plan, (channels + 1,) bool of those that stay, and predicted errors by group and by
+    factored weight.
 
     Raises:
         BudgetError: the limits cannot be kept.
     """
     settings: dict[str, object] = {
-        "seed": session.seed, "round_to": session.round_to if isinstance(session.round_to, int) else "auto", **limits,
-    }  # fmt: skip
+        "seed": session.seed,
+        "round_to": session.round_to if isinstance(session.round_to, int) else "auto",
+        **limits,
+    }
     if method in METHODS:
         if "latency" in limits:
-            raise BudgetError(f"latency= is not known for ranks: method={method!r} takes flops= and params=.")
+            raise BudgetError(
+                f"latency= is not known for ranks: method={method!r} takes flops= and params=."
+            )
         alive = np.ones(len(session.analysis.group_of()), dtype=bool)
         ranks, errors = planned_ranks(session, method, alive, limits)
     else:
@@ -52,7 +61,9 @@ def planned(session: Session, method: str, selector: str, limits: dict[str, floa
     return make_plan(session.analysis, alive, state, method, settings, ranks), alive, errors
 
 
-def allocated(session: Session, method: str, selector: str, limits: dict[str, float]) -> tuple[list[Profile], Option]:
+def allocated(
+    session: Session, method: str, selector: str, limits: dict[str, float]
+) -> tuple[list[Profile], Option]:
     """Every group's removal order, and widths and ranks by the method asked for."""
     profiles = session.profile(selector)
     if method in BASELINES:
@@ -64,14 +75,23 @@ def allocated(session: Session, method: str, selector: str, limits: dict[str, fl
 
 
 def _chosen(
-    session: Session, method: str, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]
+    session: Session,
+    method: str,
+    profiles: list[Profile],
+    costs: CostModel,
+    valid: allocate.Widths,
+    limits: dict[str, float],
 ) -> Option:
     """A plan under limits that the cost model knows."""
     if method in SEARCHED and not allocate.fits(costs, valid.largest, limits):
         timed = "latency" in limits or not isinstance(session.round_to, int)
         if method == "auto" and timed:
-            session.note("layers stay whole: two thin ones in place of one were not found to save time")
-        return Search(session, profiles, costs, valid, limits, method == "auto" and not timed).best()
+            session.note(
+                "layers stay whole: two thin ones in place of one were not found to save time"
+            )
+        return Search(
+            session, profiles, costs, valid, limits, method == "auto" and not timed
+        ).best()
     with session.station("allocate"):
         if method == "paper":
             return Option(allocate.iterative(profiles, costs, valid, limits, STEP))
@@ -79,23 +99,36 @@ def _chosen(
 
 
 def _timed(
-    session: Session, method: str, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float]
+    session: Session,
+    method: str,
+    profiles: list[Profile],
+    costs: CostModel,
+    valid: allocate.Widths,
+    limits: dict[str, float],
 ) -> Option:
-    """Widths whose rewritten graph was measured: uniform ones correct the cost model first, so that the plans tried are of the right size."""
+    """Widths whose rewritten graph was measured: uniform ones correct the cost model first, so
+    that the plans tried are of the right size.
+    """
     gauge = session.gauge
     assert gauge is not None
 
     def closed(shape: np.ndarray, start: float | None) -> Closed:
         with session.station("measure"):
             return close(
-                lambda widths: gauge.ratio_at(session.graph, session.analysis, widths), limits["latency"], valid.smallest,
+                lambda widths: gauge.ratio_at(session.graph, session.analysis, widths),
+                limits["latency"],
+                valid.smallest,
                 lambda widths: costs.fractions(widths)["latency"],
-                lambda limit: allocate.scaled(shape, costs, valid, {**limits, "latency": limit}), gauge.workload, start,
-            )  # fmt: skip
+                lambda limit: allocate.scaled(shape, costs, valid, {**limits, "latency": limit}),
+                gauge.workload,
+                start,
+            )
 
     found = closed(np.ones(len(valid.full)), None)
     if method in (*SEARCHED, "paper"):
-        widths = _chosen(session, method, profiles, costs, valid, {**limits, "latency": found.limit}).widths
+        widths = _chosen(
+            session, method, profiles, costs, valid, {**limits, "latency": found.limit}
+        ).widths
         found = closed(widths / valid.full, found.limit)
     session.latency = found.measured
     return Option(found.widths)

@@ -66,22 +66,33 @@ class Network:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the surviving part of a weight."""
-        axes = [self.analysis.axes.get((name, axis)) for axis in range(attribute(self.graph, name).dim())]
+        axes = [
+            self.analysis.axes.get((name, axis))
+            for axis in range(attribute(self.graph, name).dim())
+        ]
         full = attribute(self.graph, name).shape
         # Every group of a convolution keeps as many inputs.
         return tuple(
-            size if ids is None else int(self.alive[ids].sum()) // (len(ids) if ids.ndim == 2 else 1)
+            size
+            if ids is None
+            else int(self.alive[ids].sum()) // (len(ids) if ids.ndim == 2 else 1)
             for size, ids in zip(full, axes, strict=True)
         )
 
     def weight(self, name: str) -> Tensor:
         """The surviving part of a weight."""
-        return shrink_parameter(attribute(self.graph, name).detach(), name, self.analysis, self.alive)
+        return shrink_parameter(
+            attribute(self.graph, name).detach(), name, self.analysis, self.alive
+        )
 
     def outputs(self, name: str) -> Tensor:
         """Indices of a layer's surviving outputs."""
         ids = self.analysis.axes.get((name, 0))
-        return torch.arange(len(attribute(self.graph, name))) if ids is None else torch.from_numpy(np.flatnonzero(self.alive[ids]))
+        return (
+            torch.arange(len(attribute(self.graph, name)))
+            if ids is None
+            else torch.from_numpy(np.flatnonzero(self.alive[ids]))
+        )
 
     def cost(self) -> np.ndarray:
         """Of everything without factoring, (limits,), as fractions of the original."""
@@ -92,19 +103,35 @@ class Network:
     def layer_costs(self) -> dict[str, np.ndarray]:
         """Of every layer that may be factored, (limits,)."""
         full = self.costs.full
-        total = {"flops": max(self.costs.flops(full), 1.0), "params": max(self.costs.params(full), 1.0)}
-        flops = {c.node: c.flops * math.prod(float(self.alive[f].mean()) for f in c.factors) for c in self.analysis.costs}
+        total = {
+            "flops": max(self.costs.flops(full), 1.0),
+            "params": max(self.costs.params(full), 1.0),
+        }
+        flops = {
+            c.node: c.flops * math.prod(float(self.alive[f].mean()) for f in c.factors)
+            for c in self.analysis.costs
+        }
         return {
-            name: np.array([
-                {"flops": flops.get(layer.node.name, 0.0), "params": float(math.prod(self.shape(name)))}[limit] / total[limit]
-                for limit in self.limits
-            ])
+            name: np.array(
+                [
+                    {
+                        "flops": flops.get(layer.node.name, 0.0),
+                        "params": float(math.prod(self.shape(name))),
+                    }[limit]
+                    / total[limit]
+                    for limit in self.limits
+                ]
+            )
             for name, layer in self.layers.items()
-        }  # fmt: skip
+        }
 
     def stretch(self, layer: Layer) -> float:
-        """How many more positions the first of two separable layers has than the layer: its stride is not yet taken."""
-        source, result = (self.analysis.values[n.name].shape for n in (layer.node.all_input_nodes[0], layer.node))
+        """How many more positions the first of two separable layers has than the layer: its stride
+        is not yet taken.
+        """
+        source, result = (
+            self.analysis.values[n.name].shape for n in (layer.node.all_input_nodes[0], layer.node)
+        )
         rank = attribute(self.graph, layer.weight).dim() - 2
         return float(source[-rank] / result[-rank]) if rank > 0 else 1.0
 
@@ -121,18 +148,30 @@ def planned_ranks(
         BudgetError: the limits cannot be kept.
     """
     layers = factorable(session.graph, session.ignore)[0]
-    multiple = session.round_to if isinstance(session.round_to, int) else max(session.round_to, default=1)
-    network = Network(session.graph, session.analysis, alive, layers, session.costs({}), limits, multiple)
+    multiple = (
+        session.round_to if isinstance(session.round_to, int) else max(session.round_to, default=1)
+    )
+    network = Network(
+        session.graph, session.analysis, alive, layers, session.costs({}), limits, multiple
+    )
     spreads = session.spreads() if method == "pca" else {}
     worth = session.sensitivities() if method == "pca" else {}
     with session.station("allocate"):
         offered: list[Choices] = choices(network, method, spreads, worth, saving)
         ranks = allocate_ranks(network, offered, minimax=method == "alds")
-    return ranks, {c.weight: float(c.errors[1 + c.factorings.index(ranks[c.weight])]) for c in offered if c.weight in ranks}
+    return ranks, {
+        c.weight: float(c.errors[1 + c.factorings.index(ranks[c.weight])])
+        for c in offered
+        if c.weight in ranks
+    }
 
 
 def choices(
-    network: Network, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor] = MappingProxyType({}), saving: float = 0.0
+    network: Network,
+    method: str,
+    spreads: Mapping[str, Spread],
+    worth: Mapping[str, Tensor] = MappingProxyType({}),
+    saving: float = 0.0,
 ) -> list[Choices]:
     """What may become of every layer.
 
@@ -140,7 +179,8 @@ def choices(
         network: at its widths.
         method: of `METHODS`.
         spreads: of the original's outputs; `pca` needs them.
-        worth: what errors of the layers' outputs cost the model's; without it `pca` counts them relative to the layers' own.
+        worth: what errors of the layers' outputs cost the model's; without it `pca` counts them
+            relative to the layers' own.
         saving: the least share of a layer's cost that two must save.
     """
     costs, result = network.layer_costs(), []
@@ -155,23 +195,40 @@ def choices(
             ranks = np.arange(step, largest + 1, step)
             # Both costs are proportional to the rank.
             first, second = form.sizes(shape)
-            relative = {"flops": (first * (scale if form.separable else 1.0) + second) / elements, "params": (first + second) / elements}
-            spent = costs[name] * np.array([relative[limit] for limit in network.limits]) * ranks[:, None]
+            relative = {
+                "flops": (first * (scale if form.separable else 1.0) + second) / elements,
+                "params": (first + second) / elements,
+            }
+            spent = (
+                costs[name]
+                * np.array([relative[limit] for limit in network.limits])
+                * ranks[:, None]
+            )
             pays = (spent < (1 - saving) * costs[name]).any(1)
             factorings += [replace(form, rank=rank) for rank in ranks[pays].tolist()]
             table.append(spent[pays])
             errors.append(tail[ranks[pays]])
-        result.append(Choices(name, tuple(factorings), np.concatenate(table), np.concatenate(errors)))
+        result.append(
+            Choices(name, tuple(factorings), np.concatenate(table), np.concatenate(errors))
+        )
     return result
 
 
 def _curves(
-    network: Network, layer: Layer, method: str, spreads: Mapping[str, Spread], worth: Mapping[str, Tensor]
+    network: Network,
+    layer: Layer,
+    method: str,
+    spreads: Mapping[str, Spread],
+    worth: Mapping[str, Tensor],
 ) -> list[tuple[Factoring, np.ndarray]]:
     """Every form of factoring a layer, at rank 1, and the error at rank 0, 1, ..."""
     shape, count = network.shape(layer.weight), groups(layer.node)
     if method == "alds":
-        encoders = [k for k in range(1, min(ENCODERS, shape[1]) + 1) if shape[1] % k == 0] if len(shape) > 2 else [1]
+        encoders = (
+            [k for k in range(1, min(ENCODERS, shape[1]) + 1) if shape[1] % k == 0]
+            if len(shape) > 2
+            else [1]
+        )
         forms = [Factoring(1, count, k) for k in encoders]
         return [(form, alds.bounds(form.fold(network.weight(layer.weight)))) for form in forms]
     form = Factoring(1, count, separable=method == "learned-rank" and len(shape) > 2)
@@ -180,7 +237,11 @@ def _curves(
         covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
         own = worth.get(layer.weight)
         if own is not None:
-            own = _blocks(own[kept][:, kept], count) if len(own) > 1 else own * torch.eye(len(kept) // count).to(own)
+            own = (
+                _blocks(own[kept][:, kept], count)
+                if len(own) > 1
+                else own * torch.eye(len(kept) // count).to(own)
+            )
         tail = pca.dropped(_blocks(covariance, count), own)
     else:
         tail = svd.dropped(form.fold(network.weight(layer.weight)))
@@ -195,18 +256,24 @@ def _blocks(square: Tensor, count: int) -> Tensor:
     return square.view(count, size, count, size).diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
 
-def allocate_ranks(network: Network, offered: Sequence[Choices], minimax: bool) -> dict[str, Factoring]:
+def allocate_ranks(
+    network: Network, offered: Sequence[Choices], minimax: bool
+) -> dict[str, Factoring]:
     """`allocate_choices` for the layers of a network."""
     fixed = network.cost() - sum((c.costs[0] for c in offered), np.zeros(len(network.limits)))
     return allocate_choices(offered, fixed, network.limits, minimax)
 
 
-def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapping[str, float], minimax: bool) -> dict[str, Factoring]:
-    """The choices with the smallest sum, or the smallest maximum, of errors that keep every limit; layers left alone do not appear.
+def allocate_choices(
+    offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapping[str, float], minimax: bool
+) -> dict[str, Factoring]:
+    """The choices with the smallest sum, or the smallest maximum, of errors that keep every limit;
+    layers left alone do not appear.
 
-    The sum is minimised for a price of cost that is bisected, as in learned-rank compression (Idelbayev & Carreira-Perpinan, CVPR
-    2020). The maximum needs no restarts from random encoders, as the reference implementation of ALDS makes them: at a given
-    maximum the cheapest choices of different layers do not depend on each other.
+    The sum is minimised for a price of cost that is bisected, as in learned-rank compression
+    (Idelbayev & Carreira-Perpinan, CVPR 2020). The maximum needs no restarts from random encoders,
+    as the reference implementation of ALDS makes them: at a given maximum the cheapest choices of
+    different layers do not depend on each other.
 
     Args:
         offered: per layer.
@@ -220,7 +287,9 @@ def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapp
     limits = np.array(list(bounds.values()))
 
     def spent(picks: Sequence[int]) -> np.ndarray:
-        return fixed + sum((c.costs[i] for c, i in zip(offered, picks, strict=True)), np.zeros(len(limits)))
+        return fixed + sum(
+            (c.costs[i] for c, i in zip(offered, picks, strict=True)), np.zeros(len(limits))
+        )
 
     def fits(picks: Sequence[int]) -> bool:
         return bool((spent(picks) <= limits + 1e-9).all())
@@ -237,7 +306,8 @@ def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapp
         asked = ", ".join(f"{k}={v:g}" for k, v in bounds.items())
         closest = ", ".join(f"{k}={v:.3f}" for k, v in zip(bounds, spent(cheapest), strict=True))
         raise BudgetError(
-            f"The budget {asked} cannot be reached by factoring: with rank 1 wherever that pays the model keeps {closest}. The rest lies in "
+            f"The budget {asked} cannot be reached by factoring: with rank 1 wherever that pays "
+            f"the model keeps {closest}. The rest lies in "
             "layers that cannot be factored; fxprune.compress removes channels."
         )
     merit = max if minimax else sum
@@ -245,19 +315,31 @@ def allocate_choices(offered: Sequence[Choices], fixed: np.ndarray, bounds: Mapp
     for costs in priced:
         picks = _bisect(lambda at, costs=costs: _pick(offered, costs, at, minimax), fits)  # type: ignore[misc]
         found.append(_fill(offered, costs, picks, fits) if picks else cheapest)
-    best = min(found, key=lambda picks: merit(float(c.errors[i]) for c, i in zip(offered, picks, strict=True)))
+    best = min(
+        found,
+        key=lambda picks: merit(float(c.errors[i]) for c, i in zip(offered, picks, strict=True)),
+    )
     return {c.weight: c.factorings[i - 1] for c, i in zip(offered, best, strict=True) if i}
 
 
-def _pick(offered: Sequence[Choices], costs: Sequence[np.ndarray], at: float, minimax: bool) -> list[int]:
+def _pick(
+    offered: Sequence[Choices], costs: Sequence[np.ndarray], at: float, minimax: bool
+) -> list[int]:
     """Per layer the best choice at a price, or the cheapest below a maximum error."""
     if minimax:
-        return [int(np.argmin(np.where(c.errors <= at, cost, np.inf))) for c, cost in zip(offered, costs, strict=True)]
+        return [
+            int(np.argmin(np.where(c.errors <= at, cost, np.inf)))
+            for c, cost in zip(offered, costs, strict=True)
+        ]
     return [int(np.argmin(c.errors + at * cost)) for c, cost in zip(offered, costs, strict=True)]
 
 
-def _bisect(pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], bool]) -> list[int] | None:
-    """The picks at the smallest parameter between 1e-12 and 1e12 that fit; larger ones are cheaper and err more."""
+def _bisect(
+    pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], bool]
+) -> list[int] | None:
+    """The picks at the smallest parameter between 1e-12 and 1e12 that fit; larger ones are cheaper
+    and err more.
+    """
     low, high, best = -12.0, 12.0, None
     for _ in range(40):
         middle = (low + high) / 2
@@ -269,14 +351,21 @@ def _bisect(pick: Callable[[float], list[int]], fits: Callable[[Sequence[int]], 
     return best
 
 
-def _fill(offered: Sequence[Choices], costs: Sequence[np.ndarray], picks: list[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+def _fill(
+    offered: Sequence[Choices],
+    costs: Sequence[np.ndarray],
+    picks: list[int],
+    fits: Callable[[Sequence[int]], bool],
+) -> list[int]:
     """Spend what is left over where it lowers the error most."""
     open_layers = set(range(len(offered)))
     while open_layers:
         best, gain = None, 0.0
         for i in sorted(open_layers):
             here, found = picks[i], None
-            better = np.flatnonzero((offered[i].errors < offered[i].errors[here]) & (costs[i] > costs[i][here]))
+            better = np.flatnonzero(
+                (offered[i].errors < offered[i].errors[here]) & (costs[i] > costs[i][here])
+            )
             for j in better[np.argsort(costs[i][better])]:
                 if fits([*picks[:i], int(j), *picks[i + 1 :]]):
                     found = int(j)

@@ -16,19 +16,29 @@ from fxprune.profile.removal import Profile
 from fxprune.session import Session
 
 STRETCHES = (1.2, 1.5, 2.0, math.inf)
-"""Budgets that channels are reduced to before ranks bring the model to the one asked for, as multiples of it; at most the original."""
+"""Budgets that channels are reduced to before ranks bring the model to the one asked for, as
+multiples of it; at most the original.
+"""
 GAIN = 0.9
-"""A plan with ranks must err less than this share of what channels alone do: at equal FLOPs two layers take longer than one."""
+"""A plan with ranks must err less than this share of what channels alone do: at equal FLOPs two
+layers take longer than one.
+"""
 SAVING = 0.25
 """Of its cost, which a layer must save to become two in such a plan."""
 MIXES, RANKED_MIXES = (0.75, 0.5), (0.0, 0.5)
-"""Allocations beside uniform, and those that are stretched for ranks: the geometric weight of the smallest predicted error against uniform."""
+"""Allocations beside uniform, and those that are stretched for ranks: the geometric weight of the
+smallest predicted error against uniform.
+"""
 RANKS_FACTOR = 1.3
-"""Least measured error of ranks over predicted; more, and that of channels, is learnt from the plans tried."""
+"""Least measured error of ranks over predicted; more, and that of channels, is learnt from the
+plans tried.
+"""
 PROMISE = 1.2
 """By how much less a plan with ranks must promise to err to be tried before one without."""
 WORTH_TRYING = 0.8
-"""One more plan is tried where it promises to err less than this share of what the best of the plans tried does."""
+"""One more plan is tried where it promises to err less than this share of what the best of the
+plans tried does.
+"""
 NEGLIGIBLE = 1e-12
 """Relative errors below this count as this where one is divided by another."""
 SPREAD = 0.2
@@ -58,11 +68,14 @@ class Option:
     @property
     def key(self) -> object:
         """Equal for equal plans."""
-        return tuple(int(w) for w in self.widths), tuple(sorted(self.ranks.items(), key=lambda item: item[0]))
+        return tuple(int(w) for w in self.widths), tuple(
+            sorted(self.ranks.items(), key=lambda item: item[0])
+        )
 
 
 class Search:
-    """Tries `session.effort` plans, uniform widths always first, and one more where another promises much less error than they show.
+    """Tries `session.effort` plans, uniform widths always first, and one more where another
+    promises much less error than they show.
 
     Args:
         profiles: the groups'.
@@ -71,13 +84,28 @@ class Search:
     """
 
     def __init__(
-        self, session: Session, profiles: list[Profile], costs: CostModel, valid: allocate.Widths, limits: dict[str, float], ranked: bool
+        self,
+        session: Session,
+        profiles: list[Profile],
+        costs: CostModel,
+        valid: allocate.Widths,
+        limits: dict[str, float],
+        ranked: bool,
     ):
-        self.session, self.profiles, self.costs, self.valid, self.limits, self.ranked = session, profiles, costs, valid, limits, ranked
+        self.session, self.profiles, self.costs, self.valid, self.limits, self.ranked = (
+            session,
+            profiles,
+            costs,
+            valid,
+            limits,
+            ranked,
+        )
         self.tried: list[tuple[float, Option]] = []
 
     def best(self) -> Option:
-        """The plan that errs least; one with ranks only where it is clearly better than any without."""
+        """The plan that errs least; one with ranks only where it is clearly better than any
+        without.
+        """
         if self.session.effort == 1:
             return next(self.options())
         seen: set[object] = set()
@@ -94,7 +122,9 @@ class Search:
         return self._leader()[1]
 
     def _deserves(self, option: Option) -> bool:
-        """Whether a plan is tried beyond the effort: those that were tried were unlucky, since trials are noisy, or foreseen badly."""
+        """Whether a plan is tried beyond the effort: those that were tried were unlucky, since
+        trials are noisy, or foreseen badly.
+        """
         error, leader = self._leader()
         return leader is self.tried[0][1] or self.promise(option) < WORTH_TRYING * error
 
@@ -108,11 +138,19 @@ class Search:
         uniform = allocate.uniform(self.costs, self.valid, self.limits)
         yield self._whole(uniform, 0.0)
         balanced = allocate.balanced(self.profiles, self.costs, self.valid, self.limits)
-        yield from (self._whole(self._scaled(self._mixed(uniform, balanced, mix)), mix) for mix in MIXES)
+        yield from (
+            self._whole(self._scaled(self._mixed(uniform, balanced, mix)), mix) for mix in MIXES
+        )
         if self.ranked:
             pairs = [(mix, stretch) for mix in RANKED_MIXES for stretch in STRETCHES]
-            wider = {pair: self._scaled(self._mixed(uniform, balanced, pair[0]), pair[1]) for pair in pairs}
-            found = (self._split(wider[pair], *pair) for pair in {wider[pair].tobytes(): pair for pair in pairs}.values())
+            wider = {
+                pair: self._scaled(self._mixed(uniform, balanced, pair[0]), pair[1])
+                for pair in pairs
+            }
+            found = (
+                self._split(wider[pair], *pair)
+                for pair in {wider[pair].tobytes(): pair for pair in pairs}.values()
+            )
             yield from (option for option in found if option is not None)
 
     def _proposals(self) -> Iterator[Option]:
@@ -127,27 +165,44 @@ class Search:
             change = np.exp(SPREAD * generator.standard_normal(len(leader.widths)))
             shape = np.clip(leader.widths / self.valid.full * change, 0, 1)
             wider = self._scaled(shape, leader.stretch)
-            varied = self._split(wider, leader.mix, leader.stretch) if leader.ranks else self._whole(wider, leader.mix)
+            varied = (
+                self._split(wider, leader.mix, leader.stretch)
+                if leader.ranks
+                else self._whole(wider, leader.mix)
+            )
             yield leader if varied is None else varied
 
     def _mixed(self, uniform: np.ndarray, balanced: np.ndarray, mix: float) -> np.ndarray:
         """A geometric mean of two plans, as fractions of the groups' widths."""
-        return np.asarray((balanced / self.valid.full) ** mix * (uniform / self.valid.full) ** (1 - mix))
+        return np.asarray(
+            (balanced / self.valid.full) ** mix * (uniform / self.valid.full) ** (1 - mix)
+        )
 
     def _scaled(self, shape: np.ndarray, stretch: float = 1.0) -> np.ndarray:
         limits = {name: min(stretch * limit, 1.0) for name, limit in self.limits.items()}
         return allocate.scaled(shape, self.costs, self.valid, limits)
 
     def _error(self, widths: np.ndarray) -> float:
-        return sum(float(p.errors[full - int(w)]) for p, full, w in zip(self.profiles, self.valid.full, widths, strict=True))
+        return sum(
+            float(p.errors[full - int(w)])
+            for p, full, w in zip(self.profiles, self.valid.full, widths, strict=True)
+        )
 
     def _whole(self, widths: np.ndarray, mix: float) -> Option:
         return Option(widths, mix, 1.0, self._error(widths))
 
     def _split(self, wider: np.ndarray, mix: float, stretch: float) -> Option | None:
-        """Widths within a looser budget, with ranks that bring them back to the limits; None where no ranks do."""
+        """Widths within a looser budget, with ranks that bring them back to the limits; None where
+        no ranks do.
+        """
         try:
-            ranks, errors = planned_ranks(self.session, "pca", surviving_channels(self.session, self.profiles, wider), self.limits, SAVING)
+            ranks, errors = planned_ranks(
+                self.session,
+                "pca",
+                surviving_channels(self.session, self.profiles, wider),
+                self.limits,
+                SAVING,
+            )
         except BudgetError:
             return None
         return Option(wider, mix, stretch, self._error(wider), ranks, errors) if ranks else None
@@ -155,16 +210,29 @@ class Search:
     def promise(self, option: Option) -> float:
         """The error that a trial would show.
 
-        Errors of channels compound from layer to layer, the more the fewer layers carry them. By how much more than their sum a
-        network errs is seen in the plans tried so far, and interpolated between their allocations. Errors of ranks add up, unless a
-        plan with ranks that was tried shows more.
+        Errors of channels compound from layer to layer, the more the fewer layers carry them. By
+        how much more than their sum a network errs is seen in the plans tried so far, and
+        interpolated between their allocations. Errors of ranks add up, unless a plan with ranks
+        that was tried shows more.
         """
-        known = sorted((o.mix, math.log(max(tried, NEGLIGIBLE) / max(o.error, NEGLIGIBLE))) for tried, o in self.tried if not o.ranks)
+        known = sorted(
+            (o.mix, math.log(max(tried, NEGLIGIBLE) / max(o.error, NEGLIGIBLE)))
+            for tried, o in self.tried
+            if not o.ranks
+        )
 
         def channels(o: Option) -> float:
-            return o.error * math.exp(float(np.interp(o.mix, [mix for mix, _ in known], [excess for _, excess in known])))
+            return o.error * math.exp(
+                float(np.interp(o.mix, [mix for mix, _ in known], [excess for _, excess in known]))
+            )
 
         if not option.ranks:
             return channels(option)
-        shown = [(tried - channels(o)) / max(sum(o.errors.values()), NEGLIGIBLE) for tried, o in self.tried if o.ranks]
-        return PROMISE * (channels(option) + max([RANKS_FACTOR, *shown]) * sum(option.errors.values()))
+        shown = [
+            (tried - channels(o)) / max(sum(o.errors.values()), NEGLIGIBLE)
+            for tried, o in self.tried
+            if o.ranks
+        ]
+        return PROMISE * (
+            channels(option) + max([RANKS_FACTOR, *shown]) * sum(option.errors.values())
+        )

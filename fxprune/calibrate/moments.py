@@ -21,7 +21,9 @@ from fxprune.rules.recorder import Consumer
 from fxprune.rules.registry import operator_name
 
 POSITIONS, POSITIONS_PER_CHANNEL = 25_600, 200
-"""Positions in all examples that enter the second moments, at least and per channel; where a batch has twice its share, they are drawn."""
+"""Positions in all examples that enter the second moments, at least and per channel; where a batch
+has twice its share, they are drawn.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ Site = tuple[str, int]
 
 
 class Observer(Interpreter):
-    """Runs the captured graph and hands nodes' results to callbacks; values die after their last use."""
+    """Runs the captured graph and hands nodes' results to callbacks; values die after their last
+    use.
+    """
 
     def __init__(self, module: GraphModule, *watchers: Mapping[str, Callable[[Any], None]]):
         super().__init__(module)
@@ -68,7 +72,9 @@ class Observer(Interpreter):
 
 
 def arguments(module: GraphModule, batch: Batch) -> list[Any]:
-    """A batch as the flat arguments of the graph's placeholders; keywords in the order they were traced in."""
+    """A batch as the flat arguments of the graph's placeholders; keywords in the order they were
+    traced in.
+    """
     if not batch.kwargs:
         return list(module.graph.process_inputs(*batch.args))
     order = module.graph._codegen.pytree_info.in_spec.child(1).context  # type: ignore[attr-defined]
@@ -90,10 +96,15 @@ def require_finite(module: GraphModule, batch: Batch) -> None:
 
     def check(node: Node) -> Callable[[Any], None]:
         def look(value: Any) -> None:
-            if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            if (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and not torch.isfinite(value).all()
+            ):
                 bad = "NaN" if torch.isnan(value).any() else "infinite"
                 raise CalibrationError(
-                    f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the calibration data. Check the weights and that "
+                    f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the "
+                    "calibration data. Check the weights and that "
                     "inputs are normalised as in training."
                 )
 
@@ -101,10 +112,16 @@ def require_finite(module: GraphModule, batch: Batch) -> None:
 
     skipped = ("where", "masked_fill", "full", "triu", "tril", "mul", "add", "neg", "rsub", "sub")
     # Attention masks hold -inf on purpose: judge only what a weight produced, not what moves it.
-    calls = [n for n in module.graph.nodes if n.op == "call_function" and operator_name(n.target) not in MOVEMENT]
+    calls = [
+        n
+        for n in module.graph.nodes
+        if n.op == "call_function" and operator_name(n.target) not in MOVEMENT
+    ]
     nodes = [n for n in calls if not any(s in str(n.target) for s in skipped)]
     with torch.no_grad():
-        Observer(module, {n.name: check(n) for n in nodes}).run(*arguments(module, batch), enable_io_processing=False)
+        Observer(module, {n.name: check(n) for n in nodes}).run(
+            *arguments(module, batch), enable_io_processing=False
+        )
 
 
 def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
@@ -118,9 +135,13 @@ def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
 
 
 def calibrate(
-    module: GraphModule, analysis: Analysis, batches: Iterable[Batch], examples: int,
-    watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}), seed: int = 0,
-) -> dict[Site, Moments]:  # fmt: skip
+    module: GraphModule,
+    analysis: Analysis,
+    batches: Iterable[Batch],
+    examples: int,
+    watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+    seed: int = 0,
+) -> dict[Site, Moments]:
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
     Args:
@@ -150,7 +171,13 @@ def calibrate(
     def positions(value: Tensor, dim: int) -> Tensor:
         flat = value.movedim(dim, -1).reshape(-1, value.shape[dim])
         most = math.ceil(max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1]) * size / examples)
-        return flat.index_select(0, torch.randint(len(flat), (most,), generator=generator).to(flat.device)) if len(flat) > 2 * most else flat
+        return (
+            flat.index_select(
+                0, torch.randint(len(flat), (most,), generator=generator).to(flat.device)
+            )
+            if len(flat) > 2 * most
+            else flat
+        )
 
     def summing(source: str) -> Callable[[Tensor], None]:
         read = [(key, parts) for key, parts in keys.items() if key[0] == source]
@@ -170,7 +197,9 @@ def calibrate(
 
         return add
 
-    observer = Observer(module, {source: summing(source) for source in {key[0] for key in keys}}, watch)
+    observer = Observer(
+        module, {source: summing(source) for source in {key[0] for key in keys}}, watch
+    )
     seen = size = 0
     for batch in batches:
         size = batch.size
@@ -179,7 +208,9 @@ def calibrate(
                 outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
         except _NotFinite:
             require_finite(module, batch)
-            raise CalibrationError("Activations are too large for their second moments: they overflow.") from None
+            raise CalibrationError(
+                "Activations are too large for their second moments: they overflow."
+            ) from None
         # What went wrong at a position that was not looked at.
         if any(isinstance(t, Tensor) and bool(torch.isnan(t).any()) for t in outputs):
             require_finite(module, batch)
@@ -189,7 +220,9 @@ def calibrate(
         own = [key_of[(site, i)] for i in range(len(consumers))]
         total = [sum((grams[k][s] for k in own), np.zeros(())) for s in range(len(keys[own[0]]))]
         rows_seen = tuple(sum(counts[k][s] for k in own) for s in range(len(keys[own[0]])))
-        result[site] = Moments(tuple(keys[own[0]]), tuple(np.asarray(t) for t in total), rows_seen, seen)
+        result[site] = Moments(
+            tuple(keys[own[0]]), tuple(np.asarray(t) for t in total), rows_seen, seen
+        )
     return result
 
 

@@ -1,7 +1,8 @@
-"""Station 3: what the original gives on the fitting examples, kept once for every later fit and trial.
+"""Station 3: what the original gives on the fitting examples, kept once for every later fit and
+trial.
 
-A fit needs each layer's outputs at a sample of positions only, and a trial the model's outputs: with those kept, the original runs once over
-the examples however many plans are tried.
+A fit needs each layer's outputs at a sample of positions only, and a trial the model's outputs:
+with those kept, the original runs once over the examples however many plans are tried.
 """
 
 import math
@@ -24,11 +25,15 @@ ROWS = 12
 JUDGE = "judge"
 """The part of the examples that judges fits and plans."""
 FEWEST_ROWS, PLENTY = 6144, 128
-"""Observations that enter even a small layer's fit, where there are as many; but no more than so many per feature."""
+"""Observations that enter even a small layer's fit, where there are as many; but no more than so
+many per feature.
+"""
 
 
 def rows_per_example(features: int, calls: int, examples: int) -> float:
-    """Positions sampled from every example for a layer with so many unknowns per output, in each of its calls."""
+    """Positions sampled from every example for a layer with so many unknowns per output, in each
+    of its calls.
+    """
     return max(ROWS * features, min(FEWEST_ROWS, PLENTY * features)) / (calls * examples)
 
 
@@ -53,7 +58,8 @@ class Chunk:
 
 
 class Recording:
-    """Fills its chunks while somebody else runs the original over `follow(...)`, with `watch` called on its nodes' results.
+    """Fills its chunks while somebody else runs the original over `follow(...)`, with `watch`
+    called on its nodes' results.
 
     Args:
         module: the captured graph.
@@ -72,17 +78,28 @@ class Recording:
             weight = attribute(module, layer.weight)
             wanted = rows_per_example(weight[0].numel(), len(layer.calls), examples)
             for call in layer.calls:
-                self.watch[call.name] = self._sampler(call.name, channel_dim(call, weight.dim()), wanted)
+                self.watch[call.name] = self._sampler(
+                    call.name, channel_dim(call, weight.dim()), wanted
+                )
 
     def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Hand batches on; what is watched until the next one belongs to this."""
         for batch in batches:
             first = self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
-            self.chunks.append(Chunk(part, first, batch.size, [self.store.put(x) for x in arguments(self._module, batch)]))
+            self.chunks.append(
+                Chunk(
+                    part,
+                    first,
+                    batch.size,
+                    [self.store.put(x) for x in arguments(self._module, batch)],
+                )
+            )
             yield batch
 
     def sample(self, chunk: Chunk, call: str) -> tuple[Tensor, Tensor]:
-        """Positions in a call's output, (dimensions without the channels, picks) in random order, and the original's outputs there, (picks, channels)."""
+        """Positions in a call's output, (dimensions without the channels, picks) in random order,
+        and the original's outputs there, (picks, channels).
+        """
         places, targets = (self.store.get(item) for item in chunk.samples[call])
         return places, targets
 
@@ -95,8 +112,11 @@ class Recording:
             chunk, generator = self.chunks[-1], self._generator
             positions = value.movedim(dim, -1)
             total = positions[..., 0].numel()
-            wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(per_example * chunk.first)
-            # One from every stretch of as many positions: all examples and parts of an image are seen alike.
+            wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(
+                per_example * chunk.first
+            )
+            # One from every stretch of as many positions: all examples and parts of an image are
+            # seen alike.
             pick = torch.randperm(min(wanted, total), generator=generator)
             if total > wanted:
                 within = torch.rand(wanted, generator=generator, dtype=torch.float64)
@@ -104,7 +124,9 @@ class Recording:
             at = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
             targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
             if name not in self._tables:
-                self._tables[name] = _Table(self.store, math.ceil(per_example * self.examples), at, targets)
+                self._tables[name] = _Table(
+                    self.store, math.ceil(per_example * self.examples), at, targets
+                )
             chunk.samples[name] = self._tables[name].add(at, targets)
 
         return sample
@@ -116,7 +138,8 @@ class Recording:
 
 
 class _Table:
-    """Samples of one call in one piece: many small tensors that stay, made between large ones that go, would fragment the memory.
+    """Samples of one call in one piece: many small tensors that stay, made between large ones that
+    go, would fragment the memory.
 
     Args:
         store: where there is room for it, or for its parts.

@@ -1,4 +1,6 @@
-"""Activations of the calibration set, in memory up to a limit and past it on disk, as long as the store lives."""
+"""Activations of the calibration set, in memory up to a limit and past it on disk, as long as the
+store lives.
+"""
 
 import math
 from pathlib import Path

@@ -12,7 +12,8 @@ from fxprune.linalg.refit import gram
 
 @dataclass(frozen=True)
 class Stratum:
-    """Channels of one convolution group that occupy equally many columns (after a flatten: one per position).
+    """Channels of one convolution group that occupy equally many columns (after a flatten: one per
+    position).
 
     Attributes:
         group: convolution group.
@@ -50,7 +51,9 @@ def strata(ids: np.ndarray) -> list[Stratum]:
 
 
 def rows(flat: Tensor, stratum: Stratum) -> Tensor:
-    """Observations of a stratum's channels, (rows, n), flattened positions included, from (examples x positions, columns)."""
+    """Observations of a stratum's channels, (rows, n), flattened positions included, from
+    (examples x positions, columns).
+    """
     n, p = stratum.columns.shape
     if n * p == flat.shape[1] and p == 1 and np.array_equal(stratum.columns[:, 0], np.arange(n)):
         return flat
@@ -68,7 +71,9 @@ def second_moment(x: Tensor, block: int = 1 << 14) -> np.ndarray:
     return total.cpu().numpy()
 
 
-def folded(weight: Tensor, axis: int, old: list[Stratum], new: list[Stratum], matrices: list[np.ndarray]) -> Tensor:
+def folded(
+    weight: Tensor, axis: int, old: list[Stratum], new: list[Stratum], matrices: list[np.ndarray]
+) -> Tensor:
     """Contract a weight's consumed axis with interpolation matrices.
 
     Args:

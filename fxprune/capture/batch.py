@@ -33,13 +33,17 @@ class Batch:
         return make_batch(args, kwargs)
 
     def channels_last(self) -> "Batch":
-        """The same call with images and volumes laid out as CPU and GPU convolutions read them fastest."""
+        """The same call with images and volumes laid out as CPU and GPU convolutions read them
+        fastest.
+        """
         layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
         return self.map(lambda t: t.to(memory_format=layouts[t.dim()]) if t.dim() in layouts else t)
 
     def take(self, index: Tensor) -> "Batch":
         """The examples with these numbers."""
-        return self.map(lambda t: t[index.to(t.device)] if t.dim() and t.shape[0] == self.size else t)
+        return self.map(
+            lambda t: t[index.to(t.device)] if t.dim() and t.shape[0] == self.size else t
+        )
 
     def part(self, start: int, stop: int) -> "Batch":
         """Examples `start` to `stop` of the batch."""
@@ -47,7 +51,8 @@ class Batch:
 
 
 class Gathered:
-    """Several calls put together as one, in tensors made once: many small ones that wait would fragment the memory.
+    """Several calls put together as one, in tensors made once: many small ones that wait would
+    fragment the memory.
 
     Args:
         first: the first of them.
@@ -58,13 +63,25 @@ class Gathered:
         self._first, self._most, self.size = first, most, 0
         leaves, self._form = pytree.tree_flatten((first.args, first.kwargs))
         self._grows = [_by_example((t,), (first.size,)) for t in leaves]
-        self._leaves = [t.new_empty(most, *t.shape[1:]) if grows else t for t, grows in zip(leaves, self._grows, strict=True)]
+        self._leaves = [
+            t.new_empty(most, *t.shape[1:]) if grows else t
+            for t, grows in zip(leaves, self._grows, strict=True)
+        ]
 
     def add(self, batch: Batch) -> bool:
-        """Take a call that differs from the first in its number of examples only; False where it does not fit."""
-        pairs = list(zip(*(pytree.tree_leaves((b.args, b.kwargs)) for b in (self._first, batch)), strict=True))
+        """Take a call that differs from the first in its number of examples only; False where it
+        does not fit.
+        """
+        pairs = list(
+            zip(
+                *(pytree.tree_leaves((b.args, b.kwargs)) for b in (self._first, batch)), strict=True
+            )
+        )
         rows = [_by_example(pair, (self._first.size, batch.size)) for pair in pairs]
-        same = all(a.shape[1:] == b.shape[1:] and a.device == b.device if row else _equal(a, b) for row, (a, b) in zip(rows, pairs, strict=True))
+        same = all(
+            a.shape[1:] == b.shape[1:] and a.device == b.device if row else _equal(a, b)
+            for row, (a, b) in zip(rows, pairs, strict=True)
+        )
         if not same or self.size + batch.size > self._most:
             return False
         for held, row, (_, value) in zip(self._leaves, rows, pairs, strict=True):
@@ -74,24 +91,38 @@ class Gathered:
         return True
 
     def batch(self) -> Batch:
-        """What was taken: tensors with a row for each example one after the other, the rest as in the first call."""
-        leaves = [held[: self.size] if grows else held for held, grows in zip(self._leaves, self._grows, strict=True)]
+        """What was taken: tensors with a row for each example one after the other, the rest as in
+        the first call.
+        """
+        leaves = [
+            held[: self.size] if grows else held
+            for held, grows in zip(self._leaves, self._grows, strict=True)
+        ]
         return make_batch(*pytree.tree_unflatten(leaves, self._form))
 
 
 def _by_example(values: Sequence[Any], sizes: Sequence[int]) -> bool:
-    return all(isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size for v, size in zip(values, sizes, strict=True))
+    return all(
+        isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size
+        for v, size in zip(values, sizes, strict=True)
+    )
 
 
 def _equal(x: Any, y: Any) -> bool:
-    return torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else bool(x is y or x == y)
+    return (
+        torch.equal(x, y)
+        if isinstance(x, Tensor) and isinstance(y, Tensor)
+        else bool(x is y or x == y)
+    )
 
 
 def make_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:
     """Wrap arguments; the number of examples is the first tensor's leading size."""
     leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     if not leaves:
-        raise CalibrationError("A calibration batch holds no tensor. Yield tensors, (x, y) tuples or dicts of tensors.")
+        raise CalibrationError(
+            "A calibration batch holds no tensor. Yield tensors, (x, y) tuples or dicts of tensors."
+        )
     return Batch(args, kwargs, leaves[0].shape[0] if leaves[0].dim() else 1)
 
 
@@ -110,8 +141,9 @@ def _signature(model: nn.Module) -> tuple[int, set[str], bool]:
 def to_batch(model: nn.Module, item: Any) -> Batch:
     """Turn what a loader yields into the model's arguments; labels are dropped.
 
-    A tensor is the only argument. Of a tuple or list as many leading items are taken as forward requires. A dict is
-    keyword arguments; keys such as `labels` and keys that forward does not know are left out.
+    A tensor is the only argument. Of a tuple or list as many leading items are taken as forward
+    requires. A dict is keyword arguments; keys such as `labels` and keys that forward does not
+    know are left out.
     """
     required, names, anything = _signature(model)
     if isinstance(item, Batch):
@@ -121,30 +153,38 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
     if isinstance(item, (tuple, list)):
         if len(item) < required:
             raise CalibrationError(
-                f"A calibration batch is a {type(item).__name__} of {len(item)} items, but the model's forward requires "
+                f"A calibration batch is a {type(item).__name__} of {len(item)} items, but the "
+                "model's forward requires "
                 f"{required} arguments."
             )
         return make_batch(tuple(item[:required]), {})
     if hasattr(item, "keys"):
-        kwargs = {k: item[k] for k in item.keys() if (k in names or anything) and k not in LABEL_KEYS}
+        kwargs = {
+            k: item[k] for k in item.keys() if (k in names or anything) and k not in LABEL_KEYS
+        }
         if not kwargs:
             raise CalibrationError(
-                f"A calibration batch is a dict with keys {sorted(map(str, item.keys()))}; the model's forward takes {sorted(names)}."
+                f"A calibration batch is a dict with keys {sorted(map(str, item.keys()))}; the "
+                f"model's forward takes {sorted(names)}."
             )
         return make_batch((), kwargs)
     raise CalibrationError(
-        f"A calibration batch is a {type(item).__name__}. Yield a tensor, a tuple (x, y) whose labels are ignored, or a dict of "
+        f"A calibration batch is a {type(item).__name__}. Yield a tensor, a tuple (x, y) whose "
+        "labels are ignored, or a dict of "
         "keyword arguments."
     )
 
 
 class Calibration:
-    """A calibration loader that can be read as often as the method needs, from example `start` to `stop`.
+    """A calibration loader that can be read as often as the method needs, from example `start` to
+    `stop`.
 
     Args:
         model: whose forward the batches are for.
-        loader: any re-iterable of batches, or one tensor. One-shot iterators are refused: a second pass would see nothing.
-        chunk: most examples per batch handed out; longer ones are cut. May be changed between two readings.
+        loader: any re-iterable of batches, or one tensor. One-shot iterators are refused: a second
+            pass would see nothing.
+        chunk: most examples per batch handed out; longer ones are cut. May be changed between two
+            readings.
     """
 
     def __init__(self, model: nn.Module, loader: Any, chunk: int = 128):
@@ -154,11 +194,15 @@ class Calibration:
             loader = [loader]
         if isinstance(loader, Iterator):
             raise CalibrationError(
-                f"The calibration loader is a one-shot {type(loader).__name__}: it can be read once, and calibration reads it "
-                "several times. Pass list(loader), a DataLoader, or an object whose __iter__ starts anew."
+                f"The calibration loader is a one-shot {type(loader).__name__}: it can be read "
+                "once, and calibration reads it "
+                "several times. Pass list(loader), a DataLoader, or an object whose __iter__ "
+                "starts anew."
             )
         if not isinstance(loader, Iterable):
-            raise CalibrationError(f"The calibration loader is a {type(loader).__name__}, which cannot be iterated.")
+            raise CalibrationError(
+                f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."
+            )
         self._model, self._loader, self.chunk = model, loader, chunk
         self.size = self._largest = 0
         first: Batch | None = None
@@ -169,14 +213,19 @@ class Calibration:
             self.size += batch.size
             self._largest = max(self._largest, batch.size)
         if first is None or self.size == 0:
-            raise CalibrationError("The calibration loader yields no example. A few hundred unlabelled inputs are needed.")
+            raise CalibrationError(
+                "The calibration loader yields no example. A few hundred unlabelled inputs are "
+                "needed."
+            )
         self.example = first.part(0, min(first.size, 2))
 
     def batches(self, chosen: np.ndarray | None = None) -> Iterator[Batch]:
-        """Stream the examples in order, in batches of at most `chunk` and no larger than the loader's.
+        """Stream the examples in order, in batches of at most `chunk` and no larger than the
+        loader's.
 
         Args:
-            chosen: (size,) bool, which examples; all by default. What is left of neighbouring batches is put together.
+            chosen: (size,) bool, which examples; all by default. What is left of neighbouring
+                batches is put together.
         """
         most = min(self.chunk, self._largest)
         waiting: Gathered | None = None
@@ -209,7 +258,8 @@ class Calibration:
                 yield batch.part(at, min(at + self.chunk, batch.size))
         if seen < self.size:
             raise CalibrationError(
-                f"The calibration loader gave {self.size} examples at first and {seen} later. Pass a loader that starts anew each time."
+                f"The calibration loader gave {self.size} examples at first and {seen} later. "
+                "Pass a loader that starts anew each time."
             )
 
 
@@ -218,10 +268,14 @@ def _check_like(first: Batch, batch: Batch, at: int) -> None:
     for a, b in zip(first.tensors(), batch.tensors(), strict=True):
         if a.dtype != b.dtype or a.dim() != b.dim():
             raise CalibrationError(
-                f"The calibration batch from example {at} has a tensor {tuple(b.shape)} {b.dtype}, the first one {tuple(a.shape)} {a.dtype}."
+                f"The calibration batch from example {at} has a tensor {tuple(b.shape)} "
+                f"{b.dtype}, the first one {tuple(a.shape)} {a.dtype}."
             )
         if b.is_floating_point() and not torch.isfinite(b).all():
-            raise CalibrationError(f"The calibration batch from example {at} holds NaN or infinite values. Clean the data first.")
+            raise CalibrationError(
+                f"The calibration batch from example {at} holds NaN or infinite values. Clean the "
+                "data first."
+            )
 
 
 def example_batch(model: nn.Module, example: Any) -> Batch:

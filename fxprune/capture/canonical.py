@@ -1,4 +1,6 @@
-"""The second half of capture: what torch.export traced becomes the one form that all later stations read."""
+"""The second half of capture: what torch.export traced becomes the one form that all later
+stations read.
+"""
 
 import operator
 from typing import Any
@@ -29,7 +31,9 @@ def canonicalise(module: GraphModule) -> tuple[str, ...]:
 
 
 def _free_layout(module: GraphModule) -> None:
-    """Views become reshapes, which give the same on any memory layout: nothing is changed in place any more."""
+    """Views become reshapes, which give the same on any memory layout: nothing is changed in place
+    any more.
+    """
     for node in module.graph.nodes:
         if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             node.target = torch.ops.aten.reshape.default
@@ -40,11 +44,18 @@ REGIONS = {"wrap_with_set_grad_enabled": (0, 1), "wrap_with_autocast": (2, 4)}
 
 
 def _inline_regions(module: GraphModule) -> None:
-    """Gradient and disabled autocast regions, traced as calls of a graph of their own, become part of the graph."""
+    """Gradient and disabled autocast regions, traced as calls of a graph of their own, become part
+    of the graph.
+    """
     graph = module.graph
     for node in list(graph.nodes):
         flag, place = REGIONS.get(getattr(node.target, "__name__", ""), (0, 0))
-        if node.op != "call_function" or not place or "autocast" in node.target.__name__ and node.args[flag]:
+        if (
+            node.op != "call_function"
+            or not place
+            or "autocast" in node.target.__name__
+            and node.args[flag]
+        ):
             continue
         inner = getattr(module, node.args[place].target)
         inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
@@ -61,14 +72,20 @@ def _inline_regions(module: GraphModule) -> None:
 
 
 def _register_tensors(module: GraphModule) -> None:
-    """Tensors that the trace left as plain attributes (non-persistent buffers, constants) become buffers."""
+    """Tensors that the trace left as plain attributes (non-persistent buffers, constants) become
+    buffers.
+    """
     for node in module.graph.nodes:
         if node.op != "get_attr":
             continue
         path, _, leaf = str(node.target).rpartition(".")
         owner = module.get_submodule(path)
         held = getattr(owner, leaf)
-        if isinstance(held, Tensor) and leaf not in owner._parameters and leaf not in owner._buffers:
+        if (
+            isinstance(held, Tensor)
+            and leaf not in owner._parameters
+            and leaf not in owner._buffers
+        ):
             delattr(owner, leaf)
             owner.register_buffer(leaf, held, persistent=False)
 
@@ -76,12 +93,17 @@ def _register_tensors(module: GraphModule) -> None:
 def names_of(module: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer, and the first name of the same tensor."""
     first: dict[int, str] = {}
-    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    held = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
     return {name: first.setdefault(id(tensor), name) for name, tensor in held}
 
 
 def _one_name_each(module: GraphModule) -> None:
-    """Calls read a shared tensor (siamese branches, tied embeddings) under its first name, so that it is one weight to all that follows."""
+    """Calls read a shared tensor (siamese branches, tied embeddings) under its first name, so that
+    it is one weight to all that follows.
+    """
     names = names_of(module)
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -93,22 +115,35 @@ def _constants(module: GraphModule) -> set[Node]:
     found: set[Node] = set()
     for node in module.graph.nodes:
         inputs = node.all_input_nodes
-        if node.op == "get_attr" or node.op == "call_function" and inputs and found.issuperset(inputs):
+        if (
+            node.op == "get_attr"
+            or node.op == "call_function"
+            and inputs
+            and found.issuperset(inputs)
+        ):
             found.add(node)
     return found
 
 
 def _fold_numbers(module: GraphModule) -> None:
-    """Numbers that a model reads from its own tensors (strides, temperatures) become numbers in the graph."""
+    """Numbers that a model reads from its own tensors (strides, temperatures) become numbers in
+    the graph.
+    """
     constant = _constants(module)
     numbers: dict[Node, Any] = {}
     known: dict[Node, Any] = {}
     for node in list(module.graph.nodes):
-        if getattr(node.target, "_opname", "") in ("item", "_local_scalar_dense") and node in constant:
+        if (
+            getattr(node.target, "_opname", "") in ("item", "_local_scalar_dense")
+            and node in constant
+        ):
             numbers[node] = _evaluate(module, node, known)
         elif not numbers.keys().isdisjoint(node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: numbers.get(n, n))
-            if numbers.keys() >= set(node.all_input_nodes) and getattr(node.target, "__module__", "") == "_operator":
+            if (
+                numbers.keys() >= set(node.all_input_nodes)
+                and getattr(node.target, "__module__", "") == "_operator"
+            ):
                 numbers[node] = node.target(*args, **kwargs)
             else:
                 node.args, node.kwargs = args, kwargs
@@ -120,10 +155,11 @@ READERS = ("conv", "linear")
 
 
 def _fold_weights(module: GraphModule) -> tuple[str, ...]:
-    """Weights that the model computes from parameters alone (weight norm, weight standardisation) become parameters.
+    """Weights that the model computes from parameters alone (weight norm, weight standardisation)
+    become parameters.
 
-    A channel's share in such a weight changes with the channels beside it, so nothing could be removed otherwise.
-    Returns a note per weight.
+    A channel's share in such a weight changes with the channels beside it, so nothing could be
+    removed otherwise. Returns a note per weight.
     """
     graph, notes, constant = module.graph, [], _constants(module)
     for node in list(graph.nodes):
@@ -136,16 +172,24 @@ def _fold_weights(module: GraphModule) -> tuple[str, ...]:
         path = _layer_path(node)
         target = f"{path}.weight" if path else f"computed_{weight.name}"
         value = _evaluate(module, weight, {})
-        taken = [n for n in graph.nodes if n.op == "get_attr" and n.target == target and not _only_feeds(n, weight)]
+        taken = [
+            n
+            for n in graph.nodes
+            if n.op == "get_attr" and n.target == target and not _only_feeds(n, weight)
+        ]
         if not isinstance(value, Tensor) or taken:
             continue
         _set_parameter(module, target, nn.Parameter(value.detach().clone()))
         with graph.inserting_before(weight):
             held = graph.get_attr(target)
-        held.meta = {k: v for k, v in weight.meta.items() if k == "val"} | {"nn_module_stack": node.meta.get("nn_module_stack", {})}
+        held.meta = {k: v for k, v in weight.meta.items() if k == "val"} | {
+            "nn_module_stack": node.meta.get("nn_module_stack", {})
+        }
         weight.replace_all_uses_with(held)
         constant.add(held)
-        notes.append(f"{target}: the weight that is computed from other parameters is folded into one")
+        notes.append(
+            f"{target}: the weight that is computed from other parameters is folded into one"
+        )
     if notes:
         graph.eliminate_dead_code()
         module.recompile()
@@ -154,7 +198,11 @@ def _fold_weights(module: GraphModule) -> tuple[str, ...]:
 
 def _is_movement(node: Node) -> bool:
     """Transposes and views of a parameter, all the way up."""
-    moves = isinstance(node.target, torch._ops.OpOverload) and node.target.is_view or node.target is operator.getitem
+    moves = (
+        isinstance(node.target, torch._ops.OpOverload)
+        and node.target.is_view
+        or node.target is operator.getitem
+    )
     return node.op == "get_attr" or moves and all(_is_movement(i) for i in node.all_input_nodes)
 
 
@@ -207,7 +255,11 @@ def _set_parameter(module: GraphModule, target: str, value: nn.Parameter) -> Non
 
 
 def mutates(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and "batch_norm" not in str(node.target)
+    return (
+        isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.is_mutable
+        and "batch_norm" not in str(node.target)
+    )
 
 
 def _functional(target: torch._ops.OpOverload) -> Any:
@@ -220,7 +272,9 @@ def _functional(target: torch._ops.OpOverload) -> Any:
 
 
 def plain_inplace(node: Node) -> bool:
-    """An in-place call whose operand nobody reads afterwards, under any name: it may as well be out of place."""
+    """An in-place call whose operand nobody reads afterwards, under any name: it may as well be
+    out of place.
+    """
     if not isinstance(node.target, torch._ops.OpOverload) or _functional(node.target) is None:
         return False
     source = node.args[0]
@@ -232,24 +286,36 @@ def plain_inplace(node: Node) -> bool:
     # Every alias of the operand: the views it comes from and all views of those.
     while frontier:
         at = frontier.pop()
-        if isinstance(at.target, torch._ops.OpOverload) and at.target.is_view and isinstance(at.args[0], Node):
+        if (
+            isinstance(at.target, torch._ops.OpOverload)
+            and at.target.is_view
+            and isinstance(at.args[0], Node)
+        ):
             found = [at.args[0]]
         else:
             found = []
-        found += [u for u in at.users if isinstance(u.target, torch._ops.OpOverload) and u.target.is_view]
+        found += [
+            u for u in at.users if isinstance(u.target, torch._ops.OpOverload) and u.target.is_view
+        ]
         for other in found:
             if other not in seen:
                 seen.add(other)
                 frontier.append(other)
     if any(n.op in ("placeholder", "get_attr") for n in seen):
-        return source.op == "placeholder" and len(seen) == 1 and all(order[u] <= order[node] for u in source.users)
-    return all(order[user] <= order[node] or user in seen for alias in seen for user in alias.users) and all(
-        order[alias] <= order[node] for alias in seen
-    )
+        return (
+            source.op == "placeholder"
+            and len(seen) == 1
+            and all(order[u] <= order[node] for u in source.users)
+        )
+    return all(
+        order[user] <= order[node] or user in seen for alias in seen for user in alias.users
+    ) and all(order[alias] <= order[node] for alias in seen)
 
 
 def _make_functional(module: GraphModule) -> None:
-    """Make in-place calls functional, drop assertions, guards, dead code and training counters' reads."""
+    """Make in-place calls functional, drop assertions, guards, dead code and training counters'
+    reads.
+    """
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn":
@@ -258,7 +324,10 @@ def _make_functional(module: GraphModule) -> None:
         if node.op != "call_function":
             continue
         if isinstance(node.target, torch._ops.OpOverload):
-            if node.target._opname.startswith(("_assert", "sym_constrain")) or node.target.namespace == "_guards":
+            if (
+                node.target._opname.startswith(("_assert", "sym_constrain"))
+                or node.target.namespace == "_guards"
+            ):
                 if not node.users:
                     graph.erase_node(node)
                 continue

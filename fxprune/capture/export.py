@@ -27,7 +27,8 @@ DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 @dataclass(frozen=True)
 class Captured:
-    """A model as a graph of ATen calls whose weights are `get_attr` nodes under their qualified names.
+    """A model as a graph of ATen calls whose weights are `get_attr` nodes under their qualified
+    names.
 
     Attributes:
         graph: the module; a copy, sharing no tensor with the caller's model.
@@ -52,17 +53,24 @@ def check_model(model: nn.Module) -> None:
         raise UnsupportedError("The model has no parameters: there is nothing to compress.")
     for name, tensor in model.named_parameters():
         if tensor.is_meta:
-            raise UnsupportedError(f"Parameter {name} is on the meta device and has no values. Load the weights first.")
+            raise UnsupportedError(
+                f"Parameter {name} is on the meta device and has no values. Load the weights first."
+            )
         if tensor.is_quantized or type(tensor) not in (nn.Parameter, Tensor):
             raise UnsupportedError(
-                f"Parameter {name} is quantized or a {type(tensor).__name__}. Compress the float model first, then quantize the result."
+                f"Parameter {name} is quantized or a {type(tensor).__name__}. Compress the float "
+                "model first, then quantize the result."
             )
         if tensor.dtype not in DTYPES:
-            raise UnsupportedError(f"Parameter {name} has dtype {tensor.dtype}; fxprune takes {', '.join(sorted(map(str, DTYPES)))}.")
+            raise UnsupportedError(
+                f"Parameter {name} has dtype {tensor.dtype}; fxprune takes "
+                f"{', '.join(sorted(map(str, DTYPES)))}."
+            )
     for name, module in model.named_modules():
         if "quantized" in type(module).__module__:
             raise UnsupportedError(
-                f"Module {name} is a quantized {type(module).__name__}. Compress the float model first, then quantize the result."
+                f"Module {name} is a quantized {type(module).__name__}. Compress the float model "
+                "first, then quantize the result."
             )
 
 
@@ -84,13 +92,17 @@ def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
 
 
 def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
-    """Trace with a free batch size, and with free image sizes where the trace would hold the example's otherwise."""
+    """Trace with a free batch size, and with free image sizes where the trace would hold the
+    example's otherwise.
+    """
     start = time.monotonic()
     try:
         program = _traced_after_another_size(model, batch)
     except Exception as error:
         return _fixed(model, batch, error), ()
-    if not any(t.dim() >= 4 for t in batch.tensors()) or not any(_sized(node) for node in program.graph.nodes):
+    if not any(t.dim() >= 4 for t in batch.tensors()) or not any(
+        _sized(node) for node in program.graph.nodes
+    ):
         return program, ()
     # Windows, grids and attention make symbolic sizes that take minutes to simplify.
     if not any(_attends(node) or _folds(node) for node in program.graph.nodes):
@@ -99,7 +111,9 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
                 return _traced(model, batch, spatial=True), ()
         except Exception:
             pass
-    return program, ("the image size could not be left free: the result takes images of the example's size only",)
+    return program, (
+        "the image size could not be left free: the result takes images of the example's size only",
+    )
 
 
 PATIENCE = 10.0
@@ -118,17 +132,22 @@ class _Deadline(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _traced(model: nn.Module, batch: Batch, spatial: bool, strict: bool = False) -> torch.export.ExportedProgram:
+def _traced(
+    model: nn.Module, batch: Batch, spatial: bool, strict: bool = False
+) -> torch.export.ExportedProgram:
     args, kwargs = _dynamic_shapes(model, batch, spatial)
     # Bound as torch.export binds the example, so that *args and **kwargs are nested alike.
     shapes = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    return torch.export.export(model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict)
+    return torch.export.export(
+        model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict
+    )
 
 
 def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
     """Trace with a free batch size; where that fails, once more after a run on one example.
 
-    A model that keeps what it made for the last shape (anchors, positions) compares that with the traced shape, which ties the two.
+    A model that keeps what it made for the last shape (anchors, positions) compares that with the
+    traced shape, which ties the two.
     """
     try:
         return _traced(model, batch, spatial=False)
@@ -139,12 +158,15 @@ def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.E
         try:
             return _traced(model, batch, spatial=False)
         except Exception:
-            # Reading the source, not only running it, leaves free what Python makes an integer of, such as len(x).
+            # Reading the source, not only running it, leaves free what Python makes an integer of,
+            # such as len(x).
             return _traced(model, batch, spatial=False, strict=True)
 
 
 def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.ExportedProgram:
-    """Trace at the example's shapes; raises what stood in the way of a free batch size where that fails too."""
+    """Trace at the example's shapes; raises what stood in the way of a free batch size where that
+    fails too.
+    """
     try:
         # Earlier attempts leave marks of free axes on their tensors.
         batch = batch.map(torch.clone)
@@ -152,15 +174,19 @@ def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.Exp
     except Exception:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise CaptureError(
-            f"torch.export could not capture {type(model).__name__} on inputs {[tuple(t.shape) for t in batch.tensors()]}: "
-            f"{type(error).__name__}: {first}. If a part of the model depends on the data (detection post-processing, generation "
+            f"torch.export could not capture {type(model).__name__} on inputs "
+            f"{[tuple(t.shape) for t in batch.tensors()]}: "
+            f"{type(error).__name__}: {first}. If a part of the model depends on the data "
+            "(detection post-processing, generation "
             'loops), compress the other parts in place with targets=["name", ...].'
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the log of attempts that torch.export gives up: what it means reaches the caller as an error."""
+    """Without the log of attempts that torch.export gives up: what it means reaches the caller as
+    an error.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -173,8 +199,33 @@ def _quiet() -> Iterator[None]:
 
 
 RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten", "repeat"})
-CUTS = frozenset({"slice", "narrow", "split", "split_with_sizes", "chunk", "select", "roll", "unfold", "index_select"})
-MAKERS = frozenset({"arange", "zeros", "ones", "full", "linspace", "meshgrid", "im2col", "col2im", "affine_grid_generator", "pad"})
+CUTS = frozenset(
+    {
+        "slice",
+        "narrow",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "select",
+        "roll",
+        "unfold",
+        "index_select",
+    }
+)
+MAKERS = frozenset(
+    {
+        "arange",
+        "zeros",
+        "ones",
+        "full",
+        "linspace",
+        "meshgrid",
+        "im2col",
+        "col2im",
+        "affine_grid_generator",
+        "pad",
+    }
+)
 
 
 def _sized(node: Node) -> bool:
@@ -185,18 +236,28 @@ def _sized(node: Node) -> bool:
     if name in RESHAPES and isinstance(val, Tensor):
         return val.dim() > 2 and any(isinstance(s, int) and s > 1 for s in val.shape[2:])
     if name in CUTS:
-        dim = node.args[2] if name.startswith(("split", "roll")) and len(node.args) > 2 else node.args[1] if len(node.args) > 1 else 0
+        dim = (
+            node.args[2]
+            if name.startswith(("split", "roll")) and len(node.args) > 2
+            else node.args[1]
+            if len(node.args) > 1
+            else 0
+        )
         return not isinstance(dim, int) or dim not in (0, 1)
     if name.startswith("avg_pool"):
         source, kernel = node.args[0].meta["val"], list(node.args[1])  # type: ignore[union-attr, arg-type]
         return tuple(source.shape[-len(kernel) :]) == tuple(kernel)
-    return name in MAKERS or name.startswith(("upsample", "_upsample", "constant_pad", "grid_sampler"))
+    return name in MAKERS or name.startswith(
+        ("upsample", "_upsample", "constant_pad", "grid_sampler")
+    )
 
 
 def _attends(node: Node) -> bool:
     """A product of two activations."""
     name = getattr(node.target, "_opname", "")
-    if not name.startswith(("matmul", "bmm", "einsum", "scaled_dot_product", "_scaled_dot_product")):
+    if not name.startswith(
+        ("matmul", "bmm", "einsum", "scaled_dot_product", "_scaled_dot_product")
+    ):
         return False
     return all(n.op == "call_function" for n in node.all_input_nodes[:2])
 
@@ -228,7 +289,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
             duplicate(*batch.args, **batch.kwargs)
         except Exception as error:
             raise CaptureError(
-                f"{type(model).__name__} does not run on the example {[tuple(t.shape) for t in batch.tensors()]}: "
+                f"{type(model).__name__} does not run on the example "
+                f"{[tuple(t.shape) for t in batch.tensors()]}: "
                 f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
             ) from error
         with _quiet():
@@ -243,12 +305,18 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)
         for v in n.meta["val"].shape
     ):
-        notes: tuple[str, ...] = ("the batch size could not be left free: the result takes batches of two only",)
+        notes: tuple[str, ...] = (
+            "the batch size could not be left free: the result takes batches of two only",
+        )
     else:
         notes = fixed
     notes += canonicalise(module)
     used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
-    lost = [n for n, _ in duplicate.named_parameters() if n not in used and n not in dict(module.named_parameters())]
+    lost = [
+        n
+        for n, _ in duplicate.named_parameters()
+        if n not in used and n not in dict(module.named_parameters())
+    ]
     if lost:
         notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
     return Captured(module, batch, notes)

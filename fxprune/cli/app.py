@@ -22,17 +22,34 @@ from fxprune.session import EFFORT, RoundTo
 from fxprune.timing.benchmark import MODES
 
 app = typer.Typer(
-    help="Make trained PyTorch models smaller and faster without fine-tuning.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Make trained PyTorch models smaller and faster without fine-tuning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Argument(help="package.module:factory, such as torchvision.models:resnet18", show_default=False)]
-Weights = Annotated[Path | None, typer.Option(help="safetensors, or a state dict (read with weights_only=True)")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="package.module:factory, such as torchvision.models:resnet18", show_default=False
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="safetensors, or a state dict (read with weights_only=True)")
+]
 Data = Annotated[str, typer.Option(help="folder of images, .npz, or package.module:loader_factory")]
-Shape = Annotated[str, typer.Option(help="one example's shape without the batch, such as 3,224,224")]
+Shape = Annotated[
+    str, typer.Option(help="one example's shape without the batch, such as 3,224,224")
+]
 Size = Annotated[int, typer.Option(help="images of a folder: side of the centre crop")]
 Grey = Annotated[bool, typer.Option(help="images of a folder: one channel")]
-Numbers = Annotated[str, typer.Option(help="per channel, comma-separated, of values in [0, 1]; ImageNet's by default")]
-Ignore = Annotated[list[str] | None, typer.Option(help="module or parameter that keeps its shape (globs; may be repeated)")]
+Numbers = Annotated[
+    str,
+    typer.Option(help="per channel, comma-separated, of values in [0, 1]; ImageNet's by default"),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="module or parameter that keeps its shape (globs; may be repeated)"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 SAVED = "model.safetensors"
 """The compressed model in the folder that `compress --out` writes."""
@@ -84,9 +101,13 @@ def _example(net: nn.Module, shape: str, data: str, size: int, grey: bool) -> An
         try:
             return torch.zeros(2, *(int(s) for s in shape.split(",")))
         except (ValueError, RuntimeError) as error:
-            raise SourceError(f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224.") from error
+            raise SourceError(
+                f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224."
+            ) from error
     if data:
-        return Calibration(net, sources.data(data, sources.ImageOptions(size, grey), limit=2)).example
+        return Calibration(
+            net, sources.data(data, sources.ImageOptions(size, grey), limit=2)
+        ).example
     raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
 
 
@@ -119,18 +140,41 @@ def analyze(
     found = fxprune.analyze(net, example, ignore=ignore or ())
     table = Table(title=f"{len(found.groups)} channel groups", title_justify="left")
     for column in ("group", "channels", "blocks", "made by", "read by"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("channels", "blocks") else "left")
+        table.add_column(
+            column, overflow="fold", justify="right" if column in ("channels", "blocks") else "left"
+        )
     groups: list[dict[str, Any]] = []
     for group in found.groups:
         members = [f"{p}[{a}]" for p, a in group.members]
         readers = list(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers))
-        table.add_row(group.name, str(group.channels), str(len(group.blocks)), " ".join(members), " ".join(readers))
+        table.add_row(
+            group.name,
+            str(group.channels),
+            str(len(group.blocks)),
+            " ".join(members),
+            " ".join(readers),
+        )
         groups.append(
-            {"name": group.name, "channels": group.channels, "blocks": len(group.blocks), "members": members, "consumers": readers}
+            {
+                "name": group.name,
+                "channels": group.channels,
+                "blocks": len(group.blocks),
+                "members": members,
+                "consumers": readers,
+            }
         )
     for left in found.pinned:
-        table.add_row(f"[dim]{left.parameter}[/dim]", str(left.size), "", f"[dim]left alone: {left.reason}[/dim]", "")
-    alone = [{"parameter": p.parameter, "axis": p.axis, "size": p.size, "reason": p.reason} for p in found.pinned]
+        table.add_row(
+            f"[dim]{left.parameter}[/dim]",
+            str(left.size),
+            "",
+            f"[dim]left alone: {left.reason}[/dim]",
+            "",
+        )
+    alone = [
+        {"parameter": p.parameter, "axis": p.axis, "size": p.size, "reason": p.reason}
+        for p in found.pinned
+    ]
     _show(table, json.dumps({"groups": groups, "alone": alone}), as_json)
 
 
@@ -140,17 +184,42 @@ def compress(
     model: Model,
     data: Data,
     weights: Weights = None,
-    flops: Annotated[float | None, typer.Option(help="fraction of the FLOPs to keep at most")] = None,
-    params: Annotated[float | None, typer.Option(help="fraction of the parameters to keep at most")] = None,
-    agreement: Annotated[float | None, typer.Option(help="certified share of equal decisions; 0.99 where no budget is named")] = None,
-    latency: Annotated[float | None, typer.Option(help="fraction of the original's time per call to keep, measured")] = None,
-    latency_batch: Annotated[int, typer.Option(help="examples per call that latency is measured with")] = 1,
-    compiled: Annotated[bool, typer.Option("--compiled", help="measure latency under torch.compile")] = False,
-    method: Annotated[str, typer.Option(help="auto, channels, uniform, paper, paper-uniform or magnitude")] = "auto",
-    selector: Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")] = "output-aware",
+    flops: Annotated[
+        float | None, typer.Option(help="fraction of the FLOPs to keep at most")
+    ] = None,
+    params: Annotated[
+        float | None, typer.Option(help="fraction of the parameters to keep at most")
+    ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(help="certified share of equal decisions; 0.99 where no budget is named"),
+    ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="fraction of the original's time per call to keep, measured"),
+    ] = None,
+    latency_batch: Annotated[
+        int, typer.Option(help="examples per call that latency is measured with")
+    ] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="measure latency under torch.compile")
+    ] = False,
+    method: Annotated[
+        str, typer.Option(help="auto, channels, uniform, paper, paper-uniform or magnitude")
+    ] = "auto",
+    selector: Annotated[
+        str, typer.Option(help="output-aware, pivoted-qr or magnitude")
+    ] = "output-aware",
     ignore: Ignore = None,
-    round_to: Annotated[str, typer.Option(help="widths are multiples of this, or auto; 1 by default, auto with --latency")] = "",
-    effort: Annotated[int, typer.Option(help="how many plans are tried on calibration examples")] = EFFORT,
+    round_to: Annotated[
+        str,
+        typer.Option(
+            help="widths are multiples of this, or auto; 1 by default, auto with --latency"
+        ),
+    ] = "",
+    effort: Annotated[
+        int, typer.Option(help="how many plans are tried on calibration examples")
+    ] = EFFORT,
     seed: int = 0,
     batch: Annotated[int, typer.Option(help="examples per batch, of folders and arrays")] = 50,
     limit: Annotated[int | None, typer.Option(help="most examples, of folders and arrays")] = None,
@@ -158,7 +227,12 @@ def compress(
     grey: Grey = False,
     mean: Numbers = "",
     std: Numbers = "",
-    out: Annotated[Path | None, typer.Option(help="folder for model.safetensors (read by fxprune.load), plan.json and report.json")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for model.safetensors (read by fxprune.load), plan.json and report.json"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compress a model and print the report."""
@@ -166,9 +240,20 @@ def compress(
     options = sources.ImageOptions(size, grey, _floats(mean), _floats(std))
     loader = sources.data(data, options, batch, limit)
     small = fxprune.compress(
-        net, loader, flops=flops, params=params, agreement=agreement, latency=latency, workload=fxprune.Workload(latency_batch, compiled),
-        method=method, selector=selector, ignore=ignore or (), round_to=_multiple(round_to), effort=effort, seed=seed,
-    )  # fmt: skip
+        net,
+        loader,
+        flops=flops,
+        params=params,
+        agreement=agreement,
+        latency=latency,
+        workload=fxprune.Workload(latency_batch, compiled),
+        method=method,
+        selector=selector,
+        ignore=ignore or (),
+        round_to=_multiple(round_to),
+        effort=effort,
+        seed=seed,
+    )
     result = fxprune.report(small)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -181,33 +266,51 @@ def compress(
 @app.command()
 @_clean
 def bench(
-    small: Annotated[Path, typer.Argument(help="what fxprune.save wrote, or the folder that `compress --out` wrote")],
+    small: Annotated[
+        Path,
+        typer.Argument(help="what fxprune.save wrote, or the folder that `compress --out` wrote"),
+    ],
     original: Model,
     weights: Weights = None,
     shape: Shape = "",
     data: Data = "",
     size: Size = 224,
     grey: Grey = False,
-    batch: Annotated[list[int] | None, typer.Option(help="examples per call (may be repeated); 1 and 32 by default")] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="eager or compiled (may be repeated); both by default")] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="examples per call (may be repeated); 1 and 32 by default"),
+    ] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="eager or compiled (may be repeated); both by default")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="such as cuda; the CPU by default")] = None,
-    threads: Annotated[int | None, typer.Option(help="of the CPU; what torch uses by default")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="of the CPU; what torch uses by default")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="interleaved rounds per workload")] = 15,
     as_json: Json = False,
 ) -> None:
     """Measure a saved compressed model beside its original: latency and memory, taking turns."""
     net = sources.model(original, weights)
     result = fxprune.benchmark(
-        fxprune.load(small / SAVED if small.is_dir() else small), net, _example(net, shape, data, size, grey), batches=batch or (1, 32),
-        modes=mode or MODES, device=device, threads=threads, rounds=rounds,
-    )  # fmt: skip
+        fxprune.load(small / SAVED if small.is_dir() else small),
+        net,
+        _example(net, shape, data, size, grey),
+        batches=batch or (1, 32),
+        modes=mode or MODES,
+        device=device,
+        threads=threads,
+        rounds=rounds,
+    )
     _show(result, result.to_json(), as_json)
 
 
 @app.command()
 @_clean
 def report(
-    path: Annotated[Path, typer.Argument(help="a report.json, or the folder that `compress --out` wrote")],
+    path: Annotated[
+        Path, typer.Argument(help="a report.json, or the folder that `compress --out` wrote")
+    ],
     as_json: Json = False,
 ) -> None:
     """Print a saved report."""

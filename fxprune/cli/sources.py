@@ -47,9 +47,12 @@ class ImageOptions:
         std = self.std or (IMAGENET[1] if channels == 3 else (0.5,) * channels)
         if len(mean) != channels or len(std) != channels:
             raise SourceError(
-                f"The images have {channels} channels; --mean has {len(mean)} values and --std {len(std)}. Give one per channel."
+                f"The images have {channels} channels; --mean has {len(mean)} values and --std "
+                f"{len(std)}. Give one per channel."
             )
-        return (images.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+        return (images.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(
+            -1, 1, 1
+        )
 
 
 def named(spec: str) -> Any:
@@ -60,13 +63,18 @@ def named(spec: str) -> Any:
     """
     module, colon, path = spec.partition(":")
     if not colon or not module or not path:
-        raise SourceError(f"{spec!r} is not of the form package.module:factory, such as torchvision.models:resnet18.")
+        raise SourceError(
+            f"{spec!r} is not of the form package.module:factory, such as "
+            "torchvision.models:resnet18."
+        )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
-        raise SourceError(f"Importing {module} for {spec!r} fails: {type(error).__name__}: {error}.") from error
+        raise SourceError(
+            f"Importing {module} for {spec!r} fails: {type(error).__name__}: {error}."
+        ) from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise SourceError(f"{spec!r}: {module} has no {path}.")
@@ -81,7 +89,9 @@ def _called(spec: str) -> Any:
     try:
         return found()
     except Exception as error:
-        raise SourceError(f"{spec}() fails: {type(error).__name__}: {error}. A factory takes no argument.") from error
+        raise SourceError(
+            f"{spec}() fails: {type(error).__name__}: {error}. A factory takes no argument."
+        ) from error
 
 
 def model(spec: str, weights: Path | None = None) -> nn.Module:
@@ -102,7 +112,9 @@ def model(spec: str, weights: Path | None = None) -> nn.Module:
             made.load_state_dict(state_dict(weights))
         except RuntimeError as error:
             problems = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-            raise SourceError(f"{weights} does not fit {type(made).__name__}: {problems}") from error
+            raise SourceError(
+                f"{weights} does not fit {type(made).__name__}: {problems}"
+            ) from error
     return made.eval()
 
 
@@ -115,10 +127,17 @@ def state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise SourceError(f"There is no weights file {path}.")
     try:
-        held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        held = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # a damaged archive raises whatever its readers stumble over
         first = (str(error).strip().splitlines() or [""])[0]
-        raise SourceError(f"{path} is neither safetensors nor a weights-only state dict: {type(error).__name__}: {first}") from error
+        raise SourceError(
+            f"{path} is neither safetensors nor a weights-only state dict: "
+            f"{type(error).__name__}: {first}"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
@@ -131,7 +150,8 @@ def data(spec: str, options: ImageOptions, batch: int = 50, limit: int | None = 
     """A re-iterable of calibration batches.
 
     Args:
-        spec: a folder of images (searched with its subfolders), an .npz file, or `package.module:loader_factory`.
+        spec: a folder of images (searched with its subfolders), an .npz file, or
+            `package.module:loader_factory`.
         options: how images become inputs.
         batch: examples per batch, of folders and arrays.
         limit: most examples, of folders and arrays.
@@ -146,29 +166,43 @@ def data(spec: str, options: ImageOptions, batch: int = 50, limit: int | None = 
         return arrays(path, options, batch, limit)
     if ":" in spec:
         return _called(spec)
-    raise SourceError(f"There is no data at {spec!r}: name a folder of images, an .npz file, or package.module:loader_factory.")
+    raise SourceError(
+        f"There is no data at {spec!r}: name a folder of images, an .npz file, or "
+        "package.module:loader_factory."
+    )
 
 
 def arrays(path: Path, options: ImageOptions, batch: int, limit: int | None) -> list[Tensor]:
     """Batches from an .npz: its array `calibration`, `images`, `inputs` or `x`, or its only one.
 
-    uint8 arrays are images, (N, H, W) or (N, H, W, C), and are normalised; others are taken as they are.
+    uint8 arrays are images, (N, H, W) or (N, H, W, C), and are normalised; others are taken as
+    they are.
     """
     if not path.is_file():
         raise SourceError(f"There is no file {path}.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            key = next((k for k in KEYS if k in file.files), file.files[0] if len(file.files) == 1 else None)
+            key = next(
+                (k for k in KEYS if k in file.files),
+                file.files[0] if len(file.files) == 1 else None,
+            )
             if key is None:
-                raise SourceError(f"{path} holds the arrays {file.files}; name the inputs one of {', '.join(KEYS)}.")
+                raise SourceError(
+                    f"{path} holds the arrays {file.files}; name the inputs one of "
+                    f"{', '.join(KEYS)}."
+                )
             held = torch.from_numpy(np.ascontiguousarray(file[key][:limit]))
     except SourceError:
         raise
     except Exception as error:  # a damaged archive raises whatever its readers stumble over
-        raise SourceError(f"{path} cannot be read as an .npz of plain arrays: {type(error).__name__}: {error}.") from error
+        raise SourceError(
+            f"{path} cannot be read as an .npz of plain arrays: {type(error).__name__}: {error}."
+        ) from error
     if held.dtype is torch.uint8:
         if held.dim() not in (3, 4):
-            raise SourceError(f"{path}: images must be (N, H, W) or (N, H, W, C), not {tuple(held.shape)}.")
+            raise SourceError(
+                f"{path}: images must be (N, H, W) or (N, H, W, C), not {tuple(held.shape)}."
+            )
         held = options.normalise(held.unsqueeze(1) if held.dim() == 3 else held.movedim(3, 1))
     elif held.dtype is torch.float64:
         held = held.float()
@@ -190,7 +224,10 @@ class ImageFolder:
         try:
             from PIL import Image
         except ImportError as error:
-            raise SourceError('Reading a folder of images needs Pillow: pip install "fxprune[vision]" or pip install pillow.') from error
+            raise SourceError(
+                'Reading a folder of images needs Pillow: pip install "fxprune[vision]" or pip '
+                "install pillow."
+            ) from error
         self._image = Image
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
         if not files:
@@ -204,7 +241,9 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[Tensor]:
         for at in range(0, len(self._files), self._batch):
-            yield self._options.normalise(torch.stack([self._read(p) for p in self._files[at : at + self._batch]]))
+            yield self._options.normalise(
+                torch.stack([self._read(p) for p in self._files[at : at + self._batch]])
+            )
 
     def _read(self, path: Path) -> Tensor:
         size = self._options.size

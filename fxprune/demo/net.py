@@ -1,4 +1,6 @@
-"""The demo network: a plain VGG with BatchNorm and a two-layer classifier for 28 x 28 grey images."""
+"""The demo network: a plain VGG with BatchNorm and a two-layer classifier for 28 x 28 grey
+images.
+"""
 
 from torch import Tensor, nn
 
@@ -14,7 +16,9 @@ class VGG(nn.Module):
     Shapes: (N, 1, 28, 28) float images to (N, classes) logits.
     """
 
-    def __init__(self, classes: int = 10, widths: tuple[int, ...] = (32, 64, 128), hidden: int = 256):
+    def __init__(
+        self, classes: int = 10, widths: tuple[int, ...] = (32, 64, 128), hidden: int = 256
+    ):
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1

@@ -1,4 +1,6 @@
-"""The demo: a trained VGG on Fashion-MNIST, compressed to half its FLOPs, with the reference method beside it."""
+"""The demo: a trained VGG on Fashion-MNIST, compressed to half its FLOPs, with the reference
+method beside it.
+"""
 
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +22,9 @@ from fxprune.session import RoundTo
 from fxprune.timing.measure import Workload, interleaved, prepared, running
 
 METHODS: dict[str, RoundTo] = {"auto": "auto", "paper": 1}
-"""Methods with what widths are multiples of: what the processor's kernels use well; the reference knows none."""
+"""Methods with what widths are multiples of: what the processor's kernels use well; the reference
+knows none.
+"""
 LATENCY_BATCH = 100
 ROUNDS = 9
 
@@ -32,7 +36,8 @@ class Measured:
     Attributes:
         name: `original` or the method that compressed it.
         accuracy: share of evaluation images whose largest logit is the label's.
-        agreement: share decided like the original; `bound` its one-sided 95 % Clopper-Pearson lower bound.
+        agreement: share decided like the original; `bound` its one-sided 95 % Clopper-Pearson
+            lower bound.
         flops, params: per example, and of all weights.
         bytes: of the weights as a safetensors file, float32.
         latency: median seconds for a batch of `LATENCY_BATCH` images.
@@ -66,11 +71,14 @@ class Demo:
     def __rich__(self) -> Table:
         """One column per model."""
         table = Table(
-            title=f"VGG on Fashion-MNIST at half the FLOPs: {self.calibration:,} unlabelled calibration images, no fine-tuning, "
+            title=f"VGG on Fashion-MNIST at half the FLOPs: {self.calibration:,} unlabelled "
+            "calibration images, no fine-tuning, "
             f"{self.images:,} test images",
             title_justify="left",
-            caption=f"Latency: median of {ROUNDS} interleaved rounds, batch of {LATENCY_BATCH}, {self.threads} thread(s). "
-            "Bounds: one-sided 95 % Clopper-Pearson. fxprune's widths suit the processor (round_to='auto'), the reference's are free.",
+            caption=f"Latency: median of {ROUNDS} interleaved rounds, batch of {LATENCY_BATCH}, "
+            f"{self.threads} thread(s). "
+            "Bounds: one-sided 95 % Clopper-Pearson. fxprune's widths suit the processor "
+            "(round_to='auto'), the reference's are free.",
             caption_justify="left",
         )
         table.add_column("")
@@ -79,13 +87,29 @@ class Demo:
             table.add_column(names[model.name], justify="right")
         first = self.models[0]
         table.add_row("accuracy", *(f"{m.accuracy:.2%}" for m in self.models))
-        table.add_row("same decision as the original", *("" if m is first else f"{m.agreement:.2%}" for m in self.models))
-        table.add_row("  at least, with 95 % confidence", *("" if m is first else f"{m.bound:.2%}" for m in self.models))
-        table.add_row("MFLOPs per image", *(f"{m.flops / 1e6:.1f} ({m.flops / first.flops:.0%})" for m in self.models))
-        table.add_row("parameters", *(f"{m.params:,} ({m.params / first.params:.0%})" for m in self.models))
+        table.add_row(
+            "same decision as the original",
+            *("" if m is first else f"{m.agreement:.2%}" for m in self.models),
+        )
+        table.add_row(
+            "  at least, with 95 % confidence",
+            *("" if m is first else f"{m.bound:.2%}" for m in self.models),
+        )
+        table.add_row(
+            "MFLOPs per image",
+            *(f"{m.flops / 1e6:.1f} ({m.flops / first.flops:.0%})" for m in self.models),
+        )
+        table.add_row(
+            "parameters", *(f"{m.params:,} ({m.params / first.params:.0%})" for m in self.models)
+        )
         table.add_row("weights, kB", *(f"{m.bytes / 1e3:,.0f}" for m in self.models))
-        table.add_row("latency, ms", *(f"{m.latency * 1e3:.1f} ({m.latency / first.latency:.0%})" for m in self.models))
-        table.add_row("compressing took, s", *("" if m is first else f"{m.seconds:.1f}" for m in self.models))
+        table.add_row(
+            "latency, ms",
+            *(f"{m.latency * 1e3:.1f} ({m.latency / first.latency:.0%})" for m in self.models),
+        )
+        table.add_row(
+            "compressing took, s", *("" if m is first else f"{m.seconds:.1f}" for m in self.models)
+        )
         return table
 
 
@@ -114,7 +138,17 @@ def run(flops: float = 0.5, seed: int = 0, progress: bool = True) -> Demo:
     nets, seconds = [original], [0.0]
     for method, multiple in METHODS.items():
         start = time.perf_counter()
-        nets.append(compress(original, images.calibration, flops=flops, method=method, round_to=multiple, seed=seed, progress=progress))
+        nets.append(
+            compress(
+                original,
+                images.calibration,
+                flops=flops,
+                method=method,
+                round_to=multiple,
+                seed=seed,
+                progress=progress,
+            )
+        )
         seconds.append(time.perf_counter() - start)
     reports = [report(net) for net in nets[1:]]
     flop_counts = [reports[0].flops[0], *(r.flops[1] for r in reports)]
@@ -122,9 +156,13 @@ def run(flops: float = 0.5, seed: int = 0, progress: bool = True) -> Demo:
     workload = Workload(LATENCY_BATCH)
     with running(workload):
         example = to_batch(original, images.images[:LATENCY_BATCH])
-        times = np.median(interleaved([prepared(net, example, workload) for net in nets], ROUNDS, 0.1), axis=0).tolist()
+        times = np.median(
+            interleaved([prepared(net, example, workload) for net in nets], ROUNDS, 0.1), axis=0
+        ).tolist()
     measured = []
-    for name, net, count, latency, took in zip(("original", *METHODS), nets, flop_counts, times, seconds, strict=True):
+    for name, net, count, latency, took in zip(
+        ("original", *METHODS), nets, flop_counts, times, seconds, strict=True
+    ):
         chosen = decisions(net, images.images)
         agreeing = int((chosen == reference).sum())
         measured.append(
@@ -140,4 +178,6 @@ def run(flops: float = 0.5, seed: int = 0, progress: bool = True) -> Demo:
                 took,
             )
         )
-    return Demo(len(images.images), len(images.calibration), torch.get_num_threads(), tuple(measured))
+    return Demo(
+        len(images.images), len(images.calibration), torch.get_num_threads(), tuple(measured)
+    )

@@ -25,7 +25,9 @@ TRIAL_RIDGE = 0.1
 """Of every layer while a plan is only tried."""
 
 
-def surviving_channels(session: Session, profiles: Sequence[Profile], widths: np.ndarray) -> np.ndarray:
+def surviving_channels(
+    session: Session, profiles: Sequence[Profile], widths: np.ndarray
+) -> np.ndarray:
     """Surviving channels: the last ones of each group's removal order."""
     alive = np.ones(len(session.analysis.group_of()), dtype=bool)
     for group, held, width in zip(session.analysis.groups, profiles, widths, strict=True):
@@ -34,13 +36,17 @@ def surviving_channels(session: Session, profiles: Sequence[Profile], widths: np
 
 
 def build(
-    session: Session, alive: np.ndarray, method: str, factorings: Mapping[str, Factoring] = MappingProxyType({}),
+    session: Session,
+    alive: np.ndarray,
+    method: str,
+    factorings: Mapping[str, Factoring] = MappingProxyType({}),
     parts: Sequence[str] = PARTS,
-) -> GraphModule:  # fmt: skip
+) -> GraphModule:
     """Rewrite the graph for a choice of channels and ranks, and fit what remains.
 
     Args:
-        parts: of the fitting examples; with some of them a plan is only tried: ridges are not chosen, and layers of a lower rank stay one.
+        parts: of the fitting examples; with some of them a plan is only tried: ridges are not
+            chosen, and layers of a lower rank stay one.
     """
     final = parts == PARTS
     with session.station("rewrite"):
@@ -49,26 +55,40 @@ def build(
         return small
     ours = method in FITTED
     with session.station("fit", len(session.graph.graph.nodes)) as advance:
-        # A plan that is only tried must not have seen the examples that judge it; what is handed over uses them all.
+        # A plan that is only tried must not have seen the examples that judge it; what is handed
+        # over uses them all.
         folded = [
-            {} if alive.all() else fold_all(session.graph, session.analysis, alive, session.statistics(everything), ridged=ours)
+            {}
+            if alive.all()
+            else fold_all(
+                session.graph, session.analysis, alive, session.statistics(everything), ridged=ours
+            )
             for everything in ((True, False) if ours and final else (not ours,))
         ]
         for name, weight in folded[0].items():
             attribute(small, name).data.copy_(weight)
         if ours:
-            recording, ranks = session.recorded(), {name: how.rank for name, how in factorings.items()}
+            recording, ranks = (
+                session.recorded(),
+                {name: how.rank for name, how in factorings.items()},
+            )
             chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
             ridge = None if final else TRIAL_RIDGE
-            Lockstep(session.graph, small, session.analysis, alive, recording, ranks, folded[-1], ridge).run(chunks, advance)
+            Lockstep(
+                session.graph, small, session.analysis, alive, recording, ranks, folded[-1], ridge
+            ).run(chunks, advance)
     if not final:
         return small
     with session.station("rewrite"):
         return factored(small, factorings)
 
 
-def trial(session: Session, alive: np.ndarray, factorings: Mapping[str, Factoring] = MappingProxyType({})) -> float:
-    """Relative output error of a plan that is fitted on part of the fitting examples, on another part; computed once."""
+def trial(
+    session: Session, alive: np.ndarray, factorings: Mapping[str, Factoring] = MappingProxyType({})
+) -> float:
+    """Relative output error of a plan that is fitted on part of the fitting examples, on another
+    part; computed once.
+    """
     key = alive.tobytes(), tuple(factorings.items())
     if key not in session.trials:
         small = build(session, alive, "auto", factorings, ("try",))
@@ -81,4 +101,6 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
     if not session.held_out.any():
         return None
     with session.station("verify", int(session.held_out.sum())) as advance:
-        return compare(session.graph, small, session.batches(session.held_out, advance), session.decision)
+        return compare(
+            session.graph, small, session.batches(session.held_out, advance), session.decision
+        )

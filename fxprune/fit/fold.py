@@ -1,4 +1,6 @@
-"""Station 5b: one-shot fit of the consumers of removed channels, from the original model's own activations."""
+"""Station 5b: one-shot fit of the consumers of removed channels, from the original model's own
+activations.
+"""
 
 import numpy as np
 from torch import Tensor
@@ -12,10 +14,18 @@ from fxprune.linalg.interpolation import interpolation
 from fxprune.profile.removal import PRECISION, ridge_for
 
 
-def fold_weight(weight: Tensor, site: Site, analysis: Analysis, alive: np.ndarray, moments: Moments, ridged: bool) -> Tensor:
+def fold_weight(
+    weight: Tensor,
+    site: Site,
+    analysis: Analysis,
+    alive: np.ndarray,
+    moments: Moments,
+    ridged: bool,
+) -> Tensor:
     """One-shot fit of a consumer: interpolate from the original model's own activations and fold.
 
-    With `ridged` the interpolation is shrunk as the number of observations asks; the reference method does without.
+    With `ridged` the interpolation is shrunk as the number of observations asks; the reference
+    method does without.
     """
     name, axis = site
     partial = dict(analysis.axes)
@@ -41,15 +51,27 @@ def match(old: list[Stratum], new: list[Stratum]) -> list[Stratum]:
     result = []
     for stratum in old:
         found = next(
-            (s for s in new if s.group == stratum.group and s.columns.shape[1] == stratum.columns.shape[1]),
-            Stratum(stratum.group, np.zeros(0, dtype=np.int64), np.zeros((0, stratum.columns.shape[1]), dtype=np.int64)),
+            (
+                s
+                for s in new
+                if s.group == stratum.group and s.columns.shape[1] == stratum.columns.shape[1]
+            ),
+            Stratum(
+                stratum.group,
+                np.zeros(0, dtype=np.int64),
+                np.zeros((0, stratum.columns.shape[1]), dtype=np.int64),
+            ),
         )
         result.append(found)
     return result
 
 
 def fold_all(
-    dense: GraphModule, analysis: Analysis, alive: np.ndarray, moments: dict[Site, Moments], ridged: bool = True
+    dense: GraphModule,
+    analysis: Analysis,
+    alive: np.ndarray,
+    moments: dict[Site, Moments],
+    ridged: bool = True,
 ) -> dict[str, Tensor]:
     """Every consumer of removed channels as its one-shot interpolated weight."""
     return {

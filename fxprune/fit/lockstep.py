@@ -1,7 +1,9 @@
-"""Sequential fitting: the compressed model runs in lockstep with what the original gave, layer after layer over the calibration set.
+"""Sequential fitting: the compressed model runs in lockstep with what the original gave, layer
+after layer over the calibration set.
 
-Each layer of the compressed model is fitted from what really reaches it (compressed activations) to what the original layer
-gave, so errors made upstream are repaired downstream instead of adding up. Every layer's activations are computed once.
+Each layer of the compressed model is fitted from what really reaches it (compressed activations)
+to what the original layer gave, so errors made upstream are repaired downstream instead of adding
+up. Every layer's activations are computed once.
 """
 
 import functools
@@ -52,18 +54,33 @@ class Lockstep:
         alive: (channels + 1,) bool.
         dense: the captured graph.
         recording: of the captured graph's outputs.
-        ranks: of weights that are to become products of two; each of a convolution's groups has this rank.
-        unseen: one-shot fits, by weight, that did not see the examples which judge; they stand in for those of `small` while a ridge is chosen.
+        ranks: of weights that are to become products of two; each of a convolution's groups has
+            this rank.
+        unseen: one-shot fits, by weight, that did not see the examples which judge; they stand in
+            for those of `small` while a ridge is chosen.
         ridge: of every layer; by default each one's is chosen on held-out examples.
         max_features: layers with more unknowns per output keep their one-shot fit.
     """
 
     def __init__(
-        self, dense: GraphModule, small: GraphModule, analysis: Analysis, alive: np.ndarray, recording: Recording,
-        ranks: Mapping[str, int] = MappingProxyType({}), unseen: Mapping[str, Tensor] = MappingProxyType({}),
-        ridge: float | None = None, max_features: int = MAX_FEATURES,
-    ):  # fmt: skip
-        self.ranks, self.unseen, self.ridge, self.recording, self.max_features = ranks, unseen, ridge, recording, max_features
+        self,
+        dense: GraphModule,
+        small: GraphModule,
+        analysis: Analysis,
+        alive: np.ndarray,
+        recording: Recording,
+        ranks: Mapping[str, int] = MappingProxyType({}),
+        unseen: Mapping[str, Tensor] = MappingProxyType({}),
+        ridge: float | None = None,
+        max_features: int = MAX_FEATURES,
+    ):
+        self.ranks, self.unseen, self.ridge, self.recording, self.max_features = (
+            ranks,
+            unseen,
+            ridge,
+            recording,
+            max_features,
+        )
         self.dense, self.small, self.analysis, self.alive = dense, small, analysis, alive
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
@@ -71,12 +88,18 @@ class Lockstep:
         self.fits = Fits()
 
     @torch.no_grad()
-    def run(self, chunks: Sequence[Chunk], advance: Callable[[int], object] = lambda nodes: None) -> Fits:
-        """Fit every layer whose input or output differs from the original's, in order; `advance` is told of every node."""
+    def run(
+        self, chunks: Sequence[Chunk], advance: Callable[[int], object] = lambda nodes: None
+    ) -> Fits:
+        """Fit every layer whose input or output differs from the original's, in order; `advance`
+        is told of every node.
+        """
         layers = self._layers()
         self.chunks, self.store, self.last = chunks, self.recording.store, self._last_uses()
         placeholders = [n.name for n in self.nodes if n.op == "placeholder"]
-        self.values: list[dict[str, Any]] = [dict(zip(placeholders, chunk.inputs, strict=True)) for chunk in chunks]
+        self.values: list[dict[str, Any]] = [
+            dict(zip(placeholders, chunk.inputs, strict=True)) for chunk in chunks
+        ]
         same, reached, waiting = set(placeholders), set[str](), list[Node]()
         for node in self.nodes:
             advance(1)
@@ -101,7 +124,9 @@ class Lockstep:
         return self.fits
 
     def _execute(self, nodes: Sequence[Node]) -> None:
-        """Calls between two fits, chunk after chunk: what only they need stays small, and in the processor's cache."""
+        """Calls between two fits, chunk after chunk: what only they need stays small, and in the
+        processor's cache.
+        """
         for held in self.values:
             fresh: dict[str, Any] = {}
             for node in nodes:
@@ -113,8 +138,11 @@ class Lockstep:
                         self.store.drop(held.pop(done))
             held.update((name, self.store.put(value)) for name, value in fresh.items())
 
-    def _call(self, node: Node, held: Mapping[str, Any], fresh: Mapping[str, Any] = MappingProxyType({})) -> Any:
-        """One call on one chunk; weights and what follows from them alone are read afresh, since fitting changes them.
+    def _call(
+        self, node: Node, held: Mapping[str, Any], fresh: Mapping[str, Any] = MappingProxyType({})
+    ) -> Any:
+        """One call on one chunk; weights and what follows from them alone are read afresh, since
+        fitting changes them.
 
         Args:
             held: handles of the chunk's values, by node.
@@ -124,7 +152,9 @@ class Lockstep:
         return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
 
     def _value(self, held: Mapping[str, Any], fresh: Mapping[str, Any], source: Node) -> Any:
-        """What a node gives to those that read it. No closure in `_call`: one that calls itself would keep `fresh` until the next collection."""
+        """What a node gives to those that read it. No closure in `_call`: one that calls itself
+        would keep `fresh` until the next collection.
+        """
         if source.op == "get_attr":
             return attribute(self.small, str(source.target))
         if source.name in self.constant:
@@ -141,7 +171,11 @@ class Lockstep:
                         return False
             elif source.name not in same:
                 return False
-        return str(twin.args) == str(node.args) and str(twin.kwargs) == str(node.kwargs) and twin.target == node.target
+        return (
+            str(twin.args) == str(node.args)
+            and str(twin.kwargs) == str(node.kwargs)
+            and twin.target == node.target
+        )
 
     def _last_uses(self) -> dict[str, list[str]]:
         """Names whose values may go after each node."""
@@ -159,10 +193,18 @@ class Lockstep:
         return result
 
     def _layers(self) -> dict[str, Layer]:
-        """Weights that one closed-form fit can change, by their first calls; puts calls that share a weight together."""
+        """Weights that one closed-form fit can change, by their first calls; puts calls that share
+        a weight together.
+        """
         layers = own_layers(self.dense)
-        self.nodes, together = gathered(self.nodes, [layer.calls for layer in layers.values() if len(layer.calls) > 1])
-        return {name: layer for name, layer in layers.items() if len(layer.calls) == 1 or layer.calls in together}
+        self.nodes, together = gathered(
+            self.nodes, [layer.calls for layer in layers.values() if len(layer.calls) > 1]
+        )
+        return {
+            name: layer
+            for name, layer in layers.items()
+            if len(layer.calls) == 1 or layer.calls in together
+        }
 
     def _fit(self, layer: Layer) -> None:
         """Refit a layer, and lower its rank where that is asked."""
@@ -175,7 +217,13 @@ class Lockstep:
         if moments is None:
             fitted = None
         elif self.ridge is None:
-            unseen = self.unseen.get(layer.weight, weight).detach().double().movedim(1, -1).reshape(prior.shape)
+            unseen = (
+                self.unseen.get(layer.weight, weight)
+                .detach()
+                .double()
+                .movedim(1, -1)
+                .reshape(prior.shape)
+            )
             fitted = refit(moments[0], moments[1], prior, layer.intercept, unseen)
         else:
             fitted = solution(moments[0], prior, layer.intercept, self.ridge, torch.float32)
@@ -183,17 +231,29 @@ class Lockstep:
             self.fits.layers[layer.weight] = fitted
             new, shift = fitted.weight, fitted.bias
             if rank is not None:
-                new, shift = truncate(new, shift, *functools.reduce(operator.add, moments).outputs(new), rank, layer.intercept)
+                new, shift = truncate(
+                    new,
+                    shift,
+                    *functools.reduce(operator.add, moments).outputs(new),
+                    rank,
+                    layer.intercept,
+                )
         else:
             too_many = f"{features} unknowns per output" if features > self.max_features else ""
             self.fits.kept[layer.weight] = too_many or (
-                "the fit is not finite" if fitted else "its outputs cannot be matched to the original's"
+                "the fit is not finite"
+                if fitted
+                else "its outputs cannot be matched to the original's"
             )
             if rank is None:
                 return
             bias = self._bias(layer)
-            shift = (prior.new_zeros(len(weight)) if bias is None else bias.detach().double()).view(parts, -1)
-            new, shift = truncate(prior, shift, *self._outputs(layer, prior, shift), rank, layer.intercept)
+            shift = (prior.new_zeros(len(weight)) if bias is None else bias.detach().double()).view(
+                parts, -1
+            )
+            new, shift = truncate(
+                prior, shift, *self._outputs(layer, prior, shift), rank, layer.intercept
+            )
         weight.data.copy_(new.view(taps_first.shape).movedim(-1, 1))
         if layer.bias is not None:
             attribute(self.small, layer.bias).data.copy_(shift.reshape(-1))
@@ -202,23 +262,33 @@ class Lockstep:
             mean.data.copy_(mean.double() - shift.reshape(-1).to(mean.device))
 
     def _outputs(self, layer: Layer, prior: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Covariance and mean of what the compressed layer gives as it stands, without its bias, per group."""
+        """Covariance and mean of what the compressed layer gives as it stands, without its bias,
+        per group.
+        """
         node = self.twins[layer.node.name]
         rank, held = attribute(self.small, layer.weight).dim(), []
         for chunk, values in zip(self.chunks, self.values, strict=True):
             y = self._call(node, values).movedim(channel_dim(layer.node, rank), -1)
             at = self.recording.sample(chunk, layer.node.name)[0]
-            # Removed channels among the positions shorten them; which positions are looked at does not matter here.
+            # Removed channels among the positions shorten them; which positions are looked at does
+            # not matter here.
             held.append(y[tuple(torch.minimum(at, torch.tensor(y.shape[:-1])[:, None] - 1))])
         rows = _grouped(torch.cat(held).double(), len(prior)) - shift[:, None]
         mean = rows.mean(1)
         covariance = (rows - mean[:, None]).mT @ (rows - mean[:, None]) / rows.shape[1]
         isotropic = prior @ prior.mT
-        scale = SHRINKAGE * prior.shape[2] / rows.shape[1] * float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
+        scale = (
+            SHRINKAGE
+            * prior.shape[2]
+            / rows.shape[1]
+            * float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
+        )
         return covariance + scale * isotropic, mean
 
     def _moments(self, layer: Layer, weight: Tensor) -> list[Moments] | None:
-        """Sums over sampled rows of the compressed layer's input and the original layer's output: for fitting, and where a ridge is chosen for judging."""
+        """Sums over sampled rows of the compressed layer's input and the original layer's output:
+        for fitting, and where a ridge is chosen for judging.
+        """
         wanted = rows_per_example(weight[0].numel(), len(layer.calls), self.recording.examples)
         fixed = self._bias(layer) if layer.bias is None else None
         sums = [Sums() for _ in range(1 if self.ridge is not None else 2)]
@@ -240,7 +310,10 @@ class Lockstep:
                     target = target - fixed
                 for which, mask in self._roles(chunk, example[surviving]):
                     if len(target[mask]):
-                        sums[which].add(_grouped(_features(node, x, weight, at[:, mask]), count), _grouped(target[mask], count))
+                        sums[which].add(
+                            _grouped(_features(node, x, weight, at[:, mask]), count),
+                            _grouped(target[mask], count),
+                        )
         found = [part.total() for part in sums]
         return None if None in found else found  # type: ignore[return-value]
 
@@ -290,8 +363,11 @@ def _trace(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _surviving(at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int) -> tuple[Tensor, Tensor, Tensor | slice]:
-    """Positions and outputs of the original as the compressed model numbers them, and which positions it still has.
+def _surviving(
+    at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int
+) -> tuple[Tensor, Tensor, Tensor | slice]:
+    """Positions and outputs of the original as the compressed model numbers them, and which
+    positions it still has.
 
     Args:
         at: (dimensions, picks) coordinates without the channels.
@@ -314,7 +390,8 @@ def _surviving(at: Tensor, target: Tensor, kept: dict[int, Tensor], channel: int
 
 
 def _features(node: Node, x: Tensor, weight: Tensor, at: Tensor) -> Tensor:
-    """What the layer reads at some output positions, (rows, taps, channels): one tap for each place in a convolution's kernel.
+    """What the layer reads at some output positions, (rows, taps, channels): one tap for each
+    place in a convolution's kernel.
 
     Args:
         at: (dimensions, rows) coordinates without the channels.
@@ -336,11 +413,17 @@ def _features(node: Node, x: Tensor, weight: Tensor, at: Tensor) -> Tensor:
     for dim in range(rank):
         size = x.shape[2 + dim]
         # (rows, taps along this dimension): where they read.
-        reads = at[1 + dim][:, None] * stride[dim] - before[dim] + torch.arange(weight.shape[2 + dim]) * dilation[dim]
+        reads = (
+            at[1 + dim][:, None] * stride[dim]
+            - before[dim]
+            + torch.arange(weight.shape[2 + dim]) * dilation[dim]
+        )
         places = (places[:, :, None] * size + reads[:, None]).flatten(1)
         outside = (outside[:, :, None] | ((reads < 0) | (reads >= size))[:, None]).flatten(1)
     padded = outside.flatten().nonzero()[:, 0].to(x.device)
     # Images are laid out with their channels last: each read is one run of memory.
     last = x.movedim(1, -1).reshape(-1, x.shape[1])
-    rows = last.index_select(0, places.flatten().to(x.device).index_fill_(0, padded, 0)).index_fill_(0, padded, 0)
+    rows = last.index_select(
+        0, places.flatten().to(x.device).index_fill_(0, padded, 0)
+    ).index_fill_(0, padded, 0)
     return rows.view(*places.shape, -1)

@@ -10,19 +10,28 @@ Calls = tuple[Node, ...]
 
 
 def gathered(nodes: Sequence[Node], tied: Sequence[Calls]) -> tuple[list[Node], list[Calls]]:
-    """Reorder a graph's nodes so that the calls of each tuple stand together, otherwise as near to the given order as that allows.
+    """Reorder a graph's nodes so that the calls of each tuple stand together, otherwise as near to
+    the given order as that allows.
 
     Args:
         nodes: in an order of execution.
         tied: calls that share something, each at most once.
 
     Returns:
-        the order, and those of the tuples for which there is one: a call that follows from another of its tuple cannot stand beside it.
+        the order, and those of the tuples for which there is one: a call that follows from another
+        of its tuple cannot stand beside it.
     """
     tied = list(tied)
     while True:
-        unit: dict[Node, Calls] = {node: (node,) for node in nodes} | {node: calls for calls in tied for node in calls}
-        sorter = TopologicalSorter({calls: {unit[s] for node in calls for s in node.all_input_nodes} for calls in unit.values()})
+        unit: dict[Node, Calls] = {node: (node,) for node in nodes} | {
+            node: calls for calls in tied for node in calls
+        }
+        sorter = TopologicalSorter(
+            {
+                calls: {unit[s] for node in calls for s in node.all_input_nodes}
+                for calls in unit.values()
+            }
+        )
         try:
             sorter.prepare()
         except CycleError as error:

@@ -1,4 +1,6 @@
-"""Stations 7 and 8: verify on held-out examples, certify, lift the layers back, attach the report."""
+"""Stations 7 and 8: verify on held-out examples, certify, lift the layers back, attach the
+report.
+"""
 
 import resource
 import sys
@@ -29,15 +31,29 @@ def _bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
-def _factored_row(name: str, how: Factoring, session: Session, plan: Plan, error: float) -> GroupRow:
+def _factored_row(
+    name: str, how: Factoring, session: Session, plan: Plan, error: float
+) -> GroupRow:
     """Channels between two layers, before at the rank at which nothing is lost."""
     shape = reduced_shape(name, tuple(attribute(session.graph, name).shape), plan)
     first, second = names(name)
     blocks = how.groups * how.encoders
-    return GroupRow(f"{name} as two layers", (f"{first}[0]", f"{second}[1]"), how.largest(shape) * blocks, how.rank * blocks, error)
+    return GroupRow(
+        f"{name} as two layers",
+        (f"{first}[0]", f"{second}[1]"),
+        how.largest(shape) * blocks,
+        how.rank * blocks,
+        error,
+    )
 
 
-def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str, float], agreement: Agreement | None) -> GraphModule:
+def hand_over(
+    session: Session,
+    small: GraphModule,
+    plan: Plan,
+    errors: dict[str, float],
+    agreement: Agreement | None,
+) -> GraphModule:
     """Lift the calls into layers and attach the report."""
     graph, example = session.graph, session.captured.example
     with session.station("hand over"):
@@ -45,14 +61,29 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
         small = LiftModules()(small)
         small.eval()
     analysis = session.analysis
-    measured = [f"measured latency: {plan.settings['measured']}"] if "measured" in plan.settings else []
+    measured = (
+        [f"measured latency: {plan.settings['measured']}"] if "measured" in plan.settings else []
+    )
     rows = tuple(
-        GroupRow(g.name, tuple(f"{p}[{a}]" for p, a in g.members), g.channels, plan.widths[g.name] * len(g.blocks), errors.get(g.name, 0.0))
+        GroupRow(
+            g.name,
+            tuple(f"{p}[{a}]" for p, a in g.members),
+            g.channels,
+            plan.widths[g.name] * len(g.blocks),
+            errors.get(g.name, 0.0),
+        )
         for g in analysis.groups
-    ) + tuple(_factored_row(name, how, session, plan, errors.get(name, 0.0)) for name, how in plan.factorings.items())
+    ) + tuple(
+        _factored_row(name, how, session, plan, errors.get(name, 0.0))
+        for name, how in plan.factorings.items()
+    )
     alone = (
         tuple(AloneRow(f"{p.parameter}[{p.axis}]", p.size, p.reason) for p in analysis.pinned)
-        + tuple(AloneRow(r.name, r.before, "the budget was met without it") for r in rows if r.before == r.after)
+        + tuple(
+            AloneRow(r.name, r.before, "the budget was met without it")
+            for r in rows
+            if r.before == r.after
+        )
         + (tuple(left_alone(session, plan)) if plan.method in METHODS else ())
     )
     unit = 1 if sys.platform == "darwin" else 1024
@@ -61,11 +92,19 @@ def hand_over(session: Session, small: GraphModule, plan: Plan, errors: dict[str
     attach(
         small,
         Report(
-            flops, (sizes[0], sizes[1]), (_bytes(graph), _bytes(small)), agreement, rows, alone, dict(session.seconds), peak,
-            (*session.notes, *measured), plan.method,
+            flops,
+            (sizes[0], sizes[1]),
+            (_bytes(graph), _bytes(small)),
+            agreement,
+            rows,
+            alone,
+            dict(session.seconds),
+            peak,
+            (*session.notes, *measured),
+            plan.method,
         ),
         plan,
-    )  # fmt: skip
+    )
     return small
 
 
@@ -93,12 +132,16 @@ def certified(session: Session, budget: Budget, method: str, selector: str) -> G
         found = verify(session, small)
         assert found is not None
         if found.bound < budget.agreement:
-            stopped = f"at FLOPs {fraction:g} the model agrees on {found.rate:.2%} of {found.examples} held-out examples, which certifies {found.bound:.2%}"
+            stopped = (
+                f"at FLOPs {fraction:g} the model agrees on {found.rate:.2%} of "
+                f"{found.examples} held-out examples, which certifies {found.bound:.2%}"
+            )
             break
         best = (small, made, errors, found)
     if best is None:
         raise BudgetError(
-            f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: {stopped} (closest reachable). Give more "
+            f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: "
+            f"{stopped} (closest reachable). Give more "
             "calibration examples, or ask for less."
         )
     if stopped:

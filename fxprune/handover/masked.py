@@ -1,4 +1,6 @@
-"""The original module with factors multiplied back, the compressed weights scattered into place and zeros elsewhere."""
+"""The original module with factors multiplied back, the compressed weights scattered into place
+and zeros elsewhere.
+"""
 
 import copy
 
@@ -27,17 +29,25 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
     """
     plan = plan_of(small)
     full = copy.deepcopy(model).eval()
-    held = dict(full.named_parameters(remove_duplicate=False)) | dict(full.named_buffers(remove_duplicate=False))
+    held = dict(full.named_parameters(remove_duplicate=False)) | dict(
+        full.named_buffers(remove_duplicate=False)
+    )
     weights, names = merged(small.state_dict(), plan), names_of(small)
     with torch.no_grad():
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
                 continue
             if name not in held:
-                raise PlanError(f"{name} of the compressed model is not a tensor of this {type(model).__name__}.")
+                raise PlanError(
+                    f"{name} of the compressed model is not a tensor of this "
+                    f"{type(model).__name__}."
+                )
             if name in plan.kept:
                 if tuple(held[name].shape) != plan.shapes[name]:
-                    raise PlanError(f"{name} has shape {tuple(held[name].shape)}; the plan was made for {plan.shapes[name]}.")
+                    raise PlanError(
+                        f"{name} has shape {tuple(held[name].shape)}; the plan was made for "
+                        f"{plan.shapes[name]}."
+                    )
                 value = scatter(value, plan.shapes[name], plan.kept[name])
             held[name].data.copy_(value)
     return full

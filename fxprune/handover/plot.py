@@ -40,7 +40,13 @@ def plot(curves: Curve | Mapping[str, Curve], file: str | Path | None = None) ->
         points.sort(key=lambda p: p[0])
         kept = [100 * x for x, _ in points]
         line = left.plot(kept, [100 * a.rate for _, a in points], "o-", label=name)[0]
-        left.fill_between(kept, [100 * a.bound for _, a in points], [100 * a.rate for _, a in points], color=line.get_color(), alpha=0.15)
+        left.fill_between(
+            kept,
+            [100 * a.bound for _, a in points],
+            [100 * a.rate for _, a in points],
+            color=line.get_color(),
+            alpha=0.15,
+        )
         right.semilogy(kept, [max(a.error, 1e-12) for _, a in points], "o-", label=name)
     left.set(xlabel="FLOPs kept, %", ylabel="same decision, % of held-out examples")
     right.set(xlabel="FLOPs kept, %", ylabel="relative squared output error")

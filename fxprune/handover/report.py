@@ -24,7 +24,8 @@ class GroupRow:
     Attributes:
         name, members: the group and the weight axes that hold its channels.
         before, after: channels in all blocks.
-        error: part of the predicted relative squared error of the model's output that comes from removing the rest of the group.
+        error: part of the predicted relative squared error of the model's output that comes from
+            removing the rest of the group.
     """
 
     name: str
@@ -53,7 +54,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if kind is Any or kind is float and isinstance(value, int) and not isinstance(value, bool):
         return value
     if origin in (Union, UnionType):
-        return None if value is None else _typed(next(k for k in of if k is not type(None)), value, name)
+        return (
+            None
+            if value is None
+            else _typed(next(k for k in of if k is not type(None)), value, name)
+        )
     if origin is tuple and isinstance(value, list):
         kinds = of[:1] * len(value) if of[1:] == (...,) else of
         return tuple(_typed(k, v, name) for k, v in zip(kinds, value, strict=True))
@@ -65,7 +70,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         if unknown:
             raise TypeError(f"{name} has no {unknown[0][:80]!r}")
         return kind(**{k: _typed(hints[k], v, k) for k, v in value.items()})
-    if isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+    if (
+        isinstance(kind, type)
+        and isinstance(value, kind)
+        and not (isinstance(value, bool) and kind is int)
+    ):
         return value
     raise TypeError(f"{name} is a {type(value).__name__}")
 
@@ -75,7 +84,8 @@ class Report:
     """Sizes, agreement, and what happened to every weight.
 
     Attributes:
-        flops, params, bytes: before and after; FLOPs are per example, by torch.utils.flop_counter (a multiply-add counts 2).
+        flops, params, bytes: before and after; FLOPs are per example, by torch.utils.flop_counter
+            (a multiply-add counts 2).
         agreement: on calibration examples held out from fitting; None where none were.
         groups: a row per channel group.
         alone: a row for everything that was left alone.
@@ -97,7 +107,9 @@ class Report:
 
     @property
     def predicted_error(self) -> float:
-        """Predicted relative squared error of the output, from the channels removed and the ranks lowered: the sum over the groups."""
+        """Predicted relative squared error of the output, from the channels removed and the ranks
+        lowered: the sum over the groups.
+        """
         return sum(row.error for row in self.groups)
 
     def to_json(self, **options: Any) -> str:
@@ -114,7 +126,10 @@ class Report:
         try:
             return _typed(cls, json.loads(text), "report")  # type: ignore[no-any-return]
         except (ValueError, TypeError, RecursionError) as error:
-            raise PlanError(f"This is not a report: {type(error).__name__}: {error}. Pass what Report.to_json wrote.") from error
+            raise PlanError(
+                f"This is not a report: {type(error).__name__}: {error}. Pass what Report.to_json "
+                "wrote."
+            ) from error
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Tables for a terminal."""
@@ -122,28 +137,45 @@ class Report:
         for column in ("", "before", "after", "kept"):
             sizes.add_column(column, justify="left" if not column else "right")
         for name, (before, after), unit in (
-            ("FLOPs per example", self.flops, 1e6), ("parameters", self.params, 1e3), ("bytes", self.bytes, 1e3)
-        ):  # fmt: skip
+            ("FLOPs per example", self.flops, 1e6),
+            ("parameters", self.params, 1e3),
+            ("bytes", self.bytes, 1e3),
+        ):
             label = {1e6: "M", 1e3: "k"}[unit]
-            sizes.add_row(name, f"{before / unit:,.1f} {label}", f"{after / unit:,.1f} {label}", f"{after / max(before, 1):.1%}")
+            sizes.add_row(
+                name,
+                f"{before / unit:,.1f} {label}",
+                f"{after / unit:,.1f} {label}",
+                f"{after / max(before, 1):.1%}",
+            )
         yield sizes
         if self.agreement is not None:
             a = self.agreement
             yield Text(
-                f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at least {a.bound:.2%} with 95 % "
-                f"confidence. Relative output error {a.error:.2e} ({self.predicted_error:.2e} predicted before fitting)."
+                f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at "
+                f"least {a.bound:.2%} with 95 % "
+                f"confidence. Relative output error {a.error:.2e} ({self.predicted_error:.2e} "
+                "predicted before fitting)."
             )
         groups = Table(title="Channel groups", title_justify="left")
         for column in ("group", "weights", "before", "after", "predicted error"):
-            groups.add_column(column, justify="right" if column in ("before", "after", "predicted error") else "left", overflow="fold")
+            groups.add_column(
+                column,
+                justify="right" if column in ("before", "after", "predicted error") else "left",
+                overflow="fold",
+            )
         for row in self.groups:
-            members = ", ".join(row.members[:1]) + (f" and {len(row.members) - 1} more" if len(row.members) > 1 else "")
+            members = ", ".join(row.members[:1]) + (
+                f" and {len(row.members) - 1} more" if len(row.members) > 1 else ""
+            )
             groups.add_row(row.name, members, str(row.before), str(row.after), f"{row.error:.1e}")
         yield groups
         if self.alone:
             alone = Table(title="Left alone", title_justify="left")
             for column in ("what", "size", "why"):
-                alone.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+                alone.add_column(
+                    column, justify="right" if column == "size" else "left", overflow="fold"
+                )
             for left in self.alone:
                 alone.add_row(left.name, str(left.size), left.reason)
             yield alone
@@ -167,9 +199,16 @@ def attach(small: nn.Module, report: Report, plan: Plan) -> None:
 
 
 def _held(small: nn.Module, what: str) -> Any:
-    held = getattr(small, "meta", {}).get(KEY) if isinstance(getattr(small, "meta", None), dict) else None
+    held = (
+        getattr(small, "meta", {}).get(KEY)
+        if isinstance(getattr(small, "meta", None), dict)
+        else None
+    )
     if held is None:
-        raise PlanError(f"This {type(small).__name__} carries no fxprune {what}: pass what fxprune.compress or fxprune.apply returned.")
+        raise PlanError(
+            f"This {type(small).__name__} carries no fxprune {what}: pass what fxprune.compress "
+            "or fxprune.apply returned."
+        )
     return held[what]
 
 

@@ -1,4 +1,6 @@
-"""Station 2: run the graph on channel labels, solve for what lives or dies together, and prove it by trial."""
+"""Station 2: run the graph on channel labels, solve for what lives or dies together, and prove it
+by trial.
+"""
 
 import math
 from collections.abc import Callable
@@ -20,17 +22,30 @@ from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 
 __all__ = [
-    "Analysis", "ChannelGroup", "Cost", "Pinned", "Propagation", "activations", "analyse", "attribute", "examples_within", "hint", "unlabelled",
-]  # fmt: skip
+    "Analysis",
+    "ChannelGroup",
+    "Cost",
+    "Pinned",
+    "Propagation",
+    "activations",
+    "analyse",
+    "attribute",
+    "examples_within",
+    "hint",
+    "unlabelled",
+]
 
 
-def analyse(module: GraphModule, batch: int, ignore: Callable[[str], bool] = lambda name: False) -> Analysis:
+def analyse(
+    module: GraphModule, batch: int, ignore: Callable[[str], bool] = lambda name: False
+) -> Analysis:
     """Find the channel groups of a captured graph.
 
-    Groups of several blocks (heads, convolution groups) choose freely in each block where that works: a random choice in
-    every group is tried on the labels, and groups whose channels then do not meet have their blocks tied, or are
-    pinned where even that fails. What is returned has passed such a trial. Attention whose heads may go as a whole is also analysed
-    with the heads staying, and what frees more is returned.
+    Groups of several blocks (heads, convolution groups) choose freely in each block where that
+    works: a random choice in every group is tried on the labels, and groups whose channels then do
+    not meet have their blocks tied, or are pinned where even that fails. What is returned has
+    passed such a trial. Attention whose heads may go as a whole is also analysed with the heads
+    staying, and what frees more is returned.
 
     Args:
         module: output of `capture`.
@@ -56,7 +71,9 @@ def examples_within(limit: float, each: float, most: int) -> int:
     return int(min(max(limit / max(each, 1), 1), most))
 
 
-def _settled(module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool) -> tuple[Analysis, bool]:
+def _settled(
+    module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool
+) -> tuple[Analysis, bool]:
     """An analysis that has passed its trial, and whether labels of entire heads took part in it."""
     run = Propagation(module, ignore, whole_heads)
     run.run()
@@ -93,7 +110,9 @@ def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:
     owner = analysis.group_of()[conflict.labels.reshape(-1).numpy()]
     groups = [analysis.groups[i] for i in np.unique(owner[owner >= 0]).tolist()]
     if not groups:
-        raise PlanError(f"label propagation does not reproduce itself at {conflict.where}: {conflict}")
+        raise PlanError(
+            f"label propagation does not reproduce itself at {conflict.where}: {conflict}"
+        )
     blocked = [g for g in groups if len(g.blocks) > 1]
     for group in blocked:
         rows = torch.from_numpy(coupling.label[group.blocks])
@@ -101,7 +120,10 @@ def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:
     if not blocked:
         record.node = conflict.where
         for group in groups:
-            record.pin(torch.from_numpy(coupling.label[group.blocks]), "the channels do not fit together once some are removed")
+            record.pin(
+                torch.from_numpy(coupling.label[group.blocks]),
+                "the channels do not fit together once some are removed",
+            )
 
 
 def _pairs(left: Tensor, right: Tensor) -> Tensor:

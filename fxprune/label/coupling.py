@@ -1,4 +1,6 @@
-"""Solve what the rules recorded: connected components are channels, equal sites make a channel group."""
+"""Solve what the rules recorded: connected components are channels, equal sites make a channel
+group.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -50,14 +52,28 @@ def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
     values = {k: _relabelled(v, relabel) for k, v in run.values.items()}
     consumers = tuple(record.consumers)
     pinned = tuple(
-        Pinned(name, axis, held.labels.numel(), _reason(component[held.labels.numpy().reshape(-1)], reasons))
+        Pinned(
+            name,
+            axis,
+            held.labels.numel(),
+            _reason(component[held.labels.numpy().reshape(-1)], reasons),
+        )
         for (name, axis), held in record.axes.items()
         if (axes[(name, axis)] == 0).any() and not _is_kernel(held, component, reasons)
     )
     label = np.zeros(number, dtype=np.int64)
     # Written backwards so that the lowest label of each channel stays.
     label[relabel[::-1]] = np.arange(len(relabel))[::-1]
-    analysis = Analysis(values, axes, _named(numbered, axes, consumers), pinned, consumers, _foldable(module, consumers), (), batch)
+    analysis = Analysis(
+        values,
+        axes,
+        _named(numbered, axes, consumers),
+        pinned,
+        consumers,
+        _foldable(module, consumers),
+        (),
+        batch,
+    )
     return Coupling(analysis, label)
 
 
@@ -65,7 +81,9 @@ def _components(record: Recorder) -> np.ndarray:
     """Component of every label, numbered by its lowest label."""
     pairs = torch.cat(record.edges).numpy() if record.edges else np.zeros((0, 2), dtype=np.int64)
     size = record.next_label
-    matrix = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
+    matrix = coo_array(
+        (np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size)
+    )
     component: np.ndarray = connected_components(matrix, directed=False)[1]
     return component
 
@@ -73,11 +91,18 @@ def _components(record: Recorder) -> np.ndarray:
 Sites = tuple[tuple[str, int], ...]
 
 
-def _sites(record: Recorder, component: np.ndarray, reasons: dict[int, str]) -> dict[Sites, list[int]]:
+def _sites(
+    record: Recorder, component: np.ndarray, reasons: dict[int, str]
+) -> dict[Sites, list[int]]:
     """Free components by the weight axes that hold them, as often as they hold them."""
-    found = [np.unique(component[held.labels.numpy().reshape(-1)], return_counts=True) for held in record.axes.values()]
+    found = [
+        np.unique(component[held.labels.numpy().reshape(-1)], return_counts=True)
+        for held in record.axes.values()
+    ]
     names = list(record.axes)
-    held_by = np.concatenate([present for present, _ in found]) if found else np.zeros(0, dtype=np.int64)
+    held_by = (
+        np.concatenate([present for present, _ in found]) if found else np.zeros(0, dtype=np.int64)
+    )
     place = np.repeat(np.arange(len(found)), [len(present) for present, _ in found])
     times = np.concatenate([counts for _, counts in found]) if found else held_by
     order = np.argsort(held_by, kind="stable")
@@ -85,15 +110,22 @@ def _sites(record: Recorder, component: np.ndarray, reasons: dict[int, str]) -> 
     components, starts = np.unique(held_by[order], return_index=True)
     held, row = table.tobytes(), table.dtype.itemsize * 2
     keys: dict[bytes, list[int]] = defaultdict(list)
-    for c, start, end in zip(components.tolist(), starts.tolist(), [*starts[1:].tolist(), len(table)], strict=True):
+    for c, start, end in zip(
+        components.tolist(), starts.tolist(), [*starts[1:].tolist(), len(table)], strict=True
+    ):
         if c not in reasons:
             keys[held[start * row : end * row]].append(c)
     sites = {key: np.frombuffer(key, table.dtype).reshape(-1, 2).tolist() for key in keys}
-    return {tuple(names[i] for i, n in sites[key] for _ in range(n)): members for key, members in keys.items()}
+    return {
+        tuple(names[i] for i, n in sites[key] for _ in range(n)): members
+        for key, members in keys.items()
+    }
 
 
 def _named(
-    numbered: list[tuple[np.ndarray, Sites]], axes: dict[tuple[str, int], np.ndarray], consumers: tuple[Consumer, ...]
+    numbered: list[tuple[np.ndarray, Sites]],
+    axes: dict[tuple[str, int], np.ndarray],
+    consumers: tuple[Consumer, ...],
 ) -> tuple[ChannelGroup, ...]:
     """Groups with their names and the calls that read them."""
     owner = np.full(max((int(b.max()) for b, _ in numbered), default=0) + 1, -1)
@@ -137,8 +169,12 @@ def _group_name(members: tuple[tuple[str, int], ...], taken: set[str]) -> str:
     return name
 
 
-def _group(keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray) -> tuple[list[tuple[np.ndarray, Sites]], dict[int, str]]:
-    """Split components with equal sites into blocks of equal size; groups that share a block structure are one."""
+def _group(
+    keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray
+) -> tuple[list[tuple[np.ndarray, Sites]], dict[int, str]]:
+    """Split components with equal sites into blocks of equal size; groups that share a block
+    structure are one.
+    """
     home: dict[int, int] = {}
     for index, members in enumerate(keys.values()):
         home.update(dict.fromkeys(members, index))
@@ -156,7 +192,9 @@ def _group(keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray
             continue
         if any(c not in home for c in met):
             # Fixed channels share the blocks: counts stay equal only if nothing is removed.
-            dropped.update((c, "shares its blocks with channels that stay") for c in met if c in home)
+            dropped.update(
+                (c, "shares its blocks with channels that stay") for c in met if c in home
+            )
             continue
         rowwise: dict[int, set[int]] = defaultdict(set)
         for i, row in enumerate(rows):
@@ -191,7 +229,11 @@ def _group(keys: dict[Sites, list[int]], record: Recorder, component: np.ndarray
             dropped.update(dict.fromkeys(chosen, "its block structures do not nest"))
             continue
         if sizes == {1}:
-            reason = "one indivisible channel" if len(table) == 1 else "its block structures leave one channel per block"
+            reason = (
+                "one indivisible channel"
+                if len(table) == 1
+                else "its block structures leave one channel per block"
+            )
             dropped.update(dict.fromkeys(chosen, reason))
             continue
         result.append((np.array(list(table.values())), held))
@@ -206,7 +248,11 @@ def _relabelled(value: Any, relabel: np.ndarray) -> Any:
     axes = []
     for labels in value.axes:
         if relabel[distinct(labels)].any():
-            axes.append(squash(torch.from_numpy(relabel[narrow_constant(labels).numpy()]).expand(labels.shape)))
+            axes.append(
+                squash(
+                    torch.from_numpy(relabel[narrow_constant(labels).numpy()]).expand(labels.shape)
+                )
+            )
     return replace(value, axes=tuple(axes))
 
 
@@ -227,7 +273,9 @@ def _terminal_uses(node: Node) -> set[str]:
     found = set()
     for user in node.users:
         name = str(user.target)
-        if name.startswith(("aten.t.", "aten.transpose", "aten.permute", "aten.numpy_T", "aten.mT")):
+        if name.startswith(
+            ("aten.t.", "aten.transpose", "aten.permute", "aten.numpy_T", "aten.mT")
+        ):
             found |= _terminal_uses(user)
         else:
             found.add(user.name)

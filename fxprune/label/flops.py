@@ -14,7 +14,17 @@ from fxprune.label.propagation import empty, signature
 from fxprune.rules.labels import Value, narrow_constant
 from fxprune.rules.registry import rule_for
 
-CONTRACTIONS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+CONTRACTIONS = (
+    "conv",
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+    "scaled_dot_product_attention",
+)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
@@ -37,7 +47,9 @@ def _counter() -> FlopCounterMode:
 
 
 def count_flops(module: nn.Module, batch: Batch) -> float:
-    """FLOPs per example of one forward pass by torch.utils.flop_counter: convolutions, matrix products, attention (a multiply-add counts 2)."""
+    """FLOPs per example of one forward pass by torch.utils.flop_counter: convolutions, matrix
+    products, attention (a multiply-add counts 2).
+    """
     with _counter() as counter, torch.no_grad():
         module(*batch.args, **batch.kwargs)
     return float(counter.get_total_flops()) / batch.size
@@ -70,13 +82,19 @@ def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[Cost]:
     query, _, value = (values[str(a.name)] for a in node.args[:3])  # type: ignore[union-attr]
     share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
     return [
-        Cost(node.name, flops * part, tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes))
+        Cost(
+            node.name,
+            flops * part,
+            tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes),
+        )
         for part, operand in ((share, query), (1 - share, value))
     ]
 
 
 def _count(node: Node, values: dict[str, Any], known: dict[object, int]) -> int:
-    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device; `known` are those of earlier calls."""
+    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device;
+    `known` are those of earlier calls.
+    """
 
     def resolve(item: Any) -> Any:
         if isinstance(item, Node):
@@ -102,7 +120,9 @@ def _factors(node: Node, values: dict[str, Any]) -> tuple[np.ndarray, ...]:
     operands = [a for a in node.args[first:] if isinstance(a, Node)]
     if node.args and isinstance(node.args[1], (list, tuple)):
         operands = [a for a in node.args[1] if isinstance(a, Node)]
-    weight = next((o for o in operands if o.op == "get_attr" and len(values[o.name].shape) > 1), None)
+    weight = next(
+        (o for o in operands if o.op == "get_attr" and len(values[o.name].shape) > 1), None
+    )
     if weight is not None:
         value = values[weight.name]
         for labels in value.axes:

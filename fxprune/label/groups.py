@@ -15,7 +15,8 @@ class ChannelGroup:
 
     Attributes:
         name: the first weight that produces them.
-        blocks: (blocks, size) channel ids; every block keeps the same number (heads, convolution groups).
+        blocks: (blocks, size) channel ids; every block keeps the same number (heads, convolution
+            groups).
         members: weight axes that hold the channels, as (parameter, axis).
         consumers: calls that contract them with a weight.
     """
@@ -53,7 +54,8 @@ class Cost:
     Attributes:
         node: the call.
         flops: at full width, for one example.
-        factors: one channel-id vector per weight-like axis; FLOPs scale with the share of each that is kept.
+        factors: one channel-id vector per weight-like axis; FLOPs scale with the share of each
+            that is kept.
     """
 
     node: str
@@ -71,7 +73,8 @@ class Analysis:
         groups: the channel groups.
         pinned: weight axes left alone.
         consumers: every contraction with a weight.
-        foldable: (parameter, axis) that are only ever contracted, so an interpolation may be folded in.
+        foldable: (parameter, axis) that are only ever contracted, so an interpolation may be
+            folded in.
         costs: FLOPs of every contraction.
         batch: examples in the traced batch.
     """
@@ -91,12 +94,17 @@ class Analysis:
         for group in self.groups:
             blocks = f" x {len(group.blocks)} blocks" if len(group.blocks) > 1 else ""
             made = " ".join(f"{p}[{a}]" for p, a in group.members)
-            read = " ".join(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers)) or "nothing"
+            read = (
+                " ".join(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers))
+                or "nothing"
+            )
             lines.append(f"{group.name}: {group.width}{blocks} | {made} -> {read}")
         return "\n".join(lines)
 
     def to_networkx(self) -> "nx.Graph[str]":
-        """Bipartite coupling graph: group nodes joined to the weight axes that hold their channels."""
+        """Bipartite coupling graph: group nodes joined to the weight axes that hold their
+        channels.
+        """
         graph: nx.Graph[str] = nx.Graph()
         for group in self.groups:
             graph.add_node(group.name, kind="group", width=group.width, blocks=len(group.blocks))
@@ -108,7 +116,11 @@ class Analysis:
 
     def group_of(self) -> np.ndarray:
         """Index of each channel id's group, -1 for channels that stay; (channels + 1,)."""
-        top = max([int(a.max(initial=0)) for a in self.axes.values()] + [int(g.blocks.max()) for g in self.groups] + [0])
+        top = max(
+            [int(a.max(initial=0)) for a in self.axes.values()]
+            + [int(g.blocks.max()) for g in self.groups]
+            + [0]
+        )
         index = np.full(top + 1, -1)
         for i, group in enumerate(self.groups):
             index[group.blocks] = i

@@ -1,4 +1,6 @@
-"""Calls of a captured graph that are layers: a convolution or linear map with a weight of its own."""
+"""Calls of a captured graph that are layers: a convolution or linear map with a weight of its
+own.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from fxprune.rules.registry import operator_name
 
 CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 MOST_OUTPUTS = 4096
-"""Layers with more outputs (heads over a vocabulary) get no matrix of (outputs, outputs): it would not fit beside the model."""
+"""Layers with more outputs (heads over a vocabulary) get no matrix of (outputs, outputs): it would
+not fit beside the model.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Layer:
         calls: most often one.
         weight: name of the weight.
         bias: name of the bias, where no other call reads it.
-        mean: where the calls have no bias, name of the mean of the BatchNorm behind them, which can stand in for one.
+        mean: where the calls have no bias, name of the mean of the BatchNorm behind them, which
+            can stand in for one.
     """
 
     calls: tuple[Node, ...]
@@ -46,7 +51,9 @@ def constants(module: GraphModule) -> set[Node]:
     """Nodes that depend on no input."""
     found: set[Node] = set()
     for node in module.graph.nodes:
-        if node.op == "get_attr" or (node.op == "call_function" and found.issuperset(node.all_input_nodes)):
+        if node.op == "get_attr" or (
+            node.op == "call_function" and found.issuperset(node.all_input_nodes)
+        ):
             found.add(node)
     return found
 
@@ -69,12 +76,19 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
             continue
         bias = bias_of(nodes[0])
         norms = [_only_user(n, "aten.batch_norm") for n in nodes]
-        means = {str(n.args[3].target) if n is not None and isinstance(n.args[3], Node) else None for n in norms}
-        mean = means.pop() if len(means) == 1 and all(_argument(n, 2) is None for n in nodes) else None
+        means = {
+            str(n.args[3].target) if n is not None and isinstance(n.args[3], Node) else None
+            for n in norms
+        }
+        mean = (
+            means.pop() if len(means) == 1 and all(_argument(n, 2) is None for n in nodes) else None
+        )
         found[nodes[0].name] = Layer(
-            tuple(nodes), weight_name, bias if bias and readers[bias] == len(nodes) else None,
+            tuple(nodes),
+            weight_name,
+            bias if bias and readers[bias] == len(nodes) else None,
             mean if mean and readers[mean] == len(nodes) else None,
-        )  # fmt: skip
+        )
     return found
 
 
@@ -88,8 +102,11 @@ def _argument(node: Node, index: int) -> Any:
     return node.args[index] if len(node.args) > index else None
 
 
-def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict[str, Layer], dict[str, str]]:
-    """Layers that two could replace, by the name of their weight, and why others could not, by the name of theirs.
+def factorable(
+    module: GraphModule, ignore: Callable[[str], bool]
+) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Layers that two could replace, by the name of their weight, and why others could not, by the
+    name of theirs.
 
     Args:
         module: the captured graph.
@@ -103,7 +120,12 @@ def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict
             others[layer.weight] = "ignored on request"
         elif len(layer.calls) > 1:
             others[layer.weight] = "several calls share it"
-        elif leaf != "weight" or owner._modules or set(owner._parameters) - {"weight", "bias"} or owner._buffers:
+        elif (
+            leaf != "weight"
+            or owner._modules
+            or set(owner._parameters) - {"weight", "bias"}
+            or owner._buffers
+        ):
             others[layer.weight] = "its module holds more than a weight and a bias"
         elif min(len(weight) // groups(layer.node), weight[0].numel()) < 2:
             others[layer.weight] = "its rank is 1"
@@ -116,12 +138,20 @@ def factorable(module: GraphModule, ignore: Callable[[str], bool]) -> tuple[dict
 
 def groups(node: Node) -> int:
     """Groups of a convolution; 1 for any other layer."""
-    return int(node.args[6]) if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6 else 1  # type: ignore[arg-type]
+    return (
+        int(node.args[6])
+        if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6
+        else 1
+    )  # type: ignore[arg-type]
 
 
 def channel_dim(node: Node, weight_rank: int) -> int:
     """The dimension of a layer's output that holds its channels."""
-    return -1 if operator_name(node.target) == "aten.linear" else node.meta["val"].dim() - weight_rank + 1
+    return (
+        -1
+        if operator_name(node.target) == "aten.linear"
+        else node.meta["val"].dim() - weight_rank + 1
+    )
 
 
 def setting(node: Node, index: int, default: int, rank: int) -> list[int]:

@@ -28,7 +28,8 @@ def hint(value: Any) -> Any:
         return value
     if value.node.hint is None:
         raise CaptureError(
-            "The model makes a tensor whose size depends on the data (selection by a mask, non-maximum suppression). Compress the parts "
+            "The model makes a tensor whose size depends on the data (selection by a mask, "
+            "non-maximum suppression). Compress the parts "
             'before it in place with targets=["name", ...].'
         )
     return value.node.hint
@@ -69,7 +70,9 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
 class Propagation:
     """Executes the graph on labels, node by node."""
 
-    def __init__(self, module: GraphModule, ignore: Callable[[str], bool], whole_heads: bool = True):
+    def __init__(
+        self, module: GraphModule, ignore: Callable[[str], bool], whole_heads: bool = True
+    ):
         self.module, self.ignore = module, ignore
         self.record = Recorder(whole_heads)
         self.values: dict[str, Any] = {}
@@ -98,7 +101,11 @@ class Propagation:
         if isinstance(item, Node):
             return self.values[item.name]
         if isinstance(item, (tuple, list)):
-            return tuple(self._resolve(i) for i in item) if isinstance(item, tuple) else [self._resolve(i) for i in item]
+            return (
+                tuple(self._resolve(i) for i in item)
+                if isinstance(item, tuple)
+                else [self._resolve(i) for i in item]
+            )
         return item
 
     def _parameter(self, node: Node) -> Any:
@@ -135,16 +142,26 @@ class Propagation:
         out = self.result(node)
         call = Call(node, target, args, kwargs, out, self.record)
         values = call.values()
-        if not isinstance(out, (Value, tuple)) or (isinstance(out, tuple) and not any(isinstance(o, Value) for o in out)):
+        if not isinstance(out, (Value, tuple)) or (
+            isinstance(out, tuple) and not any(isinstance(o, Value) for o in out)
+        ):
             return out
-        if all(v.const is not None for v in values) and _constant_size(out) <= SMALL_CONSTANT and not any(v.axes for v in values):
+        if (
+            all(v.const is not None for v in values)
+            and _constant_size(out) <= SMALL_CONSTANT
+            and not any(v.axes for v in values)
+        ):
             computed = _compute(call)
             if computed is not None and isinstance(out, Value):
                 return replace(out, const=computed)
         if not any(v.axes for v in values) and not _weighted(node):
             return out
         rule = rule_for(target)
-        if rule is None and isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
+        if (
+            rule is None
+            and isinstance(target, torch._ops.OpOverload)
+            and torch.Tag.pointwise in target.tags
+        ):
             rule = pointwise
         if rule is not None:
             try:
@@ -196,7 +213,9 @@ def _grouped_user(node: Node) -> int:
     if len({u.args[6] if len(u.args) > 6 else 1 for u in users}) != 1:
         return 1
     user = users[0]
-    plain = user.op == "call_function" and operator_name(user.target).startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_tr"))
+    plain = user.op == "call_function" and operator_name(user.target).startswith(
+        ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_tr")
+    )
     if not plain or user.args[1] is not node or len(user.args) < 7:
         return 1
     groups = user.args[6]

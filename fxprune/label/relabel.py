@@ -1,4 +1,6 @@
-"""What a choice of kept channels does to every call: new shapes, new shape arguments, and the check that all still meets."""
+"""What a choice of kept channels does to every call: new shapes, new shape arguments, and the
+check that all still meets.
+"""
 
 import itertools
 import math
@@ -49,12 +51,18 @@ def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
         counts = np.unique(mask.sum(dim))
         rest = tuple(d for d in range(mask.ndim) if d != dim)
         uniform = counts[counts > 0]
-        candidates.append({int(mask.any(rest).sum())} | ({int(uniform[0])} if len(uniform) == 1 else set()))
+        candidates.append(
+            {int(mask.any(rest).sum())} | ({int(uniform[0])} if len(uniform) == 1 else set())
+        )
     boxes = [box for box in itertools.product(*candidates) if math.prod(box) == int(mask.sum())]
     if not boxes:
         raise Conflict("blocks of one channel group keep unequal counts", compact)
-    # Blocks stay whole: where chance leaves several boxes, the one that shortens fewest dimensions is meant.
-    best = max(boxes, key=lambda box: sum(size == mask.shape[dim] for size, dim in zip(box, dims, strict=True)))
+    # Blocks stay whole: where chance leaves several boxes, the one that shortens fewest dimensions
+    # is meant.
+    best = max(
+        boxes,
+        key=lambda box: sum(size == mask.shape[dim] for size, dim in zip(box, dims, strict=True)),
+    )
     return dict(zip(dims, best, strict=True))
 
 
@@ -154,18 +162,26 @@ class Rewriter:
             if place >= len(args) or not isinstance(args[place], int):
                 continue
             position = args[place] + (node.args[2] if narrow and place == 3 else 0)
-            position = position + source.shape[dim] if position < 0 else min(position, source.shape[dim])
+            position = (
+                position + source.shape[dim] if position < 0 else min(position, source.shape[dim])
+            )
             args[place] = kept_before(source, dim, position, self.alive)
         if narrow:
             args[3] -= args[2]
         return node.target, args
 
-    def _scatter(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+    def _scatter(
+        self, node: Node, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Any]]:
         source = self.value(args[0])
         dim = (args[2] if len(args) > 2 else 0) % source.rank
         for place in (3, 4):
             if place < len(args) and isinstance(args[place], int):
-                position = args[place] + source.shape[dim] if args[place] < 0 else min(args[place], source.shape[dim])
+                position = (
+                    args[place] + source.shape[dim]
+                    if args[place] < 0
+                    else min(args[place], source.shape[dim])
+                )
                 args[place] = kept_before(source, dim, position, self.alive)
         return node.target, args
 
@@ -181,7 +197,9 @@ class Rewriter:
         amounts = list(args[1])
         for index in range(len(amounts) // 2):
             dim = source.rank - 1 - index
-            if not any(dim in varying(a) for a in out.axes) or not isinstance(amounts[2 * index], int):
+            if not any(dim in varying(a) for a in out.axes) or not isinstance(
+                amounts[2 * index], int
+            ):
                 continue
             before = amounts[2 * index]
             inside = kept_before(out, dim, before + source.shape[dim], self.alive)
@@ -191,7 +209,9 @@ class Rewriter:
         args[1] = amounts
         return node.target, args
 
-    def _convolution(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+    def _convolution(
+        self, node: Node, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Any]]:
         weight, source = self.value(args[1]), self.value(args[0])
         place = 8 if operator_name(node.target) == "aten.convolution" else 6
         if len(args) > place and args[place] > 1:
@@ -200,13 +220,17 @@ class Rewriter:
                 args[place] = shrunk(source, self.alive).shape[channel]
         return node.target, args
 
-    def _attention(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+    def _attention(
+        self, node: Node, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Any]]:
         query = self.value(args[0])
         if kwargs.get("scale") is None and shrunk(query, self.alive).shape[-1] != query.shape[-1]:
             kwargs["scale"] = query.shape[-1] ** -0.5
         return node.target, args
 
-    def _instances(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+    def _instances(
+        self, node: Node, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Any]]:
         source = self.value(args[0])
         if args[1] == source.shape[1]:
             args[1] = shrunk(source, self.alive).shape[1]
@@ -218,12 +242,24 @@ class Rewriter:
 
 
 FAMILIES = (
-    dict.fromkeys(("view", "reshape", "_unsafe_view", "expand", "broadcast_to", "unflatten"), "shape")
+    dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "expand", "broadcast_to", "unflatten"), "shape"
+    )
     | dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), "split")
     | dict.fromkeys(("slice", "narrow"), "slice")
     | dict.fromkeys(("pad", "constant_pad_nd"), "pad")
-    | dict.fromkeys([f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)] + ["convolution"], "convolution")
-    | {"slice_scatter": "scatter", "select": "select", "scaled_dot_product_attention": "attention", "group_norm": "instances", "repeat_interleave": "repeat"}
+    | dict.fromkeys(
+        [f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)]
+        + ["convolution"],
+        "convolution",
+    )
+    | {
+        "slice_scatter": "scatter",
+        "select": "select",
+        "scaled_dot_product_attention": "attention",
+        "group_norm": "instances",
+        "repeat_interleave": "repeat",
+    }
 )
 
 
@@ -275,7 +311,8 @@ class _Checker(Recorder):
         return None
 
     def heads(self, labels: list[Tensor]) -> bool:
-        # Where one channel is left of every head, its labels look like those of heads that go as a whole.
+        # Where one channel is left of every head, its labels look like those of heads that go as a
+        # whole.
         return super().heads(labels) and all(a.shape[-1] != 1 for a in labels)
 
 
@@ -294,7 +331,11 @@ class _Relabelling(Propagation):
 
     def result(self, node: Node) -> Any:
         value = self.rewriter.analysis.values[node.name]
-        return shrunk(value, self.rewriter.alive) if not isinstance(value, Value) or value.const is None else replace(value, axes=())
+        return (
+            shrunk(value, self.rewriter.alive)
+            if not isinstance(value, Value) or value.const is None
+            else replace(value, axes=())
+        )
 
     def _call(self, node: Node) -> Any:
         try:
@@ -309,10 +350,17 @@ class _Relabelling(Propagation):
             held = [self.rewriter.analysis.values[n.name] for n in (*node.all_input_nodes, node)]
             labels = [narrow_constant(a).reshape(-1) for v in _flat(held) for a in v.axes]
             ids = torch.cat(labels or [torch.zeros(1, dtype=torch.int64)])
-            self.conflicts.append(Conflict(str(error).splitlines()[0] if str(error) else type(error).__name__, ids, where(node)))
+            self.conflicts.append(
+                Conflict(
+                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    ids,
+                    where(node),
+                )
+            )
         else:
             return found
-        # Go on with what should have come out, so that later calls report only conflicts of their own.
+        # Go on with what should have come out, so that later calls report only conflicts of their
+        # own.
         return self._expected(self.rewriter.analysis.values[node.name])
 
     def _expected(self, value: Any) -> Any:
@@ -321,10 +369,14 @@ class _Relabelling(Propagation):
         if not isinstance(value, Value):
             return value
         new = shrunk(value, self.rewriter.alive)
-        return replace(new, axes=tuple(survivors(a, self.rewriter.alive).expand(new.shape) for a in value.axes))
+        return replace(
+            new, axes=tuple(survivors(a, self.rewriter.alive).expand(new.shape) for a in value.axes)
+        )
 
     def _compare(self, old: Any, found: Any) -> None:
-        """Insist that the labels a call returns are the survivors, in order, of those it returned at full width."""
+        """Insist that the labels a call returns are the survivors, in order, of those it returned
+        at full width.
+        """
         for before, after in zip(_flat([old]), _flat([found]), strict=True):
             for got in after.axes:
                 for labels in before.axes:
@@ -332,15 +384,22 @@ class _Relabelling(Propagation):
                         continue
                     wanted = survivors(labels, self.rewriter.alive)
                     if got.shape != after.shape:
-                        raise Conflict(f"shape {tuple(got.shape)} where {after.shape} is expected", wanted)
+                        raise Conflict(
+                            f"shape {tuple(got.shape)} where {after.shape} is expected", wanted
+                        )
                     self.record.unite(wanted, got)
 
     def _execute(self, node: Node, found: Any) -> None:
-        """Insist that the operator takes the new shapes and returns the expected ones, whatever its rule looked at."""
+        """Insist that the operator takes the new shapes and returns the expected ones, whatever
+        its rule looked at.
+        """
         if not isinstance(node.target, torch._ops.OpOverload) or not self.rewriter.touched(node):
             return
         target, raw, keywords = self.arguments(node)
-        args, kwargs = self._resolve(raw), {k: self._resolve(v) for k, v in keywords.items() if k != "device"}
+        args, kwargs = (
+            self._resolve(raw),
+            {k: self._resolve(v) for k, v in keywords.items() if k != "device"},
+        )
         # Networks repeat themselves, and operators on the meta device are written in Python.
         call = target, signature(args), signature(list(kwargs.items()))
         if call not in self.returned:
@@ -348,7 +407,9 @@ class _Relabelling(Propagation):
                 got = target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})
             except NotImplementedError:  # no meta kernel
                 return
-            self.returned[call] = [tuple(t.shape) for t in pytree.tree_leaves(got) if isinstance(t, Tensor)]
+            self.returned[call] = [
+                tuple(t.shape) for t in pytree.tree_leaves(got) if isinstance(t, Tensor)
+            ]
         shapes, wanted = self.returned[call], [v.shape for v in _flat([found])]
         if shapes != wanted:
             raise PlanError(f"shapes {shapes} where {wanted} are expected")
@@ -358,17 +419,34 @@ class _Relabelling(Propagation):
         if not isinstance(value, Value) or value.parameter is None:
             return value
         name = str(node.target)
-        held = {axis: ids for axis in range(value.rank) if (ids := self.record.given.get((name, axis))) is not None}
-        shape = tuple(held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape))
+        held = {
+            axis: ids
+            for axis in range(value.rank)
+            if (ids := self.record.given.get((name, axis))) is not None
+        }
+        shape = tuple(
+            held[axis].shape[-1] if axis in held else size for axis, size in enumerate(value.shape)
+        )
         axes = [self.record.axis(name, shape, axis) for axis in held]
-        return replace(value, shape=shape, axes=tuple(a for a in axes if bool((narrow_constant(a) != FIXED).any())))
+        return replace(
+            value,
+            shape=shape,
+            axes=tuple(a for a in axes if bool((narrow_constant(a) != FIXED).any())),
+        )
 
 
 def _known(before: Any, found: Any) -> Any:
-    """What a call returns, without labels that it did not carry at full width (of dimensions that are left with one index)."""
+    """What a call returns, without labels that it did not carry at full width (of dimensions that
+    are left with one index).
+    """
     if not isinstance(found, Value) or not isinstance(before, Value):
         return found
-    return replace(found, axes=tuple(a for a in found.axes if any(varying(a) & varying(labels) for labels in before.axes)))
+    return replace(
+        found,
+        axes=tuple(
+            a for a in found.axes if any(varying(a) & varying(labels) for labels in before.axes)
+        ),
+    )
 
 
 def _flat(values: Iterable[Any]) -> list[Value]:
@@ -385,7 +463,10 @@ def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np
         if ids.ndim == 2:
             counts = np.unique(mask.sum(1))
             if len(counts) != 1:
-                raise Conflict(f"{key[0]}: convolution groups keep unequal counts {counts.tolist()}", torch.from_numpy(ids))
+                raise Conflict(
+                    f"{key[0]}: convolution groups keep unequal counts {counts.tolist()}",
+                    torch.from_numpy(ids),
+                )
             result[key] = ids[mask].reshape(len(ids), -1)
         else:
             result[key] = ids[mask]
@@ -429,11 +510,15 @@ def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.nd
             grouped = alive[ids]
     for axis, mask in enumerate(masks):
         if not mask.all():
-            tensor = tensor.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
+            tensor = tensor.index_select(
+                axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
+            )
     if grouped is not None and not grouped.all():
         rows = tensor.shape[0] // len(grouped)
         parts = [
-            tensor[g * rows : (g + 1) * rows].index_select(1, torch.from_numpy(np.flatnonzero(m)).to(tensor.device))
+            tensor[g * rows : (g + 1) * rows].index_select(
+                1, torch.from_numpy(np.flatnonzero(m)).to(tensor.device)
+            )
             for g, m in enumerate(grouped)
         ]
         tensor = torch.cat(parts)

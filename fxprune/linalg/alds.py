@@ -1,7 +1,8 @@
 r"""Grouped encoders, one decoder (Liebenwein, Maalouf, Feldman & Rus, NeurIPS 2021, ALDS).
 
-The columns of W are cut into k parts, each replaced by its best rank-j approximation. The relative operator-norm error is at most
-sqrt(k) max_i s_{j+1}(W_i) / s_1(W) (their theorem 1), which is what the method minimises over layers.
+The columns of W are cut into k parts, each replaced by its best rank-j approximation. The relative
+operator-norm error is at most sqrt(k) max_i s_{j+1}(W_i) / s_1(W) (their theorem 1), which is what
+the method minimises over layers.
 """
 
 import math
@@ -15,7 +16,8 @@ def bounds(parts: Tensor) -> np.ndarray:
     """The bound at rank 0, 1, ..., min(m, n).
 
     Args:
-        parts: (g, k, m, n) float64: the k parts of each of g independent matrices; the worst of these counts.
+        parts: (g, k, m, n) float64: the k parts of each of g independent matrices; the worst of
+            these counts.
     """
     values = torch.linalg.svdvals(parts)
     whole = parts.transpose(1, 2).flatten(2)

@@ -1,9 +1,10 @@
 r"""Interpolation: rebuild dropped columns from kept ones.
 
-Minimises \|X - X_K T\|_F^2 + \lambda \|T - T_0\|_F^2 over T, given second moments only: with A = X_K^T X_K and B = X_K^T X,
-T = (A + \lambda I)^{-1} (B + \lambda T_0). For A and B taken from one model this is the interpolative decomposition of
-Chee et al. (NeurIPS 2022), section 3, in normal-equation form; for A from a compressed model and B across models it fits the
-compressed activations to the original ones.
+Minimises \|X - X_K T\|_F^2 + \lambda \|T - T_0\|_F^2 over T, given second moments only: with A =
+X_K^T X_K and B = X_K^T X, T = (A + \lambda I)^{-1} (B + \lambda T_0). For A and B taken from one
+model this is the interpolative decomposition of Chee et al. (NeurIPS 2022), section 3, in
+normal-equation form; for A from a compressed model and B across models it fits the compressed
+activations to the original ones.
 """
 
 import math
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 
 
-def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | None = None) -> np.ndarray:
+def solve_ridge(
+    a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | None = None
+) -> np.ndarray:
     """Solve (A + lambda I) T = B + lambda T0 with lambda = ridge * mean(diag A).
 
     Args:
@@ -22,7 +25,8 @@ def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | 
         prior: T0, (k, n); zero when left out.
 
     Returns:
-        (k, n) float64. Where A + lambda I is numerically singular, the minimum-norm solution of its leading eigenspace.
+        (k, n) float64. Where A + lambda I is numerically singular, the minimum-norm solution of
+        its leading eigenspace.
     """
     scale = ridge * float(np.trace(a)) / max(len(a), 1)
     system = torch.from_numpy(a + scale * np.eye(len(a)))
@@ -39,15 +43,21 @@ def solve_ridge(a: np.ndarray, b: np.ndarray, ridge: float, prior: np.ndarray | 
     return np.asarray(((basis / values[keep]) @ (basis.T @ right)).numpy())
 
 
-def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: float = 1e-13, rows: float = math.inf) -> np.ndarray:
+def interpolation(
+    gram: np.ndarray,
+    kept: np.ndarray,
+    ridge: float,
+    precision: float = 1e-13,
+    rows: float = math.inf,
+) -> np.ndarray:
     """T of shape (k, n) with X ~ X[:, kept] T, exact on the kept columns.
 
     Args:
         gram: X^T X, (n, n) float64.
         kept: (k,) column indices.
         ridge: relative Tikhonov weight on the dropped columns' coefficients.
-        precision: relative error of the Gram matrix; columns that the kept ones rebuild to this precision are rebuilt
-            without shrinkage.
+        precision: relative error of the Gram matrix; columns that the kept ones rebuild to this
+            precision are rebuilt without shrinkage.
         rows: observations in X; as many kept columns rebuild anything, which proves nothing.
     """
     result = np.zeros((len(kept), len(gram)))
@@ -55,7 +65,9 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
     result[np.arange(len(kept)), kept] = 1
     energy = np.diag(gram)
     # Dead columns neither rebuild others nor need to be rebuilt.
-    lives = energy > np.finfo(float).eps ** 2 * max(float(energy.max(initial=0)), np.finfo(float).tiny)
+    lives = energy > np.finfo(float).eps ** 2 * max(
+        float(energy.max(initial=0)), np.finfo(float).tiny
+    )
     places, kept, dropped = np.flatnonzero(lives[kept]), kept[lives[kept]], dropped[lives[dropped]]
     if len(dropped) and len(kept):
         # Equilibrate: channels may differ by orders of magnitude in scale.
@@ -67,7 +79,9 @@ def interpolation(gram: np.ndarray, kept: np.ndarray, ridge: float, precision: f
             sharp = solve_ridge(a, b, precision)
             fitted = (torch.from_numpy(a) @ torch.from_numpy(sharp)).numpy()
             free = max(1 - len(kept) / rows, 0.0)
-            exact = np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision * free
+            exact = (
+                np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision * free
+            )
             unit[:, exact] = sharp[:, exact]
         result[np.ix_(places, dropped)] = unit * scale[dropped] / scale[kept][:, None]
     return result

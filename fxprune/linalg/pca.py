@@ -1,8 +1,9 @@
 r"""The best low-rank layer under the data: principal components of its outputs.
 
-For y = W x + b with covariance C of y, the rank-r layer that minimises E\|y - y_r\|^2 is W_r = U_r U_r^T W with U_r the leading
-eigenvectors of C, and b_r = b + (I - U_r U_r^T) E[W x] (Zhang et al., TPAMI 2016, section 3.2). With W the least-squares
-solution for some targets, W_r is their reduced-rank regression (Izenman 1975).
+For y = W x + b with covariance C of y, the rank-r layer that minimises E\|y - y_r\|^2 is W_r = U_r
+U_r^T W with U_r the leading eigenvectors of C, and b_r = b + (I - U_r U_r^T) E[W x] (Zhang et al.,
+TPAMI 2016, section 3.2). With W the least-squares solution for some targets, W_r is their
+reduced-rank regression (Izenman 1975).
 """
 
 import numpy as np
@@ -20,10 +21,14 @@ def dropped(covariance: Tensor, worth: Tensor | None = None) -> np.ndarray:
     values = values.clamp(min=0)
     if worth is not None:
         values = values * (vectors * (worth.to(vectors) @ vectors)).sum(-2).clamp(min=0)
-    return np.append(values.reshape(-1, covariance.shape[-1]).sum(0).cumsum(0).flip(0).cpu().numpy(), 0.0)
+    return np.append(
+        values.reshape(-1, covariance.shape[-1]).sum(0).cumsum(0).flip(0).cpu().numpy(), 0.0
+    )
 
 
-def truncate(weight: Tensor, shift: Tensor, covariance: Tensor, mean: Tensor, rank: int, intercept: bool) -> tuple[Tensor, Tensor]:
+def truncate(
+    weight: Tensor, shift: Tensor, covariance: Tensor, mean: Tensor, rank: int, intercept: bool
+) -> tuple[Tensor, Tensor]:
     """The best layer of a lower rank under the data.
 
     Args:
@@ -32,7 +37,8 @@ def truncate(weight: Tensor, shift: Tensor, covariance: Tensor, mean: Tensor, ra
         covariance: of W x, (g, o, o).
         mean: of W x, (g, o).
         rank: of each group.
-        intercept: whether the shift may change; otherwise the components are those of the second moment about zero.
+        intercept: whether the shift may change; otherwise the components are those of the second
+            moment about zero.
 
     Returns:
         weight and shift of the truncated layer.

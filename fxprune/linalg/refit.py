@@ -1,7 +1,8 @@
 r"""Refit a linear map from second moments, with the ridge chosen on held-out rows.
 
-Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the features' own energies, so that \lambda is free of units and
-\lambda -> inf returns the prior W0. This is layer-wise reconstruction (He et al., ICCV 2017, eq. 1) with a prior.
+Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the features' own
+energies, so that \lambda is free of units and \lambda -> inf returns the prior W0. This is
+layer-wise reconstruction (He et al., ICCV 2017, eq. 1) with a prior.
 """
 
 import math
@@ -22,9 +23,13 @@ SINGLE = 1e-4
 SHRINKAGE = 0.2
 """Of a covariance towards its diagonal, per (features / rows)."""
 BLOCK, PANEL = 1 << 13, 64
-"""Rows whose products are summed in their own precision; columns of A^T A that are made by one product."""
+"""Rows whose products are summed in their own precision; columns of A^T A that are made by one
+product.
+"""
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether products in single precision can be oneDNN's: MKL, which torch multiplies with, leaves AVX-512 unused on AMD's processors."""
+"""Whether products in single precision can be oneDNN's: MKL, which torch multiplies with, leaves
+AVX-512 unused on AMD's processors.
+"""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -40,7 +45,8 @@ def gram(rows: Tensor) -> Tensor:
 
 
 def _triangle(columns: Tensor, features: int) -> Iterator[tuple[int, Tensor]]:
-    """Products of (..., n, r) columns with the first of them, a few of those after the other, from the diagonal downwards.
+    """Products of (..., n, r) columns with the first of them, a few of those after the other, from
+    the diagonal downwards.
 
     Yields:
         the number of the first, and (..., n - that, at most PANEL) products.
@@ -55,14 +61,18 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     single = left.shape[:-2].numel() == 1 and left.numel() and right.numel()
     if not (ONEDNN and single and left.device.type == "cpu" and left.dtype == torch.float32):
         return left @ right.mT
-    flat = torch.ops.mkldnn._linear_pointwise(left.reshape(left.shape[-2:]), right.reshape(right.shape[-2:]), None, "none", [], "")
+    flat = torch.ops.mkldnn._linear_pointwise(
+        left.reshape(left.shape[-2:]), right.reshape(right.shape[-2:]), None, "none", [], ""
+    )
     return flat.view(*left.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
 def _mirrored(lower: Tensor) -> Tensor:
     """A symmetric matrix of its lower triangle, in place."""
     for start in range(0, lower.shape[-1] - PANEL, PANEL):
-        lower[..., start : start + PANEL, start + PANEL :] = lower[..., start + PANEL :, start : start + PANEL].mT
+        lower[..., start : start + PANEL, start + PANEL :] = lower[
+            ..., start + PANEL :, start : start + PANEL
+        ].mT
     return lower
 
 
@@ -85,24 +95,31 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
-            self.count + other.count, self.p + other.p, self.y + other.y,
-            self.pp + other.pp, self.py + other.py, self.yy + other.yy,
-        )  # fmt: skip
+            self.count + other.count,
+            self.p + other.p,
+            self.y + other.y,
+            self.pp + other.pp,
+            self.py + other.py,
+            self.yy + other.yy,
+        )
 
     def centred(self) -> "Moments":
         """The same sums about the means."""
         n = max(self.count, 1.0)
         return Moments(
-            self.count, self.p, self.y,
-            self.pp - self.p[:, :, None] * self.p[:, None] / n, self.py - self.p[:, :, None] * self.y[:, None] / n,
+            self.count,
+            self.p,
+            self.y,
+            self.pp - self.p[:, :, None] * self.p[:, None] / n,
+            self.py - self.p[:, :, None] * self.y[:, None] / n,
             self.yy - self.y.square() / n,
-        )  # fmt: skip
+        )
 
     def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Covariance (g, o, o) and mean (g, o) of P W^T, for a (g, o, f) weight.
 
-        The features' covariance is shrunk towards its diagonal by what few rows leave undetermined, so that directions which the rows
-        do not show count by their weights.
+        The features' covariance is shrunk towards its diagonal by what few rows leave
+        undetermined, so that directions which the rows do not show count by their weights.
         """
         n = max(self.count, 1.0)
         inner = self.centred().pp
@@ -111,12 +128,16 @@ class Moments:
 
     def residual(self, weight: Tensor) -> float:
         """Sum of squared errors of a (g, o, f) weight, without intercept."""
-        error = self.yy.sum() - 2 * (weight.mT * self.py).sum() + (weight * (weight @ self.pp)).sum()
+        error = (
+            self.yy.sum() - 2 * (weight.mT * self.py).sum() + (weight * (weight @ self.pp)).sum()
+        )
         return max(float(error), 0.0)
 
 
 class Sums:
-    """Moments of rows that come in pieces: products in the rows' precision, summed over blocks in float64."""
+    """Moments of rows that come in pieces: products in the rows' precision, summed over blocks in
+    float64.
+    """
 
     def __init__(self) -> None:
         self._count, self._sums = 0, list[Tensor]()
@@ -145,7 +166,9 @@ class Sums:
         first, second, squares = self._sums
         features = second.shape[2]
         pp, py = _mirrored(second[:, :features].clone()), second[:, features:].mT
-        return Moments(float(self._count), first[:, :features], first[:, features:], pp, py, squares)
+        return Moments(
+            float(self._count), first[:, :features], first[:, features:], pp, py, squares
+        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +204,9 @@ class _System:
         return m.pp * self.scale * self.scale.mT, (m.py - m.pp @ prior.mT) * self.scale
 
     def solve(self, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor | None:
-        """The (g, f, o) change to the prior in these units; None where a system is not positive definite."""
+        """The (g, f, o) change to the prior in these units; None where a system is not positive
+        definite.
+        """
         system = self.pp.to(dtype, copy=True)
         system.diagonal(dim1=1, dim2=2).add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(system)
@@ -199,7 +224,13 @@ def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
     return start
 
 
-def solution(moments: Moments, prior: Tensor, intercept: bool, ridge: float, dtype: torch.dtype = torch.float64) -> Fit:
+def solution(
+    moments: Moments,
+    prior: Tensor,
+    intercept: bool,
+    ridge: float,
+    dtype: torch.dtype = torch.float64,
+) -> Fit:
     """The fit at a ridge.
 
     Args:
@@ -214,21 +245,29 @@ def solution(moments: Moments, prior: Tensor, intercept: bool, ridge: float, dty
         change = system.solve(ridge, dtype)
         weight = prior if change is None else prior + (change * system.scale).mT
     n = max(moments.count, 1.0)
-    bias = (moments.y - (weight @ moments.p[:, :, None])[:, :, 0]) / n if intercept else weight.new_zeros(weight.shape[:2])
+    bias = (
+        (moments.y - (weight @ moments.p[:, :, None])[:, :, 0]) / n
+        if intercept
+        else weight.new_zeros(weight.shape[:2])
+    )
     return Fit(weight, bias, ridge)
 
 
-def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None) -> Fit:
+def refit(
+    train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None
+) -> Fit:
     """Fit with the ridge that does best on held-out rows, then on all rows.
 
     Args:
         train, held_out: moments of disjoint rows.
         prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
-        unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the held-out rows too.
+        unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
+            held-out rows too.
     """
     unseen = prior if unseen is None else unseen
-    # The held-out rows are centred by their own mean only for lack of a shift: its error is of second order.
+    # The held-out rows are centred by their own mean only for lack of a shift: its error is of
+    # second order.
     fit, judge = (m.centred() if intercept else m for m in (train, held_out))
     ridge = math.inf
     if judge.residual(unseen) > EXACT * max(float(judge.yy.sum()), TINY):
@@ -240,7 +279,11 @@ def refit(train: Moments, held_out: Moments, prior: Tensor, intercept: bool, uns
             """By how much the squared error exceeds the prior's."""
             dtype = torch.float32 if RIDGES[at] >= SINGLE else torch.float64
             change = system.solve(RIDGES[at], dtype)
-            return 0.0 if change is None else float((change * (pp.to(dtype) @ change - 2 * right.to(dtype))).sum())
+            return (
+                0.0
+                if change is None
+                else float((change * (pp.to(dtype) @ change - 2 * right.to(dtype))).sum())
+            )
 
         at = _lowest(worse, START, len(RIDGES))
         if worse(at) < 0:

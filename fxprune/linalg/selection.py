@@ -1,9 +1,11 @@
 r"""Column subset selection: nested removal orders and the error at every width.
 
-Two selectors. `pivoted_qr` keeps the columns that column-pivoted QR of X picks first (Chee et al. 2022), computed as pivoted Cholesky of
-the Gram matrix. `output_aware` removes, one after another, the channel whose loss changes the consumers' outputs least when
-all remaining channels are re-interpolated: for a consumer with weight W and H = (X^T X)^{-1} removing channel j costs
-\|W_j\|^2 / H_jj (the optimal brain surgeon for channels; Hassibi & Stork 1993, Kurtic et al. 2023), and both W and H are updated in closed form.
+Two selectors. `pivoted_qr` keeps the columns that column-pivoted QR of X picks first (Chee et al.
+2022), computed as pivoted Cholesky of the Gram matrix. `output_aware` removes, one after another,
+the channel whose loss changes the consumers' outputs least when all remaining channels are
+re-interpolated: for a consumer with weight W and H = (X^T X)^{-1} removing channel j costs
+\|W_j\|^2 / H_jj (the optimal brain surgeon for channels; Hassibi & Stork 1993, Kurtic et al.
+2023), and both W and H are updated in closed form.
 """
 
 from dataclasses import dataclass
@@ -20,9 +22,11 @@ class Reader:
 
     Attributes:
         gram: X^T X of everything the consumer reads, (n, n) float64.
-        metric: W^T G W summed over kernel positions, with G = I or the worth of output errors, (n, n) float64.
+        metric: W^T G W summed over kernel positions, with G = I or the worth of output errors, (n,
+            n) float64.
         columns: (channels,) place of each of the group's channels in X, -1 where it is not read.
-        scale: what one unit of squared output error costs; None counts errors relative to the output's own energy.
+        scale: what one unit of squared output error costs; None counts errors relative to the
+            output's own energy.
     """
 
     gram: np.ndarray
@@ -36,8 +40,10 @@ class Removal:
     """A nested order of removal.
 
     Attributes:
-        order: (blocks, size) channel indices, first removed first; every prefix of columns is a plan.
-        errors: (size,) squared output error, in the readers' scales, after removing 0, 1, ... channels of each block.
+        order: (blocks, size) channel indices, first removed first; every prefix of columns is a
+            plan.
+        errors: (size,) squared output error, in the readers' scales, after removing 0, 1, ...
+            channels of each block.
     """
 
     order: np.ndarray
@@ -91,11 +97,17 @@ class _State:
 
     def costs(self) -> np.ndarray:
         """Relative output error of removing each channel alone, (channels,)."""
-        costs = self.metric.diagonal().clamp(min=0) / self.inverse.diagonal().clamp(min=TINY) * self.scale
+        costs = (
+            self.metric.diagonal().clamp(min=0)
+            / self.inverse.diagonal().clamp(min=TINY)
+            * self.scale
+        )
         return torch.cat([costs, costs.new_zeros(1)])[self.place].numpy()
 
     def remove(self, channels: np.ndarray) -> None:
-        """Remove several channels at once: the block form of the rank-one update. What is removed is left as zeros until half of all is."""
+        """Remove several channels at once: the block form of the rank-one update. What is removed
+        is left as zeros until half of all is.
+        """
         size = len(self.metric)
         gone = self.place[torch.from_numpy(channels)]
         gone = gone[gone < size]
@@ -105,19 +117,28 @@ class _State:
         # Coefficients that rebuild the removed channels' share, (gone, size).
         step = torch.linalg.solve(rows[:, gone], rows)
         self.inverse.addmm_(rows.T, step, alpha=-1)
-        self.metric.addmm_(step.T, costs, alpha=-1).addmm_((costs - costs[:, gone] @ step).T, step, alpha=-1)
+        self.metric.addmm_(step.T, costs, alpha=-1).addmm_(
+            (costs - costs[:, gone] @ step).T, step, alpha=-1
+        )
         self.place[torch.from_numpy(channels)] = size
         self.left[gone] = False
         left = self.left.nonzero()[:, 0]
         if 2 * len(left) < size:
-            self.inverse, self.metric, self.left = self.inverse[left][:, left], self.metric[left][:, left], self.left[left]
+            self.inverse, self.metric, self.left = (
+                self.inverse[left][:, left],
+                self.metric[left][:, left],
+                self.left[left],
+            )
             moved = torch.full((size + 1,), len(left))
             moved[left] = torch.arange(len(left))
             self.place = moved[self.place]
 
 
-def dependent(readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance: float) -> np.ndarray:
-    """Channels whose removal leaves every consumer's output unchanged: dead ones and exact linear combinations.
+def dependent(
+    readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance: float
+) -> np.ndarray:
+    """Channels whose removal leaves every consumer's output unchanged: dead ones and exact linear
+    combinations.
 
     Args:
         readers: the group's consumers.
@@ -146,12 +167,19 @@ def dependent(readers: list[Reader], blocks: np.ndarray, ridge: float, tolerance
     return np.concatenate(found, 1) if found else blocks[:, :0]
 
 
-def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch: int = 1, first: np.ndarray | None = None) -> Removal:
+def output_aware(
+    readers: list[Reader],
+    blocks: np.ndarray,
+    ridge: float,
+    batch: int = 1,
+    first: np.ndarray | None = None,
+) -> Removal:
     """Greedy backward elimination over all consumers of a group.
 
     Args:
         readers: the group's consumers.
-        blocks: (blocks, size) channel indices into each reader's `columns`; each round takes one from every block.
+        blocks: (blocks, size) channel indices into each reader's `columns`; each round takes one
+            from every block.
         ridge: relative Tikhonov weight of the interpolation the costs assume.
         batch: channels removed between two updates; 1 is exact greedy.
         first: (blocks, k) channels removed before any other, at no cost (from `dependent`).
@@ -188,8 +216,11 @@ def output_aware(readers: list[Reader], blocks: np.ndarray, ridge: float, batch:
     return Removal(order, errors)
 
 
-def pivoted_removal(gram: np.ndarray, columns: np.ndarray, blocks: np.ndarray) -> tuple[Removal, np.ndarray]:
-    """The reverse of the pivoted-QR order as a removal, with relative residuals, and |r_kk / r_11| per width.
+def pivoted_removal(
+    gram: np.ndarray, columns: np.ndarray, blocks: np.ndarray
+) -> tuple[Removal, np.ndarray]:
+    """The reverse of the pivoted-QR order as a removal, with relative residuals, and |r_kk / r_11|
+    per width.
 
     Args:
         gram: (n, n) of one reader.
@@ -197,7 +228,8 @@ def pivoted_removal(gram: np.ndarray, columns: np.ndarray, blocks: np.ndarray) -
         blocks: (blocks, size) channel indices.
 
     Returns:
-        the removal and (size,) scores: |r_kk / r_11| of the last channel kept at each removal count.
+        the removal and (size,) scores: |r_kk / r_11| of the last channel kept at each removal
+        count.
     """
     order, diagonal = pivoted_qr(gram[np.ix_(columns, columns)])
     rank = np.empty(len(order), dtype=np.int64)
@@ -206,6 +238,8 @@ def pivoted_removal(gram: np.ndarray, columns: np.ndarray, blocks: np.ndarray) -
     removal = np.take_along_axis(blocks, table, 1)
     energy = diagonal**2
     dropped = energy[rank[removal]].sum(0)
-    errors = np.concatenate([[0.0], np.cumsum(dropped)[:-1]]) / max(float(np.trace(gram)), np.finfo(float).tiny)
+    errors = np.concatenate([[0.0], np.cumsum(dropped)[:-1]]) / max(
+        float(np.trace(gram)), np.finfo(float).tiny
+    )
     scores = diagonal[rank[removal]].max(0) / max(float(diagonal[0]), np.finfo(float).tiny)
     return Removal(removal, errors), scores

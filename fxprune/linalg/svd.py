@@ -1,4 +1,6 @@
-r"""The best low-rank matrix (Eckart & Young 1936): W ~ U_r (S_r V_r^T), with what is dropped known at every rank."""
+r"""The best low-rank matrix (Eckart & Young 1936): W ~ U_r (S_r V_r^T), with what is dropped known
+at every rank.
+"""
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ def factor(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def dropped(matrices: Tensor) -> np.ndarray:
-    """Squared Frobenius error at rank 0, 1, ..., min(m, n), summed over the (..., m, n) matrices."""
+    """Squared Frobenius error at rank 0, 1, ..., min(m, n), summed over the (..., m, n)
+    matrices.
+    """
     energy = torch.linalg.svdvals(matrices).square().reshape(-1, min(matrices.shape[-2:])).sum(0)
     return np.append(energy.flip(0).cumsum(0).flip(0).cpu().numpy(), 0.0)

@@ -28,10 +28,14 @@ class Budget:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-                raise BudgetError(f"{name}={value!r}: a budget is the fraction of the original to keep, above 0 and at most 1.")
+                raise BudgetError(
+                    f"{name}={value!r}: a budget is the fraction of the original to keep, above 0 "
+                    "and at most 1."
+                )
         if self.agreement is not None and self.agreement >= 1:
             raise BudgetError(
-                "agreement=1 cannot be certified from a sample; ask for 0.99, or for flops=1.0 to remove only what is redundant."
+                "agreement=1 cannot be certified from a sample; ask for 0.99, or for flops=1.0 to "
+                "remove only what is redundant."
             )
 
     @property
@@ -41,7 +45,9 @@ class Budget:
         return {name: float(limit) for name, limit in held.items() if limit is not None}
 
 
-def make_budget(flops: float | None, params: float | None, agreement: float | None, latency: float | None = None) -> Budget:
+def make_budget(
+    flops: float | None, params: float | None, agreement: float | None, latency: float | None = None
+) -> Budget:
     """The caller's budget; with none, agreement of 0.99."""
     if flops is None and params is None and agreement is None and latency is None:
         return Budget(agreement=GOAL)

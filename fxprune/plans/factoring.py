@@ -1,4 +1,6 @@
-"""A layer as two smaller ones: how its weight folds into matrices, and how their factors become two weights."""
+"""A layer as two smaller ones: how its weight folds into matrices, and how their factors become
+two weights.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +14,17 @@ from fxprune.errors import PlanError
 class Factoring:
     """A linear layer or convolution replaced by two without anything in between.
 
-    The weight, (out, in / groups, k1, k2, ...), is seen as groups x encoders matrices of (out / groups [x k1]) rows and
-    (in / groups / encoders x the other kernel axes) columns, each the product of two factors.
+    The weight, (out, in / groups, k1, k2, ...), is seen as groups x encoders matrices of (out /
+    groups [x k1]) rows and (in / groups / encoders x the other kernel axes) columns, each the
+    product of two factors.
 
     Attributes:
         rank: of every matrix; between the layers lie groups x encoders x rank channels.
         groups: convolution groups of the layer.
-        encoders: parts of a group's input channels that the first layer reads separately (Liebenwein et al. 2021, ALDS).
-        separable: the second layer has the first kernel axis (k1 x 1 after 1 x k2); otherwise its kernel is 1.
+        encoders: parts of a group's input channels that the first layer reads separately
+            (Liebenwein et al. 2021, ALDS).
+        separable: the second layer has the first kernel axis (k1 x 1 after 1 x k2); otherwise its
+            kernel is 1.
     """
 
     rank: int
@@ -28,17 +33,30 @@ class Factoring:
     separable: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("rank", self.rank), ("groups", self.groups), ("encoders", self.encoders)):
+        for name, value in (
+            ("rank", self.rank),
+            ("groups", self.groups),
+            ("encoders", self.encoders),
+        ):
             if type(value) is not int or value < 1:
-                raise PlanError(f"A factoring's {name} is a whole number of at least 1, not {value!r}.")
+                raise PlanError(
+                    f"A factoring's {name} is a whole number of at least 1, not {value!r}."
+                )
         if type(self.separable) is not bool:
             raise PlanError(f"A factoring is separable or not: {self.separable!r} is neither.")
 
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-        """Outputs per group, inputs per encoder, kernel elements of the second and of the first layer."""
+        """Outputs per group, inputs per encoder, kernel elements of the second and of the first
+        layer.
+        """
         kernel = shape[2:]
         second = kernel[0] if self.separable and kernel else 1
-        return shape[0] // self.groups, shape[1] // self.encoders, second, math.prod(kernel) // second
+        return (
+            shape[0] // self.groups,
+            shape[1] // self.encoders,
+            second,
+            math.prod(kernel) // second,
+        )
 
     def largest(self, shape: tuple[int, ...]) -> int:
         """The rank at which nothing is lost."""
@@ -54,8 +72,14 @@ class Factoring:
     def fold(self, weight: Tensor) -> Tensor:
         """The matrices, (groups, encoders, rows, columns) float64."""
         outputs, inputs, second, first = self._sizes(tuple(weight.shape))
-        held = weight.detach().double().reshape(self.groups, outputs, self.encoders, inputs, second, first)
-        return held.permute(0, 2, 1, 4, 3, 5).reshape(self.groups, self.encoders, outputs * second, inputs * first)
+        held = (
+            weight.detach()
+            .double()
+            .reshape(self.groups, outputs, self.encoders, inputs, second, first)
+        )
+        return held.permute(0, 2, 1, 4, 3, 5).reshape(
+            self.groups, self.encoders, outputs * second, inputs * first
+        )
 
     def weights(self, left: Tensor, right: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """The first and the second layer's weight.
@@ -67,33 +91,54 @@ class Factoring:
         """
         outputs, inputs, second, _ = self._sizes(shape)
         ones = (1,) * max(len(shape) - 3, 0)
-        spread = left.reshape(self.groups, self.encoders, outputs, second, self.rank).permute(0, 2, 1, 4, 3)
+        spread = left.reshape(self.groups, self.encoders, outputs, second, self.rank).permute(
+            0, 2, 1, 4, 3
+        )
         kernels = ((1, *shape[3:]), (second, *ones)) if self.separable else (shape[2:], (1, *ones))
-        behind = spread.reshape(shape[0], self.encoders * self.rank, *(kernels[1] if len(shape) > 2 else ()))
-        ahead = right.reshape(self.groups * self.encoders * self.rank, inputs, *(kernels[0] if len(shape) > 2 else ()))
+        behind = spread.reshape(
+            shape[0], self.encoders * self.rank, *(kernels[1] if len(shape) > 2 else ())
+        )
+        ahead = right.reshape(
+            self.groups * self.encoders * self.rank, inputs, *(kernels[0] if len(shape) > 2 else ())
+        )
         return ahead.contiguous(), behind.contiguous()
 
     def merge(self, first: Tensor, second: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The one weight of this shape that two layers amount to, float64 arithmetic, in the first's dtype.
+        """The one weight of this shape that two layers amount to, float64 arithmetic, in the
+        first's dtype.
 
         Raises:
             PlanError: the weights are not of this factoring.
         """
-        wanted = [(self.groups * self.encoders * self.rank, shape[1] // self.encoders), (shape[0], self.encoders * self.rank)]
-        if [tuple(t.shape[:2]) for t in (first, second)] != wanted or first.numel() + second.numel() != sum(self.sizes(shape)):
+        wanted = [
+            (self.groups * self.encoders * self.rank, shape[1] // self.encoders),
+            (shape[0], self.encoders * self.rank),
+        ]
+        if [
+            tuple(t.shape[:2]) for t in (first, second)
+        ] != wanted or first.numel() + second.numel() != sum(self.sizes(shape)):
             raise PlanError(
-                f"Weights of shapes {tuple(first.shape)} and {tuple(second.shape)} are not the factors of a {tuple(shape)} weight at {self}."
+                f"Weights of shapes {tuple(first.shape)} and {tuple(second.shape)} are not the "
+                f"factors of a {tuple(shape)} weight at {self}."
             )
         outputs, inputs, kernel, rest = self._sizes(shape)
-        spread = second.detach().double().reshape(self.groups, outputs, self.encoders, self.rank, kernel)
-        left = spread.permute(0, 2, 1, 4, 3).reshape(self.groups, self.encoders, outputs * kernel, self.rank)
-        right = first.detach().double().reshape(self.groups, self.encoders, self.rank, inputs * rest)
+        spread = (
+            second.detach().double().reshape(self.groups, outputs, self.encoders, self.rank, kernel)
+        )
+        left = spread.permute(0, 2, 1, 4, 3).reshape(
+            self.groups, self.encoders, outputs * kernel, self.rank
+        )
+        right = (
+            first.detach().double().reshape(self.groups, self.encoders, self.rank, inputs * rest)
+        )
         product = (left @ right).reshape(self.groups, self.encoders, outputs, kernel, inputs, rest)
         merged: Tensor = product.permute(0, 2, 1, 4, 3, 5).reshape(shape).to(first.dtype)
         return merged
 
 
 def names(weight: str) -> tuple[str, str]:
-    """Names of the two weights that replace a layer's: `conv2.weight` becomes `conv2.0.weight` and `conv2.1.weight`."""
+    """Names of the two weights that replace a layer's: `conv2.weight` becomes `conv2.0.weight` and
+    `conv2.1.weight`.
+    """
     path = weight.removesuffix("weight")
     return f"{path}0.weight", f"{path}1.weight"

@@ -1,4 +1,6 @@
-"""A plan: names and integers that say what stays; JSON both ways, re-appliable to another checkpoint."""
+"""A plan: names and integers that say what stays; JSON both ways, re-appliable to another
+checkpoint.
+"""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +26,13 @@ class Plan:
     """What `compress` decided.
 
     Attributes:
-        kept: per changed parameter and axis the indices that stay, in order. Axis 1 of a grouped convolution's weight holds
-            one list per convolution group.
+        kept: per changed parameter and axis the indices that stay, in order. Axis 1 of a grouped
+            convolution's weight holds one list per convolution group.
         shapes: the original shape of every parameter in `kept` or `factorings`.
         widths: channels kept per block of each group, by group name.
         method: how it was made.
-        factorings: layers replaced by two, by the name of their weight; `kept` and `shapes` speak of the one they were.
+        factorings: layers replaced by two, by the name of their weight; `kept` and `shapes` speak
+            of the one they were.
     """
 
     kept: dict[str, dict[int, Indices]]
@@ -53,14 +56,24 @@ class Plan:
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise PlanError(f"This is not a plan: {error}. Pass what Plan.to_json wrote.") from error
+            raise PlanError(
+                f"This is not a plan: {error}. Pass what Plan.to_json wrote."
+            ) from error
         if not isinstance(data, dict) or not {"version", "kept", "shapes", "widths"} <= set(data):
-            raise PlanError("This is not a plan: `version`, `kept`, `shapes` or `widths` is missing.")
+            raise PlanError(
+                "This is not a plan: `version`, `kept`, `shapes` or `widths` is missing."
+            )
         if not isinstance(data["version"], int) or data["version"] > VERSION:
-            raise PlanError(f"The plan has version {data['version']}; this fxprune reads up to {VERSION}. Update fxprune.")
+            raise PlanError(
+                f"The plan has version {data['version']}; this fxprune reads up to {VERSION}. "
+                "Update fxprune."
+            )
         try:
             return cls(
-                {str(n): {int(a): list(i) for a, i in axes.items()} for n, axes in data["kept"].items()},
+                {
+                    str(n): {int(a): list(i) for a, i in axes.items()}
+                    for n, axes in data["kept"].items()
+                },
                 {str(n): tuple(int(s) for s in shape) for n, shape in data["shapes"].items()},
                 {str(n): int(w) for n, w in data["widths"].items()},
                 str(data.get("method", "auto")),
@@ -75,9 +88,13 @@ class Plan:
 
 
 def make_plan(
-    analysis: Analysis, alive: np.ndarray, state: Mapping[str, Tensor], method: str, settings: dict[str, Any],
+    analysis: Analysis,
+    alive: np.ndarray,
+    state: Mapping[str, Tensor],
+    method: str,
+    settings: dict[str, Any],
     factorings: Mapping[str, Factoring] = MappingProxyType({}),
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Write down a choice of channels.
 
     Args:
@@ -95,14 +112,22 @@ def make_plan(
         rows = [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
         kept.setdefault(name, {})[axis] = rows[0] if mask.ndim == 1 else rows
     widths = {g.name: int(alive[g.blocks[0]].sum()) for g in analysis.groups}
-    return Plan(kept, {n: tuple(state[n].shape) for n in dict.fromkeys((*kept, *factorings))}, widths, method, settings, dict(factorings))
+    return Plan(
+        kept,
+        {n: tuple(state[n].shape) for n in dict.fromkeys((*kept, *factorings))},
+        widths,
+        method,
+        settings,
+        dict(factorings),
+    )
 
 
 def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
     """The plan as (channels + 1,) bool over an analysis' channels.
 
     Raises:
-        PlanError: it names parameters, axes or indices that the model does not have, or separates what belongs together.
+        PlanError: it names parameters, axes or indices that the model does not have, or separates
+            what belongs together.
     """
     sizes = [int(ids.max(initial=0)) for ids in analysis.axes.values()]
     alive = np.ones(max([0, *sizes]) + 1, dtype=bool)
@@ -110,15 +135,28 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
         for axis, indices in axes.items():
             ids = analysis.axes.get((name, axis))
             if ids is None:
-                raise PlanError(f"The plan shortens {name} along axis {axis}; this model has no such weight axis.")
+                raise PlanError(
+                    f"The plan shortens {name} along axis {axis}; this model has no such weight "
+                    "axis."
+                )
             mask = np.zeros(ids.shape, dtype=bool)
             try:
-                for row, held in zip(mask.reshape(-1, ids.shape[-1]), indices if ids.ndim == 2 else [indices], strict=True):
+                for row, held in zip(
+                    mask.reshape(-1, ids.shape[-1]),
+                    indices if ids.ndim == 2 else [indices],
+                    strict=True,
+                ):
                     row[np.array(held, dtype=np.int64)] = True
             except (IndexError, ValueError, TypeError) as error:
-                raise PlanError(f"The plan keeps indices of {name}, axis {axis}, that are not in 0..{ids.shape[-1] - 1}.") from error
+                raise PlanError(
+                    f"The plan keeps indices of {name}, axis {axis}, that are not in "
+                    f"0..{ids.shape[-1] - 1}."
+                ) from error
             if (ids[~mask] == 0).any():
-                raise PlanError(f"The plan removes indices of {name}, axis {axis}, that must stay in this model.")
+                raise PlanError(
+                    f"The plan removes indices of {name}, axis {axis}, that must stay in this "
+                    "model."
+                )
             alive[ids[~mask]] = False
     for (name, axis), ids in analysis.axes.items():
         wanted = plan.kept.get(name, {}).get(axis)
@@ -127,7 +165,8 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
         expected = whole if wanted is None else wanted if ids.ndim == 2 else [wanted]
         if held != [sorted(e) for e in expected]:  # type: ignore[arg-type]
             raise PlanError(
-                f"The plan and the model disagree about {name}, axis {axis}: its channels are coupled to others that the plan treats "
+                f"The plan and the model disagree about {name}, axis {axis}: its channels are "
+                "coupled to others that the plan treats "
                 "differently."
             )
     return alive
@@ -157,6 +196,10 @@ def scatter(small: Tensor, shape: tuple[int, ...], kept: dict[int, Indices]) -> 
         return full
     rows = small.shape[0] // len(nested)
     for group, held in enumerate(nested):
-        part = [index[0][group * rows : (group + 1) * rows], torch.tensor(held, dtype=torch.int64), *index[2:]]
+        part = [
+            index[0][group * rows : (group + 1) * rows],
+            torch.tensor(held, dtype=torch.int64),
+            *index[2:],
+        ]
         full[torch.meshgrid(*part, indexing="ij")] = small[group * rows : (group + 1) * rows]
     return full

@@ -12,7 +12,8 @@ from fxprune.label.groups import Cost
 class _Terms:
     """A sum of products: each term is proportional to the kept share of several axes.
 
-    A share is affine in the groups' kept fractions, so that all terms are evaluated by one matrix product.
+    A share is affine in the groups' kept fractions, so that all terms are evaluated by one matrix
+    product.
 
     Args:
         terms: (cost at full width, channel ids along every axis that it is proportional to).
@@ -20,7 +21,9 @@ class _Terms:
         groups: how many there are.
     """
 
-    def __init__(self, terms: Sequence[tuple[float, Sequence[np.ndarray]]], group_of: np.ndarray, groups: int):
+    def __init__(
+        self, terms: Sequence[tuple[float, Sequence[np.ndarray]]], group_of: np.ndarray, groups: int
+    ):
         factors = max((len(axes) for _, axes in terms), default=0)
         self._base = np.array([base for base, _ in terms])
         self._fixed = np.ones((len(terms), factors))
@@ -52,12 +55,19 @@ class CostModel:
             axes.setdefault(owner, []).append(ids)
         params = [(float(p.numel()), axes.get(name, [])) for name, p in module.named_parameters()]
         self._terms = {
-            "flops": _Terms([(c.flops, c.factors) for c in analysis.costs], group_of, len(self.full)),
+            "flops": _Terms(
+                [(c.flops, c.factors) for c in analysis.costs], group_of, len(self.full)
+            ),
             "params": _Terms(params, group_of, len(self.full)),
         }
         if seconds:
-            self._terms["latency"] = _Terms([(c.flops, c.factors) for c in seconds], group_of, len(self.full))
-        self._totals = {name: max(terms.at(np.ones(len(self.full))), 1e-12) for name, terms in self._terms.items()}
+            self._terms["latency"] = _Terms(
+                [(c.flops, c.factors) for c in seconds], group_of, len(self.full)
+            )
+        self._totals = {
+            name: max(terms.at(np.ones(len(self.full))), 1e-12)
+            for name, terms in self._terms.items()
+        }
 
     def flops(self, widths: np.ndarray) -> float:
         """FLOPs per example of convolutions and matrix products (a multiply-add counts 2)."""
@@ -68,6 +78,11 @@ class CostModel:
         return self._terms["params"].at(np.asarray(widths) / self.full)
 
     def fractions(self, widths: np.ndarray, names: Iterable[str] | None = None) -> dict[str, float]:
-        """`flops`, `params` and, where measured, `latency` (or those named) as fractions of the original."""
+        """`flops`, `params` and, where measured, `latency` (or those named) as fractions of the
+        original.
+        """
         kept = np.asarray(widths) / self.full
-        return {name: self._terms[name].at(kept) / self._totals[name] for name in (self._terms if names is None else names)}
+        return {
+            name: self._terms[name].at(kept) / self._totals[name]
+            for name in (self._terms if names is None else names)
+        }

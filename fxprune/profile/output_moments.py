@@ -38,6 +38,10 @@ def spreads(recording: Recording, layers: dict[str, Layer]) -> dict[str, Spread]
     """
     found = {}
     for name, layer in layers.items():
-        rows = torch.cat([recording.sample(chunk, layer.node.name)[1] for chunk in recording.chunks])
-        found[name] = Spread(torch.from_numpy(second_moment(rows)), rows.sum(0, dtype=torch.float64).cpu(), len(rows))
+        rows = torch.cat(
+            [recording.sample(chunk, layer.node.name)[1] for chunk in recording.chunks]
+        )
+        found[name] = Spread(
+            torch.from_numpy(second_moment(rows)), rows.sum(0, dtype=torch.float64).cpu(), len(rows)
+        )
     return found

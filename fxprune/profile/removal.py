@@ -30,9 +30,11 @@ class Profile:
 
     Attributes:
         order: (blocks, width) channel ids, first removed first.
-        errors: (width,) predicted relative squared error of the model's output (of the consumers' outputs where that has no derivative) after
-            removing 0, 1, ... per block and interpolating.
-        scores: (width,) |r_kk / r_11| of the reference method, or the errors where the selector has none.
+        errors: (width,) predicted relative squared error of the model's output (of the consumers'
+            outputs where that has no derivative) after removing 0, 1, ... per block and
+            interpolating.
+        scores: (width,) |r_kk / r_11| of the reference method, or the errors where the selector
+            has none.
         free: how many can be removed per block at no cost (numerically dependent or dead channels).
     """
 
@@ -42,11 +44,15 @@ class Profile:
     free: int
 
 
-def metric(weight: Tensor, axis: int, stratum: Stratum, groups: int, worth: Tensor | None = None) -> np.ndarray:
-    """W^T G W over the columns' channels, summed over kernel and flattened positions; (n, n) float64.
+def metric(
+    weight: Tensor, axis: int, stratum: Stratum, groups: int, worth: Tensor | None = None
+) -> np.ndarray:
+    """W^T G W over the columns' channels, summed over kernel and flattened positions; (n, n)
+    float64.
 
     Args:
-        worth: G, what output errors cost, (outputs, outputs) or (1, 1) for a multiple of I; I by default.
+        worth: G, what output errors cost, (outputs, outputs) or (1, 1) for a multiple of I; I by
+            default.
     """
     moved = weight.detach().double().movedim(axis, -1)
     per_group = moved.shape[-1]
@@ -56,7 +62,9 @@ def metric(weight: Tensor, axis: int, stratum: Stratum, groups: int, worth: Tens
         moved = moved[own]
         worth = worth[own, own] if worth is not None and len(worth) > 1 else worth
     outputs = len(moved)
-    flat = moved.reshape(-1, per_group)[:, torch.from_numpy((stratum.columns - stratum.group * per_group).reshape(-1))]
+    flat = moved.reshape(-1, per_group)[
+        :, torch.from_numpy((stratum.columns - stratum.group * per_group).reshape(-1))
+    ]
     n, p = stratum.columns.shape
     flat = flat.view(-1, n, p).transpose(1, 2).reshape(-1, n)
     if worth is None:
@@ -69,12 +77,18 @@ def metric(weight: Tensor, axis: int, stratum: Stratum, groups: int, worth: Tens
 
 
 def readers(
-    module: GraphModule, analysis: Analysis, group: ChannelGroup, moments: dict[Site, Moments], worth: dict[str, Tensor] | None = None
+    module: GraphModule,
+    analysis: Analysis,
+    group: ChannelGroup,
+    moments: dict[Site, Moments],
+    worth: dict[str, Tensor] | None = None,
 ) -> list[Reader]:
-    """The consumers of a group as the selectors take them; channels are numbered as in `group.blocks`, flattened.
+    """The consumers of a group as the selectors take them; channels are numbered as in
+    `group.blocks`, flattened.
 
     Args:
-        worth: from `sensitivities`; without it each consumer's error counts relative to its own output.
+        worth: from `sensitivities`; without it each consumer's error counts relative to its own
+            output.
     """
     flat = group.blocks.reshape(-1)
     result = []
@@ -92,7 +106,9 @@ def readers(
             columns = np.array([place.get(key, -1) for key in flat.tolist()])
             if (columns >= 0).any():
                 scale = None if own is None else 1 / max(seen, 1)
-                result.append(Reader(gram, metric(weight, site[1], stratum, groups, own), columns, scale))
+                result.append(
+                    Reader(gram, metric(weight, site[1], stratum, groups, own), columns, scale)
+                )
     return result
 
 
@@ -106,7 +122,15 @@ def weight_norms(module: GraphModule, analysis: Analysis, group: ChannelGroup) -
         ids = analysis.axes[(name, axis)]
         if tensor.dim() < 2 or ids.ndim != 1:
             continue
-        energy = tensor.detach().double().movedim(axis, 0).reshape(tensor.shape[axis], -1).square().sum(1).tolist()
+        energy = (
+            tensor.detach()
+            .double()
+            .movedim(axis, 0)
+            .reshape(tensor.shape[axis], -1)
+            .square()
+            .sum(1)
+            .tolist()
+        )
         for key, value in zip(ids.tolist(), energy, strict=True):
             if key in place:
                 norms[place[key]] += value
@@ -118,7 +142,9 @@ def magnitude_removal(norms: np.ndarray, blocks: np.ndarray) -> Removal:
     table = np.argsort(norms[blocks], axis=1, kind="stable")
     order = np.take_along_axis(blocks, table, 1)
     spent = norms[order].sum(0)
-    errors = np.concatenate([[0.0], np.cumsum(spent)[:-1]]) / max(float(norms.sum()), np.finfo(float).tiny)
+    errors = np.concatenate([[0.0], np.cumsum(spent)[:-1]]) / max(
+        float(norms.sum()), np.finfo(float).tiny
+    )
     return Removal(order, errors)
 
 
@@ -155,10 +181,15 @@ def profile(
             if full:
                 gram = sum((r.gram[np.ix_(r.columns, r.columns)] for r in full), np.zeros(()))
             else:
-                gram = np.diag(sum((_scattered(r, group.channels) for r in found), np.zeros(group.channels)))
+                gram = np.diag(
+                    sum((_scattered(r, group.channels) for r in found), np.zeros(group.channels))
+                )
             removal, scores = pivoted_removal(np.asarray(gram), np.arange(group.channels), local)
         else:
-            observed = min(sum(moments[s].rows) for s in {(c.parameter, c.axis) for c in group.consumers} & set(moments))
+            observed = min(
+                sum(moments[s].rows)
+                for s in {(c.parameter, c.axis) for c in group.consumers} & set(moments)
+            )
             channels = max(len(r.gram) for r in found)
             # From fewer rows than columns every channel looks like a combination of the others.
             enough = observed >= 2 * channels
@@ -168,7 +199,14 @@ def profile(
             removal = output_aware(weighed, local, ridge, max(1, group.width // 64), first)
             free = first.shape[1]
         flat = group.blocks.reshape(-1)
-        result.append(Profile(flat[removal.order], removal.errors, removal.errors if scores is None else scores, free))
+        result.append(
+            Profile(
+                flat[removal.order],
+                removal.errors,
+                removal.errors if scores is None else scores,
+                free,
+            )
+        )
         advance(1)
     return result
 

@@ -1,8 +1,10 @@
-r"""How much an error in each layer's output matters to the model's output, by random probes of its Jacobian.
+r"""How much an error in each layer's output matters to the model's output, by random probes of its
+Jacobian.
 
-For a layer output z of one example and the model output f, \|df\|^2 = dz^T J^T J dz to first order. With v ~ N(0, I) the gradient g of v^T f
-by z has E[g g^T] = J^T J (Hutchinson's estimator), so one backward pass per example is enough. Errors at different positions are taken
-as uncorrelated, which leaves one (outputs, outputs) matrix per layer.
+For a layer output z of one example and the model output f, \|df\|^2 = dz^T J^T J dz to first
+order. With v ~ N(0, I) the gradient g of v^T f by z has E[g g^T] = J^T J (Hutchinson's estimator),
+so one backward pass per example is enough. Errors at different positions are taken as
+uncorrelated, which leaves one (outputs, outputs) matrix per layer.
 """
 
 import math
@@ -27,11 +29,18 @@ CHUNK = 64
 """Most examples whose activations are held at once."""
 
 
-def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Batch], seed: int, memory: float = 2e9) -> dict[str, Tensor]:
-    """For every layer and every consumed weight G with tr(G C) the relative squared error of the model's output.
+def sensitivities(
+    module: GraphModule,
+    analysis: Analysis,
+    batches: Iterable[Batch],
+    seed: int,
+    memory: float = 2e9,
+) -> dict[str, Tensor]:
+    """For every layer and every consumed weight G with tr(G C) the relative squared error of the
+    model's output.
 
-    C is the mean outer product of an output error of the layer at one position. Where the model gives several tensors, each counts
-    relative to its own (centred) energy.
+    C is the mean outer product of an output error of the layer at one position. Where the model
+    gives several tensors, each counts relative to its own (centred) energy.
 
     Args:
         module: the captured graph.
@@ -41,15 +50,19 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
         memory: bytes that the activations of one backward pass may take.
 
     Returns:
-        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where the weight's output axis is not its first or
-        has more than `MOST_OUTPUTS`.
+        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where
+        the weight's output axis is not its first or has more than `MOST_OUTPUTS`.
 
     Raises:
         RuntimeError: the model's operators have no derivative.
     """
     consumers = {c.node: c for held in sites(analysis).values() for c in held}
     watched = {name: (c.parameter, c.axis) for name, c in consumers.items()}
-    watched |= {call.name: (layer.weight, 1) for layer in own_layers(module).values() for call in layer.calls}
+    watched |= {
+        call.name: (layer.weight, 1)
+        for layer in own_layers(module).values()
+        for call in layer.calls
+    }
     operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
     generator = torch.Generator().manual_seed(seed)
@@ -62,8 +75,12 @@ def sensitivities(module: GraphModule, analysis: Analysis, batches: Iterable[Bat
             held: dict[str, Tensor] = {}
             with torch.enable_grad():
                 observer = Observer(module, {name: _hold(held, name) for name in watched})
-                outputs = observer.run(*arguments(module, batch.part(start, start + chunk)), enable_io_processing=False)
-                found = torch.autograd.grad(_probed(outputs, generator), list(held.values()), allow_unused=True)
+                outputs = observer.run(
+                    *arguments(module, batch.part(start, start + chunk)), enable_io_processing=False
+                )
+                found = torch.autograd.grad(
+                    _probed(outputs, generator), list(held.values()), allow_unused=True
+                )
             for name, gradient in zip(held, found, strict=True):
                 if gradient is None:
                     continue
@@ -98,7 +115,9 @@ def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
-    """A gradient as (positions, outputs); (elements, 1) of mean output where one matrix of all outputs is not to be had."""
+    """A gradient as (positions, outputs); (elements, 1) of mean output where one matrix of all
+    outputs is not to be had.
+    """
     if operator not in ORDINARY or len(weight) > MOST_OUTPUTS:
         return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
     channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
@@ -106,7 +125,9 @@ def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
 
 
 def _shrunk(total: Tensor, rows: int) -> Tensor:
-    """Towards a multiple of the identity, the more the fewer gradients there are per output (cf. Ledoit & Wolf 2004)."""
+    """Towards a multiple of the identity, the more the fewer gradients there are per output (cf.
+    Ledoit & Wolf 2004).
+    """
     share = len(total) / (len(total) + rows)
     result = (1 - share) * total
     result.diagonal().add_(share * float(total.diagonal().mean()))

@@ -1,4 +1,6 @@
-"""Contractions with a weight: the contracted axis consumes its labels, the weight's other axis brings new ones."""
+"""Contractions with a weight: the contracted axis consumes its labels, the weight's other axis
+brings new ones.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -13,10 +15,11 @@ from fxprune.rules.registry import Call, register_rule
 
 
 def only_axis(call: Call, value: Value, dim: int) -> tuple[Tensor | None, list[Tensor]]:
-    """Split a value's label tensors: the one along `dim`, tied to be constant elsewhere, and the rest.
+    """Split a value's label tensors: the one along `dim`, tied to be constant elsewhere, and the
+    rest.
 
-    Where several change along `dim` (heads and the channels in them, side by side after a reshape), the finest is contracted and the
-    others stay.
+    Where several change along `dim` (heads and the channels in them, side by side after a
+    reshape), the finest is contracted and the others stay.
     """
     along = sorted((a for a in value.axes if dim in varying(a)), key=lambda a: len(distinct(a)))
     rest = [a for a in value.axes if dim not in varying(a)]
@@ -25,7 +28,9 @@ def only_axis(call: Call, value: Value, dim: int) -> tuple[Tensor | None, list[T
     return (call.record.tie(along[-1], varying(along[-1]) - {dim}) if along else None), rest
 
 
-def consume(call: Call, source: Value, dim: int, read: Tensor | None, weight: Value, kept: Tensor | None) -> None:
+def consume(
+    call: Call, source: Value, dim: int, read: Tensor | None, weight: Value, kept: Tensor | None
+) -> None:
     """Unite what is read with the weight's contracted axis, (size,) each, and note the consumer."""
     if kept is None:
         if read is not None:
@@ -33,13 +38,17 @@ def consume(call: Call, source: Value, dim: int, read: Tensor | None, weight: Va
         return
     owner = call.record.owner(kept)
     if read is None:
-        call.record.pin(kept, "reads channels that stay" if owner else "contracted with unlabelled channels")
+        call.record.pin(
+            kept, "reads channels that stay" if owner else "contracted with unlabelled channels"
+        )
         return
     call.record.unite(read, kept)
     position = next(i for i, a in enumerate(call.node.args) if call.args[i] is source)
     if owner is not None and torch.equal(owner.labels.flatten(), kept):
         node = call.node.args[position]
-        call.record.consumers.append(Consumer(call.node.name, str(node.name), dim, owner.parameter, owner.axis))  # type: ignore[union-attr]
+        call.record.consumers.append(
+            Consumer(call.node.name, str(node.name), dim, owner.parameter, owner.axis)
+        )  # type: ignore[union-attr]
 
 
 @register_rule("aten.linear")
@@ -50,7 +59,14 @@ def linear(call: Call) -> Any:
     last = source.rank - 1
     read, rest = only_axis(call, source, last)
     contracted, _ = only_axis(call, weight, 1)
-    consume(call, source, last, None if read is None else vector(read, last), weight, None if contracted is None else vector(contracted, 1))
+    consume(
+        call,
+        source,
+        last,
+        None if read is None else vector(read, last),
+        weight,
+        None if contracted is None else vector(contracted, 1),
+    )
     axes = [a.narrow(last, 0, 1).expand(call.out.shape) for a in rest]
     produced, _ = only_axis(call, weight, 0)
     if produced is not None:
@@ -65,7 +81,9 @@ TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_trans
 
 @register_rule(*CONVOLUTIONS, "aten.convolution")
 def convolution(call: Call) -> Any:
-    """Input channels on axis 1 of the weight, output channels on axis 0; `groups` blocks of both."""
+    """Input channels on axis 1 of the weight, output channels on axis 0; `groups` blocks of
+    both.
+    """
     groups = call.arg(6, "groups", 1)
     if call.target is torch.ops.aten.convolution.default:
         groups = call.args[8]
@@ -121,7 +139,9 @@ def _convolve(call: Call, groups: int, inputs: int, outputs: int) -> Any:
 
 
 def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tensor | None:
-    """Output labels of a grouped convolution, (O,); blocks of inputs and outputs keep equal counts."""
+    """Output labels of a grouped convolution, (O,); blocks of inputs and outputs keep equal
+    counts.
+    """
     record, source, weight = call.record, call.args[0], call.args[1]
     if weight.parameter is None:
         record.pin_value(weight, "computed weight of a grouped convolution")
@@ -131,7 +151,8 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
     channel = source.rank - weight.rank + 1
     per_group = source.shape[channel] // groups
     ends: tuple[Any, ...] = (0,) * (weight.rank - 2)
-    # A grouped convolution may be left with one input channel per group; it still does not tie its outputs.
+    # A grouped convolution may be left with one input channel per group; it still does not tie its
+    # outputs.
     depthwise = per_group == 1 and not record.has_axis(weight.parameter, 1)
     produced = record.axis(weight.parameter, weight.shape, 0)[(slice(None), 0, *ends)]
     if depthwise:
@@ -149,7 +170,9 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
             record.pin(read, "input axis of a grouped convolution used in another way")
         return None
     rows_each = weight.shape[0] // groups
-    columns = record.axis(weight.parameter, weight.shape, 1, groups)[(slice(None, None, rows_each), slice(None), *ends)]
+    columns = record.axis(weight.parameter, weight.shape, 1, groups)[
+        (slice(None, None, rows_each), slice(None), *ends)
+    ]
     if inputs == 0:
         return _grouped_transposed(call, groups, read, rows=produced, columns=columns)
     record.block(produced.view(groups, -1))
@@ -165,10 +188,14 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
     return produced
 
 
-def _grouped_transposed(call: Call, groups: int, read: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
-    """Output labels of a grouped transposed convolution, (O,): `rows` (I,) of its weight are read, `columns` (groups, O / groups) made.
+def _grouped_transposed(
+    call: Call, groups: int, read: Tensor | None, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Output labels of a grouped transposed convolution, (O,): `rows` (I,) of its weight are read,
+    `columns` (groups, O / groups) made.
 
-    It is no consumer: an interpolation would have to stay within the groups, which share one axis of the weight.
+    It is no consumer: an interpolation would have to stay within the groups, which share one axis
+    of the weight.
     """
     call.record.block(columns)
     call.record.block(rows.view(groups, -1))

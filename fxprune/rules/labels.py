@@ -1,9 +1,10 @@
 """Channel labels: what a tensor's elements belong to.
 
-A *label tensor* has the shape of the tensor it describes and holds one int64 label per element; elements with
-equal labels live or die together. Along axes where the label does not change it is a stride-0 view, so labels cost memory
-per channel, not per pixel. A tensor carries one label tensor per independent channel axis (a weight has an input and
-an output axis); label 0 marks elements that nothing may remove.
+A *label tensor* has the shape of the tensor it describes and holds one int64 label per element;
+elements with equal labels live or die together. Along axes where the label does not change it is a
+stride-0 view, so labels cost memory per channel, not per pixel. A tensor carries one label tensor
+per independent channel axis (a weight has an input and an output axis); label 0 marks elements
+that nothing may remove.
 """
 
 import math
@@ -57,7 +58,9 @@ def squash(labels: Tensor) -> Tensor:
 
 def varying(labels: Tensor) -> frozenset[int]:
     """Dimensions along which a squashed label tensor changes."""
-    return frozenset(d for d in range(labels.dim()) if labels.shape[d] > 1 and labels.stride(d) != 0)
+    return frozenset(
+        d for d in range(labels.dim()) if labels.shape[d] > 1 and labels.stride(d) != 0
+    )
 
 
 def narrow_constant(labels: Tensor) -> Tensor:
@@ -80,7 +83,9 @@ def distinct(labels: Tensor) -> np.ndarray:
 
 
 def present(numbers: np.ndarray) -> np.ndarray:
-    """Which of at least one number occur, ascending: marked in a table where they lie close together, which is faster than sorting."""
+    """Which of at least one number occur, ascending: marked in a table where they lie close
+    together, which is faster than sorting.
+    """
     low = int(numbers.min())
     span = int(numbers.max()) - low + 1
     if span > max(4 * len(numbers), 1024):
@@ -108,7 +113,9 @@ def reshaped(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _factors(source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[tuple[range, range]]:
-    """The shortest runs of dimensions of two shapes that hold the same number of elements; the shapes hold equally many, not none."""
+    """The shortest runs of dimensions of two shapes that hold the same number of elements; the
+    shapes hold equally many, not none.
+    """
     i = j = 0
     while i < len(source) or j < len(target):
         k, m = min(i + 1, len(source)), min(j + 1, len(target))

@@ -13,18 +13,25 @@ from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, operator_name, register_rule
 
 MOVEMENT = (
-    "aten.view aten.reshape aten._unsafe_view aten.flatten aten.unflatten aten.permute aten.transpose aten.t aten.numpy_T "
-    "aten.split aten.split_with_sizes aten.chunk aten.tensor_split aten.unbind aten.select aten.slice aten.narrow "
-    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.expand_as aten.view_as aten.reshape_as aten.repeat "
+    "aten.view aten.reshape aten._unsafe_view aten.flatten aten.unflatten aten.permute "
+    "aten.transpose aten.t aten.numpy_T "
+    "aten.split aten.split_with_sizes aten.chunk aten.tensor_split aten.unbind aten.select "
+    "aten.slice aten.narrow "
+    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.expand_as aten.view_as "
+    "aten.reshape_as aten.repeat "
     "aten.repeat_interleave aten.unfold "
-    "aten.pixel_shuffle aten.pixel_unshuffle aten.channel_shuffle aten.native_channel_shuffle aten.movedim aten.swapaxes "
-    "aten.flip aten.tile aten.broadcast_to aten.adjoint aten.mT aten.diagonal aten.rot90 aten.atleast_2d aten.atleast_3d"
+    "aten.pixel_shuffle aten.pixel_unshuffle aten.channel_shuffle aten.native_channel_shuffle "
+    "aten.movedim aten.swapaxes "
+    "aten.flip aten.tile aten.broadcast_to aten.adjoint aten.mT aten.diagonal aten.rot90 "
+    "aten.atleast_2d aten.atleast_3d"
 ).split()
 
 
 RESHAPES = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
 ALONG = {"aten.roll": 2, "aten.flip": 1}
-"""Operators that move elements along the dimensions given by this argument, and leave every other alone."""
+"""Operators that move elements along the dimensions given by this argument, and leave every other
+alone.
+"""
 
 
 def run_on_labels(call: Call, pick: int) -> Any:
@@ -34,15 +41,23 @@ def run_on_labels(call: Call, pick: int) -> Any:
         if isinstance(item, Value):
             if item.const is not None and not item.axes:
                 return item.const
-            return item.axes[pick] if pick < len(item.axes) else torch.zeros((), dtype=torch.int64).expand(item.shape)
+            return (
+                item.axes[pick]
+                if pick < len(item.axes)
+                else torch.zeros((), dtype=torch.int64).expand(item.shape)
+            )
         if isinstance(item, (list, tuple)):
             return type(item)(swap(part) for part in item)
         return item
 
-    args, kwargs = swap(call.args), {k: swap(v) for k, v in call.kwargs.items() if k != "memory_format"}
+    args, kwargs = (
+        swap(call.args),
+        {k: swap(v) for k, v in call.kwargs.items() if k != "memory_format"},
+    )
     name = operator_name(call.target)
     if name in RESHAPES and isinstance(args[1], (list, tuple)):
-        # Labels are stride-0 views of another layout than the tensor's: what is a view there may need a copy here.
+        # Labels are stride-0 views of another layout than the tensor's: what is a view there may
+        # need a copy here.
         return reshaped(args[0], _filled(args[1], args[0].numel()))
     if name in ALONG and call.arg(ALONG[name], "dims"):
         return call.target(narrow_constant(args[0]), *args[1:], **kwargs).expand(args[0].shape)
@@ -66,11 +81,16 @@ def movement(call: Call) -> Any:
         for labels in axes:
             call.record.block_structure(labels)
         return replace(call.out, axes=axes)
-    return type(call.out)(replace(out, axes=_several(call, [squash(r[i]) for r in results])) for i, out in enumerate(call.out))
+    return type(call.out)(
+        replace(out, axes=_several(call, [squash(r[i]) for r in results]))
+        for i, out in enumerate(call.out)
+    )
 
 
 def _several(call: Call, axes: list[Tensor]) -> tuple[Tensor, ...]:
-    """Label tensors that still change; a tensor that is left with one channel would vanish with it, so that one stays."""
+    """Label tensors that still change; a tensor that is left with one channel would vanish with
+    it, so that one stays.
+    """
     for labels in axes:
         if not varying(labels) and labels.numel():
             call.record.pin(labels, "is the only channel of a tensor")
@@ -82,7 +102,9 @@ def _pin_broken_order(call: Call, source: Value) -> None:
     name = operator_name(call.target).removeprefix("aten.")
     if name == "roll":
         dims = call.arg(2, "dims", ())
-        moved = {d % source.rank for d in ([dims] if isinstance(dims, int) else dims)} or set(range(source.rank))
+        moved = {d % source.rank for d in ([dims] if isinstance(dims, int) else dims)} or set(
+            range(source.rank)
+        )
     elif name == "slice" and call.arg(4, "step", 1) != 1:
         moved = {call.arg(1, "dim", 0) % source.rank}
     elif name in ("index", "index_select", "gather", "take_along_dim"):
@@ -107,7 +129,9 @@ def _pad_unlabelled(value: Value) -> Tensor:
 
 
 def _side_by_side(parts: list[Tensor], dim: int) -> Tensor:
-    """`torch.cat(parts, dim)` squashed, without copies along dimensions on which no part changes."""
+    """`torch.cat(parts, dim)` squashed, without copies along dimensions on which no part
+    changes.
+    """
     shape = list(parts[0].shape)
     for d, size in enumerate(shape):
         if d != dim and all(p.stride(d) == 0 and p.shape[d] == size for p in parts):
@@ -118,7 +142,9 @@ def _side_by_side(parts: list[Tensor], dim: int) -> Tensor:
 
 @register_rule("aten.cat", "aten.concat", "aten.concatenate")
 def concatenate(call: Call) -> Any:
-    """Along the joined axis labels stand side by side; along the others they must agree, so they are united."""
+    """Along the joined axis labels stand side by side; along the others they must agree, so they
+    are united.
+    """
     operands: list[Value] = [v for v in call.args[0] if v.shape != (0,)]
     dim = call.arg(1, "dim", 0) % call.out.rank
     across = [a for v in operands for a in v.axes if dim in varying(a)]
@@ -186,7 +212,11 @@ def pad(call: Call) -> Any:
                 shape[dim] += before + after
                 labels = labels.narrow(dim, 0, 1).expand(shape)
                 continue
-            if before < 0 or after < 0 or call.arg(2, "mode", "constant") not in ("constant", 0, 0.0):
+            if (
+                before < 0
+                or after < 0
+                or call.arg(2, "mode", "constant") not in ("constant", 0, 0.0)
+            ):
                 raise NotImplementedError
             parts = [labels]
             for count, place in ((before, 0), (after, 1)):
@@ -204,7 +234,9 @@ def pad(call: Call) -> Any:
 
 @register_rule("aten.index", "aten.index_select", "aten.gather", "aten.take_along_dim")
 def index(call: Call) -> Any:
-    """Indexing by constant tables runs on the labels; by computed ones only where labels do not change."""
+    """Indexing by constant tables runs on the labels; by computed ones only where labels do not
+    change.
+    """
     source: Value = call.args[0]
     indices = call.values()[1:]
     if all(v.const is not None for v in indices):
@@ -247,10 +279,17 @@ def slice_scatter(call: Call) -> Any:
     source, part = call.args[:2]
     dim = call.arg(2, "dim", 0) % source.rank
     size = source.shape[dim]
-    start, end = (size if n is None else max(n + size, 0) if n < 0 else min(n, size) for n in (call.arg(3, "start") or 0, call.arg(4, "end")))
+    start, end = (
+        size if n is None else max(n + size, 0) if n < 0 else min(n, size)
+        for n in (call.arg(3, "start") or 0, call.arg(4, "end"))
+    )
     if call.arg(5, "step", 1) != 1:
         raise NotImplementedError
-    there = replace(source, shape=part.shape, axes=tuple(squash(a.narrow(dim, start, end - start)) for a in source.axes))
+    there = replace(
+        source,
+        shape=part.shape,
+        axes=tuple(squash(a.narrow(dim, start, end - start)) for a in source.axes),
+    )
     meet(call, [there, part], part.shape)
     return replace(call.out, axes=source.axes)
 

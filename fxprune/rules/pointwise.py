@@ -18,8 +18,8 @@ def aligned(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
 def meet(call: Call, operands: list[Value], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Unite label tensors of operands that broadcast against each other to `shape`.
 
-    Label tensors that change along a common dimension meet there; an operand that has such a dimension in full but no
-    label on it cannot be shortened, so its partners are pinned.
+    Label tensors that change along a common dimension meet there; an operand that has such a
+    dimension in full but no label on it cannot be shortened, so its partners are pinned.
     """
     clusters: list[tuple[set[int], list[Tensor], set[int]]] = []
     for index, value in enumerate(operands):
@@ -44,13 +44,16 @@ def meet(call: Call, operands: list[Value], shape: tuple[int, ...]) -> tuple[Ten
             full = any(d >= offset and value.shape[d - offset] > 1 for d in dims)
             if full and index not in owners:
                 call.record.pin(members[0], "meets a tensor that is not produced by a weight")
-        # All members are one by now: the one that changes along the fewest dimensions tells most (heads that go as a whole).
+        # All members are one by now: the one that changes along the fewest dimensions tells most
+        # (heads that go as a whole).
         result.append(min(members, key=lambda m: len(varying(m))))
     return tuple(result)
 
 
 def pointwise(call: Call) -> Any:
-    """Residual additions, gates, activations, layer scale, BatchNorm's vectors: everything elementwise."""
+    """Residual additions, gates, activations, layer scale, BatchNorm's vectors: everything
+    elementwise.
+    """
     if not isinstance(call.out, Value):
         raise NotImplementedError
     axes = meet(call, call.values(), call.out.shape)
@@ -58,14 +61,18 @@ def pointwise(call: Call) -> Any:
 
 
 IDENTITY = (
-    "aten.clone aten.contiguous aten.dropout aten.feature_dropout aten.alpha_dropout aten.detach aten.alias "
+    "aten.clone aten.contiguous aten.dropout aten.feature_dropout aten.alpha_dropout aten.detach "
+    "aten.alias "
     "aten._to_copy aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
-    "aten.zero aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata aten.rand_like aten.bernoulli aten.copy"
+    "aten.zero aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata "
+    "aten.rand_like aten.bernoulli aten.copy"
 ).split()
 # Elementwise, though torch does not tag them so.
 UNTAGGED = (
-    "aten.hardswish aten.log_sigmoid aten.divide aten.multiply aten.subtract aten.true_divide aten.floor_divide aten.absolute aten.arctan "
-    "aten.special_expit aten.special_erf aten.greater aten.less aten.fill aten.clip aten.square aten.gelu aten.silu aten.mish"
+    "aten.hardswish aten.log_sigmoid aten.divide aten.multiply aten.subtract aten.true_divide "
+    "aten.floor_divide aten.absolute aten.arctan "
+    "aten.special_expit aten.special_erf aten.greater aten.less aten.fill aten.clip aten.square "
+    "aten.gelu aten.silu aten.mish"
 ).split()
 register_rule(*IDENTITY, *UNTAGGED)(pointwise)
 

@@ -53,7 +53,11 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
     if len(inner[0]) == 1 == len(inner[1]):
         read, kept = inner[0][0], inner[1][0]
         if varying(squash(kept)) <= {rank - 1} and varying(squash(read)) <= {rank - 1}:
-            weight_right = record.owner(kept) is not None and right.parameter is None or right.parameter is not None
+            weight_right = (
+                record.owner(kept) is not None
+                and right.parameter is None
+                or right.parameter is not None
+            )
             flat_read, flat_kept = vector(read, rank - 1), vector(kept, rank - 1)
             if weight_right or left.parameter is None:
                 consume(call, left, left.rank - 1, flat_read, right, flat_kept)
@@ -66,7 +70,10 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
         for labels in inner[0] + inner[1]:
             record.pin(labels, "contracted with a tensor that is not a weight")
     axes = tuple(a for side in passed for a in side if varying(a))
-    sides = [replace(call.out, shape=_within(v, shape), axes=tuple(p)) for v, p in zip((left, right), passed, strict=True)]
+    sides = [
+        replace(call.out, shape=_within(v, shape), axes=tuple(p))
+        for v, p in zip((left, right), passed, strict=True)
+    ]
     shared = {d for d in range(row) if all(side.shape[d] > 1 for side in sides)}
     heads = [a for a in axes if varying(a) <= shared]
     if not record.heads(heads):
@@ -76,7 +83,9 @@ def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tu
 
 
 def _within(value: Value, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of an operand beside the result of a product: its matrix dimensions broadcast, its batch dimensions stand."""
+    """Shape of an operand beside the result of a product: its matrix dimensions broadcast, its
+    batch dimensions stand.
+    """
     batch = value.shape[:-2]
     return (*[1] * (len(shape) - 2 - len(batch)), *batch, 1, 1)
 
@@ -129,7 +138,11 @@ def attention(call: Call) -> Any:
         return replace(call.out, axes=tuple(a for a in axes if not varying(a) <= {last - 2}))
     # Queries, keys, values and what is added to the scores lose the same heads.
     sides = [
-        replace(v, shape=_within(v, call.out.shape), axes=tuple(_spread(a, call.out.shape) for o, a in heads if o is v))
+        replace(
+            v,
+            shape=_within(v, call.out.shape),
+            axes=tuple(_spread(a, call.out.shape) for o, a in heads if o is v),
+        )
         for v in (query, key, mask)
         if v is not None
     ]
@@ -151,7 +164,11 @@ def einsum(call: Call) -> Any:
     inputs, output = equation.split("->")
     names = inputs.split(",")
     letters = sorted(set(inputs) - {","})
-    sizes = {n: s for term, v in zip(names, operands, strict=True) for n, s in zip(term, v.shape, strict=True)}
+    sizes = {
+        n: s
+        for term, v in zip(names, operands, strict=True)
+        for n, s in zip(term, v.shape, strict=True)
+    }
     spread: list[list[Tensor]] = []
     for term, value in zip(names, operands, strict=True):
         spread.append([])

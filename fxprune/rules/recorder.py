@@ -33,7 +33,9 @@ class Consumer:
 
 @dataclass(frozen=True)
 class AxisLabels:
-    """Labels of one parameter axis: `labels` has shape (size,), or (groups, size) for a grouped convolution's inputs."""
+    """Labels of one parameter axis: `labels` has shape (size,), or (groups, size) for a grouped
+    convolution's inputs.
+    """
 
     parameter: str
     axis: int
@@ -44,7 +46,8 @@ class Recorder:
     """Collects facts while rules run; the analysis solves them afterwards.
 
     Args:
-        whole_heads: attention may lose entire heads, which ties the channels of each; otherwise labels of heads stay.
+        whole_heads: attention may lose entire heads, which ties the channels of each; otherwise
+            labels of heads stay.
     """
 
     def __init__(self, whole_heads: bool = True) -> None:
@@ -70,7 +73,8 @@ class Recorder:
     def axis(self, name: str, shape: tuple[int, ...], axis: int, groups: int = 1) -> Tensor:
         """Label tensor of one axis of a parameter, of the parameter's shape.
 
-        With `groups` > 1 (input axis of a grouped convolution) each block of rows of axis 0 has labels of its own.
+        With `groups` > 1 (input axis of a grouped convolution) each block of rows of axis 0 has
+        labels of its own.
         """
         size = shape[axis]
         key = (name, axis)
@@ -92,7 +96,9 @@ class Recorder:
         return (name, axis) in self.axes
 
     def blockwise(self, name: str, axis: int, groups: int) -> bool:
-        """Whether this axis has labels of its own in each of `groups` blocks of rows, or none yet."""
+        """Whether this axis has labels of its own in each of `groups` blocks of rows, or none
+        yet.
+        """
         held = self.axes.get((name, axis))
         return held is None or held.labels.dim() == 2 and len(held.labels) == groups
 
@@ -107,7 +113,9 @@ class Recorder:
         return axis if high < self._starts[place] + axis.labels.numel() else None
 
     def unite(self, left: Tensor, right: Tensor) -> None:
-        """Elements of the two (broadcastable) label tensors live or die together; a fixed one pins its partner."""
+        """Elements of the two (broadcastable) label tensors live or die together; a fixed one pins
+        its partner.
+        """
         left, right = torch.broadcast_tensors(narrow_constant(left), narrow_constant(right))
         for dim in range(left.dim()):
             if left.stride(dim) == 0 == right.stride(dim) and left.shape[dim] > 1:
@@ -151,12 +159,16 @@ class Recorder:
             self.pin(labels, reason)
 
     def block(self, labels: Tensor, strict: bool = True) -> None:
-        """The rows of a (blocks, size) label matrix must keep equal counts; unless `strict`, rows of one channel may go."""
+        """The rows of a (blocks, size) label matrix must keep equal counts; unless `strict`, rows
+        of one channel may go.
+        """
         if labels.shape[0] > 1:
             self.blocks.append((labels, strict))
 
     def block_structure(self, labels: Tensor) -> None:
-        """Note the blocks of a squashed label tensor that changes along several dimensions (heads x head channels)."""
+        """Note the blocks of a squashed label tensor that changes along several dimensions (heads
+        x head channels).
+        """
         if len(varying(labels)) > 1:
             compact = narrow_constant(labels)
             sizes = [s for s in compact.shape if s > 1]
@@ -164,7 +176,9 @@ class Recorder:
 
 
 def _pairs(left: Tensor, right: Tensor) -> Tensor:
-    """(n, 2): which elements of two vectors stand beside each other, each pair once where there are many."""
+    """(n, 2): which elements of two vectors stand beside each other, each pair once where there
+    are many.
+    """
     if len(left) <= 1024:
         return torch.stack([left, right], 1)
     # One number per pair: unique rows sort a hundred times slower.

@@ -60,7 +60,9 @@ def reduce(call: Call) -> Any:
 
 
 def _along(call: Call, source: Value, dims: frozenset[int], reason: str) -> tuple[Tensor, ...]:
-    """Labels after mixing along `dims`: what changes only there is pinned, what changes elsewhere too is tied along them."""
+    """Labels after mixing along `dims`: what changes only there is pinned, what changes elsewhere
+    too is tied along them.
+    """
     kept = []
     for labels in source.axes:
         if varying(labels) <= dims:
@@ -102,19 +104,38 @@ def along_axis(call: Call) -> Any:
 
 POOLING = [
     f"aten.{kind}{rank}d"
-    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "_adaptive_avg_pool", "lp_pool")
+    for kind in (
+        "max_pool",
+        "avg_pool",
+        "adaptive_avg_pool",
+        "adaptive_max_pool",
+        "_adaptive_avg_pool",
+        "lp_pool",
+    )
     for rank in (1, 2, 3)
 ] + [
-    "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.upsample_nearest1d", "aten.upsample_nearest2d",
-    "aten.upsample_nearest3d", "aten._upsample_nearest_exact2d", "aten.upsample_linear1d", "aten.upsample_bilinear2d",
+    "aten.max_pool2d_with_indices",
+    "aten.max_pool3d_with_indices",
+    "aten.upsample_nearest1d",
+    "aten.upsample_nearest2d",
+    "aten.upsample_nearest3d",
+    "aten._upsample_nearest_exact2d",
+    "aten.upsample_linear1d",
+    "aten.upsample_bilinear2d",
     "aten.upsample_trilinear3d",
-    "aten.upsample_bicubic2d", "aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa", "aten.grid_sampler", "aten.grid_sampler_2d",
-]  # fmt: skip
+    "aten.upsample_bicubic2d",
+    "aten._upsample_bilinear2d_aa",
+    "aten._upsample_bicubic2d_aa",
+    "aten.grid_sampler",
+    "aten.grid_sampler_2d",
+]
 
 
 @register_rule(*POOLING)
 def pool(call: Call) -> Any:
-    """Pooling and resampling work within a channel; labels lie on the axes before the spatial ones."""
+    """Pooling and resampling work within a channel; labels lie on the axes before the spatial
+    ones.
+    """
     source: Value = call.args[0]
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
     name = str(call.target)

@@ -66,7 +66,9 @@ _RULES: dict[str, Rule] = {}
 
 
 def operator_name(target: Any) -> str:
-    """`aten.conv2d` for every overload of `torch.ops.aten.conv2d`; a function's qualified name otherwise."""
+    """`aten.conv2d` for every overload of `torch.ops.aten.conv2d`; a function's qualified name
+    otherwise.
+    """
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._opname}"
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
@@ -75,9 +77,10 @@ def operator_name(target: Any) -> str:
 def register_rule(*operators: str) -> Callable[[Rule], Rule]:
     """Teach label propagation an operator: `@register_rule("mylib.my_op")`.
 
-    The rule takes a `Call` and returns its output `Value` (or tuple of them) with labels. It ties what must go together with
-    `call.record.unite` and pins what may not go with `call.record.pin`. Rules of `fxprune.rules` such as
-    `fxprune.rules.pointwise` can be registered under another operator's name as they are.
+    The rule takes a `Call` and returns its output `Value` (or tuple of them) with labels. It ties
+    what must go together with `call.record.unite` and pins what may not go with `call.record.pin`.
+    Rules of `fxprune.rules` such as `fxprune.rules.pointwise` can be registered under another
+    operator's name as they are.
 
     Args:
         operators: names as `namespace.operator`, without the overload.
@@ -93,7 +96,9 @@ def register_rule(*operators: str) -> Callable[[Rule], Rule]:
 
 @cache
 def load_entry_points() -> None:
-    """Import what installed packages name in the entry point group `fxprune.rules`; their decorators register rules."""
+    """Import what installed packages name in the entry point group `fxprune.rules`; their
+    decorators register rules.
+    """
     for entry in entry_points(group=ENTRY_POINTS):
         entry.load()
 

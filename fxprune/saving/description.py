@@ -1,4 +1,6 @@
-"""A compressed module as JSON beside its tensors, and back: layers, tensors, sharing, strides and modes."""
+"""A compressed module as JSON beside its tensors, and back: layers, tensors, sharing, strides and
+modes.
+"""
 
 import hashlib
 from typing import Any
@@ -8,7 +10,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.errors import StorageError
-from fxprune.saving.graph_json import DTYPES, Decoder, check_path, decode_graph, encode, encode_graph, field
+from fxprune.saving.graph_json import (
+    DTYPES,
+    Decoder,
+    check_path,
+    decode_graph,
+    encode,
+    encode_graph,
+    field,
+)
 from fxprune.saving.operators import LAYERS, layer_arguments, make_layer
 
 VERSION = 1
@@ -19,7 +29,9 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def _order(tensor: Tensor) -> list[int] | None:
-    """Axes from the widest stride to the narrowest where that is not their own order, as in channels_last."""
+    """Axes from the widest stride to the narrowest where that is not their own order, as in
+    channels_last.
+    """
     if tensor.is_contiguous():
         return None
     strides = tensor.stride()
@@ -60,21 +72,34 @@ def describe(small: GraphModule, notes: list[str]) -> tuple[dict[str, Any], dict
                     continue
                 name = check_path(f"{path}.{leaf}" if path else leaf)
                 if id(tensor) in first and described[first[id(tensor)]]["kind"] == kind:
-                    described[name] = {"same": first[id(tensor)], "persistent": leaf not in module._non_persistent_buffers_set}
+                    described[name] = {
+                        "same": first[id(tensor)],
+                        "persistent": leaf not in module._non_persistent_buffers_set,
+                    }
                     continue
                 first.setdefault(id(tensor), name)
                 _check_tensor(name, tensor)
                 tensors[name] = _plain(tensor)
                 device = device or tensor.device
                 described[name] = {
-                    "kind": kind, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "order": _order(tensor),
-                    "grad": tensor.requires_grad, "persistent": leaf not in module._non_persistent_buffers_set,
+                    "kind": kind,
+                    "dtype": str(tensor.dtype).removeprefix("torch."),
+                    "shape": list(tensor.shape),
+                    "order": _order(tensor),
+                    "grad": tensor.requires_grad,
+                    "persistent": leaf not in module._non_persistent_buffers_set,
                     "sha256": tensor_digest(tensors[name]),
-                }  # fmt: skip
+                }
     document = {
-        "version": VERSION, "torch": str(torch.__version__), "class": "GraphModule", "device": str(device or "cpu"),
-        "training": small.training, "modules": modules, "tensors": described, "graph": encode_graph(small, notes),
-    }  # fmt: skip
+        "version": VERSION,
+        "torch": str(torch.__version__),
+        "class": "GraphModule",
+        "device": str(device or "cpu"),
+        "training": small.training,
+        "modules": modules,
+        "tensors": described,
+        "graph": encode_graph(small, notes),
+    }
     return document, tensors
 
 
@@ -84,7 +109,8 @@ def _describe_module(path: str, module: nn.Module, called: bool) -> dict[str, An
         return {"kind": type(module).__name__, "args": arguments, "training": module.training}
     if called:
         raise StorageError(
-            f"Layer {path} is a {type(module).__name__}, which cannot be saved. fxprune saves the layers that compress makes; save before "
+            f"Layer {path} is a {type(module).__name__}, which cannot be saved. fxprune saves the "
+            "layers that compress makes; save before "
             "replacing them."
         )
     return {"kind": "Module", "args": {}, "training": module.training}
@@ -92,12 +118,23 @@ def _describe_module(path: str, module: nn.Module, called: bool) -> dict[str, An
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
-        raise StorageError(f"Tensor {name} is on the meta device and has no values. Load the weights first.")
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.is_quantized:
-        raise StorageError(f"Tensor {name} is a quantized, sparse or {type(tensor).__name__} tensor. Save before quantizing.")
+        raise StorageError(
+            f"Tensor {name} is on the meta device and has no values. Load the weights first."
+        )
+    if (
+        type(tensor) not in (Tensor, nn.Parameter)
+        or tensor.layout is not torch.strided
+        or tensor.is_quantized
+    ):
+        raise StorageError(
+            f"Tensor {name} is a quantized, sparse or {type(tensor).__name__} tensor. Save before "
+            "quantizing."
+        )
 
 
-def rebuild(document: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> GraphModule:
+def rebuild(
+    document: dict[str, Any], tensors: dict[str, Tensor], device: torch.device
+) -> GraphModule:
     """The module of a description.
 
     Raises:
@@ -112,16 +149,24 @@ def rebuild(document: dict[str, Any], tensors: dict[str, Tensor], device: torch.
         owner = _module(root, parent)
         if type(owner) not in (nn.Module, nn.Sequential):
             raise StorageError(f"The file puts {path} inside a {type(owner).__name__}.")
-        owner.add_module(leaf, _module(root, entry["same"]) if "same" in entry else _make_module(entry, decoder))
+        owner.add_module(
+            leaf, _module(root, entry["same"]) if "same" in entry else _make_module(entry, decoder)
+        )
     described = field(document, "tensors", dict)
     placed: dict[str, Tensor] = {}
     for name in described:
         placed[name] = _place(root, name, field(described, name, dict), tensors, placed, device)
     for path, module in root.named_modules():
-        missing = [k for k, v in (*module._parameters.items(), *module._buffers.items()) if v is not None and v.is_meta]
+        missing = [
+            k
+            for k, v in (*module._parameters.items(), *module._buffers.items())
+            if v is not None and v.is_meta
+        ]
         if missing and device.type != "meta":
             raise StorageError(f"The file lacks {path}.{missing[0]}.")
-    small = decode_graph(root, field(document, "graph", dict), decoder, field(document, "class", str))
+    small = decode_graph(
+        root, field(document, "graph", dict), decoder, field(document, "class", str)
+    )
     for path in modules:
         if "same" not in modules[path]:
             _module(small, path).training = field(modules[path], "training", bool)
@@ -148,7 +193,12 @@ def _make_module(entry: dict[str, Any], decoder: Decoder) -> nn.Module:
 
 
 def _place(
-    root: nn.Module, name: str, entry: dict[str, Any], tensors: dict[str, Tensor], placed: dict[str, Tensor], device: torch.device
+    root: nn.Module,
+    name: str,
+    entry: dict[str, Any],
+    tensors: dict[str, Tensor],
+    placed: dict[str, Tensor],
+    device: torch.device,
 ) -> Tensor:
     """Put one tensor where the description says; it must fit the layer."""
     path, _, leaf = check_path(name).rpartition(".")
@@ -156,7 +206,9 @@ def _place(
     if "same" in entry:
         found = placed.get(field(entry, "same", str))
         if found is None:
-            raise StorageError(f"The file shares {name} with a tensor that it does not hold before.")
+            raise StorageError(
+                f"The file shares {name} with a tensor that it does not hold before."
+            )
         tensor = found
     else:
         tensor = _restored(name, entry, tensors[name], device)
@@ -167,7 +219,10 @@ def _place(
         if slot is None:
             raise StorageError(f"The file gives a {type(owner).__name__} a tensor {leaf}.")
         if slot.shape != tensor.shape:
-            raise StorageError(f"The file gives {name} the shape {tuple(tensor.shape)}; its layer has {tuple(slot.shape)}.")
+            raise StorageError(
+                f"The file gives {name} the shape {tuple(tensor.shape)}; its layer has "
+                f"{tuple(slot.shape)}."
+            )
         slots[leaf] = tensor  # type: ignore[assignment]
     elif isinstance(tensor, nn.Parameter):
         owner.register_parameter(leaf, tensor)
@@ -178,15 +233,26 @@ def _place(
 
 def _restored(name: str, entry: dict[str, Any], stored: Tensor, device: torch.device) -> Tensor:
     """A tensor with its dtype, strides and kind."""
-    dtype, shape, order = field(entry, "dtype", str), field(entry, "shape", list), field(entry, "order", (list, type(None)))
+    dtype, shape, order = (
+        field(entry, "dtype", str),
+        field(entry, "shape", list),
+        field(entry, "order", (list, type(None))),
+    )
     complex_ = dtype in ("complex64", "complex128", "complex32")
     tensor = torch.view_as_complex(stored) if complex_ else stored
     if DTYPES.get(dtype) is not tensor.dtype or list(tensor.shape) != shape:
-        raise StorageError(f"The file describes {name} as {dtype} {shape}, but holds {tensor.dtype} {list(tensor.shape)}.")
+        raise StorageError(
+            f"The file describes {name} as {dtype} {shape}, but holds {tensor.dtype} "
+            f"{list(tensor.shape)}."
+        )
     if order is not None:
         if sorted(order) != list(range(tensor.dim())):
             raise StorageError(f"The file orders the axes of {name} as {order}.")
-        tensor = tensor.permute(order).contiguous().permute([order.index(a) for a in range(tensor.dim())])
+        tensor = (
+            tensor.permute(order)
+            .contiguous()
+            .permute([order.index(a) for a in range(tensor.dim())])
+        )
     tensor = tensor.to(device)
     kind, grad = field(entry, "kind", str), field(entry, "grad", bool)
     if kind == "parameter":

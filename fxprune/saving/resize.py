@@ -23,20 +23,29 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     """A copy of `module` with the tensors and sizes of `small`, by name. Nothing is run.
 
     Args:
-        module: an instance of the class that was compressed; not changed. Its values do not matter and may be on the meta device.
+        module: an instance of the class that was compressed; not changed. Its values do not matter
+            and may be on the meta device.
         small: carries its report and plan.
         device: of the result; by default where the module's tensors are.
 
     Raises:
-        StorageError: names and shapes differ from those of the model that was compressed; says which.
+        StorageError: names and shapes differ from those of the model that was compressed; says
+            which.
     """
     result = copy.deepcopy(module)
     plan, notes = plan_of(small), report(small).notes
     for name in plan.factorings:
         _replace_layer(result, name.rpartition(".")[0], small)
-    state = {**dict(small.named_parameters(remove_duplicate=False)), **dict(small.named_buffers(remove_duplicate=False))}
+    state = {
+        **dict(small.named_parameters(remove_duplicate=False)),
+        **dict(small.named_buffers(remove_duplicate=False)),
+    }
     names = names_of(small)
-    problems = [problem for name, tensor in state.items() if (problem := _problem(result, name, names[name], tensor, plan, notes))]
+    problems = [
+        problem
+        for name, tensor in state.items()
+        if (problem := _problem(result, name, names[name], tensor, plan, notes))
+    ]
     problems += [
         f"{name} of the module is not in the file"
         for name, _ in result.named_parameters(remove_duplicate=False)
@@ -45,14 +54,19 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     if problems:
         more = f", and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise StorageError(
-            f"The file's weights do not fit into this {type(module).__name__}: {'; '.join(problems[:4])}{more}. Pass an instance made "
+            f"The file's weights do not fit into this {type(module).__name__}: "
+            f"{'; '.join(problems[:4])}{more}. Pass an instance made "
             "like the one that was compressed, or load without into=."
         )
     shared: dict[int, Tensor] = {}
     for name, tensor in state.items():
         _place(result, name, tensor, device, shared)
     for path, owner in result.named_modules():
-        if any(name.startswith(f"{path}." if path else "") and "." not in name[len(path) + bool(path) :] for name in state):
+        if any(
+            name.startswith(f"{path}." if path else "")
+            and "." not in name[len(path) + bool(path) :]
+            for name in state
+        ):
             _resize(owner, path, small)
     if not hasattr(result, "meta"):
         result.meta = {}  # type: ignore[assignment]
@@ -62,14 +76,18 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
 
 
 def _replace_layer(module: nn.Module, path: str, small: GraphModule) -> None:
-    """Put the two layers of a compressed graph in place of one; where that cannot be, `_problem` finds it later."""
+    """Put the two layers of a compressed graph in place of one; where that cannot be, `_problem`
+    finds it later.
+    """
     parent, _, leaf = path.rpartition(".")
     try:
         pair = [small.get_submodule(f"{path}.{part}") for part in "01"]
         held, owner = module.get_submodule(path), module.get_submodule(parent)
     except AttributeError:
         return
-    if isinstance(held, (nn.Linear, _ConvNd)) and all(isinstance(layer, type(held)) for layer in pair):
+    if isinstance(held, (nn.Linear, _ConvNd)) and all(
+        isinstance(layer, type(held)) for layer in pair
+    ):
         setattr(owner, leaf, nn.Sequential(*copy.deepcopy(pair)).train(held.training))
 
 
@@ -84,14 +102,24 @@ def _slot(module: nn.Module, name: str) -> tuple[nn.Module, str] | None:
     return (module, leaf) if leaf in module._parameters or leaf in module._buffers else None
 
 
-def _problem(module: nn.Module, name: str, first: str, tensor: Tensor, plan: Plan, notes: tuple[str, ...]) -> str | None:
+def _problem(
+    module: nn.Module, name: str, first: str, tensor: Tensor, plan: Plan, notes: tuple[str, ...]
+) -> str | None:
     """Why a tensor cannot be placed, or None; `first` is the name that the plan knows it by."""
     if any(note.startswith(f"{name}: the weight that is computed") for note in notes):
-        return f"{name} is computed from other parameters in the module, and folded into one in the file"
+        return (
+            f"{name} is computed from other parameters in the module, and folded into one in "
+            "the file"
+        )
     found = _slot(module, name)
     if found is None:
-        # Constants that the trace made are the forward's own, unless channels were removed from them.
-        return f"the module has no {name}" if isinstance(tensor, nn.Parameter) or name in plan.kept else None
+        # Constants that the trace made are the forward's own, unless channels were removed from
+        # them.
+        return (
+            f"the module has no {name}"
+            if isinstance(tensor, nn.Parameter) or name in plan.kept
+            else None
+        )
     owner, leaf = found
     held = owner._parameters.get(leaf) if leaf in owner._parameters else owner._buffers.get(leaf)
     if held is None or held.shape == tensor.shape:
@@ -101,11 +129,19 @@ def _problem(module: nn.Module, name: str, first: str, tensor: Tensor, plan: Pla
     wanted = reduced_shape(first, tuple(held.shape), plan)
     if plan.shapes.get(first) != tuple(held.shape) or wanted != tuple(tensor.shape):
         original = plan.shapes.get(first, tuple(tensor.shape))
-        return f"{name} has the shape {tuple(held.shape)}, in the compressed model {tuple(original)}"
+        return (
+            f"{name} has the shape {tuple(held.shape)}, in the compressed model {tuple(original)}"
+        )
     return None
 
 
-def _place(module: nn.Module, name: str, tensor: Tensor, device: torch.device | None, shared: dict[int, Tensor]) -> None:
+def _place(
+    module: nn.Module,
+    name: str,
+    tensor: Tensor,
+    device: torch.device | None,
+    shared: dict[int, Tensor],
+) -> None:
     found = _slot(module, name)
     if found is None:
         return
@@ -117,7 +153,9 @@ def _place(module: nn.Module, name: str, tensor: Tensor, device: torch.device | 
     if id(tensor) not in shared:
         moved = tensor.detach().to(where)
         grad = tensor.requires_grad if held is None else held.requires_grad
-        shared[id(tensor)] = nn.Parameter(moved, grad) if slots is owner._parameters else moved.clone()
+        shared[id(tensor)] = (
+            nn.Parameter(moved, grad) if slots is owner._parameters else moved.clone()
+        )
     slots[leaf] = shared[id(tensor)]  # type: ignore[assignment]
 
 
@@ -134,7 +172,11 @@ def _resize(owner: nn.Module, path: str, small: GraphModule) -> None:
         owner.out_features, owner.in_features = rows, columns
     elif isinstance(owner, _ConvNd):
         groups = _groups(owner.groups, path, small, 6)
-        down, up = (columns * groups, rows) if not isinstance(owner, _ConvTransposeNd) else (rows, columns * groups)
+        down, up = (
+            (columns * groups, rows)
+            if not isinstance(owner, _ConvTransposeNd)
+            else (rows, columns * groups)
+        )
         owner.in_channels, owner.out_channels, owner.groups = down, up, groups
     elif isinstance(owner, _NormBase):
         owner.num_features = rows
@@ -149,7 +191,9 @@ def _resize(owner: nn.Module, path: str, small: GraphModule) -> None:
 
 
 def _groups(before: int, path: str, small: GraphModule, position: int) -> int:
-    """Groups of a convolution or GroupNorm in the compressed graph: of its layer, or of the call that reads its weight."""
+    """Groups of a convolution or GroupNorm in the compressed graph: of its layer, or of the call
+    that reads its weight.
+    """
     module: nn.Module | None = small
     for part in path.split("."):
         module = module._modules.get(part) if module is not None else None
@@ -160,7 +204,11 @@ def _groups(before: int, path: str, small: GraphModule, position: int) -> int:
     for node in small.graph.nodes:
         if node.op == "get_attr" and node.target == f"{path}.weight":
             for user in node.users:
-                if len(user.args) > position and isinstance(user.args[position], int) and hasattr(user.target, "_opname"):
+                if (
+                    len(user.args) > position
+                    and isinstance(user.args[position], int)
+                    and hasattr(user.target, "_opname")
+                ):
                     return int(user.args[position])
                 if "conv" in getattr(user.target, "_opname", ""):
                     return 1

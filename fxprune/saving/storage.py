@@ -1,7 +1,9 @@
-"""Compressed models in one file: safetensors, with the graph, the plan and the report as JSON in its metadata.
+"""Compressed models in one file: safetensors, with the graph, the plan and the report as JSON in
+its metadata.
 
-Nothing of the file is run. Layers, operators and functions are looked up in tables, names are matched against patterns, and what
-does not fit is refused. The digests find damage; they do not tell who wrote a file.
+Nothing of the file is run. Layers, operators and functions are looked up in tables, names are
+matched against patterns, and what does not fit is refused. The digests find damage; they do not
+tell who wrote a file.
 """
 
 import contextlib
@@ -28,9 +30,18 @@ from fxprune.saving.resize import load_into
 ENTRIES = ("fxprune", "plan", "report")
 """Metadata entries that hold JSON; `sha256` is of them all."""
 MALFORMED = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError, RecursionError, MemoryError, SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
     AssertionError,
-)  # fmt: skip
+)
 AGAIN = "Copy the file again, or save the model again."
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,31 +49,51 @@ M = TypeVar("M", bound=nn.Module)
 def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compressed model to one file, which `load` reads without the original model's source.
 
-    The file is safetensors: its tensors are the state dict, shared parameters once. The graph, plan and report are JSON in its metadata.
-    It replaces an existing file only once it is complete.
+    The file is safetensors: its tensors are the state dict, shared parameters once. The graph,
+    plan and report are JSON in its metadata. It replaces an existing file only once it is
+    complete.
 
     Args:
-        small: what `compress`, `apply` or `load` returned; trained further, moved or cast as you like.
+        small: what `compress`, `apply` or `load` returned; trained further, moved or cast as you
+            like.
         path: `.safetensors` is the usual suffix.
 
     Raises:
-        StorageError: the graph holds something that the file has no name for, or the path cannot be written.
+        StorageError: the graph holds something that the file has no name for, or the path cannot
+            be written.
         PlanError: the module did not come from fxprune.
     """
     if not isinstance(small, GraphModule):
-        inside = [n for n, m in small.named_modules() if isinstance(m, GraphModule)] if isinstance(small, nn.Module) else []
-        advice = f"Save its compressed parts, such as model.get_submodule({inside[0]!r})." if inside else "Pass what compress returned."
+        inside = (
+            [n for n, m in small.named_modules() if isinstance(m, GraphModule)]
+            if isinstance(small, nn.Module)
+            else []
+        )
+        advice = (
+            f"Save its compressed parts, such as model.get_submodule({inside[0]!r})."
+            if inside
+            else "Pass what compress returned."
+        )
         raise StorageError(f"A {type(small).__name__} cannot be saved by fxprune. {advice}")
     plan = plan_of(small)
     notes: list[str] = []
     document, tensors = describe(small, notes)
     held = report(small)
-    held = replace(held, notes=(*held.notes, *(n for n in dict.fromkeys(notes) if n not in held.notes)))
-    texts = {"fxprune": json.dumps(document, allow_nan=False), "plan": plan.to_json(), "report": held.to_json()}
+    held = replace(
+        held, notes=(*held.notes, *(n for n in dict.fromkeys(notes) if n not in held.notes))
+    )
+    texts = {
+        "fxprune": json.dumps(document, allow_nan=False),
+        "plan": plan.to_json(),
+        "report": held.to_json(),
+    }
     try:
         rebuild(json.loads(texts["fxprune"]), tensors, torch.device("cpu"))
     except MALFORMED as error:
-        raise StorageError(f"The graph could not be loaded again: {type(error).__name__}: {_first(error)}. Nothing was written.") from error
+        raise StorageError(
+            f"The graph could not be loaded again: {type(error).__name__}: {_first(error)}. "
+            "Nothing was written."
+        ) from error
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -71,31 +102,45 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise StorageError(f"{target} cannot be written: {error}. Name a file in a folder that exists and may be written to.") from error
+        raise StorageError(
+            f"{target} cannot be written: {error}. Name a file in a folder that exists and may be "
+            "written to."
+        ) from error
 
 
 @overload
-def load(path: str | os.PathLike[str], into: None = None, *, device: str | torch.device = "cpu") -> GraphModule: ...
+def load(
+    path: str | os.PathLike[str], into: None = None, *, device: str | torch.device = "cpu"
+) -> GraphModule: ...
 @overload
-def load(path: str | os.PathLike[str], into: M, *, device: str | torch.device | None = None) -> M: ...
+def load(
+    path: str | os.PathLike[str], into: M, *, device: str | torch.device | None = None
+) -> M: ...
 def load(path: str | os.PathLike[str], into: Any = None, *, device: Any = None) -> Any:
-    """Read what `save` wrote. Nothing of the file is run, and no source of the original model is needed.
+    """Read what `save` wrote. Nothing of the file is run, and no source of the original model is
+    needed.
 
     Args:
         path: the file.
-        into: an instance of the original class. A copy of it gets the file's weights and sizes, by name; nothing is run, so its
-            forward must take its sizes from the tensors and layers: compare outputs once.
-        device: for the tensors, and for constants in the graph; with `into`, the module's devices by default, otherwise the CPU.
+        into: an instance of the original class. A copy of it gets the file's weights and sizes, by
+            name; nothing is run, so its forward must take its sizes from the tensors and layers:
+            compare outputs once.
+        device: for the tensors, and for constants in the graph; with `into`, the module's devices
+            by default, otherwise the CPU.
 
     Returns:
-        the module as it was saved, or the resized copy of `into` in its own mode. Both carry the report and plan.
+        the module as it was saved, or the resized copy of `into` in its own mode. Both carry the
+        report and plan.
 
     Raises:
-        StorageError: the file is damaged, tampered with, newer, not of fxprune, or `into` does not fit; says what.
+        StorageError: the file is damaged, tampered with, newer, not of fxprune, or `into` does not
+            fit; says what.
     """
     source = Path(path)
     if into is not None and not isinstance(into, nn.Module):
-        raise StorageError(f"into= takes an instance of the original model, not a {type(into).__name__}.")
+        raise StorageError(
+            f"into= takes an instance of the original model, not a {type(into).__name__}."
+        )
     try:
         wanted = None if device is None else torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -110,7 +155,10 @@ def load(path: str | os.PathLike[str], into: Any = None, *, device: Any = None) 
     except FxpruneError as error:
         raise StorageError(f"{source} is damaged: {error} {AGAIN}") from error
     except MALFORMED as error:
-        raise StorageError(f"{source} is damaged or was tampered with: {type(error).__name__}: {_first(error)}. {AGAIN}") from error
+        raise StorageError(
+            f"{source} is damaged or was tampered with: {type(error).__name__}: {_first(error)}. "
+            f"{AGAIN}"
+        ) from error
     return small if into is None else load_into(into, small, wanted)
 
 
@@ -130,22 +178,41 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Plan, Report]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if "fxprune" not in metadata:
-                raise StorageError("this safetensors file was not written by fxprune.save. Its tensors can be read with safetensors.")
+                raise StorageError(
+                    "this safetensors file was not written by fxprune.save. Its tensors can be "
+                    "read with safetensors."
+                )
             document = json.loads(metadata["fxprune"])
             version = field(document, "version", int)
             if version > VERSION:
-                raise StorageError(f"the file has version {version}; this fxprune reads up to {VERSION}. Update fxprune.")
-            if set(metadata) != {"format", "sha256", *ENTRIES} or metadata["sha256"] != _digest(metadata):
-                raise StorageError(f"the file is damaged: its description does not match its digest. {AGAIN}")
+                raise StorageError(
+                    f"the file has version {version}; this fxprune reads up to {VERSION}. Update "
+                    "fxprune."
+                )
+            if set(metadata) != {"format", "sha256", *ENTRIES} or metadata["sha256"] != _digest(
+                metadata
+            ):
+                raise StorageError(
+                    f"the file is damaged: its description does not match its digest. {AGAIN}"
+                )
             described = field(document, "tensors", dict)
-            stored = {name for name, entry in described.items() if "same" not in field(described, name, dict)}
+            stored = {
+                name
+                for name, entry in described.items()
+                if "same" not in field(described, name, dict)
+            }
             if stored != set(file.keys()):
                 odd = sorted(stored ^ set(file.keys()))
-                raise StorageError(f"the file is damaged: {', '.join(odd)[:200]} is described but missing, or the other way round. {AGAIN}")
+                raise StorageError(
+                    f"the file is damaged: {', '.join(odd)[:200]} is described but missing, or "
+                    f"the other way round. {AGAIN}"
+                )
             # A copy: the file stays mapped into memory otherwise, and may change.
             tensors = {name: file.get_tensor(name).clone() for name in described if name in stored}
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"this is not a complete safetensors file: {_first(error)}. {AGAIN}") from error
+        raise StorageError(
+            f"this is not a complete safetensors file: {_first(error)}. {AGAIN}"
+        ) from error
     for name, tensor in tensors.items():
         if field(described[name], "sha256", str) != tensor_digest(tensor):
             raise StorageError(f"the file is damaged: {name} does not match its digest. {AGAIN}")
@@ -158,5 +225,7 @@ def _check_plan(plan: Plan) -> None:
     for name, axes in plan.kept.items():
         for held in axes.values():
             rows = held if held and isinstance(held[0], list) else [held]
-            if not all(isinstance(row, list) and all(isinstance(i, int) for i in row) for row in rows):
+            if not all(
+                isinstance(row, list) and all(isinstance(i, int) for i in row) for row in rows
+            ):
                 raise PlanError(f"The plan's indices of {name[:80]!r} are not whole numbers.")

@@ -1,4 +1,6 @@
-"""How much faster and leaner a compressed model is than its original, measured: `fxprune.benchmark`."""
+"""How much faster and leaner a compressed model is than its original, measured:
+`fxprune.benchmark`.
+"""
 
 import datetime
 import json
@@ -29,7 +31,8 @@ class Timing:
         original, small: median seconds per call.
         speedup: median over rounds of original / small, each pair measured back to back.
         low, high: quartiles of the rounds' speedups.
-        memory: most bytes a call of the original and of the small model holds at a time, weights included.
+        memory: most bytes a call of the original and of the small model holds at a time, weights
+            included.
     """
 
     batch: int
@@ -82,18 +85,26 @@ class Benchmark:
     def __rich__(self) -> Table:
         """A table for a terminal."""
         table = Table(
-            title="Small model against its original", title_justify="left", caption_justify="left",
-            caption=f"{self.machine}, {self.device}, {self.dtype}, {self.threads} thread(s), torch {self.torch}, {self.date}; medians of "
-            f"{self.rounds} interleaved rounds, quartiles in brackets. Memory: weights and the peak of one call.",
-        )  # fmt: skip
+            title="Small model against its original",
+            title_justify="left",
+            caption_justify="left",
+            caption=f"{self.machine}, {self.device}, {self.dtype}, {self.threads} thread(s), "
+            f"torch {self.torch}, {self.date}; medians of "
+            f"{self.rounds} interleaved rounds, quartiles in brackets. Memory: weights and the "
+            "peak of one call.",
+        )
         for column in ("mode", "batch", "original", "small", "speedup", "memory"):
             table.add_column(column, justify="left" if column == "mode" else "right")
         for r in self.rows:
             before, after = r.memory
             table.add_row(
-                r.mode, str(r.batch), f"{1e3 * r.original:.3g} ms", f"{1e3 * r.small:.3g} ms",
-                f"{r.speedup:.2f}x ({r.low:.2f} to {r.high:.2f})", f"{before / 1e6:.1f} to {after / 1e6:.1f} MB",
-            )  # fmt: skip
+                r.mode,
+                str(r.batch),
+                f"{1e3 * r.original:.3g} ms",
+                f"{1e3 * r.small:.3g} ms",
+                f"{r.speedup:.2f}x ({r.low:.2f} to {r.high:.2f})",
+                f"{before / 1e6:.1f} to {after / 1e6:.1f} MB",
+            )
         return table
 
     def __str__(self) -> str:
@@ -106,35 +117,61 @@ class Benchmark:
 
 def _weights(model: nn.Module, dtype: torch.dtype | None) -> int:
     held = [*model.parameters(), *model.buffers()]
-    return sum(t.numel() * (dtype.itemsize if dtype and t.is_floating_point() else t.element_size()) for t in held)
+    return sum(
+        t.numel() * (dtype.itemsize if dtype and t.is_floating_point() else t.element_size())
+        for t in held
+    )
 
 
-def compared(small: nn.Module, original: nn.Module, example: Batch, workload: Workload, rounds: int, seconds: float) -> Timing:
+def compared(
+    small: nn.Module,
+    original: nn.Module,
+    example: Batch,
+    workload: Workload,
+    rounds: int,
+    seconds: float,
+) -> Timing:
     """One row: both models on one workload."""
     with running(workload):
         calls = [prepared(model, example, workload) for model in (original, small)]
         times = interleaved(calls, rounds, seconds)
         device = torch.device(workload.device or next(original.parameters()).device)
-        memory = [_weights(m, workload.dtype) + peak_memory(call, device) for m, call in zip((original, small), calls, strict=True)]
+        memory = [
+            _weights(m, workload.dtype) + peak_memory(call, device)
+            for m, call in zip((original, small), calls, strict=True)
+        ]
     ratios = times[:, 0] / times[:, 1]
     low, middle, high = (float(q) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
     before, after = (float(t) for t in np.median(times, axis=0))
-    return Timing(workload.batch, workload.mode, before, after, middle, low, high, (memory[0], memory[1]))
+    return Timing(
+        workload.batch, workload.mode, before, after, middle, low, high, (memory[0], memory[1])
+    )
 
 
 def benchmark(
-    small: nn.Module, original: nn.Module, example: Any, *, batches: Sequence[int] = (1, 32), modes: Sequence[str] = MODES,
-    device: str | None = None, dtype: torch.dtype | None = None, threads: int | None = None, rounds: int = 15, seconds: float = 0.2,
-) -> Benchmark:  # fmt: skip
+    small: nn.Module,
+    original: nn.Module,
+    example: Any,
+    *,
+    batches: Sequence[int] = (1, 32),
+    modes: Sequence[str] = MODES,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    rounds: int = 15,
+    seconds: float = 0.2,
+) -> Benchmark:
     """Measure a compressed model beside its original.
 
-    Both run in eval mode without gradients and take turns, so that what else the machine does hits both; the speedup is the median of the
-    rounds' ratios. Copies are measured: the models passed in stay as they are.
+    Both run in eval mode without gradients and take turns, so that what else the machine does hits
+    both; the speedup is the median of the rounds' ratios. Copies are measured: the models passed
+    in stay as they are.
 
     Args:
         small: what `compress` returned, or any other model.
         original: the model that was compressed.
-        example: a tensor, tuple or dict as `forward` takes it; its examples are repeated up to the batch size.
+        example: a tensor, tuple or dict as `forward` takes it; its examples are repeated up to the
+            batch size.
         batches: examples per call.
         modes: `eager`, `compiled` (torch.compile for each batch size), or both.
         device, dtype: to measure on; by default the models' own.
@@ -155,13 +192,26 @@ def benchmark(
         raise UnsupportedError(f"rounds={rounds}: one or more are needed.")
     batch = to_batch(original, example)
     rows = tuple(
-        compared(small, original, batch, Workload(size, mode == "compiled", device, dtype, threads), rounds, seconds)
+        compared(
+            small,
+            original,
+            batch,
+            Workload(size, mode == "compiled", device, dtype, threads),
+            rounds,
+            seconds,
+        )
         for mode in modes
         for size in batches
     )
     first = next(original.parameters(), torch.empty(0))
     where = torch.device(device) if device else first.device
     return Benchmark(
-        machine(where), str(where), str(dtype or first.dtype).removeprefix("torch."), threads or torch.get_num_threads(), torch.__version__,
-        datetime.date.today().isoformat(), rounds, rows,
-    )  # fmt: skip
+        machine(where),
+        str(where),
+        str(dtype or first.dtype).removeprefix("torch."),
+        threads or torch.get_num_threads(),
+        torch.__version__,
+        datetime.date.today().isoformat(),
+        rounds,
+        rows,
+    )

@@ -1,8 +1,10 @@
-"""Latency as a budget: measured layer times as functions of the widths, and whole graphs measured against the original.
+"""Latency as a budget: measured layer times as functions of the widths, and whole graphs measured
+against the original.
 
-Every call's time is written as c0 + c1 * (its FLOPs) + c2 * (elements that it reads and writes) with non-negative coefficients, fitted to
-times measured at a few widths. Like FLOPs, it is then a sum of products of kept shares, and widths are allocated under it in
-the same way. What the table cannot know (fusion, caches, overhead of Python) is closed by measuring whole rewritten graphs.
+Every call's time is written as c0 + c1 * (its FLOPs) + c2 * (elements that it reads and writes)
+with non-negative coefficients, fitted to times measured at a few widths. Like FLOPs, it is then a
+sum of products of kept shares, and widths are allocated under it in the same way. What the table
+cannot know (fusion, caches, overhead of Python) is closed by measuring whole rewritten graphs.
 """
 
 from collections.abc import Callable
@@ -31,7 +33,9 @@ RANGE = (0.94, 1.02)
 """Measured latency over the budget that needs no correction."""
 CORRECTIONS = 4
 CLOSE = 1.1
-"""Where widths in multiples leave nothing in the range, the nearest below this times the budget is taken."""
+"""Where widths in multiples leave nothing in the range, the nearest below this times the budget is
+taken.
+"""
 
 
 class Gauge:
@@ -55,14 +59,18 @@ class Gauge:
     def ratio(self, small: nn.Module) -> float:
         """Time of a model over the original's: the median over interleaved rounds."""
         with running(self.workload):
-            times = interleaved([prepared(small, self.example, self.workload), self._original], ROUNDS, TURN)
+            times = interleaved(
+                [prepared(small, self.example, self.workload), self._original], ROUNDS, TURN
+            )
         return float(np.median(times[:, 0] / times[:, 1]))
 
     def ratio_at(self, graph: GraphModule, analysis: Analysis, widths: np.ndarray) -> float:
         """`ratio` of the rewritten graph, measured once for the same widths."""
         key = tuple(int(w) for w in widths)
         if key not in self._known:
-            self._known[key] = self.ratio(LiftModules()(ReduceChannels(analysis, narrowed(analysis, widths))(graph)))
+            self._known[key] = self.ratio(
+                LiftModules()(ReduceChannels(analysis, narrowed(analysis, widths))(graph))
+            )
         return self._known[key]
 
 
@@ -75,7 +83,12 @@ def narrowed(analysis: Analysis, widths: np.ndarray) -> np.ndarray:
 
 
 def seconds_of_calls(
-    graph: GraphModule, analysis: Analysis, example: Batch, gauge: Gauge, multiple: np.ndarray, table: LayerTimes
+    graph: GraphModule,
+    analysis: Analysis,
+    example: Batch,
+    gauge: Gauge,
+    multiple: np.ndarray,
+    table: LayerTimes,
 ) -> tuple[Cost, ...]:
     """The time of every call as a function of the widths.
 
@@ -84,15 +97,18 @@ def seconds_of_calls(
         analysis: of it.
         example: a batch of inputs.
         gauge: of the original.
-        multiple: of which widths are, one or per group: layers are timed at widths that may be chosen.
+        multiple: of which widths are, one or per group: layers are timed at widths that may be
+            chosen.
         table: of measured times; filled and saved.
 
     Returns:
-        terms as of FLOPs, in seconds. Calls that are no contraction are scaled so that all add up to the original's measured time: that
-        is where fusion, and the overhead between calls, act.
+        terms as of FLOPs, in seconds. Calls that are no contraction are scaled so that all add up
+        to the original's measured time: that is where fusion, and the overhead between calls, act.
     """
     full = np.array([g.width for g in analysis.groups], dtype=float)
-    step = np.maximum(np.broadcast_to(multiple, full.shape) // [len(g.blocks) for g in analysis.groups], 1)
+    step = np.maximum(
+        np.broadcast_to(multiple, full.shape) // [len(g.blocks) for g in analysis.groups], 1
+    )
     observed: list[dict[str, float]] = []
     kept: list[np.ndarray] = []
     with running(gauge.workload):
@@ -101,14 +117,18 @@ def seconds_of_calls(
             # Widths of an earlier share come again where groups are too narrow.
             if any(np.array_equal(widths / full, k) for k in kept):
                 continue
-            held, device = moved(ReduceChannels(analysis, narrowed(analysis, widths))(graph), gauge.workload)
+            held, device = moved(
+                ReduceChannels(analysis, narrowed(analysis, widths))(graph), gauge.workload
+            )
             assert isinstance(held, GraphModule)
             observed.append(layer_times(held, placed(example, gauge.workload, device), table))
             kept.append(widths / full)
     table.save()
     owner = analysis.group_of()
     fitted = {
-        node.name: _fitted(_features(node, analysis), [o[node.name] for o in observed], owner, np.array(kept))
+        node.name: _fitted(
+            _features(node, analysis), [o[node.name] for o in observed], owner, np.array(kept)
+        )
         for node in graph.graph.nodes
         if node.name in observed[0]
     }
@@ -117,26 +137,46 @@ def seconds_of_calls(
     light = sum(observed[0][name] for name in set(fitted) - contractions)
     scale = max(gauge.seconds - heavy, 0.0) / max(light, 1e-12)
     return tuple(
-        Cost(name, cost.flops * (1.0 if name in contractions else scale), cost.factors) for name, costs in fitted.items() for cost in costs
+        Cost(name, cost.flops * (1.0 if name in contractions else scale), cost.factors)
+        for name, costs in fitted.items()
+        for cost in costs
     )
 
 
 def _features(node: Node, analysis: Analysis) -> list[list[Cost]]:
-    """What a call's time may grow with, each a sum of terms that is 1 at full width: nothing, its FLOPs, the elements it moves."""
+    """What a call's time may grow with, each a sum of terms that is 1 at full width: nothing, its
+    FLOPs, the elements it moves.
+    """
     values = [analysis.values[n.name] for n in (*node.all_input_nodes, node)]
-    tensors = [v for value in values for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Value)]
+    tensors = [
+        v
+        for value in values
+        for v in (value if isinstance(value, tuple) else (value,))
+        if isinstance(v, Value)
+    ]
     sizes = [float(np.prod(v.shape)) for v in tensors]
     moves = [
-        Cost(node.name, size / max(sum(sizes), 1.0), tuple(narrow_constant(labels).reshape(-1).numpy() for labels in tensor.axes))
+        Cost(
+            node.name,
+            size / max(sum(sizes), 1.0),
+            tuple(narrow_constant(labels).reshape(-1).numpy() for labels in tensor.axes),
+        )
         for size, tensor in zip(sizes, tensors, strict=True)
     ]
-    contracted = [[Cost(node.name, 1.0, cost.factors)] for cost in analysis.costs if cost.node == node.name]
+    contracted = [
+        [Cost(node.name, 1.0, cost.factors)] for cost in analysis.costs if cost.node == node.name
+    ]
     return [[Cost(node.name, 1.0, ())], *contracted, moves]
 
 
-def _fitted(features: list[list[Cost]], seconds: list[float], owner: np.ndarray, kept: np.ndarray) -> list[Cost]:
+def _fitted(
+    features: list[list[Cost]], seconds: list[float], owner: np.ndarray, kept: np.ndarray
+) -> list[Cost]:
     """Non-negative coefficients of the features, as terms in seconds."""
-    columns = [[sum(_at(cost, owner, shares) for cost in feature) for shares in kept] for feature in features]
+    columns = [
+        [sum(_at(cost, owner, shares) for cost in feature) for shares in kept]
+        for feature in features
+    ]
     weights = 1 / np.maximum(np.array(seconds), 1e-9)
     # Relative errors count: a layer at a quarter of its width matters as much as at full width.
     coefficients, _ = nnls(np.array(columns).T * weights[:, None], np.ones(len(weights)))
@@ -169,10 +209,16 @@ class Closed:
 
 
 def close(
-    measure: Callable[[np.ndarray], float], target: float, smallest: np.ndarray, modelled: Callable[[np.ndarray], float],
-    allocate: Callable[[float], np.ndarray], workload: Workload, start: float | None = None,
-) -> Closed:  # fmt: skip
-    """Correct the modelled limit until the measured latency is the target's: regula falsi on measurements of whole graphs.
+    measure: Callable[[np.ndarray], float],
+    target: float,
+    smallest: np.ndarray,
+    modelled: Callable[[np.ndarray], float],
+    allocate: Callable[[float], np.ndarray],
+    workload: Workload,
+    start: float | None = None,
+) -> Closed:
+    """Correct the modelled limit until the measured latency is the target's: regula falsi on
+    measurements of whole graphs.
 
     Args:
         measure: time of the graph with these widths over the original's.
@@ -189,8 +235,10 @@ def close(
     low, high = Closed(smallest, modelled(smallest), measure(smallest)), Closed(smallest, 1.0, 1.0)
     if low.measured > RANGE[1] * target:
         raise BudgetError(
-            f"latency={target:g} cannot be reached: at the smallest widths, one multiple per group, the model takes {low.measured:.2f} of the original's "
-            f"time ({workload}). The rest is the overhead of calls, and layers that keep their width; it weighs less in larger batches and "
+            f"latency={target:g} cannot be reached: at the smallest widths, one multiple per "
+            f"group, the model takes {low.measured:.2f} of the original's "
+            f"time ({workload}). The rest is the overhead of calls, and layers that keep their "
+            "width; it weighs less in larger batches and "
             "where the model is compiled (workload=)."
         )
     tried: list[Closed] = []
@@ -205,7 +253,8 @@ def close(
         if RANGE[0] * target <= found.measured <= RANGE[1] * target:
             return found
         low, high = (low, found) if found.measured > target else (found, high)
-        # Widths in coarse multiples come again: the jump between two of them is looked for by halves.
+        # Widths in coarse multiples come again: the jump between two of them is looked for by
+        # halves.
         limit = None if again is None else (low.limit + high.limit) / 2
         tried += [found] if again is None else []
         if len(tried) == CORRECTIONS:
@@ -216,8 +265,9 @@ def close(
 def multiples(analysis: Analysis, model: nn.Module, workload: Workload) -> list[int]:
     """Widths that the device's kernels use well, per group.
 
-    On a CPU one vector register of float32, which oneDNN pads channels to (nChw16c, nChw8c): 20 or 28 channels take the time of 32. On a GPU
-    32 bytes or 16 half-precision values, which tensor cores read at a time. Narrow groups take the largest power of two that halves them.
+    On a CPU one vector register of float32, which oneDNN pads channels to (nChw16c, nChw8c): 20 or
+    28 channels take the time of 32. On a GPU 32 bytes or 16 half-precision values, which tensor
+    cores read at a time. Narrow groups take the largest power of two that halves them.
     """
     first = next(model.parameters())
     device, dtype = torch.device(workload.device or first.device), workload.dtype or first.dtype
@@ -225,4 +275,6 @@ def multiples(analysis: Analysis, model: nn.Module, workload: Workload) -> list[
         step = {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), 8)
     else:
         step = 8 if dtype.itemsize >= 4 else 16
-    return [max(1, min(step, 1 << max(g.channels // 2, 1).bit_length() - 1)) for g in analysis.groups]
+    return [
+        max(1, min(step, 1 << max(g.channels // 2, 1).bit_length() - 1)) for g in analysis.groups
+    ]

@@ -1,4 +1,6 @@
-"""Measured times of single calls, kept in a table on disk: a layer of given shapes is timed once per machine."""
+"""Measured times of single calls, kept in a table on disk: a layer of given shapes is timed once
+per machine.
+"""
 
 import contextlib
 import hashlib
@@ -19,12 +21,16 @@ from fxprune.rules.registry import operator_name
 from fxprune.timing.measure import Workload, machine
 
 TURNS, TURN = 5, 0.002
-"""A call is timed in several short turns, of at least one call each; the fastest counts, since other work on the machine only adds."""
+"""A call is timed in several short turns, of at least one call each; the fastest counts, since
+other work on the machine only adds.
+"""
 
 
 def cache_folder() -> Path:
     """Where tables lie: fxprune's folder in the user's cache (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxprune" / "layer-times"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxprune" / "layer-times"
+    )
 
 
 class LayerTimes:
@@ -32,18 +38,23 @@ class LayerTimes:
 
     Args:
         device, workload: what the times are of; they and torch's version name the file.
-        folder: of the tables. An unreadable table counts as empty, and one that cannot be written is not kept.
+        folder: of the tables. An unreadable table counts as empty, and one that cannot be written
+            is not kept.
     """
 
     def __init__(self, device: torch.device, workload: Workload, folder: Path | None = None):
         threads = workload.threads or torch.get_num_threads()
-        self.target = f"{machine(device)}, {device.type}, {threads} threads, torch {torch.__version__}"
+        self.target = (
+            f"{machine(device)}, {device.type}, {threads} threads, torch {torch.__version__}"
+        )
         name = hashlib.sha256(self.target.encode()).hexdigest()[:16]
         self.path = (cache_folder() if folder is None else folder) / f"{name}.json"
         self.seconds: dict[str, float] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             held = json.loads(self.path.read_text())["seconds"]
-            self.seconds = {str(k): float(v) for k, v in held.items() if 0 <= float(v) < float("inf")}
+            self.seconds = {
+                str(k): float(v) for k, v in held.items() if 0 <= float(v) < float("inf")
+            }
         self.measured = 0
 
     def time(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
@@ -52,7 +63,11 @@ class LayerTimes:
         if key not in self.seconds:
             if target._schema.is_mutable:
                 args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-            timer = Timer("f(*a, **k)", globals={"f": target, "a": args, "k": kwargs}, num_threads=torch.get_num_threads())
+            timer = Timer(
+                "f(*a, **k)",
+                globals={"f": target, "a": args, "k": kwargs},
+                num_threads=torch.get_num_threads(),
+            )
             timer.timeit(1)
             number = max(1, int(TURN / max(timer.timeit(1).mean, 1e-7)))
             self.seconds[key] = min(timer.timeit(number).mean for _ in range(TURNS))
@@ -71,7 +86,9 @@ class LayerTimes:
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     def text(item: Any) -> str:
         if isinstance(item, Tensor):
-            return f"{str(item.dtype).removeprefix('torch.')}{list(item.shape)}/{list(item.stride())}"
+            return (
+                f"{str(item.dtype).removeprefix('torch.')}{list(item.shape)}/{list(item.stride())}"
+            )
         return repr(item)
 
     leaves, structure = pytree.tree_flatten((args, kwargs))
@@ -86,7 +103,11 @@ class _Stopwatch(Interpreter):
         self.table, self.found = table, dict[str, float]()
 
     def run_node(self, n: Node) -> Any:
-        if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload) and operator_name(n.target) not in UNTIMED:
+        if (
+            n.op == "call_function"
+            and isinstance(n.target, torch._ops.OpOverload)
+            and operator_name(n.target) not in UNTIMED
+        ):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             self.found[n.name] = self.table.time(n.target, args, kwargs)
         return super().run_node(n)

@@ -1,4 +1,6 @@
-"""Measured time and memory: models take turns on one workload, so that a slow moment of the machine hits all of them."""
+"""Measured time and memory: models take turns on one workload, so that a slow moment of the
+machine hits all of them.
+"""
 
 import copy
 import os
@@ -43,14 +45,22 @@ class Workload:
 
     def __post_init__(self) -> None:
         for name, value in (("batch", self.batch), ("threads", self.threads)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UnsupportedError(f"{name}={value!r}: a workload has a whole number of them, 1 or more.")
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
+                raise UnsupportedError(
+                    f"{name}={value!r}: a workload has a whole number of them, 1 or more."
+                )
 
     def __str__(self) -> str:
         """For reports: `eager, batch 8, cuda, bfloat16, 4 threads`; defaults are left out."""
         dtype = str(self.dtype).removeprefix("torch.") if self.dtype else ""
         threads = f"{self.threads} threads" if self.threads else ""
-        return ", ".join(part for part in (self.mode, f"batch {self.batch}", self.device or "", dtype, threads) if part)
+        return ", ".join(
+            part
+            for part in (self.mode, f"batch {self.batch}", self.device or "", dtype, threads)
+            if part
+        )
 
     @property
     def mode(self) -> str:
@@ -71,7 +81,9 @@ def running(workload: Workload) -> Iterator[None]:
 
 
 def placed(example: Batch, workload: Workload, device: torch.device) -> Batch:
-    """A batch of the workload's size, made of the example's rows in turn, on the device and in the dtype."""
+    """A batch of the workload's size, made of the example's rows in turn, on the device and in the
+    dtype.
+    """
 
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(device, workload.dtype if tensor.is_floating_point() else None)
@@ -91,7 +103,8 @@ def moved(model: nn.Module, workload: Workload) -> tuple[nn.Module, torch.device
 
 
 def prepared(model: nn.Module, example: Batch, workload: Workload) -> Call:
-    """One forward pass of a copy of the model on the workload, compiled and warm; call it inside `running`.
+    """One forward pass of a copy of the model on the workload, compiled and warm; call it inside
+    `running`.
 
     Raises:
         UnsupportedError: the model does not run on this workload.
@@ -109,25 +122,32 @@ def prepared(model: nn.Module, example: Batch, workload: Workload) -> Call:
             else "try another batch size"
         )
         raise UnsupportedError(
-            f"{type(model).__name__} does not run {workload.mode} at batch {workload.batch} on {workload.device or 'its device'}: "
+            f"{type(model).__name__} does not run {workload.mode} at batch {workload.batch} on "
+            f"{workload.device or 'its device'}: "
             f"{type(error).__name__}: {first} ({advice})."
         ) from error
     return lambda: run(*batch.args, **batch.kwargs)
 
 
-def interleaved(calls: Sequence[Call], rounds: int, seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
+def interleaved(
+    calls: Sequence[Call], rounds: int, seconds: float, clock: Callable[[], float] = timer
+) -> np.ndarray:
     """Time calls in turn.
 
     Args:
         calls: warm.
         rounds: every call is timed once in each, in alternating order.
         seconds: that one turn lasts about, at least one call.
-        clock: wall time by default. With one thread on a busy CPU, time.process_time leaves out what other jobs take.
+        clock: wall time by default. With one thread on a busy CPU, time.process_time leaves out
+            what other jobs take.
 
     Returns:
         (rounds, calls) float64, seconds per call; a GPU is waited for by torch.utils.benchmark.
     """
-    timers = [Timer("call()", timer=clock, globals={"call": call}, num_threads=torch.get_num_threads()) for call in calls]
+    timers = [
+        Timer("call()", timer=clock, globals={"call": call}, num_threads=torch.get_num_threads())
+        for call in calls
+    ]
     numbers = [max(1, round(seconds / max(held.timeit(1).mean, 1e-9))) for held in timers]
     times = np.empty((rounds, len(calls)))
     order = list(range(len(calls)))
@@ -139,7 +159,9 @@ def interleaved(calls: Sequence[Call], rounds: int, seconds: float, clock: Calla
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
-    """Most bytes that one call holds at a time beyond what lives before it: activations and workspaces that torch allocates."""
+    """Most bytes that one call holds at a time beyond what lives before it: activations and
+    workspaces that torch allocates.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -152,7 +174,11 @@ def peak_memory(call: Call, device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     records: Any = seen.profiler.kineto_results.events()
-    held = [(e.start_ns(), e.nbytes()) for e in records if e.name() == "[memory]" and e.device_type().name == "CPU"]
+    held = [
+        (e.start_ns(), e.nbytes())
+        for e in records
+        if e.name() == "[memory]" and e.device_type().name == "CPU"
+    ]
     return max(0, int(np.cumsum([size for _, size in sorted(held)]).max(initial=0)))
 
 
@@ -162,6 +188,8 @@ def machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -14,7 +14,8 @@ Decision = Callable[[Any, Any], Tensor]
 
 
 def argmax(dim: int = 1, share: float = 0.99) -> Decision:
-    """Same largest class; where there are several positions per example (pixels, tokens), at least `share` of them.
+    """Same largest class; where there are several positions per example (pixels, tokens), at least
+    `share` of them.
 
     Args:
         dim: the class dimension.
@@ -41,18 +42,25 @@ def within(tolerance: float = 0.05) -> Decision:
 
 
 def primary(output: Any) -> Tensor:
-    """The tensor of an output that decides: `logits` where there is one, else the first floating one."""
+    """The tensor of an output that decides: `logits` where there is one, else the first floating
+    one.
+    """
     logits = output.get("logits") if hasattr(output, "get") else getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim():
             return leaf
-    raise UnsupportedError("The model returns no floating tensor to compare. Pass decision=callable(reference, output) -> (N,) bool.")
+    raise UnsupportedError(
+        "The model returns no floating tensor to compare. Pass decision=callable(reference, "
+        "output) -> (N,) bool."
+    )
 
 
 def default(output: Any) -> Decision:
-    """Argmax for class scores (N, C), (N, C, H, W), and (N, T, C) tokens; relative error for regression."""
+    """Argmax for class scores (N, C), (N, C, H, W), and (N, T, C) tokens; relative error for
+    regression.
+    """
     tensor = primary(output)
     if tensor.dim() == 1 or tensor.shape[1:].numel() == 1:
         return within()
@@ -64,7 +72,10 @@ def resolve(decision: Decision | None, output: Any) -> Decision:
     if decision is None:
         return default(output)
     if not callable(decision):
-        raise UnsupportedError(f"decision is a {type(decision).__name__}; pass a callable (reference, output) -> (N,) bool.")
+        raise UnsupportedError(
+            f"decision is a {type(decision).__name__}; pass a callable (reference, output) -> "
+            "(N,) bool."
+        )
     return decision
 
 
