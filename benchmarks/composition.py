@@ -26,9 +26,10 @@ from benchmarks.data import DEBIAN, Split, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits, opened
 from fxprune.allocate.ranks import METHODS
+from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError
 from fxprune.handover.finish import finished
-from fxprune.session import Session, undisturbed
+from fxprune.session import Session
 
 BATCH, ROUNDS = 20, 15
 """Images per call whose latency is measured, and how often."""

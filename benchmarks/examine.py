@@ -15,7 +15,8 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from benchmarks.entry import Entry
-from fxprune.capture.batch import Batch, Calibration, example_batch
+from fxprune.calibrate.loader import Calibration
+from fxprune.capture.batch import Batch, example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import Analysis, analyse
 from fxprune.label.flops import count_flops

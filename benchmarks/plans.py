@@ -21,9 +21,10 @@ from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, opened
 from fxprune.allocate import widths as allocate
 from fxprune.allocate.search import PROMISE, Option, Search
-from fxprune.capture.batch import Calibration
+from fxprune.calibrate.loader import Calibration
+from fxprune.capture.undisturbed import undisturbed
 from fxprune.fit.build import build, surviving_channels, trial
-from fxprune.session import Session, undisturbed
+from fxprune.session import Session
 from fxprune.verify.agreement import compare
 
 OUTSIDE = 2000

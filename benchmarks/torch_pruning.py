@@ -27,7 +27,8 @@ from benchmarks.coverage_page import late
 from benchmarks.entry import Entry
 from benchmarks.examine import ENOUGH, outputs, randomise
 from benchmarks.isolation import Failed, isolated
-from fxprune.capture.batch import Batch, Calibration, example_batch
+from fxprune.calibrate.loader import Calibration
+from fxprune.capture.batch import Batch, example_batch
 from fxprune.label.flops import count_flops
 from fxprune.targets import Passing
 

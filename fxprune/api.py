@@ -9,15 +9,18 @@ from torch.fx import GraphModule
 from fxprune.allocate.planning import planned
 from fxprune.allocate.ranks import METHODS as RANK_METHODS
 from fxprune.capture.batch import example_batch
-from fxprune.capture.export import capture, check_model
+from fxprune.capture.export import capture
+from fxprune.capture.supported import check_model
+from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError, UnsupportedError
 from fxprune.fit.build import build, verify
 from fxprune.fit.factor import require_layers
 from fxprune.handover.finish import certified, finished, hand_over
 from fxprune.label.analysis import Analysis, analyse
+from fxprune.label.named import matcher
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.plan import Plan, surviving
-from fxprune.session import EFFORT, RoundTo, held_out_for, matcher, open_session, undisturbed
+from fxprune.session import EFFORT, RoundTo, held_out_for, open_session
 from fxprune.timing.measure import Workload
 from fxprune.verify.decisions import Decision
 

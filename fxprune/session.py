@@ -2,29 +2,30 @@
 statistics computed once.
 """
 
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxprune.calibrate.moments import Moments, Site, calibrate, require_finite
+from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.moments import Moments, Site, calibrate
+from fxprune.calibrate.observe import require_finite
 from fxprune.calibrate.recording import JUDGE, Recording
 from fxprune.calibrate.spill import Spill
-from fxprune.capture.batch import Batch, Calibration, example_batch
-from fxprune.capture.export import Captured, capture, check_model
-from fxprune.errors import BudgetError, CalibrationWarning, PlanError, UnsupportedError
+from fxprune.capture.batch import Batch, example_batch
+from fxprune.capture.export import Captured, capture
+from fxprune.capture.supported import check_model
+from fxprune.errors import BudgetError, CalibrationWarning, UnsupportedError
 from fxprune.label.analysis import Analysis, activations, analyse, examples_within
 from fxprune.label.groups import Cost
 from fxprune.label.layers import factorable
+from fxprune.label.named import least_shares, matcher
 from fxprune.plans.budget import Budget
 from fxprune.profile.costs import CostModel
 from fxprune.profile.output_moments import Spread, spreads
@@ -255,68 +256,6 @@ class Session:
                     )
                     self.worth = {}
         return self.worth
-
-
-@contextmanager
-def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """The caller's random state and the model's modes come back as they were."""
-    check_model(model)
-    modes = [(m, m.training) for m in model.modules()]
-    state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
-            for module, training in modes:
-                module.training = training
-
-
-def matcher(model: nn.Module, patterns: Sequence[str] | str, option: str) -> Callable[[str], bool]:
-    """A test whether a parameter belongs to a named module; names may be globs.
-
-    Raises:
-        PlanError: a name matches nothing.
-    """
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
-    for pattern in patterns:
-        if not any(fnmatchcase(n, pattern) for n in names):
-            some = ", ".join(names[:5])
-            raise PlanError(
-                f"{option}={pattern!r} matches no module or parameter of the model. Its names "
-                f"begin with {some}."
-            )
-
-    def test(parameter: str) -> bool:
-        parts = parameter.split(".")
-        return any(
-            fnmatchcase(".".join(parts[:i]), p) for p in patterns for i in range(1, len(parts) + 1)
-        )
-
-    return test
-
-
-def least_shares(model: nn.Module, analysis: Analysis, keep: Mapping[str, float]) -> np.ndarray:
-    """The least share of each group's channels that `keep` asks for, (groups,).
-
-    Raises:
-        PlanError: a name matches nothing, or a share is not in (0, 1].
-    """
-    floor = np.zeros(len(analysis.groups))
-    for pattern, share in keep.items():
-        if not 0 < share <= 1:
-            raise PlanError(
-                f"keep[{pattern!r}]={share!r}: give the least share of the channels to keep, "
-                "above 0 and at most 1."
-            )
-        matches = matcher(model, pattern, "keep")
-        for i, group in enumerate(analysis.groups):
-            if any(matches(name) for name, _ in group.members):
-                floor[i] = max(floor[i], share)
-    return floor
 
 
 def open_session(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.api import compress_whole
-from fxprune.capture.batch import Batch, Calibration, make_batch
+from fxprune.calibrate.loader import Calibration
+from fxprune.capture.batch import Batch, make_batch
 from fxprune.errors import BudgetError, CalibrationError, PlanError
 
 

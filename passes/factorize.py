@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxprune.capture.canonical import drop_unread
 from fxprune.errors import PlanError
-from fxprune.label.layers import groups, setting
+from fxprune.graph.convolution import groups, setting
+from fxprune.graph.operators import operator_name
+from fxprune.graph.tensors import drop_unread
 from fxprune.plans.factoring import names
-from fxprune.rules.registry import operator_name
 
 
 @dataclass(frozen=True)

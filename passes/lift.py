@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxprune.capture.canonical import drop_unread
+from fxprune.graph.operators import operator_name
+from fxprune.graph.tensors import drop_unread
 from fxprune.label.analysis import attribute
-from fxprune.rules.registry import operator_name
 
 
 def _rank(node: Node) -> int:

@@ -12,9 +12,11 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from fxprune.capture.canonical import names_of
+from fxprune.graph.tensors import names_of
 from fxprune.label.analysis import Analysis, attribute
-from fxprune.label.relabel import Rewriter, check, shrink_parameter
+from fxprune.label.arguments import Rewriter
+from fxprune.label.survivors import shrink_parameter
+from fxprune.label.trial import check
 
 
 @dataclass(frozen=True)

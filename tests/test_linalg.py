@@ -9,8 +9,9 @@ from torch import Tensor
 
 import fxprune.linalg.refit as refitting
 from fxprune.linalg.clopper_pearson import lower_bound
+from fxprune.linalg.gram import Moments, Sums, gram
 from fxprune.linalg.interpolation import interpolation, solve_ridge
-from fxprune.linalg.refit import RIDGES, Moments, Sums, gram, refit, solution
+from fxprune.linalg.refit import RIDGES, refit, solution
 from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_qr
 
 ROWS, COLUMNS = 200, 12

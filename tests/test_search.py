@@ -13,11 +13,11 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.planning import allocated
 from fxprune.allocate.search import GAIN, PROMISE, RANKS_FACTOR, Search
-from fxprune.calibrate.moments import Observer
+from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.observe import Observer
 from fxprune.calibrate.recording import rows_per_example
-from fxprune.capture.batch import Calibration
 from fxprune.label.analysis import activations
-from fxprune.linalg.refit import gram
+from fxprune.linalg.gram import gram
 from fxprune.plans.budget import Budget
 from fxprune.plans.factoring import Factoring
 from fxprune.session import Session, held_out_for, open_session

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.errors import BudgetError
+from fxprune.graph.convolution import groups
+from fxprune.graph.nodes import attribute
 from fxprune.label.analysis import Analysis
-from fxprune.label.layers import Layer, factorable, groups
-from fxprune.label.propagation import attribute
-from fxprune.label.relabel import shrink_parameter
+from fxprune.label.layers import Layer, factorable
+from fxprune.label.survivors import shrink_parameter
 from fxprune.linalg import alds, pca, svd
 from fxprune.plans.factoring import Factoring
 from fxprune.profile.costs import CostModel

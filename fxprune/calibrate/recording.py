@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.moments import arguments
+from fxprune.calibrate.observe import arguments
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch
+from fxprune.graph.convolution import channel_dim
 from fxprune.label.analysis import attribute
-from fxprune.label.layers import channel_dim, own_layers
+from fxprune.label.layers import own_layers
 
 ROWS = 12
 """Observations per feature that enter a fit (the solution's error falls with their square root)."""

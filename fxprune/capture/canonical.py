@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from fxprune.graph.tensors import names_of
+
 
 def canonicalise(module: GraphModule) -> tuple[str, ...]:
     """Make calls functional, inline regions, and give every tensor one name under which it is read.
@@ -88,16 +90,6 @@ def _register_tensors(module: GraphModule) -> None:
         ):
             delattr(owner, leaf)
             owner.register_buffer(leaf, held, persistent=False)
-
-
-def names_of(module: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer, and the first name of the same tensor."""
-    first: dict[int, str] = {}
-    held = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
 
 
 def _one_name_each(module: GraphModule) -> None:
@@ -338,13 +330,4 @@ def _make_functional(module: GraphModule) -> None:
             node.target = operator.add if node.target is operator.iadd else operator.mul
     graph.eliminate_dead_code()
     graph.lint()
-    module.recompile()
-
-
-def drop_unread(module: GraphModule) -> None:
-    """Erase reads of parameters that no call uses any more; check and recompile."""
-    for node in reversed(module.graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
-    module.graph.lint()
     module.recompile()

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 import fxprune
-from fxprune.capture.batch import Calibration
+from fxprune.calibrate.loader import Calibration
 from fxprune.cli import sources
 from fxprune.demo import run as demo_run
 from fxprune.errors import FxpruneError, PlanError, SourceError

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.errors import PlanError
+from fxprune.graph.nodes import attribute
 from fxprune.handover.report import AloneRow
 from fxprune.label.layers import factorable
-from fxprune.label.propagation import attribute
 from fxprune.linalg.svd import factor
 from fxprune.passes import Factorize
 from fxprune.plans.factoring import Factoring, names

@@ -3,13 +3,14 @@ activations.
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import Moments, Site
-from fxprune.calibrate.strata import Stratum, folded, strata
+from fxprune.calibrate.strata import Stratum, strata
 from fxprune.label.analysis import Analysis, attribute
-from fxprune.label.relabel import shrink_parameter
+from fxprune.label.survivors import shrink_parameter
 from fxprune.linalg.interpolation import interpolation
 from fxprune.profile.removal import PRECISION, ridge_for
 
@@ -79,3 +80,36 @@ def fold_all(
         for site, held in moments.items()
         if site in analysis.foldable and not alive[analysis.axes[site]].all()
     }
+
+
+def folded(
+    weight: Tensor, axis: int, old: list[Stratum], new: list[Stratum], matrices: list[np.ndarray]
+) -> Tensor:
+    """Contract a weight's consumed axis with interpolation matrices.
+
+    Args:
+        weight: the full consumed axis; other axes already sliced.
+        axis: the consumed axis.
+        old, new: strata before and after, in the same order.
+        matrices: per stratum T of shape (kept, n).
+
+    Returns:
+        the weight with the consumed axis reduced, float64 arithmetic, in the weight's dtype.
+    """
+    moved = weight.detach().double().movedim(axis, -1)
+    groups = 1 + max(s.group for s in old)
+    out_rows = moved.shape[0] // groups
+    per_old = moved.shape[-1]
+    per_new = sum(s.columns.size for s in new) // groups
+    result = moved.new_zeros(*moved.shape[:-1], per_new)
+    for a, b, matrix in zip(old, new, matrices, strict=True):
+        if not b.columns.size:
+            continue
+        block = slice(a.group * out_rows, (a.group + 1) * out_rows) if groups > 1 else slice(None)
+        source = moved[block][..., torch.from_numpy(a.columns.reshape(-1) - a.group * per_old)]
+        source = source.view(*source.shape[:-1], *a.columns.shape)
+        t = torch.from_numpy(matrix).to(moved.device)
+        value = torch.einsum("...np,kn->...kp", source, t)
+        columns = torch.from_numpy(b.columns.reshape(-1) - b.group * per_new)
+        result[block] = result[block].index_copy(-1, columns, value.reshape(*value.shape[:-2], -1))
+    return result.movedim(-1, axis).to(weight.dtype).contiguous()

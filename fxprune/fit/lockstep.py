@@ -24,12 +24,15 @@ from torch.fx.node import map_arg
 
 from fxprune.calibrate.recording import JUDGE, Chunk, Recording, rows_per_example
 from fxprune.fit.schedule import gathered
+from fxprune.graph.convolution import bias_of, channel_dim, groups, setting
+from fxprune.graph.nodes import constants
+from fxprune.graph.operators import operator_name
 from fxprune.label.analysis import Analysis, attribute
-from fxprune.label.layers import Layer, bias_of, channel_dim, constants, groups, own_layers, setting
+from fxprune.label.layers import Layer, own_layers
+from fxprune.linalg.gram import SHRINKAGE, Moments, Sums
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import SHRINKAGE, TINY, Fit, Moments, Sums, refit, solution
+from fxprune.linalg.refit import TINY, Fit, refit, solution
 from fxprune.rules.labels import Value, varying
-from fxprune.rules.registry import operator_name
 
 HELD_OUT = 5
 """Where no examples are there to judge the ridge, every fifth does."""

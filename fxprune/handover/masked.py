@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from fxprune.capture.canonical import names_of
 from fxprune.errors import PlanError
 from fxprune.fit.factor import merged
+from fxprune.graph.tensors import names_of
 from fxprune.handover.report import plan_of
 from fxprune.plans.plan import scatter
 

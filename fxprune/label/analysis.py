@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.errors import PlanError
+from fxprune.graph.nodes import attribute, constants
 from fxprune.label.coupling import Coupling, solve
 from fxprune.label.flops import costs
 from fxprune.label.groups import Analysis, ChannelGroup, Cost, Pinned
-from fxprune.label.layers import constants
-from fxprune.label.propagation import Propagation, attribute, hint, unlabelled
-from fxprune.label.relabel import Conflict, conflicts
+from fxprune.label.propagation import Propagation, hint, unlabelled
+from fxprune.label.survivors import Conflict
+from fxprune.label.trial import conflicts
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 

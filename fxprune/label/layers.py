@@ -5,14 +5,13 @@ own.
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from fxprune.label.propagation import attribute
-from fxprune.rules.registry import operator_name
+from fxprune.graph.convolution import CONVOLUTIONS, _argument, bias_of, groups
+from fxprune.graph.nodes import attribute
+from fxprune.graph.operators import operator_name
 
-CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 MOST_OUTPUTS = 4096
 """Layers with more outputs (heads over a vocabulary) get no matrix of (outputs, outputs): it would
 not fit beside the model.
@@ -45,17 +44,6 @@ class Layer:
     def intercept(self) -> bool:
         """Whether the outputs can be shifted."""
         return self.bias is not None or self.mean is not None
-
-
-def constants(module: GraphModule) -> set[Node]:
-    """Nodes that depend on no input."""
-    found: set[Node] = set()
-    for node in module.graph.nodes:
-        if node.op == "get_attr" or (
-            node.op == "call_function" and found.issuperset(node.all_input_nodes)
-        ):
-            found.add(node)
-    return found
 
 
 def own_layers(module: GraphModule) -> dict[str, Layer]:
@@ -92,16 +80,6 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
     return found
 
 
-def bias_of(node: Node) -> str | None:
-    """Name of the bias that a call adds."""
-    bias = _argument(node, 2)
-    return str(bias.target) if isinstance(bias, Node) and bias.op == "get_attr" else None
-
-
-def _argument(node: Node, index: int) -> Any:
-    return node.args[index] if len(node.args) > index else None
-
-
 def factorable(
     module: GraphModule, ignore: Callable[[str], bool]
 ) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -134,31 +112,6 @@ def factorable(
         else:
             found[layer.weight] = layer
     return found, others
-
-
-def groups(node: Node) -> int:
-    """Groups of a convolution; 1 for any other layer."""
-    return (
-        int(node.args[6])
-        if operator_name(node.target) in CONVOLUTIONS and len(node.args) > 6
-        else 1
-    )  # type: ignore[arg-type]
-
-
-def channel_dim(node: Node, weight_rank: int) -> int:
-    """The dimension of a layer's output that holds its channels."""
-    return (
-        -1
-        if operator_name(node.target) == "aten.linear"
-        else node.meta["val"].dim() - weight_rank + 1
-    )
-
-
-def setting(node: Node, index: int, default: int, rank: int) -> list[int]:
-    """A stride, padding or dilation of a convolution, one number per kernel axis."""
-    value: Any = node.args[index] if len(node.args) > index else default
-    values = [value] if isinstance(value, int) else list(value)
-    return values * rank if len(values) == 1 else values
 
 
 def _only_user(node: Node, operator: str) -> Node | None:

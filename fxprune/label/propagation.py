@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxprune.errors import CaptureError
+from fxprune.graph.nodes import attribute, where
+from fxprune.graph.operators import operator_name
 from fxprune.rules import Call, pointwise, rule_for
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
-from fxprune.rules.registry import operator_name
 
 SMALL_CONSTANT = 1 << 24
 
@@ -58,13 +59,6 @@ def signature(item: Any) -> object:
     if isinstance(item, Value):
         return item.shape, item.dtype
     return tuple(signature(i) for i in item) if isinstance(item, (tuple, list)) else item
-
-
-def attribute(module: torch.nn.Module, name: str) -> Any:
-    """A (nested) attribute by its qualified name."""
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
 
 
 class Propagation:
@@ -171,14 +165,6 @@ class Propagation:
         for value in values:
             self.record.pin_value(value, f"enters {node.target}, for which there is no rule")
         return out
-
-
-def where(node: Node) -> str:
-    """A node for people: the module it came from and its name."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0] if stack else ""
-    path = path.removeprefix("L['self'].") if isinstance(path, str) else ""
-    return f"{path or 'model'}: {node.name}"
 
 
 def _constant_size(out: Any) -> int:

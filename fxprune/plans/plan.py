@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxprune.errors import PlanError
 from fxprune.label.analysis import Analysis
-from fxprune.label.relabel import kept_axes
+from fxprune.label.survivors import kept_axes
 from fxprune.plans.factoring import Factoring
 
 VERSION = 2

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fxprune.calibrate.recording import Recording
-from fxprune.calibrate.strata import second_moment
 from fxprune.label.layers import Layer
+from fxprune.linalg.gram import second_moment
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.moments import Observer, arguments, sites
+from fxprune.calibrate.moments import sites
+from fxprune.calibrate.observe import Observer, arguments
 from fxprune.capture.batch import Batch
+from fxprune.graph.operators import operator_name
 from fxprune.label.analysis import Analysis, activations, attribute, examples_within
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
-from fxprune.rules.registry import operator_name
 from fxprune.verify.decisions import relative_error
 
 ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import FIXED, Value, narrow_constant, reshaped, squash, varying
 from fxprune.rules.pointwise import meet
-from fxprune.rules.registry import Call, operator_name, register_rule
+from fxprune.rules.registry import Call, register_rule
 
 MOVEMENT = (
     "aten.view aten.reshape aten._unsafe_view aten.flatten aten.unflatten aten.permute "

@@ -8,8 +8,9 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.fx import Node
+
+from fxprune.graph.operators import operator_name
 
 if TYPE_CHECKING:
     from fxprune.rules.labels import Value
@@ -63,15 +64,6 @@ class Call:
 Rule = Callable[[Call], Any]
 ENTRY_POINTS = "fxprune.rules"
 _RULES: dict[str, Rule] = {}
-
-
-def operator_name(target: Any) -> str:
-    """`aten.conv2d` for every overload of `torch.ops.aten.conv2d`; a function's qualified name
-    otherwise.
-    """
-    if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._opname}"
-    return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
 
 
 def register_rule(*operators: str) -> Callable[[Rule], Rule]:

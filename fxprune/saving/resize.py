@@ -9,8 +9,8 @@ from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from fxprune.capture.canonical import names_of
 from fxprune.errors import StorageError
+from fxprune.graph.tensors import names_of
 from fxprune.handover.report import attach, plan_of, report
 from fxprune.plans.plan import Plan, reduced_shape
 

@@ -15,9 +15,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 from torch.utils.benchmark import Timer
 
-from fxprune.calibrate.moments import arguments
+from fxprune.calibrate.observe import arguments
 from fxprune.capture.batch import Batch
-from fxprune.rules.registry import operator_name
+from fxprune.graph.operators import operator_name
 from fxprune.timing.measure import Workload, machine
 
 TURNS, TURN = 5, 0.002

@@ -1,0 +1,41 @@
+"""Which models can be compressed: floating-point weights that have values."""
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import UnsupportedError
+
+DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what cannot be compressed: meta, quantized or integer weights.
+
+    Raises:
+        UnsupportedError: names the first offending parameter.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"The model is a {type(model).__name__}, not a torch.nn.Module.")
+    if not any(True for _ in model.parameters()):
+        raise UnsupportedError("The model has no parameters: there is nothing to compress.")
+    for name, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise UnsupportedError(
+                f"Parameter {name} is on the meta device and has no values. Load the weights first."
+            )
+        if tensor.is_quantized or type(tensor) not in (nn.Parameter, Tensor):
+            raise UnsupportedError(
+                f"Parameter {name} is quantized or a {type(tensor).__name__}. Compress the float "
+                "model first, then quantize the result."
+            )
+        if tensor.dtype not in DTYPES:
+            raise UnsupportedError(
+                f"Parameter {name} has dtype {tensor.dtype}; fxprune takes "
+                f"{', '.join(sorted(map(str, DTYPES)))}."
+            )
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__:
+            raise UnsupportedError(
+                f"Module {name} is a quantized {type(module).__name__}. Compress the float model "
+                "first, then quantize the result."
+            )

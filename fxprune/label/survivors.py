@@ -1,0 +1,135 @@
+"""What survives of labels, values and parameters when channels go."""
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.errors import PlanError
+from fxprune.label.groups import Analysis
+from fxprune.rules.labels import Value, narrow_constant, varying
+
+
+class Conflict(PlanError):
+    """The surviving channels do not fit together.
+
+    Attributes:
+        labels: ids of the channels concerned.
+        where: the call at which they meet.
+    """
+
+    def __init__(self, message: str, labels: Tensor, where: str = ""):
+        super().__init__(f"{where}: {message}" if where else message)
+        self.message, self.labels, self.where = message, labels, where
+
+
+def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
+    """New length of every dimension along which a label tensor changes.
+
+    Raises:
+        Conflict: what is left is not a box (blocks keep unequal counts).
+    """
+    dims = sorted(varying(labels))
+    compact = narrow_constant(labels)
+    mask = alive[compact.numpy()]
+    candidates = []
+    for dim in dims:
+        counts = np.unique(mask.sum(dim))
+        rest = tuple(d for d in range(mask.ndim) if d != dim)
+        uniform = counts[counts > 0]
+        candidates.append(
+            {int(mask.any(rest).sum())} | ({int(uniform[0])} if len(uniform) == 1 else set())
+        )
+    boxes = [box for box in itertools.product(*candidates) if math.prod(box) == int(mask.sum())]
+    if not boxes:
+        raise Conflict("blocks of one channel group keep unequal counts", compact)
+    # Blocks stay whole: where chance leaves several boxes, the one that shortens fewest dimensions
+    # is meant.
+    best = max(
+        boxes,
+        key=lambda box: sum(size == mask.shape[dim] for size, dim in zip(box, dims, strict=True)),
+    )
+    return dict(zip(dims, best, strict=True))
+
+
+def survivors(labels: Tensor, alive: np.ndarray) -> Tensor:
+    """What a label tensor must look like after removal, its constant dimensions cut to size 1."""
+    compact = narrow_constant(labels)
+    left = sizes(labels, alive)
+    kept = compact.numpy()[alive[compact.numpy()]]
+    return torch.from_numpy(kept).reshape([left.get(d, 1) for d in range(labels.dim())])
+
+
+def shrunk(value: Any, alive: np.ndarray) -> Any:
+    """The value with its shape after removal, and no labels."""
+    if isinstance(value, tuple):
+        return tuple(shrunk(v, alive) for v in value)
+    if not isinstance(value, Value):
+        return value
+    shape = list(value.shape)
+    for labels in value.axes:
+        for dim, size in sizes(labels, alive).items():
+            shape[dim] = size
+    return replace(value, shape=tuple(shape), axes=())
+
+
+def kept_before(value: Value, dim: int, stop: int, alive: np.ndarray) -> int:
+    """How many of the first `stop` indices along a dimension survive."""
+    for labels in value.axes:
+        if dim in varying(labels) and stop > 0:
+            head = labels.narrow(dim, 0, min(stop, labels.shape[dim]))
+            if dim in varying(head):
+                return sizes(head, alive)[dim]
+            return head.shape[dim] if alive[narrow_constant(head).numpy()].any() else 0
+    return stop
+
+
+def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
+    """Surviving channel ids of every parameter axis, in order; (kept,) or (groups, kept)."""
+    result = {}
+    for key, ids in analysis.axes.items():
+        mask = alive[ids]
+        if ids.ndim == 2:
+            counts = np.unique(mask.sum(1))
+            if len(counts) != 1:
+                raise Conflict(
+                    f"{key[0]}: convolution groups keep unequal counts {counts.tolist()}",
+                    torch.from_numpy(ids),
+                )
+            result[key] = ids[mask].reshape(len(ids), -1)
+        else:
+            result[key] = ids[mask]
+    return result
+
+
+def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.ndarray) -> Tensor:
+    """Slice a parameter to its surviving channels."""
+    masks = [np.ones(s, dtype=bool) for s in tensor.shape]
+    grouped: np.ndarray | None = None
+    for axis in range(tensor.dim()):
+        ids = analysis.axes.get((name, axis))
+        if ids is None:
+            continue
+        if ids.ndim == 1:
+            masks[axis] = alive[ids]
+        else:
+            grouped = alive[ids]
+    for axis, mask in enumerate(masks):
+        if not mask.all():
+            tensor = tensor.index_select(
+                axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
+            )
+    if grouped is not None and not grouped.all():
+        rows = tensor.shape[0] // len(grouped)
+        parts = [
+            tensor[g * rows : (g + 1) * rows].index_select(
+                1, torch.from_numpy(np.flatnonzero(m)).to(tensor.device)
+            )
+            for g, m in enumerate(grouped)
+        ]
+        tensor = torch.cat(parts)
+    return tensor.contiguous()
