@@ -51,7 +51,7 @@ def data(branches: int, count: int, seed: int, side: int, spacing: float) -> Dat
 
 
 def train(net: nn.Module, examples: Data, epochs: int, seed: int) -> None:
-    """Mean squared error of standardised labels, Adam, one cycle of the learning rate."""
+    """Mean squared error of standardized labels, Adam, one cycle of the learning rate."""
     generator = torch.Generator().manual_seed(seed)
     mean, scale = examples.labels.mean(), examples.labels.std()
     steps = epochs * len(examples.batches(16))

@@ -5,7 +5,7 @@ Every trained network is reduced to 60 % of its FLOPs by channels, then by each 
 a share of the parameters that are left (as Chee et al. 2022 compose their interpolative
 decomposition with PCA, learned rank and ALDS). Beside it, at the parameters and FLOPs each such
 pair ends at: the low-rank method alone; and at those of the pair with PCA: the reverse order,
-channels alone, and the joint plan of `compress(method="auto")`. Unlabelled calibration images that
+channels alone, and the joint plan of `compress(method="auto")`. Unlabeled calibration images that
 no network was trained on; no fine-tuning; test images that nothing is fitted or tuned on.
 """
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fxprune.demo.data import normalise
+from fxprune.demo.data import normalize
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HELD_OUT = 5000
@@ -18,7 +18,7 @@ HELD_OUT = 5000
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, 1, 28, 28) float32, normalised, and labels (N,) int64."""
+    """Images (N, 1, 28, 28) float32, normalized, and labels (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -52,10 +52,10 @@ def raw(part: str, folder: Path = DEBIAN) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(part: str, folder: Path = DEBIAN) -> Split:
-    """`train` (55,000), `calibration` (5,000, never trained on) or `test` (10,000), normalised."""
+    """`train` (55,000), `calibration` (5,000, never trained on) or `test` (10,000), normalized."""
     images, labels = raw(part, folder)
     return Split(
-        normalise(torch.from_numpy(images.copy())), torch.from_numpy(labels.astype(np.int64))
+        normalize(torch.from_numpy(images.copy())), torch.from_numpy(labels.astype(np.int64))
     )
 
 

@@ -18,7 +18,7 @@ from benchmarks.entry import Entry
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, example_batch
 from fxprune.capture.export import Captured, capture
-from fxprune.label.analysis import Analysis, analyse
+from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import Plan, make_plan, scatter
@@ -102,8 +102,8 @@ class Row:
         return asdict(self) | {"verdict": self.verdict}
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give constant tensors (norms, layer scales, zero-initialised weights) random values: errors
+def randomize(model: nn.Module, seed: int = 0) -> None:
+    """Give constant tensors (norms, layer scales, zero-initialized weights) random values: errors
     would hide behind them.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -147,11 +147,11 @@ def uniform_widths(costs: CostModel, analysis: Analysis, flops: float) -> np.nda
 def random_survivors(analysis: Analysis, widths: np.ndarray, seed: int = 0) -> np.ndarray:
     """(channels + 1,) bool: in each block of each group a random choice."""
     generator = np.random.default_rng(seed)
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group, width in zip(analysis.groups, widths, strict=True):
         for block in group.blocks:
-            alive[generator.permutation(block)[int(width) :]] = False
-    return alive
+            keep_mask[generator.permutation(block)[int(width) :]] = False
+    return keep_mask
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -268,7 +268,7 @@ def examine(entry: Entry, row: Row, compiling: bool = True) -> None:
     torch.manual_seed(0)
     whole, example = entry.build()
     whole.eval()
-    randomise(whole)
+    randomize(whole)
     if not entry.target:
         _examine(row, whole, example_batch(whole, example), compiling)
         return
@@ -287,17 +287,17 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
     captured = capture(model, batch)
     row.captured, row.notes = True, captured.notes
     middle = time.process_time()
-    analysis = analyse(captured.graph, batch.size)
+    analysis = analyze_graph(captured.graph, batch.size)
     row.capture_s, row.analysis_s = middle - start, time.process_time() - middle
     row.groups = len(analysis.groups)
     shares(captured, analysis, row)
     costs = CostModel(captured.graph, analysis)
     widths = uniform_widths(costs, analysis, FLOPS)
     row.flops = costs.fractions(widths)["flops"]
-    alive = random_survivors(analysis, widths)
-    reduced = ReduceChannels(analysis, alive)(captured.graph)
+    keep_mask = random_survivors(analysis, widths)
+    reduced = ReduceChannels(analysis, keep_mask)(captured.graph)
     row.counted = count_flops(reduced, batch) / max(count_flops(captured.graph, batch), 1)
-    plan = make_plan(analysis, alive, tensors(captured.graph), "random", {})
+    plan = make_plan(analysis, keep_mask, tensors(captured.graph), "random", {})
     small = LiftModules()(reduced)
     big = masked(model, captured.graph, small, plan)
     found = outputs(small, batch)

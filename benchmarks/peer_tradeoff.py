@@ -3,7 +3,7 @@ an environment that has torch-pruning.
 
 Uniform ratios by its magnitude importance (its default) and by its Taylor importance, the
 data-driven one, from gradients of the cross-entropy with the original's own decisions on the 1,000
-unlabelled images. The ratio is bisected to the largest model within the budget. Test images and
+unlabeled images. The ratio is bisected to the largest model within the budget. Test images and
 calibration draws are those of `benchmarks.tradeoff`.
 """
 

@@ -20,7 +20,7 @@ from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, opened
 from fxprune.allocate import widths as allocate
-from fxprune.allocate.search import PROMISE, Option, Search
+from fxprune.allocate.search import PROMISE, Candidate, Search
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.fit.build import build, surviving_channels, trial
@@ -33,7 +33,7 @@ OUTSIDE = 2000
 
 def tried(
     session: Session, flops: float, others: Tensor | None = None
-) -> list[tuple[Option, float, float, float]]:
+) -> list[tuple[Candidate, float, float, float]]:
     """Plans, what each promises after the first of them, uniform widths, was tried, what its own
     trial shows, and its error on other images.
     """
@@ -43,13 +43,13 @@ def tried(
     search = Search(session, profiles, session.costs(limits), valid, limits, ranked=True)
     found = []
     for option in search.options():
-        alive = surviving_channels(session, profiles, option.widths)
-        error = trial(session, alive, option.ranks)
+        keep_mask = surviving_channels(session, profiles, option.widths)
+        error = trial(session, keep_mask, option.ranks)
         if not search.tried:
             search.tried.append((error, option))
         finished = math.nan
         if others is not None:
-            small = build(session, alive, "auto", option.ranks)
+            small = build(session, keep_mask, "auto", option.ranks)
             finished = compare(
                 session.graph, small, Calibration(session.model, others).batches()
             ).error

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.coverage import entries, read
 from benchmarks.coverage_page import late
 from benchmarks.entry import Entry
-from benchmarks.examine import ENOUGH, outputs, randomise
+from benchmarks.examine import ENOUGH, outputs, randomize
 from benchmarks.isolation import Failed, isolated
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, example_batch
@@ -53,7 +53,7 @@ def _built(entry: Entry) -> tuple[nn.Module, Batch]:
     torch.manual_seed(0)
     model, example = entry.build()
     model.eval()
-    randomise(model)
+    randomize(model)
     if not entry.target:
         return model, example_batch(model, example)
     return model.get_submodule(entry.target), next(

@@ -1,6 +1,6 @@
 """Agreement and accuracy against FLOPs: `python -m benchmarks.tradeoff`.
 
-The trained networks of this repository on Fashion-MNIST: 1,000 unlabelled calibration images that
+The trained networks of this repository on Fashion-MNIST: 1,000 unlabeled calibration images that
 no network was trained on, drawn per seed; no fine-tuning; 10,000 test images that nothing is
 fitted, selected or tuned on. With `--images DIR` the ImageNet-trained EfficientNet-Lite0 on the
 photographs of DIR/calib and DIR/test, which need no labels: decisions are compared.

@@ -28,7 +28,7 @@ CONTACT = torch.tensor([0.2, 1.0, -1.2, 0.6])
 
 @dataclass(frozen=True)
 class Structure:
-    """Atoms: positions (N, 3) in angstrom around the pocket's centre, kinds (N,) as indices of
+    """Atoms: positions (N, 3) in angstrom around the pocket's center, kinds (N,) as indices of
     `ELEMENTS`.
     """
 
@@ -94,7 +94,7 @@ def grid(atoms: Structure, side: int = 41, spacing: float = 1.0) -> Tensor:
     """(elements, side, side, side) float32: the density of every kind of atom.
 
     Args:
-        atoms: around the origin, where the grid's centre lies.
+        atoms: around the origin, where the grid's center lies.
         side: voxels along an edge.
         spacing: edge of a voxel in angstrom.
     """

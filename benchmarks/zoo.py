@@ -115,7 +115,7 @@ def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
     size = (config.input_size if config else (3, 224, 224))[-1]
     fixed = bool(config and config.fixed_input_size)
     tried = (None, size) if fixed else (64 if size < 400 else 128, 128, size)
-    # Without values first: initialising what is too large takes longer than examining what is not.
+    # Without values first: initializing what is too large takes longer than examining what is not.
     with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
         within(timm.create_model(name, pretrained=False), most)
     error: Exception | None = None

@@ -16,7 +16,7 @@ from fxprune.errors import PlanError, UnsupportedError
 from fxprune.fit.build import build, verify
 from fxprune.fit.factor import require_layers
 from fxprune.handover.finish import certified, finished, hand_over
-from fxprune.label.analysis import Analysis, analyse
+from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.label.named import matcher
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.plan import Plan, surviving
@@ -63,7 +63,9 @@ def analyze(model: nn.Module, example: Any, *, ignore: Sequence[str] | str = ())
     check_model(model)
     with undisturbed(model, 0):
         captured = capture(model, example_batch(model, example))
-        return analyse(captured.graph, captured.example.size, matcher(model, ignore, "ignore"))
+        return analyze_graph(
+            captured.graph, captured.example.size, matcher(model, ignore, "ignore")
+        )
 
 
 def plan(
@@ -135,7 +137,7 @@ def apply(
     Args:
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
-        calib_loader: unlabelled examples the remaining weights are fitted on.
+        calib_loader: unlabeled examples the remaining weights are fitted on.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -161,9 +163,9 @@ def apply(
             held_out=held_out_for(Budget(flops=1.0)),
             channels=bool(plan.kept),
         )
-        alive = surviving(session.analysis, plan)
+        keep_mask = surviving(session.analysis, plan)
         require_layers(session, plan)
-        small = build(session, alive, plan.method, plan.factorings)
+        small = build(session, keep_mask, plan.method, plan.factorings)
         return hand_over(session, small, plan, {}, verify(session, small))
 
 

@@ -1,4 +1,4 @@
-"""One model on its way through the stations: captured, labelled, its calibration data split;
+"""One model on its way through the stations: captured, labeled, its calibration data split;
 statistics computed once.
 """
 
@@ -16,23 +16,23 @@ from torch.fx import GraphModule
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import Moments, Site, calibrate
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.recording import JUDGE, Recording
+from fxprune.calibrate.recording import VALIDATION, Recording
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.supported import check_model
 from fxprune.errors import BudgetError, CalibrationWarning, UnsupportedError
-from fxprune.label.analysis import Analysis, activations, analyse, examples_within
+from fxprune.label.analysis import Analysis, activations, analyze_graph, examples_within
 from fxprune.label.groups import Cost
 from fxprune.label.layers import factorable
 from fxprune.label.named import least_shares, matcher
 from fxprune.plans.budget import Budget
 from fxprune.profile.costs import CostModel
-from fxprune.profile.output_moments import Spread, spreads
+from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.removal import Profile, profile
 from fxprune.profile.sensitivity import sensitivities
 from fxprune.progress import Progress
-from fxprune.timing.latency import Gauge, multiples, seconds_of_calls
+from fxprune.timing.latency import LatencyProbe, multiples, seconds_of_calls
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.measure import Workload
 from fxprune.verify.decisions import Decision
@@ -77,11 +77,11 @@ class Session:
     worth: dict[str, Tensor] | None = None
     profiles: dict[str, list[Profile]] = field(default_factory=dict)
     workload: Workload = field(default_factory=Workload)
-    gauge: Gauge | None = None
+    gauge: LatencyProbe | None = None
     call_seconds: tuple[Cost, ...] = ()
     cost_models: dict[bool, CostModel] = field(default_factory=dict)
     latency: float = 1.0
-    spread: dict[str, Spread] | None = None
+    spread: dict[str, OutputMoments] | None = None
     trials: dict[tuple[Any, ...], float] = field(default_factory=dict)
     effort: int = EFFORT
 
@@ -118,7 +118,7 @@ class Session:
         return self._observed()[0][everything]
 
     def recorded(self) -> Recording:
-        """What the original gives on the fitting examples, in the parts "try", "judge" and
+        """What the original gives on the fitting examples, in the parts "try", "validation" and
         "rest".
         """
         return self._observed()[1]
@@ -132,7 +132,7 @@ class Session:
                 min(TRIED_ON, int(len(chosen) * TRYING)),
             )
             parts = {
-                JUDGE: chosen[:some],
+                VALIDATION: chosen[:some],
                 "try": chosen[some : some + trying],
                 "rest": chosen[some + trying :],
             }
@@ -154,26 +154,26 @@ class Session:
                         recording.watch,
                         self.seed,
                     )
-                    for names in (("try", "rest"), (JUDGE,))
+                    for names in (("try", "rest"), (VALIDATION,))
                 )
             self.moments = (
                 fitting,
                 {site: held + judging[site] for site, held in fitting.items()}
-                if len(parts[JUDGE])
+                if len(parts[VALIDATION])
                 else fitting,
             )
             self.recording = recording
             self._warn_if_thin(self.moments[0])
         return self.moments, self.recording
 
-    def spreads(self) -> dict[str, Spread]:
+    def output_moments(self) -> dict[str, OutputMoments]:
         """How the outputs of every factorable layer spread over the fitting examples, computed
         once.
         """
         if self.spread is None:
             recording = self.recorded()
             with self.station("calibrate"):
-                self.spread = spreads(recording, factorable(self.graph, self.ignore)[0])
+                self.spread = output_moments(recording, factorable(self.graph, self.ignore)[0])
         return self.spread
 
     def _warn_if_thin(self, moments: dict[Site, Moments]) -> None:
@@ -199,7 +199,7 @@ class Session:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
         if "latency" in limits and self.gauge is None:
             with self.station("measure"):
-                self.gauge = Gauge(self.model, self.captured.example, self.workload)
+                self.gauge = LatencyProbe(self.model, self.captured.example, self.workload)
                 table = LayerTimes(self.gauge.device, self.workload)
                 self.call_seconds = seconds_of_calls(
                     self.graph,
@@ -307,7 +307,7 @@ def open_session(
     middle = time.perf_counter()
     with bar.task("label", None):
         skipped = matcher(model, ignore, "ignore")
-        analysis = analyse(captured.graph, captured.example.size, skipped)
+        analysis = analyze_graph(captured.graph, captured.example.size, skipped)
     if not channels:
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:

@@ -29,14 +29,14 @@ class ReduceChannels:
 
     Attributes:
         analysis: of the graph that is passed in.
-        alive: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that
+        keep_mask: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that
             stays.
         checked: whether the result's labels are checked and its code is written, which a plan that
             is only tried can do without.
     """
 
     analysis: Analysis
-    alive: np.ndarray
+    keep_mask: np.ndarray
     checked: bool = True
 
     def __call__(self, module: GraphModule) -> GraphModule:
@@ -46,8 +46,8 @@ class ReduceChannels:
             PlanError: the surviving channels do not fit together.
         """
         if self.checked:
-            check(module, self.analysis, self.alive)
-        rewriter = Rewriter(self.analysis, self.alive)
+            check(module, self.analysis, self.keep_mask)
+        rewriter = Rewriter(self.analysis, self.keep_mask)
         with warnings.catch_warnings():
             # torch's own pytree specs warn about themselves when copied.
             warnings.simplefilter("ignore", FutureWarning)
@@ -66,7 +66,7 @@ class ReduceChannels:
             aliases.setdefault(first, []).append(name)
         for name in dict.fromkeys(name for name, _ in self.analysis.axes):
             tensor = attribute(small, name)
-            new = shrink_parameter(tensor.detach(), name, self.analysis, self.alive)
+            new = shrink_parameter(tensor.detach(), name, self.analysis, self.keep_mask)
             if new.shape == tensor.shape:
                 continue
             if isinstance(tensor, nn.Parameter):

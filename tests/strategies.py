@@ -145,7 +145,7 @@ class Split(nn.Module):
 
 
 class Padded(nn.Module):
-    """Option-A shortcut: zeros stand in for the missing channels."""
+    """Candidate-A shortcut: zeros stand in for the missing channels."""
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
@@ -254,7 +254,7 @@ class Attention(nn.Module):
 
 
 class CosineAttention(Attention):
-    """Normalised queries and keys, a scale and a bias per head: heads stay or go as a whole."""
+    """Normalized queries and keys, a scale and a bias per head: heads stay or go as a whole."""
 
     heads, fused = 3, False
 
@@ -392,7 +392,7 @@ class Pooled(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     """In eval mode with norms that do something."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -414,4 +414,4 @@ def networks(draw: st.DrawFn) -> nn.Module:
         layers.append(build(channels, draw(st.integers(2, 6))))
         channels = layers[-1].out  # type: ignore[assignment]
     layers.append(draw(st.sampled_from([Flat, Pooled]))(channels, draw(st.integers(2, 6))))
-    return randomised(nn.Sequential(*layers)).double()
+    return randomized(nn.Sequential(*layers)).double()

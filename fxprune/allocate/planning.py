@@ -4,7 +4,7 @@ import numpy as np
 
 from fxprune.allocate import widths as allocate
 from fxprune.allocate.ranks import METHODS, planned_ranks
-from fxprune.allocate.search import Option, Search
+from fxprune.allocate.search import Candidate, Search
 from fxprune.errors import BudgetError
 from fxprune.fit.build import surviving_channels
 from fxprune.plans.plan import Plan, make_plan
@@ -43,11 +43,11 @@ def planned(
             raise BudgetError(
                 f"latency= is not known for ranks: method={method!r} takes flops= and params=."
             )
-        alive = np.ones(len(session.analysis.group_of()), dtype=bool)
-        ranks, errors = planned_ranks(session, method, alive, limits)
+        keep_mask = np.ones(len(session.analysis.group_of()), dtype=bool)
+        ranks, errors = planned_ranks(session, method, keep_mask, limits)
     else:
         profiles, chosen = allocated(session, method, selector, limits)
-        alive = surviving_channels(session, profiles, chosen.widths)
+        keep_mask = surviving_channels(session, profiles, chosen.widths)
         settings["selector"] = selector
         ranks, errors = dict(chosen.ranks), dict(chosen.errors)
         compounding = COMPOUNDING if len(session.analysis.groups) > 1 else 1.0
@@ -58,12 +58,12 @@ def planned(
     if "latency" in limits:
         settings["measured"] = f"{session.latency:.3f} of the original's time, {session.workload}"
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    return make_plan(session.analysis, alive, state, method, settings, ranks), alive, errors
+    return make_plan(session.analysis, keep_mask, state, method, settings, ranks), keep_mask, errors
 
 
 def allocated(
     session: Session, method: str, selector: str, limits: dict[str, float]
-) -> tuple[list[Profile], Option]:
+) -> tuple[list[Profile], Candidate]:
     """Every group's removal order, and widths and ranks by the method asked for."""
     profiles = session.profile(selector)
     if method in BASELINES:
@@ -81,7 +81,7 @@ def _chosen(
     costs: CostModel,
     valid: allocate.Widths,
     limits: dict[str, float],
-) -> Option:
+) -> Candidate:
     """A plan under limits that the cost model knows."""
     if method in SEARCHED and not allocate.fits(costs, valid.largest, limits):
         timed = "latency" in limits or not isinstance(session.round_to, int)
@@ -94,8 +94,8 @@ def _chosen(
         ).best()
     with session.station("allocate"):
         if method == "paper":
-            return Option(allocate.iterative(profiles, costs, valid, limits, STEP))
-        return Option(allocate.uniform(costs, valid, limits))
+            return Candidate(allocate.iterative(profiles, costs, valid, limits, STEP))
+        return Candidate(allocate.uniform(costs, valid, limits))
 
 
 def _timed(
@@ -105,7 +105,7 @@ def _timed(
     costs: CostModel,
     valid: allocate.Widths,
     limits: dict[str, float],
-) -> Option:
+) -> Candidate:
     """Widths whose rewritten graph was measured: uniform ones correct the cost model first, so
     that the plans tried are of the right size.
     """
@@ -131,4 +131,4 @@ def _timed(
         ).widths
         found = closed(widths / valid.full, found.limit)
     session.latency = found.measured
-    return Option(found.widths)
+    return Candidate(found.widths)

@@ -19,7 +19,7 @@ from fxprune.label.survivors import shrink_parameter
 from fxprune.linalg import alds, pca, svd
 from fxprune.plans.factoring import Factoring
 from fxprune.profile.costs import CostModel
-from fxprune.profile.output_moments import Spread
+from fxprune.profile.output_moments import OutputMoments
 from fxprune.session import Session
 
 METHODS = ("pca", "svd", "learned-rank", "alds")
@@ -50,7 +50,7 @@ class Network:
 
     Attributes:
         graph, analysis: the captured graph and what is known of it.
-        alive: (channels + 1,) bool.
+        keep_mask: (channels + 1,) bool.
         layers: those that may be factored, by the name of their weight.
         costs: what every choice of widths costs.
         limits: fractions of the original to keep, by name.
@@ -59,7 +59,7 @@ class Network:
 
     graph: GraphModule
     analysis: Analysis
-    alive: np.ndarray
+    keep_mask: np.ndarray
     layers: Mapping[str, Layer]
     costs: CostModel
     limits: Mapping[str, float]
@@ -76,14 +76,14 @@ class Network:
         return tuple(
             size
             if ids is None
-            else int(self.alive[ids].sum()) // (len(ids) if ids.ndim == 2 else 1)
+            else int(self.keep_mask[ids].sum()) // (len(ids) if ids.ndim == 2 else 1)
             for size, ids in zip(full, axes, strict=True)
         )
 
     def weight(self, name: str) -> Tensor:
         """The surviving part of a weight."""
         return shrink_parameter(
-            attribute(self.graph, name).detach(), name, self.analysis, self.alive
+            attribute(self.graph, name).detach(), name, self.analysis, self.keep_mask
         )
 
     def outputs(self, name: str) -> Tensor:
@@ -92,12 +92,12 @@ class Network:
         return (
             torch.arange(len(attribute(self.graph, name)))
             if ids is None
-            else torch.from_numpy(np.flatnonzero(self.alive[ids]))
+            else torch.from_numpy(np.flatnonzero(self.keep_mask[ids]))
         )
 
     def cost(self) -> np.ndarray:
         """Of everything without factoring, (limits,), as fractions of the original."""
-        widths = np.array([int(self.alive[g.blocks[0]].sum()) for g in self.analysis.groups])
+        widths = np.array([int(self.keep_mask[g.blocks[0]].sum()) for g in self.analysis.groups])
         found = self.costs.fractions(widths, self.limits)
         return np.array([found[name] for name in self.limits])
 
@@ -109,7 +109,7 @@ class Network:
             "params": max(self.costs.params(full), 1.0),
         }
         flops = {
-            c.node: c.flops * math.prod(float(self.alive[f].mean()) for f in c.factors)
+            c.node: c.flops * math.prod(float(self.keep_mask[f].mean()) for f in c.factors)
             for c in self.analysis.costs
         }
         return {
@@ -138,7 +138,11 @@ class Network:
 
 
 def planned_ranks(
-    session: Session, method: str, alive: np.ndarray, limits: dict[str, float], saving: float = 0.0
+    session: Session,
+    method: str,
+    keep_mask: np.ndarray,
+    limits: dict[str, float],
+    saving: float = 0.0,
 ) -> tuple[dict[str, Factoring], dict[str, float]]:
     """Ranks under the limits at given widths, and every factored layer's predicted error.
 
@@ -153,12 +157,12 @@ def planned_ranks(
         session.round_to if isinstance(session.round_to, int) else max(session.round_to, default=1)
     )
     network = Network(
-        session.graph, session.analysis, alive, layers, session.costs({}), limits, multiple
+        session.graph, session.analysis, keep_mask, layers, session.costs({}), limits, multiple
     )
-    spreads = session.spreads() if method == "pca" else {}
+    output_moments = session.output_moments() if method == "pca" else {}
     worth = session.sensitivities() if method == "pca" else {}
     with session.station("allocate"):
-        offered: list[Choices] = choices(network, method, spreads, worth, saving)
+        offered: list[Choices] = choices(network, method, output_moments, worth, saving)
         ranks = allocate_ranks(network, offered, minimax=method == "alds")
     return ranks, {
         c.weight: float(c.errors[1 + c.factorings.index(ranks[c.weight])])
@@ -170,7 +174,7 @@ def planned_ranks(
 def choices(
     network: Network,
     method: str,
-    spreads: Mapping[str, Spread],
+    output_moments: Mapping[str, OutputMoments],
     worth: Mapping[str, Tensor] = MappingProxyType({}),
     saving: float = 0.0,
 ) -> list[Choices]:
@@ -179,7 +183,7 @@ def choices(
     Args:
         network: at its widths.
         method: of `METHODS`.
-        spreads: of the original's outputs; `pca` needs them.
+        output_moments: of the original's outputs; `pca` needs them.
         worth: what errors of the layers' outputs cost the model's; without it `pca` counts them
             relative to the layers' own.
         saving: the least share of a layer's cost that two must save.
@@ -190,7 +194,7 @@ def choices(
         scale, elements = network.stretch(layer), math.prod(shape)
         factorings: list[Factoring] = []
         table, errors = [costs[name][None]], [np.zeros(1)]
-        for form, tail in _curves(network, layer, method, spreads, worth):
+        for form, tail in _curves(network, layer, method, output_moments, worth):
             largest = form.largest(shape)
             step = min(max(network.round_to // (form.groups * form.encoders), 1), largest)
             ranks = np.arange(step, largest + 1, step)
@@ -219,7 +223,7 @@ def _curves(
     network: Network,
     layer: Layer,
     method: str,
-    spreads: Mapping[str, Spread],
+    output_moments: Mapping[str, OutputMoments],
     worth: Mapping[str, Tensor],
 ) -> list[tuple[Factoring, np.ndarray]]:
     """Every form of factoring a layer, at rank 1, and the error at rank 0, 1, ..."""
@@ -235,7 +239,7 @@ def _curves(
     form = Factoring(1, count, separable=method == "learned-rank" and len(shape) > 2)
     if method == "pca":
         kept = network.outputs(layer.weight)
-        covariance = spreads[layer.weight].covariance(layer.intercept)[kept][:, kept]
+        covariance = output_moments[layer.weight].covariance(layer.intercept)[kept][:, kept]
         own = worth.get(layer.weight)
         if own is not None:
             own = (
@@ -271,7 +275,7 @@ def allocate_choices(
     """The choices with the smallest sum, or the smallest maximum, of errors that keep every limit;
     layers left alone do not appear.
 
-    The sum is minimised for a price of cost that is bisected, as in learned-rank compression
+    The sum is minimized for a price of cost that is bisected, as in learned-rank compression
     (Idelbayev & Carreira-Perpinan, CVPR 2020). The maximum needs no restarts from random encoders,
     as the reference implementation of ALDS makes them: at a given maximum the cheapest choices of
     different layers do not depend on each other.

@@ -30,7 +30,7 @@ MIXES, RANKED_MIXES = (0.75, 0.5), (0.0, 0.5)
 smallest predicted error against uniform.
 """
 RANKS_FACTOR = 1.3
-"""Least measured error of ranks over predicted; more, and that of channels, is learnt from the
+"""Least measured error of ranks over predicted; more, and that of channels, is learned from the
 plans tried.
 """
 PROMISE = 1.2
@@ -46,7 +46,7 @@ SPREAD = 0.2
 
 
 @dataclass(frozen=True)
-class Option:
+class Candidate:
     """A plan that may be tried.
 
     Attributes:
@@ -100,9 +100,9 @@ class Search:
             limits,
             ranked,
         )
-        self.tried: list[tuple[float, Option]] = []
+        self.tried: list[tuple[float, Candidate]] = []
 
-    def best(self) -> Option:
+    def best(self) -> Candidate:
         """The plan that errs least; one with ranks only where it is clearly better than any
         without.
         """
@@ -117,23 +117,23 @@ class Search:
                 break
             if not repeated:
                 seen.add(option.key)
-                alive = surviving_channels(self.session, self.profiles, option.widths)
-                self.tried.append((trial(self.session, alive, option.ranks), option))
+                keep_mask = surviving_channels(self.session, self.profiles, option.widths)
+                self.tried.append((trial(self.session, keep_mask, option.ranks), option))
         return self._leader()[1]
 
-    def _deserves(self, option: Option) -> bool:
+    def _deserves(self, option: Candidate) -> bool:
         """Whether a plan is tried beyond the effort: those that were tried were unlucky, since
         trials are noisy, or foreseen badly.
         """
         error, leader = self._leader()
         return leader is self.tried[0][1] or self.promise(option) < WORTH_TRYING * error
 
-    def _leader(self) -> tuple[float, Option]:
+    def _leader(self) -> tuple[float, Candidate]:
         whole = min((t for t in self.tried if not t[1].ranks), key=lambda t: t[0])
         split = min((t for t in self.tried if t[1].ranks), key=lambda t: t[0], default=whole)
         return split if split[0] < GAIN * whole[0] else whole
 
-    def options(self) -> Iterator[Option]:
+    def options(self) -> Iterator[Candidate]:
         """Plans with a reason, uniform widths first."""
         uniform = allocate.uniform(self.costs, self.valid, self.limits)
         yield self._whole(uniform, 0.0)
@@ -153,7 +153,7 @@ class Search:
             )
             yield from (option for option in found if option is not None)
 
-    def _proposals(self) -> Iterator[Option]:
+    def _proposals(self) -> Iterator[Candidate]:
         options = self.options()
         yield next(options)
         rest = list(options)
@@ -188,10 +188,10 @@ class Search:
             for p, full, w in zip(self.profiles, self.valid.full, widths, strict=True)
         )
 
-    def _whole(self, widths: np.ndarray, mix: float) -> Option:
-        return Option(widths, mix, 1.0, self._error(widths))
+    def _whole(self, widths: np.ndarray, mix: float) -> Candidate:
+        return Candidate(widths, mix, 1.0, self._error(widths))
 
-    def _split(self, wider: np.ndarray, mix: float, stretch: float) -> Option | None:
+    def _split(self, wider: np.ndarray, mix: float, stretch: float) -> Candidate | None:
         """Widths within a looser budget, with ranks that bring them back to the limits; None where
         no ranks do.
         """
@@ -205,9 +205,9 @@ class Search:
             )
         except BudgetError:
             return None
-        return Option(wider, mix, stretch, self._error(wider), ranks, errors) if ranks else None
+        return Candidate(wider, mix, stretch, self._error(wider), ranks, errors) if ranks else None
 
-    def promise(self, option: Option) -> float:
+    def promise(self, option: Candidate) -> float:
         """The error that a trial would show.
 
         Errors of channels compound from layer to layer, the more the fewer layers carry them. By
@@ -221,7 +221,7 @@ class Search:
             if not o.ranks
         )
 
-        def channels(o: Option) -> float:
+        def channels(o: Candidate) -> float:
             return o.error * math.exp(
                 float(np.interp(o.mix, [mix for mix, _ in known], [excess for _, excess in known]))
             )

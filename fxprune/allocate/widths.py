@@ -169,7 +169,7 @@ def iterative(
 def balanced(
     profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float]
 ) -> np.ndarray:
-    """Widths that minimise the sum of the groups' errors under the limits.
+    """Widths that minimize the sum of the groups' errors under the limits.
 
     Greedy on the marginal error per cost along each group's nested order; errors are made convex
     first, so greedy is optimal up to rounding.

@@ -117,7 +117,7 @@ class Calibration:
             self._largest = max(self._largest, batch.size)
         if first is None or self.size == 0:
             raise CalibrationError(
-                "The calibration loader yields no example. A few hundred unlabelled inputs are "
+                "The calibration loader yields no example. A few hundred unlabeled inputs are "
                 "needed."
             )
         self.example = first.part(0, min(first.size, 2))
@@ -127,7 +127,7 @@ class Calibration:
         loader's.
 
         Args:
-            chosen: (size,) bool, which examples; all by default. What is left of neighbouring
+            chosen: (size,) bool, which examples; all by default. What is left of neighboring
                 batches is put together.
         """
         most = min(self.chunk, self._largest)

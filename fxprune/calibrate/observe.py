@@ -67,7 +67,7 @@ def require_finite(module: GraphModule, batch: Batch) -> None:
                 raise CalibrationError(
                     f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the "
                     "calibration data. Check the weights and that "
-                    "inputs are normalised as in training."
+                    "inputs are normalized as in training."
                 )
 
         return look

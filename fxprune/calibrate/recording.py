@@ -23,7 +23,7 @@ from fxprune.label.layers import own_layers
 
 ROWS = 12
 """Observations per feature that enter a fit (the solution's error falls with their square root)."""
-JUDGE = "judge"
+VALIDATION = "validation"
 """The part of the examples that judges fits and plans."""
 FEWEST_ROWS, PLENTY = 6144, 128
 """Observations that enter even a small layer's fit, where there are as many; but no more than so
@@ -43,7 +43,8 @@ class Chunk:
     """Examples that go through a model together.
 
     Attributes:
-        part: which part of the examples these belong to; `JUDGE` takes no part in what it judges.
+        part: which part of the examples these belong to; `VALIDATION` takes no part in what it
+            judges.
         first, size: number of the first example, and how many.
         inputs: handles of what the graph's placeholders take.
         samples: by call, handles of sampled positions in its output and of the output there.
@@ -134,7 +135,7 @@ class Recording:
 
     def _outputs(self, values: Any) -> None:
         chunk = self.chunks[-1]
-        if chunk.part == JUDGE:
+        if chunk.part == VALIDATION:
             chunk.outputs = [self.store.put(leaf) for leaf in values]
 
 

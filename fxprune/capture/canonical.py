@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from fxprune.graph.tensors import names_of
 
 
-def canonicalise(module: GraphModule) -> tuple[str, ...]:
+def canonicalize(module: GraphModule) -> tuple[str, ...]:
     """Make calls functional, inline regions, and give every tensor one name under which it is read.
 
     Args:
@@ -147,7 +147,7 @@ READERS = ("conv", "linear")
 
 
 def _fold_weights(module: GraphModule) -> tuple[str, ...]:
-    """Weights that the model computes from parameters alone (weight norm, weight standardisation)
+    """Weights that the model computes from parameters alone (weight norm, weight standardization)
     become parameters.
 
     A channel's share in such a weight changes with the channels beside it, so nothing could be

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
-from fxprune.capture.canonical import canonicalise, mutates, plain_inplace
+from fxprune.capture.canonical import canonicalize, mutates, plain_inplace
 from fxprune.capture.supported import check_model
 from fxprune.errors import CaptureError
 
@@ -276,7 +276,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         )
     else:
         notes = fixed
-    notes += canonicalise(module)
+    notes += canonicalize(module)
     used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
     lost = [
         n

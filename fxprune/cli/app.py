@@ -40,7 +40,7 @@ Data = Annotated[str, typer.Option(help="folder of images, .npz, or package.modu
 Shape = Annotated[
     str, typer.Option(help="one example's shape without the batch, such as 3,224,224")
 ]
-Size = Annotated[int, typer.Option(help="images of a folder: side of the centre crop")]
+Size = Annotated[int, typer.Option(help="images of a folder: side of the center crop")]
 Grey = Annotated[bool, typer.Option(help="images of a folder: one channel")]
 Numbers = Annotated[
     str,

@@ -36,8 +36,8 @@ class ImageOptions:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 to normalised float32.
+    def normalize(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 to normalized float32.
 
         Raises:
             SourceError: the number of means or deviations is not the number of channels.
@@ -175,7 +175,7 @@ def data(spec: str, options: ImageOptions, batch: int = 50, limit: int | None = 
 def arrays(path: Path, options: ImageOptions, batch: int, limit: int | None) -> list[Tensor]:
     """Batches from an .npz: its array `calibration`, `images`, `inputs` or `x`, or its only one.
 
-    uint8 arrays are images, (N, H, W) or (N, H, W, C), and are normalised; others are taken as
+    uint8 arrays are images, (N, H, W) or (N, H, W, C), and are normalized; others are taken as
     they are.
     """
     if not path.is_file():
@@ -203,7 +203,7 @@ def arrays(path: Path, options: ImageOptions, batch: int, limit: int | None) -> 
             raise SourceError(
                 f"{path}: images must be (N, H, W) or (N, H, W, C), not {tuple(held.shape)}."
             )
-        held = options.normalise(held.unsqueeze(1) if held.dim() == 3 else held.movedim(3, 1))
+        held = options.normalize(held.unsqueeze(1) if held.dim() == 3 else held.movedim(3, 1))
     elif held.dtype is torch.float64:
         held = held.float()
     return list(held.split(batch)) if len(held) else []
@@ -241,7 +241,7 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[Tensor]:
         for at in range(0, len(self._files), self._batch):
-            yield self._options.normalise(
+            yield self._options.normalize(
                 torch.stack([self._read(p) for p in self._files[at : at + self._batch]])
             )
 

@@ -11,14 +11,14 @@ FOLDER = Path(__file__).resolve().parent
 MEAN, STD = 0.2860, 0.3530
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Grey images (N, 28, 28) uint8 to (N, 1, 28, 28) float32 with zero mean and unit deviation."""
     return ((images.float() / 255 - MEAN) / STD).unsqueeze(1)
 
 
 @dataclass(frozen=True)
 class DemoData:
-    """Unlabelled calibration images, and evaluation images with labels; none seen in training."""
+    """Unlabeled calibration images, and evaluation images with labels; none seen in training."""
 
     calibration: Tensor
     images: Tensor
@@ -29,7 +29,7 @@ def load() -> DemoData:
     """Read the packaged images."""
     with np.load(FOLDER / "fashion_mnist.npz", allow_pickle=False) as file:
         return DemoData(
-            normalise(torch.from_numpy(file["calibration"])),
-            normalise(torch.from_numpy(file["images"])),
+            normalize(torch.from_numpy(file["calibration"])),
+            normalize(torch.from_numpy(file["images"])),
             torch.from_numpy(file["labels"].astype(np.int64)),
         )

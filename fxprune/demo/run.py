@@ -71,7 +71,7 @@ class Demo:
     def __rich__(self) -> Table:
         """One column per model."""
         table = Table(
-            title=f"VGG on Fashion-MNIST at half the FLOPs: {self.calibration:,} unlabelled "
+            title=f"VGG on Fashion-MNIST at half the FLOPs: {self.calibration:,} unlabeled "
             "calibration images, no fine-tuning, "
             f"{self.images:,} test images",
             title_justify="left",

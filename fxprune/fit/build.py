@@ -19,7 +19,7 @@ from fxprune.verify.agreement import Agreement, compare, judge
 
 FITTED = ("auto", "channels", "uniform", "pca")
 """Methods whose layers are refitted one after the other."""
-PARTS = ("try", "judge", "rest")
+PARTS = ("try", "validation", "rest")
 """All of the fitting examples."""
 TRIAL_RIDGE = 0.1
 """Of every layer while a plan is only tried."""
@@ -29,15 +29,15 @@ def surviving_channels(
     session: Session, profiles: Sequence[Profile], widths: np.ndarray
 ) -> np.ndarray:
     """Surviving channels: the last ones of each group's removal order."""
-    alive = np.ones(len(session.analysis.group_of()), dtype=bool)
+    keep_mask = np.ones(len(session.analysis.group_of()), dtype=bool)
     for group, held, width in zip(session.analysis.groups, profiles, widths, strict=True):
-        alive[held.order[:, : group.width - int(width)].reshape(-1)] = False
-    return alive
+        keep_mask[held.order[:, : group.width - int(width)].reshape(-1)] = False
+    return keep_mask
 
 
 def build(
     session: Session,
-    alive: np.ndarray,
+    keep_mask: np.ndarray,
     method: str,
     factorings: Mapping[str, Factoring] = MappingProxyType({}),
     parts: Sequence[str] = PARTS,
@@ -50,7 +50,7 @@ def build(
     """
     final = parts == PARTS
     with session.station("rewrite"):
-        small = ReduceChannels(session.analysis, alive, checked=final)(session.graph)
+        small = ReduceChannels(session.analysis, keep_mask, checked=final)(session.graph)
     if method == "magnitude":
         return small
     ours = method in FITTED
@@ -59,9 +59,13 @@ def build(
         # over uses them all.
         folded = [
             {}
-            if alive.all()
+            if keep_mask.all()
             else fold_all(
-                session.graph, session.analysis, alive, session.statistics(everything), ridged=ours
+                session.graph,
+                session.analysis,
+                keep_mask,
+                session.statistics(everything),
+                ridged=ours,
             )
             for everything in ((True, False) if ours and final else (not ours,))
         ]
@@ -75,7 +79,14 @@ def build(
             chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
             ridge = None if final else TRIAL_RIDGE
             Lockstep(
-                session.graph, small, session.analysis, alive, recording, ranks, folded[-1], ridge
+                session.graph,
+                small,
+                session.analysis,
+                keep_mask,
+                recording,
+                ranks,
+                folded[-1],
+                ridge,
             ).run(chunks, advance)
     if not final:
         return small
@@ -84,14 +95,16 @@ def build(
 
 
 def trial(
-    session: Session, alive: np.ndarray, factorings: Mapping[str, Factoring] = MappingProxyType({})
+    session: Session,
+    keep_mask: np.ndarray,
+    factorings: Mapping[str, Factoring] = MappingProxyType({}),
 ) -> float:
     """Relative output error of a plan that is fitted on part of the fitting examples, on another
     part; computed once.
     """
-    key = alive.tobytes(), tuple(factorings.items())
+    key = keep_mask.tobytes(), tuple(factorings.items())
     if key not in session.trials:
-        small = build(session, alive, "auto", factorings, ("try",))
+        small = build(session, keep_mask, "auto", factorings, ("try",))
         with session.station("allocate"):
             session.trials[key] = judge(session.recorded(), small)
     return session.trials[key]

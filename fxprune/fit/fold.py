@@ -19,7 +19,7 @@ def fold_weight(
     weight: Tensor,
     site: Site,
     analysis: Analysis,
-    alive: np.ndarray,
+    keep_mask: np.ndarray,
     moments: Moments,
     ridged: bool,
 ) -> Tensor:
@@ -32,8 +32,8 @@ def fold_weight(
     partial = dict(analysis.axes)
     ids = partial.pop(site)
     other = type(analysis)(**{**analysis.__dict__, "axes": partial})
-    sliced = shrink_parameter(weight.detach(), name, other, alive)
-    mask = alive[ids]
+    sliced = shrink_parameter(weight.detach(), name, other, keep_mask)
+    mask = keep_mask[ids]
     kept_ids = ids[mask].reshape(len(ids), -1) if ids.ndim == 2 else ids[mask]
     old, new = list(moments.strata), strata(kept_ids)
     pairs = match(old, new)
@@ -70,15 +70,15 @@ def match(old: list[Stratum], new: list[Stratum]) -> list[Stratum]:
 def fold_all(
     dense: GraphModule,
     analysis: Analysis,
-    alive: np.ndarray,
+    keep_mask: np.ndarray,
     moments: dict[Site, Moments],
     ridged: bool = True,
 ) -> dict[str, Tensor]:
     """Every consumer of removed channels as its one-shot interpolated weight."""
     return {
-        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, alive, held, ridged)
+        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, keep_mask, held, ridged)
         for site, held in moments.items()
-        if site in analysis.foldable and not alive[analysis.axes[site]].all()
+        if site in analysis.foldable and not keep_mask[analysis.axes[site]].all()
     }
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from fxprune.calibrate.recording import JUDGE, Chunk, Recording, rows_per_example
+from fxprune.calibrate.recording import VALIDATION, Chunk, Recording, rows_per_example
 from fxprune.fit.schedule import gathered
 from fxprune.graph.convolution import bias_of, channel_dim, groups, setting
 from fxprune.graph.nodes import constants
@@ -54,7 +54,7 @@ class Lockstep:
     Args:
         small: the captured graph with channels removed; node names equal.
         analysis: of the captured graph.
-        alive: (channels + 1,) bool.
+        keep_mask: (channels + 1,) bool.
         dense: the captured graph.
         recording: of the captured graph's outputs.
         ranks: of weights that are to become products of two; each of a convolution's groups has
@@ -70,7 +70,7 @@ class Lockstep:
         dense: GraphModule,
         small: GraphModule,
         analysis: Analysis,
-        alive: np.ndarray,
+        keep_mask: np.ndarray,
         recording: Recording,
         ranks: Mapping[str, int] = MappingProxyType({}),
         unseen: Mapping[str, Tensor] = MappingProxyType({}),
@@ -84,7 +84,7 @@ class Lockstep:
             recording,
             max_features,
         )
-        self.dense, self.small, self.analysis, self.alive = dense, small, analysis, alive
+        self.dense, self.small, self.analysis, self.keep_mask = dense, small, analysis, keep_mask
         self.nodes = list(dense.graph.nodes)
         self.twins = {node.name: node for node in small.graph.nodes}
         self.constant = {node.name for node in constants(dense)}
@@ -322,8 +322,8 @@ class Lockstep:
 
     def _roles(self, chunk: Chunk, example: Tensor) -> list[tuple[int, Tensor | slice]]:
         """Which of a chunk's rows are for fitting (0) and which for judging (1)."""
-        if self.ridge is not None or any(other.part == JUDGE for other in self.chunks):
-            return [(int(self.ridge is None and chunk.part == JUDGE), slice(None))]
+        if self.ridge is not None or any(other.part == VALIDATION for other in self.chunks):
+            return [(int(self.ridge is None and chunk.part == VALIDATION), slice(None))]
         judge = example % HELD_OUT == 0
         return [(0, ~judge), (1, judge)]
 
@@ -345,8 +345,8 @@ class Lockstep:
                 return None
             (dim,) = dims
             ids = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0].numpy()
-            if not self.alive[ids].all():
-                result[dim] = torch.from_numpy(np.flatnonzero(self.alive[ids]))
+            if not self.keep_mask[ids].all():
+                result[dim] = torch.from_numpy(np.flatnonzero(self.keep_mask[ids]))
         return result
 
 
@@ -383,13 +383,13 @@ def _surviving(
     places = {dim - (dim > channel): index for dim, index in kept.items() if dim != channel}
     if not places:
         return at, target, slice(None)
-    alive = torch.ones(at.shape[1], dtype=torch.bool)
+    keep_mask = torch.ones(at.shape[1], dtype=torch.bool)
     at = at.clone()
     for row, index in places.items():
         place = torch.searchsorted(index, at[row]).clamp(max=len(index) - 1)
-        alive &= index[place] == at[row]
+        keep_mask &= index[place] == at[row]
         at[row] = place
-    return at[:, alive], target[alive.to(target.device)], alive
+    return at[:, keep_mask], target[keep_mask.to(target.device)], keep_mask
 
 
 def _features(node: Node, x: Tensor, weight: Tensor, at: Tensor) -> Tensor:

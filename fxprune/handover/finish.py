@@ -110,8 +110,8 @@ def hand_over(
 
 def finished(session: Session, method: str, selector: str, limits: dict[str, float]) -> GraphModule:
     """Plan, build, verify and hand over under cost limits."""
-    made, alive, errors = planned(session, method, selector, limits)
-    small = build(session, alive, method, made.factorings)
+    made, keep_mask, errors = planned(session, method, selector, limits)
+    small = build(session, keep_mask, method, made.factorings)
     return hand_over(session, small, made, errors, verify(session, small))
 
 
@@ -122,13 +122,13 @@ def certified(session: Session, budget: Budget, method: str, selector: str) -> G
     for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
         limits = budget.limits | {"flops": fraction}
         try:
-            made, alive, errors = planned(session, method, selector, limits)
+            made, keep_mask, errors = planned(session, method, selector, limits)
         except BudgetError:
             if best is None:
                 raise
             stopped = f"no group can give more than FLOPs {fraction:g} asks"
             break
-        small = build(session, alive, method, made.factorings)
+        small = build(session, keep_mask, method, made.factorings)
         found = verify(session, small)
         assert found is not None
         if found.bound < budget.agreement:

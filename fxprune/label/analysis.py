@@ -16,7 +16,7 @@ from fxprune.graph.nodes import attribute, constants
 from fxprune.label.coupling import Coupling, solve
 from fxprune.label.flops import costs
 from fxprune.label.groups import Analysis, ChannelGroup, Cost, Pinned
-from fxprune.label.propagation import Propagation, hint, unlabelled
+from fxprune.label.propagation import Propagation, hint, unlabeled
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
 from fxprune.rules.labels import Value
@@ -29,15 +29,15 @@ __all__ = [
     "Pinned",
     "Propagation",
     "activations",
-    "analyse",
+    "analyze_graph",
     "attribute",
     "examples_within",
     "hint",
-    "unlabelled",
+    "unlabeled",
 ]
 
 
-def analyse(
+def analyze_graph(
     module: GraphModule, batch: int, ignore: Callable[[str], bool] = lambda name: False
 ) -> Analysis:
     """Find the channel groups of a captured graph.
@@ -97,12 +97,12 @@ def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> list[Confl
     if not analysis.groups:
         return []
     generator = np.random.default_rng(seed)
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group in analysis.groups:
         kept = int(generator.integers(1, group.width))
         for block in group.blocks:
-            alive[generator.permutation(block)[kept:]] = False
-    return conflicts(module, analysis, alive)
+            keep_mask[generator.permutation(block)[kept:]] = False
+    return conflicts(module, analysis, keep_mask)
 
 
 def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:

@@ -21,11 +21,11 @@ class Rewriter:
 
     Attributes:
         analysis: of the original graph.
-        alive: (channels + 1,) bool, True at 0.
+        keep_mask: (channels + 1,) bool, True at 0.
     """
 
     analysis: Analysis
-    alive: np.ndarray
+    keep_mask: np.ndarray
 
     def value(self, item: Any) -> Any:
         """A node's value in the original graph."""
@@ -48,7 +48,7 @@ class Rewriter:
         return any(isinstance(v, Value) and v.axes for v in flat)
 
     def _shape(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        old, new = self.value(node).shape, shrunk(self.value(node), self.alive).shape
+        old, new = self.value(node).shape, shrunk(self.value(node), self.keep_mask).shape
         place = 2 if operator_name(node.target) == "aten.unflatten" else 1
         wanted = list(args[place])
         start = args[1] % self.value(node.args[0]).rank if place == 2 else 0
@@ -63,7 +63,7 @@ class Rewriter:
         source = self.value(args[0])
         dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % source.rank
         old = [v.shape[dim] for v in self.value(node)]
-        new = [shrunk(v, self.alive).shape[dim] for v in self.value(node)]
+        new = [shrunk(v, self.keep_mask).shape[dim] for v in self.value(node)]
         if old == new:
             return node.target, args
         kwargs.clear()
@@ -82,7 +82,7 @@ class Rewriter:
             position = (
                 position + source.shape[dim] if position < 0 else min(position, source.shape[dim])
             )
-            args[place] = kept_before(source, dim, position, self.alive)
+            args[place] = kept_before(source, dim, position, self.keep_mask)
         if narrow:
             args[3] -= args[2]
         return node.target, args
@@ -99,14 +99,14 @@ class Rewriter:
                     if args[place] < 0
                     else min(args[place], source.shape[dim])
                 )
-                args[place] = kept_before(source, dim, position, self.alive)
+                args[place] = kept_before(source, dim, position, self.keep_mask)
         return node.target, args
 
     def _select(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
         source = self.value(args[0])
         dim = args[1] % source.rank
         if isinstance(args[2], int) and any(dim in varying(a) for a in source.axes):
-            args[2] = kept_before(source, dim, args[2] % source.shape[dim], self.alive)
+            args[2] = kept_before(source, dim, args[2] % source.shape[dim], self.keep_mask)
         return node.target, args
 
     def _pad(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -119,9 +119,9 @@ class Rewriter:
             ):
                 continue
             before = amounts[2 * index]
-            inside = kept_before(out, dim, before + source.shape[dim], self.alive)
-            total = kept_before(out, dim, out.shape[dim], self.alive)
-            amounts[2 * index] = kept_before(out, dim, before, self.alive)
+            inside = kept_before(out, dim, before + source.shape[dim], self.keep_mask)
+            total = kept_before(out, dim, out.shape[dim], self.keep_mask)
+            amounts[2 * index] = kept_before(out, dim, before, self.keep_mask)
             amounts[2 * index + 1] = total - inside
         args[1] = amounts
         return node.target, args
@@ -134,14 +134,17 @@ class Rewriter:
         if len(args) > place and args[place] > 1:
             channel = source.rank - weight.rank + 1
             if source.shape[channel] == args[place]:
-                args[place] = shrunk(source, self.alive).shape[channel]
+                args[place] = shrunk(source, self.keep_mask).shape[channel]
         return node.target, args
 
     def _attention(
         self, node: Node, args: list[Any], kwargs: dict[str, Any]
     ) -> tuple[Any, list[Any]]:
         query = self.value(args[0])
-        if kwargs.get("scale") is None and shrunk(query, self.alive).shape[-1] != query.shape[-1]:
+        if (
+            kwargs.get("scale") is None
+            and shrunk(query, self.keep_mask).shape[-1] != query.shape[-1]
+        ):
             kwargs["scale"] = query.shape[-1] ** -0.5
         return node.target, args
 
@@ -150,7 +153,7 @@ class Rewriter:
     ) -> tuple[Any, list[Any]]:
         source = self.value(args[0])
         if args[1] == source.shape[1]:
-            args[1] = shrunk(source, self.alive).shape[1]
+            args[1] = shrunk(source, self.keep_mask).shape[1]
         return node.target, args
 
     def _repeat(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:

@@ -49,7 +49,7 @@ def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
         numbered.append((ids[blocks], members))
     relabel = ids[component]
     axes = {key: relabel[held.labels.numpy()] for key, held in record.axes.items()}
-    values = {k: _relabelled(v, relabel) for k, v in run.values.items()}
+    values = {k: _relabeled(v, relabel) for k, v in run.values.items()}
     consumers = tuple(record.consumers)
     pinned = tuple(
         Pinned(
@@ -240,9 +240,9 @@ def _group(
     return result, dropped
 
 
-def _relabelled(value: Any, relabel: np.ndarray) -> Any:
+def _relabeled(value: Any, relabel: np.ndarray) -> Any:
     if isinstance(value, tuple):
-        return tuple(_relabelled(v, relabel) for v in value)
+        return tuple(_relabeled(v, relabel) for v in value)
     if not isinstance(value, Value):
         return value
     axes = []

@@ -36,12 +36,12 @@ def hint(value: Any) -> Any:
     return value.node.hint
 
 
-def unlabelled(val: Any) -> Any:
+def unlabeled(val: Any) -> Any:
     """What a node returns, as `Value`s without labels."""
     if isinstance(val, Tensor):
         return Value(tuple(int(hint(s)) for s in val.shape), val.dtype)
     if isinstance(val, (tuple, list)):
-        return tuple(unlabelled(v) for v in val)
+        return tuple(unlabeled(v) for v in val)
     return hint(val)
 
 
@@ -128,7 +128,7 @@ class Propagation:
 
     def result(self, node: Node) -> Any:
         """What a node returns, without labels."""
-        return unlabelled(node.meta.get("val"))
+        return unlabeled(node.meta.get("val"))
 
     def _call(self, node: Node) -> Any:
         target, raw, keywords = self.arguments(node)

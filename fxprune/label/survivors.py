@@ -27,7 +27,7 @@ class Conflict(PlanError):
         self.message, self.labels, self.where = message, labels, where
 
 
-def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
+def sizes(labels: Tensor, keep_mask: np.ndarray) -> dict[int, int]:
     """New length of every dimension along which a label tensor changes.
 
     Raises:
@@ -35,7 +35,7 @@ def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
     """
     dims = sorted(varying(labels))
     compact = narrow_constant(labels)
-    mask = alive[compact.numpy()]
+    mask = keep_mask[compact.numpy()]
     candidates = []
     for dim in dims:
         counts = np.unique(mask.sum(dim))
@@ -56,43 +56,43 @@ def sizes(labels: Tensor, alive: np.ndarray) -> dict[int, int]:
     return dict(zip(dims, best, strict=True))
 
 
-def survivors(labels: Tensor, alive: np.ndarray) -> Tensor:
+def survivors(labels: Tensor, keep_mask: np.ndarray) -> Tensor:
     """What a label tensor must look like after removal, its constant dimensions cut to size 1."""
     compact = narrow_constant(labels)
-    left = sizes(labels, alive)
-    kept = compact.numpy()[alive[compact.numpy()]]
+    left = sizes(labels, keep_mask)
+    kept = compact.numpy()[keep_mask[compact.numpy()]]
     return torch.from_numpy(kept).reshape([left.get(d, 1) for d in range(labels.dim())])
 
 
-def shrunk(value: Any, alive: np.ndarray) -> Any:
+def shrunk(value: Any, keep_mask: np.ndarray) -> Any:
     """The value with its shape after removal, and no labels."""
     if isinstance(value, tuple):
-        return tuple(shrunk(v, alive) for v in value)
+        return tuple(shrunk(v, keep_mask) for v in value)
     if not isinstance(value, Value):
         return value
     shape = list(value.shape)
     for labels in value.axes:
-        for dim, size in sizes(labels, alive).items():
+        for dim, size in sizes(labels, keep_mask).items():
             shape[dim] = size
     return replace(value, shape=tuple(shape), axes=())
 
 
-def kept_before(value: Value, dim: int, stop: int, alive: np.ndarray) -> int:
+def kept_before(value: Value, dim: int, stop: int, keep_mask: np.ndarray) -> int:
     """How many of the first `stop` indices along a dimension survive."""
     for labels in value.axes:
         if dim in varying(labels) and stop > 0:
             head = labels.narrow(dim, 0, min(stop, labels.shape[dim]))
             if dim in varying(head):
-                return sizes(head, alive)[dim]
-            return head.shape[dim] if alive[narrow_constant(head).numpy()].any() else 0
+                return sizes(head, keep_mask)[dim]
+            return head.shape[dim] if keep_mask[narrow_constant(head).numpy()].any() else 0
     return stop
 
 
-def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
+def kept_axes(analysis: Analysis, keep_mask: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
     """Surviving channel ids of every parameter axis, in order; (kept,) or (groups, kept)."""
     result = {}
     for key, ids in analysis.axes.items():
-        mask = alive[ids]
+        mask = keep_mask[ids]
         if ids.ndim == 2:
             counts = np.unique(mask.sum(1))
             if len(counts) != 1:
@@ -106,7 +106,9 @@ def kept_axes(analysis: Analysis, alive: np.ndarray) -> dict[tuple[str, int], np
     return result
 
 
-def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.ndarray) -> Tensor:
+def shrink_parameter(
+    tensor: Tensor, name: str, analysis: Analysis, keep_mask: np.ndarray
+) -> Tensor:
     """Slice a parameter to its surviving channels."""
     masks = [np.ones(s, dtype=bool) for s in tensor.shape]
     grouped: np.ndarray | None = None
@@ -115,9 +117,9 @@ def shrink_parameter(tensor: Tensor, name: str, analysis: Analysis, alive: np.nd
         if ids is None:
             continue
         if ids.ndim == 1:
-            masks[axis] = alive[ids]
+            masks[axis] = keep_mask[ids]
         else:
-            grouped = alive[ids]
+            grouped = keep_mask[ids]
     for axis, mask in enumerate(masks):
         if not mask.all():
             tensor = tensor.index_select(

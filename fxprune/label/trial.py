@@ -74,7 +74,7 @@ class _Checker(Recorder):
         return super().heads(labels) and all(a.shape[-1] != 1 for a in labels)
 
 
-class _Relabelling(Propagation):
+class _Relabeling(Propagation):
     """Label propagation through the rewritten calls."""
 
     def __init__(self, module: GraphModule, rewriter: Rewriter, checker: _Checker):
@@ -90,7 +90,7 @@ class _Relabelling(Propagation):
     def result(self, node: Node) -> Any:
         value = self.rewriter.analysis.values[node.name]
         return (
-            shrunk(value, self.rewriter.alive)
+            shrunk(value, self.rewriter.keep_mask)
             if not isinstance(value, Value) or value.const is None
             else replace(value, axes=())
         )
@@ -126,9 +126,10 @@ class _Relabelling(Propagation):
             return tuple(self._expected(v) for v in value)
         if not isinstance(value, Value):
             return value
-        new = shrunk(value, self.rewriter.alive)
+        new = shrunk(value, self.rewriter.keep_mask)
         return replace(
-            new, axes=tuple(survivors(a, self.rewriter.alive).expand(new.shape) for a in value.axes)
+            new,
+            axes=tuple(survivors(a, self.rewriter.keep_mask).expand(new.shape) for a in value.axes),
         )
 
     def _compare(self, old: Any, found: Any) -> None:
@@ -140,7 +141,7 @@ class _Relabelling(Propagation):
                 for labels in before.axes:
                     if not varying(labels) & varying(got):
                         continue
-                    wanted = survivors(labels, self.rewriter.alive)
+                    wanted = survivors(labels, self.rewriter.keep_mask)
                     if got.shape != after.shape:
                         raise Conflict(
                             f"shape {tuple(got.shape)} where {after.shape} is expected", wanted
@@ -213,10 +214,12 @@ def _flat(values: Iterable[Any]) -> list[Value]:
     return [v for group in nested for v in group if isinstance(v, Value)]
 
 
-def conflicts(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> list[Conflict]:
+def conflicts(module: GraphModule, analysis: Analysis, keep_mask: np.ndarray) -> list[Conflict]:
     """Run the labels through the shrunken graph; what does not fit together, in order."""
     try:
-        run = _Relabelling(module, Rewriter(analysis, alive), _Checker(kept_axes(analysis, alive)))
+        run = _Relabeling(
+            module, Rewriter(analysis, keep_mask), _Checker(kept_axes(analysis, keep_mask))
+        )
     except Conflict as conflict:
         return [conflict]
     try:
@@ -226,11 +229,11 @@ def conflicts(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> lis
     return run.conflicts
 
 
-def check(module: GraphModule, analysis: Analysis, alive: np.ndarray) -> None:
+def check(module: GraphModule, analysis: Analysis, keep_mask: np.ndarray) -> None:
     """Run the labels through the shrunken graph.
 
     Raises:
         Conflict: the first place where the surviving channels do not fit together.
     """
-    for conflict in conflicts(module, analysis, alive):
+    for conflict in conflicts(module, analysis, keep_mask):
         raise conflict

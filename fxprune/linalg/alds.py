@@ -2,7 +2,7 @@ r"""Grouped encoders, one decoder (Liebenwein, Maalouf, Feldman & Rus, NeurIPS 2
 
 The columns of W are cut into k parts, each replaced by its best rank-j approximation. The relative
 operator-norm error is at most sqrt(k) max_i s_{j+1}(W_i) / s_1(W) (their theorem 1), which is what
-the method minimises over layers.
+the method minimizes over layers.
 """
 
 import math

@@ -93,7 +93,7 @@ class Moments:
             self.yy + other.yy,
         )
 
-    def centred(self) -> "Moments":
+    def centered(self) -> "Moments":
         """The same sums about the means."""
         n = max(self.count, 1.0)
         return Moments(
@@ -112,7 +112,7 @@ class Moments:
         undetermined, so that directions which the rows do not show count by their weights.
         """
         n = max(self.count, 1.0)
-        inner = self.centred().pp
+        inner = self.centered().pp
         inner.diagonal(dim1=1, dim2=2).mul_(1 + SHRINKAGE * weight.shape[2] / n)
         return weight @ inner @ weight.mT / n, (weight @ self.p[:, :, None])[:, :, 0] / n
 

@@ -1,6 +1,6 @@
 r"""The best low-rank layer under the data: principal components of its outputs.
 
-For y = W x + b with covariance C of y, the rank-r layer that minimises E\|y - y_r\|^2 is W_r = U_r
+For y = W x + b with covariance C of y, the rank-r layer that minimizes E\|y - y_r\|^2 is W_r = U_r
 U_r^T W with U_r the leading eigenvectors of C, and b_r = b + (I - U_r U_r^T) E[W x] (Zhang et al.,
 TPAMI 2016, section 3.2). With W the least-squares solution for some targets, W_r is their
 reduced-rank regression (Izenman 1975).

@@ -44,7 +44,7 @@ class _System:
     """Normal equations of moments about a prior, scaled to unit feature energy, for several ridges.
 
     Args:
-        m: (centred where the outputs may be shifted).
+        m: (centered where the outputs may be shifted).
         prior: (g, o, f), what the ridge pulls to.
     """
 
@@ -95,7 +95,7 @@ def solution(
     """
     weight = prior
     if not math.isinf(ridge):
-        system = _System(moments.centred() if intercept else moments, prior)
+        system = _System(moments.centered() if intercept else moments, prior)
         change = system.solve(ridge, dtype)
         weight = prior if change is None else prior + (change * system.scale).mT
     n = max(moments.count, 1.0)
@@ -120,9 +120,9 @@ def refit(
             held-out rows too.
     """
     unseen = prior if unseen is None else unseen
-    # The held-out rows are centred by their own mean only for lack of a shift: its error is of
+    # The held-out rows are centered by their own mean only for lack of a shift: its error is of
     # second order.
-    fit, judge = (m.centred() if intercept else m for m in (train, held_out))
+    fit, judge = (m.centered() if intercept else m for m in (train, held_out))
     ridge = math.inf
     if judge.residual(unseen) > EXACT * max(float(judge.yy.sum()), TINY):
         system = _System(fit, unseen)

@@ -89,7 +89,7 @@ class Plan:
 
 def make_plan(
     analysis: Analysis,
-    alive: np.ndarray,
+    keep_mask: np.ndarray,
     state: Mapping[str, Tensor],
     method: str,
     settings: dict[str, Any],
@@ -99,19 +99,19 @@ def make_plan(
 
     Args:
         analysis: of the captured graph.
-        alive: (channels + 1,) bool.
+        keep_mask: (channels + 1,) bool.
         state: the captured graph's parameters and buffers.
         method, settings, factorings: noted in the plan.
     """
-    kept_axes(analysis, alive)
+    kept_axes(analysis, keep_mask)
     kept: dict[str, dict[int, Indices]] = {}
     for (name, axis), ids in analysis.axes.items():
-        mask = alive[ids]
+        mask = keep_mask[ids]
         if mask.all():
             continue
         rows = [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
         kept.setdefault(name, {})[axis] = rows[0] if mask.ndim == 1 else rows
-    widths = {g.name: int(alive[g.blocks[0]].sum()) for g in analysis.groups}
+    widths = {g.name: int(keep_mask[g.blocks[0]].sum()) for g in analysis.groups}
     return Plan(
         kept,
         {n: tuple(state[n].shape) for n in dict.fromkeys((*kept, *factorings))},
@@ -130,7 +130,7 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
             what belongs together.
     """
     sizes = [int(ids.max(initial=0)) for ids in analysis.axes.values()]
-    alive = np.ones(max([0, *sizes]) + 1, dtype=bool)
+    keep_mask = np.ones(max([0, *sizes]) + 1, dtype=bool)
     for name, axes in plan.kept.items():
         for axis, indices in axes.items():
             ids = analysis.axes.get((name, axis))
@@ -157,10 +157,10 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
                     f"The plan removes indices of {name}, axis {axis}, that must stay in this "
                     "model."
                 )
-            alive[ids[~mask]] = False
+            keep_mask[ids[~mask]] = False
     for (name, axis), ids in analysis.axes.items():
         wanted = plan.kept.get(name, {}).get(axis)
-        held = [np.flatnonzero(r).tolist() for r in alive[ids].reshape(-1, ids.shape[-1])]
+        held = [np.flatnonzero(r).tolist() for r in keep_mask[ids].reshape(-1, ids.shape[-1])]
         whole = [list(range(ids.shape[-1]))] * len(held)
         expected = whole if wanted is None else wanted if ids.ndim == 2 else [wanted]
         if held != [sorted(e) for e in expected]:  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
                 "coupled to others that the plan treats "
                 "differently."
             )
-    return alive
+    return keep_mask
 
 
 def reduced_shape(name: str, shape: tuple[int, ...], plan: Plan) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from fxprune.linalg.gram import second_moment
 
 
 @dataclass(frozen=True)
-class Spread:
+class OutputMoments:
     """Second moments of a layer's outputs, sampled positions of the examples as rows.
 
     Attributes:
@@ -24,13 +24,13 @@ class Spread:
     total: Tensor
     rows: int
 
-    def covariance(self, centred: bool) -> Tensor:
+    def covariance(self, centered: bool) -> Tensor:
         """Of the outputs, (o, o); about zero where they cannot be shifted."""
         mean = self.total / max(self.rows, 1)
-        return self.moment / max(self.rows, 1) - (torch.outer(mean, mean) if centred else 0)
+        return self.moment / max(self.rows, 1) - (torch.outer(mean, mean) if centered else 0)
 
 
-def spreads(recording: Recording, layers: dict[str, Layer]) -> dict[str, Spread]:
+def output_moments(recording: Recording, layers: dict[str, Layer]) -> dict[str, OutputMoments]:
     """From the recorded outputs of each layer's first call.
 
     Args:
@@ -41,7 +41,7 @@ def spreads(recording: Recording, layers: dict[str, Layer]) -> dict[str, Spread]
         rows = torch.cat(
             [recording.sample(chunk, layer.node.name)[1] for chunk in recording.chunks]
         )
-        found[name] = Spread(
+        found[name] = OutputMoments(
             torch.from_numpy(second_moment(rows)), rows.sum(0, dtype=torch.float64).cpu(), len(rows)
         )
     return found

@@ -41,7 +41,7 @@ def sensitivities(
     model's output.
 
     C is the mean outer product of an output error of the layer at one position. Where the model
-    gives several tensors, each counts relative to its own (centred) energy.
+    gives several tensors, each counts relative to its own (centered) energy.
 
     Args:
         module: the captured graph.

@@ -39,7 +39,7 @@ def consume(
     owner = call.record.owner(kept)
     if read is None:
         call.record.pin(
-            kept, "reads channels that stay" if owner else "contracted with unlabelled channels"
+            kept, "reads channels that stay" if owner else "contracted with unlabeled channels"
         )
         return
     call.record.unite(read, kept)

@@ -125,7 +125,7 @@ def getitem(call: Call) -> Any:
     return call.args[0][call.args[1]]
 
 
-def _pad_unlabelled(value: Value) -> Tensor:
+def _pad_unlabeled(value: Value) -> Tensor:
     return torch.full((), FIXED, dtype=torch.int64).expand(value.shape)
 
 
@@ -157,7 +157,7 @@ def concatenate(call: Call) -> Any:
             own = [a for a in value.axes if dim in varying(a)]
             for extra in own[1:]:
                 call.record.pin(extra, "two channel axes meet in a concatenation")
-            parts.append(own[0] if own else _pad_unlabelled(value))
+            parts.append(own[0] if own else _pad_unlabeled(value))
         axes.append(_side_by_side(parts, dim))
         call.record.block_structure(axes[0])
     dims: dict[frozenset[int], list[Tensor]] = {}
@@ -181,7 +181,7 @@ def stack(call: Call) -> Any:
     count = max((len(v.axes) for v in operands), default=0)
     axes = []
     for pick in range(count):
-        parts = [v.axes[pick] if pick < len(v.axes) else _pad_unlabelled(v) for v in operands]
+        parts = [v.axes[pick] if pick < len(v.axes) else _pad_unlabeled(v) for v in operands]
         axes.append(_side_by_side([p.unsqueeze(dim) for p in parts], dim))
         call.record.block_structure(axes[-1])
     return replace(call.out, axes=tuple(axes))

@@ -1,4 +1,4 @@
-"""Reductions, pooling and normalisation: labels pass where nothing is mixed across channels."""
+"""Reductions, pooling and normalization: labels pass where nothing is mixed across channels."""
 
 from dataclasses import replace
 from typing import Any
@@ -162,7 +162,7 @@ def batch_norm(call: Call) -> Any:
     along = [a for a in source.axes if 1 in varying(a)]
     for labels in source.axes:
         if 1 not in varying(labels):
-            call.record.pin(labels, "normalised over its channels")
+            call.record.pin(labels, "normalized over its channels")
     vectors = [v for v in call.args[1:5] if isinstance(v, Value)]
     if along:
         labels = call.record.tie(along[0], varying(along[0]) - {1})
@@ -173,7 +173,7 @@ def batch_norm(call: Call) -> Any:
         axes.append(labels)
     else:
         for value in vectors:
-            call.record.pin_value(value, "normalises the model's input")
+            call.record.pin_value(value, "normalizes the model's input")
     first = replace(outs[0], axes=tuple(axes))
     return (first, *outs[1:]) if isinstance(call.out, tuple) else first
 
@@ -191,7 +191,7 @@ def group_norm(call: Call) -> Any:
 
 @register_rule("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
 def layer_norm(call: Call) -> Any:
-    """Mixes the normalised axes: channels there stay."""
+    """Mixes the normalized axes: channels there stay."""
     source: Value = call.args[0]
     shape = call.args[1]
     return _pinned_norm(call, frozenset(range(source.rank - len(shape), source.rank)))
@@ -200,8 +200,8 @@ def layer_norm(call: Call) -> Any:
 def _pinned_norm(call: Call, dims: frozenset[int]) -> Any:
     source: Value = call.args[0]
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
-    kept = _along(call, source, dims, "normalised across channels")
+    kept = _along(call, source, dims, "normalized across channels")
     for value in call.values()[1:]:
-        call.record.pin_value(value, "normalised across channels")
+        call.record.pin_value(value, "normalized across channels")
     first = replace(outs[0], axes=kept)
     return (first, *outs[1:]) if isinstance(call.out, tuple) else first

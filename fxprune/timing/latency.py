@@ -38,7 +38,7 @@ taken.
 """
 
 
-class Gauge:
+class LatencyProbe:
     """Measures models against one original on one workload.
 
     Args:
@@ -76,17 +76,17 @@ class Gauge:
 
 def narrowed(analysis: Analysis, widths: np.ndarray) -> np.ndarray:
     """(channels + 1,) bool: the first channels of every block, which is as good as any for time."""
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group, width in zip(analysis.groups, widths, strict=True):
-        alive[group.blocks[:, int(width) :].reshape(-1)] = False
-    return alive
+        keep_mask[group.blocks[:, int(width) :].reshape(-1)] = False
+    return keep_mask
 
 
 def seconds_of_calls(
     graph: GraphModule,
     analysis: Analysis,
     example: Batch,
-    gauge: Gauge,
+    gauge: LatencyProbe,
     multiple: np.ndarray,
     table: LayerTimes,
 ) -> tuple[Cost, ...]:
@@ -199,7 +199,7 @@ class Closed:
 
     Attributes:
         widths: of every group.
-        limit: the modelled latency they were allocated under.
+        limit: the modeled latency they were allocated under.
         measured: time over the original's.
     """
 
@@ -212,27 +212,27 @@ def close(
     measure: Callable[[np.ndarray], float],
     target: float,
     smallest: np.ndarray,
-    modelled: Callable[[np.ndarray], float],
+    modeled: Callable[[np.ndarray], float],
     allocate: Callable[[float], np.ndarray],
     workload: Workload,
     start: float | None = None,
 ) -> Closed:
-    """Correct the modelled limit until the measured latency is the target's: regula falsi on
+    """Correct the modeled limit until the measured latency is the target's: regula falsi on
     measurements of whole graphs.
 
     Args:
         measure: time of the graph with these widths over the original's.
         target: time to reach, over the original's.
         smallest: widths below which nothing goes.
-        modelled: the cost model's latency of widths, as a fraction.
-        allocate: widths under a modelled limit.
+        modeled: the cost model's latency of widths, as a fraction.
+        allocate: widths under a modeled limit.
         workload: for messages.
-        start: modelled limit to try first.
+        start: modeled limit to try first.
 
     Raises:
         BudgetError: not even the smallest widths are as fast.
     """
-    low, high = Closed(smallest, modelled(smallest), measure(smallest)), Closed(smallest, 1.0, 1.0)
+    low, high = Closed(smallest, modeled(smallest), measure(smallest)), Closed(smallest, 1.0, 1.0)
     if low.measured > RANGE[1] * target:
         raise BudgetError(
             f"latency={target:g} cannot be reached: at the smallest widths, one multiple per "

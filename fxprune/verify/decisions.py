@@ -80,7 +80,7 @@ def resolve(decision: Decision | None, output: Any) -> Decision:
 
 
 def relative_error(reference: Any, output: Any) -> tuple[float, float]:
-    """Squared error and squared (centred) norm of the deciding tensors, summed."""
+    """Squared error and squared (centered) norm of the deciding tensors, summed."""
     a, b = primary(reference).detach().double(), primary(output).detach().double()
-    centre = a - a.mean(tuple(range(1, a.dim())), keepdim=True) if a[0].numel() > 1 else a
-    return float((a - b).square().sum()), float(torch.square(centre).sum())
+    center = a - a.mean(tuple(range(1, a.dim())), keepdim=True) if a[0].numel() > 1 else a
+    return float((a - b).square().sum()), float(torch.square(center).sum())

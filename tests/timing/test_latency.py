@@ -17,11 +17,11 @@ import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.errors import BudgetError
-from fxprune.label.analysis import analyse
+from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Cost
 from fxprune.profile.costs import CostModel
 from fxprune.timing import latency, layer_times
-from fxprune.timing.latency import Gauge, close, multiples, seconds_of_calls
+from fxprune.timing.latency import LatencyProbe, close, multiples, seconds_of_calls
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.measure import Call, Workload
 from tests.nets import images, tiny
@@ -91,7 +91,7 @@ def test_a_budget_is_reached_on_the_clock(method: str, target: float) -> None:
         round_to=1,
         progress=False,
     )
-    gauge = Gauge(model, make_batch((images(2),), {}), workload)
+    gauge = LatencyProbe(model, make_batch((images(2),), {}), workload)
     assert 0.9 * target < gauge.ratio(small) <= 1.02 * target
     (note,) = [n for n in fxprune.report(small).notes if n.startswith("measured latency")]
     assert "eager, batch 4" in note
@@ -127,9 +127,9 @@ def test_out_of_reach_names_the_closest() -> None:
 def test_terms_reproduce_the_clock(tmp_path: Path) -> None:
     model, example = wide(), make_batch((images(2),), {})
     captured = capture(model, example)
-    analysis = analyse(captured.graph, example.size)
+    analysis = analyze_graph(captured.graph, example.size)
     gauge, table = (
-        Gauge(model, example, Workload(batch=2)),
+        LatencyProbe(model, example, Workload(batch=2)),
         LayerTimes(torch.device("cpu"), Workload(batch=2), tmp_path),
     )
     terms = seconds_of_calls(captured.graph, analysis, example, gauge, np.array(1), table)
@@ -176,7 +176,7 @@ def test_an_unreadable_table_counts_as_empty(text: str, tmp_path: Path) -> None:
 
 
 def closing(overhead: float, bound: float, target: float) -> tuple[float, int]:
-    """`close` over one group of 1000 channels; measured = overhead + the rest, modelled without
+    """`close` over one group of 1000 channels; measured = overhead + the rest, modeled without
     overhead, widths at most `bound`.
     """
     calls: list[float] = []
@@ -220,7 +220,7 @@ def test_multiples_leave_narrow_groups_two_widths(monkeypatch: pytest.MonkeyPatc
         nn.Linear(512, 2),
     )
     captured = capture(model, make_batch((torch.randn(2, 3),), {}))
-    analysis = analyse(captured.graph, 2)
+    analysis = analyze_graph(captured.graph, 2)
     assert [g.channels for g in analysis.groups] == [6, 32, 512]
     for capability, top in (("AVX2", 8), ("AVX512", 16)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda held=capability: held)
@@ -232,7 +232,7 @@ def test_multiples_leave_narrow_groups_two_widths(monkeypatch: pytest.MonkeyPatc
 def test_cost_terms_multiply_kept_shares() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
     captured = capture(model, make_batch((torch.randn(2, 3),), {}))
-    analysis = analyse(captured.graph, 2)
+    analysis = analyze_graph(captured.graph, 2)
     (ids,) = [g.blocks[0] for g in analysis.groups]
     half = np.concatenate([ids, np.zeros(4, dtype=ids.dtype)])
     costs = CostModel(
@@ -248,7 +248,7 @@ def test_cost_terms_multiply_kept_shares() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).resolve().parent.parent / "docs" / "latency.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "latency.md"
     (code,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     exec(compile(code, page.name, "exec"), {})
     assert "of the original's time, eager, batch 8" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import fxprune
 from benchmarks import nets
 from fxprune.demo import data
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "hand-over.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "hand-over.md"
 COMPILED = ("torch.compile", "torch.compile with max-autotune", "AOTInductor")
 OPTIONAL = ("onnxruntime", "torchao")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
-from fxprune.label.analysis import analyse
+from fxprune.label.analysis import analyze_graph
 from tests.nets import images, loader
 from tests.strategies import conv
 
@@ -72,7 +72,7 @@ def test_numbers_in_tensors_and_types_of_tensors_stop_nothing() -> None:
     model, images = Strided(), torch.randn(3, 3, 4, 4)
     assert not any("item" in str(node.target) for node in found.graph.graph.nodes)
     assert (
-        str(analyse(found.graph, 2))
+        str(analyze_graph(found.graph, 2))
         == "first: 8 | first.weight[0] first.bias[0] -> second.weight[1]"
     )
     torch.testing.assert_close(captured(model, 3, 4, 4).graph(images), model(images))

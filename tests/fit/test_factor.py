@@ -29,7 +29,7 @@ from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
 from fxprune.fit.factor import factored, merged
 from fxprune.fit.lockstep import Lockstep
-from fxprune.label.analysis import analyse, attribute
+from fxprune.label.analysis import analyze_graph, attribute
 from fxprune.label.layers import factorable
 from fxprune.linalg import alds, pca, svd
 from fxprune.passes import Factorize, LiftModules
@@ -80,12 +80,12 @@ def test_pca_is_the_reduced_rank_regression(intercept: bool) -> None:
         torch.from_numpy(solution[:, 6] if intercept else np.zeros(5)),
     )
     z = x @ weight.T
-    mean, centred = z.mean(0), z - z.mean(0)
+    mean, centered = z.mean(0), z - z.mean(0)
     for rank in (1, 2, 5):
         found, moved = pca.truncate(
             weight[None],
             shift[None],
-            (centred.T @ centred / 200)[None],
+            (centered.T @ centered / 200)[None],
             mean[None],
             rank,
             intercept,
@@ -93,13 +93,13 @@ def test_pca_is_the_reduced_rank_regression(intercept: bool) -> None:
         assert np.linalg.matrix_rank(found[0].numpy()) == rank
         # Izenman 1975: project the fitted values (about their mean, where there is an intercept)
         # on their leading singular vectors.
-        fitted = (centred if intercept else z).numpy()
+        fitted = (centered if intercept else z).numpy()
         right = scipy.linalg.svd(fitted, full_matrices=False)[2][:rank]
         wanted = fitted @ right.T @ right + (y.mean(0).numpy() if intercept else 0)
         np.testing.assert_allclose((x @ found[0].T + moved[0]).numpy(), wanted, atol=1e-9)
         if intercept:
             error = np.square(z.numpy() + shift.numpy() - wanted).sum() / 200
-            assert pca.dropped(centred.T @ centred / 200)[rank] == pytest.approx(error, abs=1e-9)
+            assert pca.dropped(centered.T @ centered / 200)[rank] == pytest.approx(error, abs=1e-9)
 
 
 def test_alds_bounds_the_operator_norm() -> None:
@@ -395,14 +395,14 @@ def test_one_layer_becomes_the_pca_of_its_outputs() -> None:
 def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
     net, x = original("mlp"), data().calibration[:200]
     graph = capture(net, make_batch((x[:2],), {})).graph
-    analysis, name = analyse(graph, 2), "layers.1.weight"
+    analysis, name = analyze_graph(graph, 2), "layers.1.weight"
     small, plain = copy.deepcopy(graph), copy.deepcopy(graph)
     recording = Recording(graph, len(x), Spill(1e9))
     calibrate(
         graph, analysis, recording.follow("", [make_batch((x,), {})]), len(x), recording.watch
     )
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
-    fits = Lockstep(graph, small, analysis, alive, recording, {name: 60}, max_features=0).run(
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    fits = Lockstep(graph, small, analysis, keep_mask, recording, {name: 60}, max_features=0).run(
         recording.chunks
     )
     assert fits.kept[name] == "784 unknowns per output"

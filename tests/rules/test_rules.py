@@ -1,7 +1,7 @@
 # ruff: noqa: E501  (the golden lines are as long as they are)
 """Golden channel groups: `group: width [x blocks] | where the channels are made -> where they are read`.
 
-`EXPECTTEST_ACCEPT=1 pytest tests/test_rules.py` rewrites the texts; read the difference before committing it.
+`EXPECTTEST_ACCEPT=1 pytest tests/rules` rewrites the texts; read the difference before committing it.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.label.analysis import Analysis, analyse
+from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.labels import distinct, reshaped, squash, varying
 from fxprune.rules.registry import _RULES
@@ -36,7 +36,7 @@ class Net(nn.Module):
 
 def analysed(net: nn.Module, *shape: int) -> Analysis:
     captured = capture(net, make_batch((torch.zeros(2, *(shape or (3, 4, 4))),), {}))
-    return analyse(captured.graph, 2)
+    return analyze_graph(captured.graph, 2)
 
 
 def test_chain() -> None:

@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-import fxprune.linalg.refit as refitting
+import fxprune.linalg.gram as products
 from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.linalg.gram import Moments, Sums, gram
 from fxprune.linalg.interpolation import interpolation, solve_ridge
@@ -173,7 +173,7 @@ def moments(p: Tensor, y: Tensor) -> Moments:
 def test_sums_over_pieces_are_the_moments(
     library: bool, groups: int, features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refitting, "ONEDNN", library and refitting.ONEDNN)
+    monkeypatch.setattr(products, "ONEDNN", library and products.ONEDNN)
     generator = torch.Generator().manual_seed(features)
     p, y = (torch.randn(groups, 300, n, generator=generator) + 0.5 for n in (features, 7))
     sums = Sums()

@@ -68,7 +68,7 @@ def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: P
     path = tmp_path / f"{name}.safetensors"
     fxprune.save(small, path)
     torch.save(images, tmp_path / "images.pt")
-    # Only the package is visible: a folder with links to it, so that its neighbour `benchmarks` is
+    # Only the package is visible: a folder with links to it, so that its neighbor `benchmarks` is
     # not.
     (tmp_path / "packages").mkdir()
     root = Path(fxprune.__file__).resolve().parent.parent
@@ -304,7 +304,7 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
 
 
 def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).resolve().parent.parent / "docs" / "saving.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "saving.md").read_text()
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(block, "saving.md", "exec"), names)

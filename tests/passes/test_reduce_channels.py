@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
-from fxprune.label.analysis import Analysis, analyse
+from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import Plan, make_plan, scatter, surviving
-from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomised
+from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomized
 
 EXACT = 1e-10
 SINGLE = 1e-4
@@ -36,18 +36,18 @@ def example(batch: int, seed: int = 0) -> Tensor:
 
 def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
     captured = capture(model, make_batch((example(2),), {}))
-    return captured, analyse(captured.graph, 2)
+    return captured, analyze_graph(captured.graph, 2)
 
 
 def choose(analysis: Analysis, seed: int, width: int = 0) -> np.ndarray:
     """In each group a random width (or the one given), in each of its blocks a random choice."""
     generator = np.random.default_rng(seed)
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group in analysis.groups:
         kept = width or int(generator.integers(1, group.width + 1))
         for block in group.blocks:
-            alive[generator.permutation(block)[kept:]] = False
-    return alive
+            keep_mask[generator.permutation(block)[kept:]] = False
+    return keep_mask
 
 
 def masked(model: nn.Module, small: nn.Module, plan: Plan) -> nn.Module:
@@ -67,10 +67,10 @@ def distance(expected: Tensor, found: Tensor) -> float:
 def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     """Shrink at random; compare in both precisions and at batch sizes that were not traced."""
     captured, analysis = analysed(model)
-    alive = choose(analysis, seed, width)
-    small = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
-    plan = make_plan(analysis, alive, model.state_dict(), "random", {})
-    assert (surviving(analysis, Plan.from_json(plan.to_json()))[1:] == alive[1:]).all()
+    keep_mask = choose(analysis, seed, width)
+    small = LiftModules()(ReduceChannels(analysis, keep_mask)(captured.graph))
+    plan = make_plan(analysis, keep_mask, model.state_dict(), "random", {})
+    assert (surviving(analysis, Plan.from_json(plan.to_json()))[1:] == keep_mask[1:]).all()
     big = masked(model, small, plan)
     with torch.no_grad():
         for batch in (1, 2, 3):
@@ -96,7 +96,7 @@ def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
     torch.manual_seed(0)
     inner = block(8, 4)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), inner, Pooled(inner.out, 4))  # type: ignore[arg-type]
-    analysis = prove(randomised(model).double(), seed=3, width=width)
+    analysis = prove(randomized(model).double(), seed=3, width=width)
     produced = {
         parameter.split(".")[0] for group in analysis.groups for parameter, _ in group.members
     }
@@ -107,8 +107,8 @@ def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
 @given(networks())
 def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
     captured, analysis = analysed(model)
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
-    same = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    same = LiftModules()(ReduceChannels(analysis, keep_mask)(captured.graph))
     assert distance(model(example(3)), same(example(3))) <= EXACT
     assert {n: t.shape for n, t in same.state_dict().items()} == {
         n: t.shape for n, t in model.state_dict().items()
@@ -120,9 +120,9 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), Flat(6, 4)).double().eval()
     captured, analysis = analysed(model)
     group = next(g for g in analysis.groups if g.name == "0")
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
-    alive[group.blocks[0][:2]] = False
-    small = ReduceChannels(analysis, alive)(captured.graph)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask[group.blocks[0][:2]] = False
+    small = ReduceChannels(analysis, keep_mask)(captured.graph)
     assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)
 
 
@@ -149,9 +149,9 @@ def test_a_weight_under_two_names_is_one_weight() -> None:
     assert {
         name for name, _ in analysis.axes if name.startswith(("second", "right.weight"))
     } == set()
-    alive = choose(analysis, seed=1)
-    small = LiftModules()(ReduceChannels(analysis, alive)(captured.graph))
-    plan = make_plan(analysis, alive, dict(captured.graph.named_parameters()), "random", {})
+    keep_mask = choose(analysis, seed=1)
+    small = LiftModules()(ReduceChannels(analysis, keep_mask)(captured.graph))
+    plan = make_plan(analysis, keep_mask, dict(captured.graph.named_parameters()), "random", {})
     assert distance(masked(model, small, plan)(example(3)), small(example(3))) <= EXACT
     assert small.get_parameter("right.weight") is small.get_parameter("left.weight")
     assert small.get_parameter("second.0.weight") is small.get_parameter("first.0.weight")

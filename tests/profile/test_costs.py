@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.label.analysis import analyse
+from fxprune.label.analysis import analyze_graph
 from fxprune.label.flops import count_flops
 from fxprune.passes import ReduceChannels
 from fxprune.profile.costs import CostModel
+from tests.passes.test_reduce_channels import example, relaxed
 from tests.strategies import networks
-from tests.test_masked import example, relaxed
 
 
 def agree(model: nn.Module, inputs: Tensor, seed: int) -> None:
     """FLOPs and parameters of the rewritten graph are what the cost model foretold."""
     batch = make_batch((inputs,), {})
     captured = capture(model, batch)
-    analysis = analyse(captured.graph, batch.size)
+    analysis = analyze_graph(captured.graph, batch.size)
     costs = CostModel(captured.graph, analysis)
     assert costs.flops(costs.full) == pytest.approx(count_flops(captured.graph, batch))
     generator = np.random.default_rng(seed)
     widths = np.array([generator.integers(1, g.width + 1) for g in analysis.groups])
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group, width in zip(analysis.groups, widths, strict=True):
-        alive[group.blocks[:, width:].reshape(-1)] = False
-    small = ReduceChannels(analysis, alive)(captured.graph)
+        keep_mask[group.blocks[:, width:].reshape(-1)] = False
+    small = ReduceChannels(analysis, keep_mask)(captured.graph)
     assert costs.flops(widths) == pytest.approx(count_flops(small, batch))
     assert costs.params(widths) == pytest.approx(sum(p.numel() for p in small.parameters()))
 

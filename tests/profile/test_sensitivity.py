@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.label.analysis import analyse
+from fxprune.label.analysis import analyze_graph
 from fxprune.profile.sensitivity import sensitivities
 
 
@@ -32,9 +32,9 @@ def test_estimates_the_jacobian() -> None:
     model = chain()
     batch = make_batch((torch.randn(4096, 12, dtype=torch.float64),), {})
     captured = capture(model, batch)
-    found = sensitivities(captured.graph, analyse(captured.graph, batch.size), [batch], seed=0)[
-        "1.weight"
-    ]
+    found = sensitivities(
+        captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
+    )["1.weight"]
     last = model[2].weight.detach()
     output = model(batch.args[0])
     energy = (output - output.mean(1, keepdim=True)).square().sum(1).mean()
@@ -46,7 +46,7 @@ def test_estimates_the_jacobian() -> None:
 def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = chain(), make_batch((torch.randn(64, 12, dtype=torch.float64),), {})
     captured = capture(model, batch)
-    analysis = analyse(captured.graph, batch.size)
+    analysis = analyze_graph(captured.graph, batch.size)
     whole = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
     monkeypatch.setattr("fxprune.profile.sensitivity.MOST_OUTPUTS", len(whole) - 1)
     mean = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
@@ -66,9 +66,9 @@ def test_convolutions_weigh_their_own_channels() -> None:
     model[2].weight.data[:, 2] = 0
     batch = make_batch((torch.randn(64, 3, 9, 9),), {})
     captured = capture(model, batch)
-    worth = sensitivities(captured.graph, analyse(captured.graph, batch.size), [batch], seed=0)[
-        "1.weight"
-    ].diagonal()
+    worth = sensitivities(
+        captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
+    )["1.weight"].diagonal()
     assert worth.shape == (4,)
     assert float(worth[2]) < 0.05 * float(worth[[0, 1, 3]].min())
 

@@ -13,7 +13,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.fit.lockstep import Fits, Lockstep
 from fxprune.fit.schedule import gathered
-from fxprune.label.analysis import analyse
+from fxprune.label.analysis import analyze_graph
 from fxprune.passes import ReduceChannels
 from tests.strategies import conv
 
@@ -59,11 +59,11 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(240, 3, 6, 6, generator=generator)
     captured = capture(model.eval(), make_batch((images[:2],), {}))
-    analysis = analyse(captured.graph, 2)
-    alive = np.ones(len(analysis.group_of()), dtype=bool)
+    analysis = analyze_graph(captured.graph, 2)
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group in analysis.groups:
-        alive[group.blocks[:, int(kept * group.width) :]] = False
-    small = ReduceChannels(analysis, alive)(captured.graph)
+        keep_mask[group.blocks[:, int(kept * group.width) :]] = False
+    small = ReduceChannels(analysis, keep_mask)(captured.graph)
     fit, test = images[:200], images[200:]
 
     def error() -> float:
@@ -82,7 +82,7 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
         recording.watch,
     )
     recorded = store._held, _files(store)
-    fits = Lockstep(captured.graph, small, analysis, alive, recording).run(recording.chunks)
+    fits = Lockstep(captured.graph, small, analysis, keep_mask, recording).run(recording.chunks)
     assert (store._held, _files(store)) == recorded
     return fits, before, error()
 

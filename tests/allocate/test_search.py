@@ -180,7 +180,7 @@ def test_samples_are_the_originals_outputs(memory: float) -> None:
 
 def test_what_judges_is_not_fitted_on() -> None:
     session = opened(tiny(), loader(), effort=1)
-    judging = sum(c.size for c in session.recorded().chunks if c.part == "judge")
+    judging = sum(c.size for c in session.recorded().chunks if c.part == "validation")
     assert 0 < judging < 0.25 * session.fit.sum()
     for site, held in session.statistics().items():
         assert (
