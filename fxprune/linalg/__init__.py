@@ -1,1 +1,5 @@
-"""Numerics on arrays: nothing here knows of graphs or modules."""
+"""Numerics on arrays: one numerical method per file.
+
+In: NumPy arrays and tensors. Out: the same. Knows nothing of graphs, modules or models.
+May import: nothing of fxprune.
+"""

@@ -1,1 +1,6 @@
-"""TODO"""
+"""Station 4: what removing channels or lowering ranks would cost.
+
+In: moments and the graph. Out: for every channel group a nested removal order and the predicted
+error at every width; sensitivities of the model's output; FLOPs, parameters and seconds at widths.
+May import: everything up to passes.
+"""

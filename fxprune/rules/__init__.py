@@ -1,4 +1,9 @@
-"""What each family of operators does to channel labels."""
+"""What each family of operators does to channel labels: one operator at a time.
+
+In: a `Call` whose tensors carry labels. Out: its result's labels; unions, pins and consumers go to
+the recorder. Packages teach further operators through the entry point group `fxprune.rules`.
+May import: errors, graph.
+"""
 
 from fxprune.rules import contraction, movement, products, reduction  # noqa: F401  (registers the rules)
 from fxprune.rules.labels import Value
