@@ -1,11 +1,15 @@
-"""Progress bars on anything longer than a second; silent where the output is no terminal."""
+"""Progress bars on anything longer than a second, the time of every station, and its notes."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+Advance = Callable[[int], object]
+"""Told how many steps of a station are newly done."""
 
 
 class Progress:
@@ -20,7 +24,7 @@ class Progress:
         self._shown = wanted and self._console.is_terminal
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    def task(self, name: str, total: int | None) -> Iterator[Advance]:
         """A bar for one station; tell what it yields how many of `total` steps are newly done."""
         if not self._shown:
             yield lambda steps: None
@@ -34,3 +38,29 @@ class Progress:
         with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(name, total=total)
             yield lambda steps: bars.advance(task, steps)
+
+
+class Journal:
+    """What a run writes down on its way: wall time per station and notes for the report.
+
+    Args:
+        progress: whether bars are wanted.
+    """
+
+    def __init__(self, progress: bool):
+        self._progress = Progress(progress)
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Say something in the report, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @contextmanager
+    def station(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Time a station and show its progress; its times add up."""
+        start = time.perf_counter()
+        with self._progress.task(name, total) as advance:
+            yield advance
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

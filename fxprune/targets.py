@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.api import compress_whole
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.errors import BudgetError, CalibrationError, PlanError
+from fxprune.options import Options
+from fxprune.pipeline import compress_whole
 
 
 class _Reached(Exception):
@@ -82,7 +83,7 @@ def resolve_targets(model: nn.Module, targets: Sequence[str] | str) -> list[str]
 
 
 def compress_targets(
-    model: nn.Module, loader: Any, targets: Sequence[str] | str, options: dict[str, Any]
+    model: nn.Module, loader: Any, targets: Sequence[str] | str, options: Options
 ) -> nn.Module:
     """A copy of the model with the named submodules compressed; budgets count each target on its
     own.
@@ -91,7 +92,7 @@ def compress_targets(
         model: not changed.
         loader: calibration examples for the whole model.
         targets: names or globs of submodules.
-        options: of `compress_whole`.
+        options: for each of them.
 
     Returns:
         the copy in eval mode; each target is a GraphModule with a report of its own.
@@ -100,7 +101,7 @@ def compress_targets(
         PlanError: a name matches nothing; otherwise as `compress`, with the target's name.
     """
     names = resolve_targets(model, targets)
-    if options["budget"].agreement is not None:
+    if options.budget.agreement is not None:
         raise BudgetError(
             "targets= needs flops= or params=: agreement is certified on a whole model's decisions."
         )
@@ -109,7 +110,7 @@ def compress_targets(
     for name in names:
         passing = Passing(result, name, calibration)
         try:
-            small = compress_whole(result.get_submodule(name), passing, **options)
+            small = compress_whole(result.get_submodule(name), passing, options)
         except CalibrationError as error:
             raise CalibrationError(f"Target {name}: {error}") from error
         parent, _, leaf = name.rpartition(".")

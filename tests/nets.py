@@ -1,9 +1,14 @@
 """Tiny networks and loaders that the tests name, also by `package.module:factory`."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fxprune.options import Options
+from fxprune.plans.budget import Budget
+from fxprune.session import Session, open_session
 
 
 class Tiny(nn.Module):
@@ -59,3 +64,9 @@ class Stream:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self._make(i) for i in range(self._batches))
+
+
+def session_of(model: nn.Module, batches: Any, **options: Any) -> Session:
+    """A model with its calibration data, captured and split, without a budget of its own."""
+    chosen = {"budget": Budget(flops=1.0), "round_to": 1, "progress": False, **options}
+    return open_session(model, batches, Options(**chosen))

@@ -1,4 +1,4 @@
-"""Station 5: widths of all groups under a budget."""
+"""Valid widths of all groups, and the largest of a shape that keep a budget."""
 
 from collections.abc import Sequence
 
@@ -65,13 +65,13 @@ class Widths:
         return self.clip(np.zeros(len(self.full)))
 
 
-def fits(costs: CostModel, widths: np.ndarray, limits: dict[str, float]) -> bool:
+def within_limits(costs: CostModel, widths: np.ndarray, limits: dict[str, float]) -> bool:
     """Whether the widths keep every limit."""
     have = costs.fractions(widths, limits)
     return all(have[name] <= limit + 1e-9 for name, limit in limits.items())
 
 
-def scaled(
+def scale_widths(
     shape: np.ndarray, costs: CostModel, valid: Widths, limits: dict[str, float]
 ) -> np.ndarray:
     """The largest widths proportional to `shape` (fractions of each group's width) that keep every
@@ -80,9 +80,9 @@ def scaled(
     Raises:
         BudgetError: not even the smallest widths do; names the closest reachable.
     """
-    if fits(costs, valid.largest, limits):
+    if within_limits(costs, valid.largest, limits):
         return valid.largest
-    if not fits(costs, valid.smallest, limits):
+    if not within_limits(costs, valid.smallest, limits):
         reach = costs.fractions(valid.smallest)
         asked = ", ".join(f"{k}={v:g}" for k, v in limits.items())
         closest = ", ".join(f"{k}={reach[k]:.3f}" for k in limits)
@@ -94,7 +94,7 @@ def scaled(
     low, high = 0.0, 1.0 / max(float(shape.min()), 1e-6)
     for _ in range(40):
         middle = (low + high) / 2
-        if fits(costs, valid.clip(np.minimum(middle * shape, 1) * valid.full), limits):
+        if within_limits(costs, valid.clip(np.minimum(middle * shape, 1) * valid.full), limits):
             low = middle
         else:
             high = middle
@@ -122,94 +122,11 @@ def _fill(
         wider[index] = min(
             widths[index] + max(valid.step[index] // valid.blocks[index], 1), valid.largest[index]
         )
-        if fits(costs, wider, limits):
+        if within_limits(costs, wider, limits):
             widths = wider
     return widths
 
 
-def uniform(costs: CostModel, valid: Widths, limits: dict[str, float]) -> np.ndarray:
+def uniform_widths(costs: CostModel, valid: Widths, limits: dict[str, float]) -> np.ndarray:
     """The same fraction of every group."""
-    return scaled(np.ones(len(valid.full)), costs, valid, limits)
-
-
-def iterative(
-    profiles: Sequence[Profile],
-    costs: CostModel,
-    valid: Widths,
-    limits: dict[str, float],
-    step: float,
-) -> np.ndarray:
-    """The reference's allocation (Chee et al. 2022): cut the group with the lowest |r_kk / r_11|
-    per share of FLOPs to `step` of its width.
-
-    Raises:
-        BudgetError: the limits cannot be kept.
-    """
-    widths = valid.largest
-    total = costs.flops(costs.full)
-    while not fits(costs, widths, limits):
-        best, score = -1, np.inf
-        for i, profile in enumerate(profiles):
-            new = int(np.floor(step * widths[i]))
-            if new < valid.floor[i] or new == widths[i]:
-                continue
-            without = widths.copy()
-            without[i] = 0
-            share = (costs.flops(widths) - costs.flops(without)) / total
-            value = float(profile.scores[valid.full[i] - new]) / max(share, 1e-12)
-            if value < score:
-                best, score = i, value
-        if best < 0:
-            return scaled(np.ones(len(valid.full)), costs, valid, limits)
-        widths = widths.copy()
-        widths[best] = int(np.floor(step * widths[best]))
-    return widths
-
-
-def balanced(
-    profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float]
-) -> np.ndarray:
-    """Widths that minimize the sum of the groups' errors under the limits.
-
-    Greedy on the marginal error per cost along each group's nested order; errors are made convex
-    first, so greedy is optimal up to rounding.
-    """
-    widths = valid.largest.copy()
-    curves = [_convex(np.maximum.accumulate(p.errors)) for p in profiles]
-    names = list(limits)
-    floor = np.maximum(valid.smallest, np.ceil(0.1 * valid.full)).astype(int)
-    while not fits(costs, widths, limits):
-        base = costs.fractions(widths, names)
-        best, rate = -1, np.inf
-        for i in range(len(widths)):
-            jump = max(int(valid.step[i] // valid.blocks[i]), valid.full[i] // 32, 1)
-            new = widths[i] - jump
-            if new < floor[i]:
-                continue
-            less = widths.copy()
-            less[i] = new
-            after = costs.fractions(less, names)
-            saved = sum(
-                max(base[n] - after[n], 0) / limits[n] for n in names if base[n] > limits[n]
-            )
-            if saved <= 0:
-                continue
-            error = curves[i][valid.full[i] - new] - curves[i][valid.full[i] - widths[i]]
-            if error / saved < rate:
-                best, rate, move = i, error / saved, new
-        if best < 0:
-            return uniform(costs, valid, limits)
-        widths[best] = move
-    return widths
-
-
-def _convex(values: np.ndarray) -> np.ndarray:
-    """Lower convex envelope of a curve at 0, 1, ..."""
-    hull: list[int] = []
-    for i in range(len(values)):
-        while len(hull) > 1 and (values[hull[-1]] - values[hull[-2]]) * (i - hull[-1]) >= (
-            values[i] - values[hull[-1]]
-        ) * (hull[-1] - hull[-2]):
-            hull.pop()
-        hull.append(i)
-    return np.asarray(np.interp(np.arange(len(values)), hull, values[hull]))
+    return scale_widths(np.ones(len(valid.full)), costs, valid, limits)

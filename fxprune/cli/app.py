@@ -18,7 +18,7 @@ from fxprune.calibrate.loader import Calibration
 from fxprune.cli import sources
 from fxprune.demo import run as demo_run
 from fxprune.errors import FxpruneError, PlanError, SourceError
-from fxprune.session import EFFORT, RoundTo
+from fxprune.options import DEFAULTS, RoundTo
 from fxprune.timing.benchmark import MODES
 
 app = typer.Typer(
@@ -219,7 +219,7 @@ def compress(
     ] = "",
     effort: Annotated[
         int, typer.Option(help="how many plans are tried on calibration examples")
-    ] = EFFORT,
+    ] = DEFAULTS.effort,
     seed: int = 0,
     batch: Annotated[int, typer.Option(help="examples per batch, of folders and arrays")] = 50,
     limit: Annotated[int | None, typer.Option(help="most examples, of folders and arrays")] = None,

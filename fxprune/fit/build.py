@@ -1,119 +1,103 @@
-"""Station 6: rewrite the graph for a plan, fit what remains, and see how well it does."""
+"""Reduce the graph for a keep mask, fit what remains, make two layers of those of lower rank."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.moments import Moments, Site
+from fxprune.calibrate.split import EVERY_PART, TRIAL
 from fxprune.fit.factor import factored
 from fxprune.fit.fold import fold_all
 from fxprune.fit.lockstep import Lockstep
-from fxprune.label.analysis import attribute
+from fxprune.graph.nodes import attribute
 from fxprune.passes import ReduceChannels
 from fxprune.plans.factoring import Factoring
-from fxprune.profile.removal import Profile
+from fxprune.progress import Advance
 from fxprune.session import Session
-from fxprune.verify.agreement import Agreement, compare, judge
+from fxprune.verify.agreement import judge
 
-FITTED = ("auto", "channels", "uniform", "pca")
-"""Methods whose layers are refitted one after the other."""
-PARTS = ("try", "validation", "rest")
-"""All of the fitting examples."""
 TRIAL_RIDGE = 0.1
-"""Of every layer while a plan is only tried."""
-
-
-def surviving_channels(
-    session: Session, profiles: Sequence[Profile], widths: np.ndarray
-) -> np.ndarray:
-    """Surviving channels: the last ones of each group's removal order."""
-    keep_mask = np.ones(len(session.analysis.group_of()), dtype=bool)
-    for group, held, width in zip(session.analysis.groups, profiles, widths, strict=True):
-        keep_mask[held.order[:, : group.width - int(width)].reshape(-1)] = False
-    return keep_mask
+"""Of every layer while a candidate is only tried (docs/decisions/0010)."""
+WHOLE: Mapping[str, Factoring] = MappingProxyType({})
+"""Every layer stays one."""
 
 
 def build(
-    session: Session,
-    keep_mask: np.ndarray,
-    method: str,
-    factorings: Mapping[str, Factoring] = MappingProxyType({}),
-    parts: Sequence[str] = PARTS,
+    session: Session, keep_mask: np.ndarray, factorings: Mapping[str, Factoring] = WHOLE
 ) -> GraphModule:
-    """Rewrite the graph for a choice of channels and ranks, and fit what remains.
+    """The graph of a plan, fitted as the session's method says.
 
     Args:
-        parts: of the fitting examples; with some of them a plan is only tried: ridges are not
-            chosen, and layers of a lower rank stay one.
+        session: what was captured and observed.
+        keep_mask: (channels + 1,) bool.
+        factorings: of layers that become two, by the name of their weight.
     """
-    final = parts == PARTS
-    with session.station("rewrite"):
-        small = ReduceChannels(session.analysis, keep_mask, checked=final)(session.graph)
-    if method == "magnitude":
-        return small
-    ours = method in FITTED
-    with session.station("fit", len(session.graph.graph.nodes)) as advance:
-        # A plan that is only tried must not have seen the examples that judge it; what is handed
-        # over uses them all.
-        folded = [
-            {}
-            if keep_mask.all()
-            else fold_all(
-                session.graph,
-                session.analysis,
-                keep_mask,
-                session.statistics(everything),
-                ridged=ours,
-            )
-            for everything in ((True, False) if ours and final else (not ours,))
-        ]
-        for name, weight in folded[0].items():
-            attribute(small, name).data.copy_(weight)
-        if ours:
-            recording, ranks = (
-                session.recorded(),
-                {name: how.rank for name, how in factorings.items()},
-            )
-            chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
-            ridge = None if final else TRIAL_RIDGE
-            Lockstep(
-                session.graph,
-                small,
-                session.analysis,
-                keep_mask,
-                recording,
-                ranks,
-                folded[-1],
-                ridge,
-            ).run(chunks, advance)
-    if not final:
-        return small
-    with session.station("rewrite"):
+    journal, fit = session.journal, session.options.method.fit
+    with journal.station("rewrite"):
+        small = ReduceChannels(session.analysis, keep_mask)(session.graph)
+    if fit != "none":
+        observed = session.statistics.observed
+        ridged = fit == "sequential"
+        with journal.station("fit", len(session.graph.graph.nodes)) as advance:
+            # What is handed over uses every example; a ridge is chosen by fits that did not see
+            # those which validate it.
+            _place(small, _fold(session, keep_mask, observed.all_moments, ridged))
+            if fit == "sequential":
+                unseen = _fold(session, keep_mask, observed.moments, ridged)
+                _lockstep(session, small, keep_mask, factorings, unseen, EVERY_PART, None, advance)
+    with journal.station("rewrite"):
         return factored(small, factorings)
 
 
-def trial(
-    session: Session,
-    keep_mask: np.ndarray,
-    factorings: Mapping[str, Factoring] = MappingProxyType({}),
+def trial_error(
+    session: Session, keep_mask: np.ndarray, factorings: Mapping[str, Factoring] = WHOLE
 ) -> float:
-    """Relative output error of a plan that is fitted on part of the fitting examples, on another
-    part; computed once.
+    """Relative output error, on the validation split, of a candidate fitted on the trial part.
+
+    Ridges are not chosen, and layers of a lower rank stay one.
     """
-    key = keep_mask.tobytes(), tuple(factorings.items())
-    if key not in session.trials:
-        small = build(session, keep_mask, "auto", factorings, ("try",))
-        with session.station("allocate"):
-            session.trials[key] = judge(session.recorded(), small)
-    return session.trials[key]
+    journal = session.journal
+    with journal.station("rewrite"):
+        small = ReduceChannels(session.analysis, keep_mask, checked=False)(session.graph)
+    with journal.station("fit", len(session.graph.graph.nodes)) as advance:
+        folded = _fold(session, keep_mask, session.statistics.observed.moments, ridged=True)
+        _place(small, folded)
+        _lockstep(session, small, keep_mask, factorings, folded, (TRIAL,), TRIAL_RIDGE, advance)
+    with journal.station("allocate"):
+        return judge(session.statistics.observed.recording, small)
 
 
-def verify(session: Session, small: nn.Module) -> Agreement | None:
-    if not session.held_out.any():
-        return None
-    with session.station("verify", int(session.held_out.sum())) as advance:
-        return compare(
-            session.graph, small, session.batches(session.held_out, advance), session.decision
-        )
+def _fold(
+    session: Session, keep_mask: np.ndarray, moments: dict[Site, Moments], ridged: bool
+) -> dict[str, Tensor]:
+    """One-shot fits of the consumers of removed channels, by weight."""
+    if keep_mask.all():
+        return {}
+    return fold_all(session.graph, session.analysis, keep_mask, moments, ridged=ridged)
+
+
+def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        attribute(small, name).data.copy_(weight)
+
+
+def _lockstep(
+    session: Session,
+    small: GraphModule,
+    keep_mask: np.ndarray,
+    factorings: Mapping[str, Factoring],
+    unseen: Mapping[str, Tensor],
+    parts: tuple[str, ...],
+    ridge: float | None,
+    advance: Advance,
+) -> None:
+    """Refit every layer of the reduced graph in turn, in place."""
+    recording = session.statistics.observed.recording
+    ranks = {name: how.rank for name, how in factorings.items()}
+    chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
+    Lockstep(
+        session.graph, small, session.analysis, keep_mask, recording, ranks, unseen, ridge
+    ).run(chunks, advance)

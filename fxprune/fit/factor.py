@@ -45,7 +45,7 @@ def require_layers(session: Session, plan: Plan) -> None:
     Raises:
         PlanError: names the first that is not, and why.
     """
-    found, reasons = factorable(session.graph, session.ignore)
+    found, reasons = factorable(session.graph, session.ignored)
     for name in plan.factorings:
         if name not in found:
             raise PlanError(
@@ -56,7 +56,7 @@ def require_layers(session: Session, plan: Plan) -> None:
 
 def left_alone(session: Session, plan: Plan) -> Iterator[AloneRow]:
     """Weights that stay one layer, and why."""
-    found, reasons = factorable(session.graph, session.ignore)
+    found, reasons = factorable(session.graph, session.ignored)
     for name, tensor in session.graph.named_parameters():
         if tensor.dim() > 1 and name not in plan.factorings:
             other = reasons.get(name, "it is not one layer's own weight")

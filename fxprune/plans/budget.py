@@ -1,5 +1,6 @@
 """What the caller asks for, as fractions of the original to keep."""
 
+import math
 from dataclasses import dataclass
 
 from fxprune.errors import BudgetError
@@ -44,11 +45,33 @@ class Budget:
         held = {"flops": self.flops, "params": self.params, "latency": self.latency}
         return {name: float(limit) for name, limit in held.items() if limit is not None}
 
+    def held_out(self, examples: int) -> int:
+        """How many of so many calibration examples certify the result instead of fitting it.
+
+        Raises:
+            BudgetError: they are too few to certify the agreement asked for.
+        """
+        if self.agreement is None:
+            return min(max(examples // 5, 1 if examples > 1 else 0), 1000)
+        needed = math.ceil(math.log(0.05) / math.log(self.agreement))
+        count = max(examples * 2 // 5, min(needed + 20, examples * 7 // 10))
+        if count < needed:
+            raise BudgetError(
+                f"agreement={self.agreement:g} needs {needed} held-out examples without a single "
+                f"disagreement; {examples} calibration examples leave {count}, which can certify "
+                f"at most {0.05 ** (1 / max(count, 1)):.3f}. Give {needed * 10 // 7 + 1} examples "
+                "or more, or ask for flops= or params= instead."
+            )
+        return count
+
 
 def make_budget(
-    flops: float | None, params: float | None, agreement: float | None, latency: float | None = None
+    flops: float | None = None,
+    params: float | None = None,
+    agreement: float | None = None,
+    latency: float | None = None,
 ) -> Budget:
-    """The caller's budget; with none, agreement of 0.99."""
+    """The caller's budget; with none, agreement of `GOAL`."""
     if flops is None and params is None and agreement is None and latency is None:
         return Budget(agreement=GOAL)
     return Budget(flops, params, agreement, latency)

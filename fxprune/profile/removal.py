@@ -13,6 +13,7 @@ from fxprune.calibrate.strata import Stratum
 from fxprune.label.analysis import Analysis, ChannelGroup, attribute
 from fxprune.linalg.selection import Reader, Removal, dependent, output_aware, pivoted_removal
 
+SELECTORS = ("output-aware", "pivoted-qr", "magnitude")
 PRECISION = {torch.float64: 1e-13, torch.float32: 1e-7}
 """Relative error of second moments, by the precision of the activations."""
 SHRINKAGE = 0.05

@@ -255,3 +255,8 @@ def test_dead_columns_stay_out_of_the_interpolation() -> None:
         x[:, [0, 2]] @ np.linalg.lstsq(x[:, [0, 2]], x[:, [3, 5]], rcond=None)[0],
         rtol=1e-4,
     )
+
+
+def test_the_gram_matrix_of_many_features_is_mirrored() -> None:
+    rows = torch.randn(2, 50, 300, dtype=torch.float64)
+    torch.testing.assert_close(gram(rows), rows.mT @ rows)

@@ -1,0 +1,156 @@
+"""The plan under limits, by the session's method: channels, ranks, or both under one budget."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fxprune.allocate.paper import iterative_widths
+from fxprune.allocate.problem import Candidate, Problem, pose
+from fxprune.allocate.ranks import choose_ranks
+from fxprune.allocate.search import Search
+from fxprune.allocate.widths import scale_widths
+from fxprune.errors import BudgetError
+from fxprune.label.keep import keep_all
+from fxprune.plans.plan import Plan, make_plan
+from fxprune.session import Session
+from fxprune.timing.latency import Closed, close
+
+COMPOUNDING = 2.0
+"""Error of a model over the sum of what each of several groups does to it alone, typically; layers
+of lower rank add up (docs/decisions/0011).
+"""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What was decided.
+
+    Attributes:
+        plan: names and integers.
+        keep_mask: (channels + 1,) bool of the plan's channels in the session's analysis.
+        errors: predicted, by group and by factored weight.
+    """
+
+    plan: Plan
+    keep_mask: np.ndarray
+    errors: Mapping[str, float]
+
+
+def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
+    """Decide what stays, by the session's method and selector.
+
+    Args:
+        session: what was captured and observed.
+        limits: fractions of the original to keep at most: `flops`, `params`, `latency`.
+
+    Raises:
+        BudgetError: the limits cannot be kept; names the closest in reach.
+    """
+    options, analysis = session.options, session.analysis
+    settings: dict[str, object] = {
+        "seed": options.seed,
+        "round_to": session.multiple if isinstance(session.multiple, int) else "auto",
+        **limits,
+    }
+    if options.method.widths:
+        settings["selector"] = options.chosen_selector
+        problem = pose(session, limits)
+        chosen = choose_candidate(problem)
+        keep_mask = problem.keep_mask(chosen.widths)
+        ranks, errors = chosen.ranks, dict(chosen.rank_errors)
+        errors |= _errors_of_groups(problem, chosen.widths)
+        if chosen.measured is not None:
+            settings["measured"] = (
+                f"{chosen.measured:.3f} of the original's time, {options.workload}"
+            )
+    else:
+        if "latency" in limits:
+            raise BudgetError(
+                f"latency= is not known for ranks: method={options.method.name!r} takes flops= "
+                "and params=."
+            )
+        keep_mask = keep_all(analysis)
+        ranks, errors = choose_ranks(session, options.method.ranks, keep_mask, limits)
+    state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
+    plan = make_plan(analysis, keep_mask, state, options.method.name, settings, ranks)
+    return Allocation(plan, keep_mask, errors)
+
+
+def _errors_of_groups(problem: Problem, widths: np.ndarray) -> dict[str, float]:
+    groups = problem.session.analysis.groups
+    compounding = COMPOUNDING if len(groups) > 1 else 1.0
+    return {
+        group.name: compounding * float(profile.errors[group.width - int(width)])
+        for group, profile, width in zip(groups, problem.profiles, widths, strict=True)
+    }
+
+
+def choose_candidate(problem: Problem) -> Candidate:
+    """Widths and ranks under the problem's limits."""
+    if "latency" in problem.limits:
+        return _timed(problem)
+    return ALLOCATIONS[problem.session.options.method.allocation](problem)
+
+
+def _searched(problem: Problem) -> Candidate:
+    """The best of a few candidates that are tried."""
+    session = problem.session
+    if problem.solved:
+        return _uniform(problem)
+    ranked = bool(session.options.method.ranks)
+    if ranked and session.options.timed:
+        session.journal.note(
+            "layers stay whole: two thin ones in place of one were not found to save time"
+        )
+    return Search(problem, ranked and not session.options.timed).best()
+
+
+def _uniform(problem: Problem) -> Candidate:
+    with problem.session.journal.station("allocate"):
+        return Candidate(problem.uniform())
+
+
+def _iterative(problem: Problem) -> Candidate:
+    with problem.session.journal.station("allocate"):
+        return Candidate(
+            iterative_widths(problem.profiles, problem.costs, problem.valid, problem.limits)
+        )
+
+
+ALLOCATIONS: Mapping[str, Callable[[Problem], Candidate]] = {
+    "search": _searched,
+    "iterative": _iterative,
+    "uniform": _uniform,
+}
+"""By the name that `Method.allocation` holds."""
+
+
+def _timed(problem: Problem) -> Candidate:
+    """Widths whose rewritten graph was measured.
+
+    Uniform ones correct the cost model first, so that the candidates tried are of the right size.
+    """
+    session, costs, valid = problem.session, problem.costs, problem.valid
+    probe, target = session.latency_probe, problem.limits["latency"]
+
+    def closed(shape: np.ndarray, start: float | None) -> Closed:
+        with session.journal.station("measure"):
+            return close(
+                lambda widths: probe.ratio_at(session.graph, session.analysis, widths),
+                target,
+                valid.smallest,
+                lambda widths: costs.fractions(widths)["latency"],
+                lambda limit: scale_widths(
+                    shape, costs, valid, {**problem.limits, "latency": limit}
+                ),
+                probe.workload,
+                start,
+            )
+
+    found = closed(np.ones(len(valid.full)), None)
+    name = session.options.method.allocation
+    if name != "uniform":
+        chosen = ALLOCATIONS[name](problem.within(latency=found.limit))
+        found = closed(chosen.widths / valid.full, found.limit)
+    return replace(Candidate(found.widths), measured=found.measured)

@@ -1,0 +1,54 @@
+"""The error that a trial of a candidate would show, learned from the candidates tried so far."""
+
+import math
+
+import numpy as np
+
+from fxprune.allocate.problem import Candidate
+
+RANKS_FACTOR = 1.3
+"""Least measured error of ranks over predicted; more, and that of channels, is learned from the
+candidates tried (docs/decisions/0011).
+"""
+RANKS_HANDICAP = 1.2
+"""By how much less a candidate with ranks must be predicted to err to be tried before one without
+(docs/decisions/0011).
+"""
+NEGLIGIBLE = 1e-12
+"""Relative errors below this count as this where one is divided by another."""
+
+Tried = tuple[float, Candidate]
+"""A candidate and the error that its trial showed."""
+
+
+def predict_error(candidate: Candidate, tried: list[Tried]) -> float:
+    """The error that a trial would show.
+
+    Errors of channels compound from layer to layer, the more the fewer layers carry them. By how
+    much more than their sum a network errs is seen in the candidates tried so far, and interpolated
+    between their allocations. Errors of ranks add up, unless a candidate with ranks that was tried
+    shows more.
+
+    Args:
+        candidate: not tried yet.
+        tried: at least one candidate without ranks.
+    """
+    if not candidate.ranks:
+        return _of_channels(candidate, tried)
+    shown = [
+        (error - _of_channels(other, tried)) / max(sum(other.rank_errors.values()), NEGLIGIBLE)
+        for error, other in tried
+        if other.ranks
+    ]
+    of_ranks = max([RANKS_FACTOR, *shown]) * sum(candidate.rank_errors.values())
+    return RANKS_HANDICAP * (_of_channels(candidate, tried) + of_ranks)
+
+
+def _of_channels(candidate: Candidate, tried: list[Tried]) -> float:
+    known = sorted(
+        (other.mix, math.log(max(error, NEGLIGIBLE) / max(other.predicted, NEGLIGIBLE)))
+        for error, other in tried
+        if not other.ranks
+    )
+    mixes, excesses = [mix for mix, _ in known], [excess for _, excess in known]
+    return candidate.predicted * math.exp(float(np.interp(candidate.mix, mixes, excesses)))

@@ -1,0 +1,39 @@
+"""`fxprune.analyze`: the channel groups of a model, without data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from fxprune.capture.batch import example_batch
+from fxprune.capture.export import capture
+from fxprune.capture.supported import check_model
+from fxprune.capture.undisturbed import undisturbed
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis
+from fxprune.label.named import matcher
+from fxprune.options import DEFAULTS
+
+
+def analyze(
+    model: nn.Module, example: Any, *, ignore: Sequence[str] | str = DEFAULTS.ignore
+) -> Analysis:
+    """Find the channel groups of a model; no data is read and no weight changed.
+
+    Args:
+        model: any module.
+        example: a tensor, tuple or dict as `forward` takes it.
+        ignore: names (globs) of modules and parameters that must keep their shape.
+
+    Returns:
+        the analysis; `str` of it is one line per group, `.to_networkx()` the coupling graph.
+
+    Raises:
+        CaptureError: torch.export cannot trace the model.
+        UnsupportedError: parameters on the meta device, quantized, or of an unsupported dtype.
+    """
+    check_model(model)
+    with undisturbed(model, DEFAULTS.seed):
+        captured = capture(model, example_batch(model, example))
+        ignored = matcher(model, ignore, "ignore")
+        return analyze_graph(captured.graph, captured.example.size, ignored)

@@ -1,0 +1,62 @@
+"""`fxprune.apply`: build what a plan says."""
+
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.allocate.allocation import Allocation
+from fxprune.capture.undisturbed import undisturbed
+from fxprune.fit.build import build
+from fxprune.fit.factor import require_layers
+from fxprune.handover.finish import hand_over
+from fxprune.options import DEFAULTS, Options
+from fxprune.pipeline import verify
+from fxprune.plans.budget import Budget
+from fxprune.plans.methods import method_of_plan
+from fxprune.plans.plan import Plan, surviving
+from fxprune.session import open_session
+from fxprune.verify.decisions import Decision
+
+
+def apply(
+    model: nn.Module,
+    plan: Plan,
+    calib_loader: Any,
+    *,
+    example: Any = DEFAULTS.example,
+    decision: Decision | None = DEFAULTS.decision,
+    progress: bool = DEFAULTS.progress,
+    seed: int = DEFAULTS.seed,
+    memory: float = DEFAULTS.memory,
+) -> GraphModule:
+    """Compress a model by a plan made earlier, on this or another checkpoint of its architecture.
+
+    Args:
+        model: never modified.
+        plan: from `plan`, `plan_of` or `Plan.from_json`.
+        calib_loader: unlabeled examples the remaining weights are fitted on.
+        example, decision, progress, seed, memory: as for `compress`.
+
+    Returns:
+        as `compress`.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+    """
+    options = Options(
+        budget=Budget(flops=1.0),
+        method=method_of_plan(plan.method),
+        example=example,
+        decision=decision,
+        progress=progress,
+        seed=seed,
+        memory=memory,
+    )
+    with undisturbed(model, seed):
+        session = open_session(model, calib_loader, options, channels=bool(plan.kept))
+        keep_mask = surviving(session.analysis, plan)
+        require_layers(session, plan)
+        small = build(session, keep_mask, plan.factorings)
+        allocation = Allocation(plan, keep_mask, {})
+        return hand_over(session, small, allocation, verify(session, small))

@@ -1,0 +1,108 @@
+"""`fxprune.compress`: the main call."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.options import DEFAULTS, Options, RoundTo
+from fxprune.pipeline import compress_whole
+from fxprune.plans.budget import make_budget
+from fxprune.plans.methods import WIDTH_METHODS, find_method
+from fxprune.targets import compress_targets
+from fxprune.timing.measure import Workload
+from fxprune.verify.decisions import Decision
+
+
+def compress(
+    model: nn.Module,
+    calib_loader: Any,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    agreement: float | None = None,
+    latency: float | None = None,
+    workload: Workload | None = None,
+    method: str = DEFAULTS.method.name,
+    selector: str = DEFAULTS.selector,
+    decision: Decision | None = DEFAULTS.decision,
+    example: Any = DEFAULTS.example,
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] | str = DEFAULTS.ignore,
+    keep: Mapping[str, float] | None = DEFAULTS.keep,
+    round_to: RoundTo | None = DEFAULTS.round_to,
+    progress: bool = DEFAULTS.progress,
+    seed: int = DEFAULTS.seed,
+    memory: float = DEFAULTS.memory,
+    effort: int = DEFAULTS.effort,
+) -> GraphModule:
+    """Make a trained model smaller and faster while it keeps its decisions.
+
+    No labels, no fine-tuning.
+
+    Args:
+        model: any nn.Module in any mode. Never modified; mode and random state come back as they
+            were.
+        calib_loader: a re-iterable of batches (tensors, (x, y) tuples whose labels are ignored,
+            dicts of keyword inputs), or one tensor.
+        flops, params: fractions of the original to keep at most.
+        agreement: the smallest model whose one-sided 95 % Clopper-Pearson lower bound of
+            agreement, on calibration examples held out from fitting, stays at or above this. With
+            no budget at all, 0.99. Sizes are certified in a fixed order, largest first, until one
+            fails, so that the bound holds although several were tried (fixed-sequence testing;
+            Angelopoulos et al. 2021). The first of them only loses what is redundant.
+        latency: fraction of the original's time per call to keep, measured on the workload: layers
+            are timed at several widths (once per machine, in a table in the user's cache folder),
+            and whole rewritten graphs until the time is within about 5 %.
+        workload: what `latency` is measured on; one example per call, eager, where the model is,
+            by default.
+        method: `auto` (plans of widths are tried, and ones in which layers become two, as by
+            `factorize`, where they promise much less error; where time counts, with latency= or
+            round_to="auto", layers stay whole); `channels` (widths only); `uniform` (the same
+            fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al.,
+            NeurIPS 2022); `magnitude` (smallest weights removed, nothing corrected).
+        selector: `output-aware`, `pivoted-qr` or `magnitude`.
+        decision: callable (reference output, output) -> (N,) bool; by default argmax for class
+            scores, 5 % relative error for regression.
+        example: what to trace with; by default two examples of the first batch.
+        targets: names of submodules to compress in place, inside a model that cannot be captured
+            whole.
+        ignore: names (globs) of modules and parameters that must keep their shape.
+        keep: least share of the channels to keep, by name (glob) of a module: `{"layer4.*": 0.8,
+            "head.*": 1.0}`.
+        round_to: widths are multiples of this; `auto` for what the device's kernels use well. 1 by
+            default, `auto` where latency is limited.
+        progress: show progress bars where the output is a terminal.
+        effort: how many plans `auto` and `channels` try on calibration examples, and one more
+            where these disappoint; past the ones with a reason, the best one's widths are varied.
+            With 1 none is tried, and the widths are uniform.
+        seed: of the split into fitting and held-out examples; the same seed gives the same plan.
+        memory: bytes of activations held while fitting before they spill to disk.
+
+    Returns:
+        a torch.fx.GraphModule in eval mode, its parameters under their original names.
+        `fxprune.report(small)` tells what happened.
+
+    Raises:
+        CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where,
+            what, why and what to do.
+    """
+    options = Options(
+        budget=make_budget(flops, params, agreement, latency),
+        method=find_method(method, WIDTH_METHODS),
+        selector=selector,
+        decision=decision,
+        example=example,
+        ignore=ignore,
+        keep=keep,
+        round_to=round_to,
+        workload=workload or DEFAULTS.workload,
+        progress=progress,
+        seed=seed,
+        memory=memory,
+        effort=effort,
+    )
+    if targets is not None:
+        return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]
+    return compress_whole(model, calib_loader, options)

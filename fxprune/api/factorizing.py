@@ -1,0 +1,62 @@
+"""`fxprune.factorize`: two smaller layers in place of one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.options import DEFAULTS, Options
+from fxprune.pipeline import compress_whole
+from fxprune.plans.budget import Budget
+from fxprune.plans.methods import RANK_METHODS, find_method
+from fxprune.verify.decisions import Decision
+
+HALF = 0.5
+"""Share of the parameters that is kept where no budget is named."""
+
+
+def factorize(
+    model: nn.Module,
+    calib_loader: Any,
+    *,
+    params: float | None = None,
+    flops: float | None = None,
+    method: str = "pca",
+    decision: Decision | None = DEFAULTS.decision,
+    example: Any = DEFAULTS.example,
+    ignore: Sequence[str] | str = DEFAULTS.ignore,
+    progress: bool = DEFAULTS.progress,
+    seed: int = DEFAULTS.seed,
+    memory: float = DEFAULTS.memory,
+) -> GraphModule:
+    """Replace layers by two smaller ones where that pays.
+
+    Takes a trained model, or what `compress` made of it.
+
+    Args:
+        params, flops: fractions of the original to keep at most; half of the parameters with none.
+        method: `pca` (principal components of the layers' outputs, every layer refitted to the
+            original's outputs); or without looking at the data: `svd`, `learned-rank` (k1 x 1
+            after 1 x k2; Idelbayev & Carreira-Perpinan, CVPR 2020) and `alds` (grouped encoders;
+            Liebenwein et al., NeurIPS 2021).
+        model, calib_loader, decision, example, ignore, progress, seed, memory: as for `compress`.
+
+    Returns:
+        as `compress`. A layer `conv2` has become `conv2.0` and `conv2.1`.
+
+    Raises:
+        CaptureError, UnsupportedError, CalibrationError, BudgetError: each says where, what, why
+            and what to do.
+    """
+    options = Options(
+        budget=Budget(flops, HALF if flops is None and params is None else params),
+        method=find_method(method, RANK_METHODS),
+        decision=decision,
+        example=example,
+        ignore=ignore,
+        progress=progress,
+        seed=seed,
+        memory=memory,
+    )
+    return compress_whole(model, calib_loader, options)

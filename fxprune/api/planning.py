@@ -1,0 +1,68 @@
+"""`fxprune.plan`: decide without handing a model over."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from fxprune.allocate.allocation import allocate
+from fxprune.capture.undisturbed import undisturbed
+from fxprune.options import DEFAULTS, Options, RoundTo
+from fxprune.pipeline import certify
+from fxprune.plans.budget import make_budget
+from fxprune.plans.methods import WIDTH_METHODS, find_method
+from fxprune.plans.plan import Plan
+from fxprune.session import open_session
+from fxprune.timing.measure import Workload
+from fxprune.verify.decisions import Decision
+
+
+def plan(
+    model: nn.Module,
+    calib_loader: Any,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    agreement: float | None = None,
+    latency: float | None = None,
+    workload: Workload | None = None,
+    method: str = DEFAULTS.method.name,
+    selector: str = DEFAULTS.selector,
+    decision: Decision | None = DEFAULTS.decision,
+    example: Any = DEFAULTS.example,
+    ignore: Sequence[str] | str = DEFAULTS.ignore,
+    keep: Mapping[str, float] | None = DEFAULTS.keep,
+    round_to: RoundTo | None = DEFAULTS.round_to,
+    progress: bool = DEFAULTS.progress,
+    seed: int = DEFAULTS.seed,
+    memory: float = DEFAULTS.memory,
+    effort: int = DEFAULTS.effort,
+) -> Plan:
+    """Decide which channels to keep; arguments and defaults as for `compress`.
+
+    Under flops=, params= or latency= nothing is built but what candidates need to be tried; to
+    certify an agreement (the default) every size that is tried is built.
+
+    Returns:
+        the plan, for `apply`.
+    """
+    options = Options(
+        budget=make_budget(flops, params, agreement, latency),
+        method=find_method(method, WIDTH_METHODS),
+        selector=selector,
+        decision=decision,
+        example=example,
+        ignore=ignore,
+        keep=keep,
+        round_to=round_to,
+        workload=workload or DEFAULTS.workload,
+        progress=progress,
+        seed=seed,
+        memory=memory,
+        effort=effort,
+    )
+    with undisturbed(model, seed):
+        session = open_session(model, calib_loader, options)
+        if options.budget.agreement is not None:
+            return certify(session).allocation.plan
+        return allocate(session, options.budget.limits).plan

@@ -1,0 +1,63 @@
+"""`fxprune.sweep`: a whole trade-off curve from one calibration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.capture.undisturbed import undisturbed
+from fxprune.options import DEFAULTS, Options, RoundTo
+from fxprune.pipeline import compress_session
+from fxprune.plans.budget import Budget
+from fxprune.plans.methods import WIDTH_METHODS, find_method
+from fxprune.session import open_session
+from fxprune.verify.decisions import Decision
+
+
+def sweep(
+    model: nn.Module,
+    calib_loader: Any,
+    *,
+    budgets: Sequence[float] = (0.9, 0.7, 0.5, 0.35),
+    method: str = DEFAULTS.method.name,
+    selector: str = DEFAULTS.selector,
+    decision: Decision | None = DEFAULTS.decision,
+    example: Any = DEFAULTS.example,
+    ignore: Sequence[str] | str = DEFAULTS.ignore,
+    keep: Mapping[str, float] | None = DEFAULTS.keep,
+    round_to: RoundTo | None = DEFAULTS.round_to,
+    progress: bool = DEFAULTS.progress,
+    seed: int = DEFAULTS.seed,
+    memory: float = DEFAULTS.memory,
+    effort: int = DEFAULTS.effort,
+) -> dict[float, GraphModule]:
+    """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
+
+    Args:
+        budgets: fractions of the original's FLOPs to keep.
+
+    Returns:
+        the compressed model of every budget, each with its own report.
+    """
+    checked = [Budget(flops=fraction) for fraction in budgets]
+    options = Options(
+        budget=checked[0] if checked else Budget(flops=1.0),
+        method=find_method(method, WIDTH_METHODS),
+        selector=selector,
+        decision=decision,
+        example=example,
+        ignore=ignore,
+        keep=keep,
+        round_to=round_to,
+        progress=progress,
+        seed=seed,
+        memory=memory,
+        effort=effort,
+    )
+    with undisturbed(model, seed):
+        session = open_session(model, calib_loader, options)
+        return {
+            fraction: compress_session(session, budget.limits)
+            for fraction, budget in zip(budgets, checked, strict=True)
+        }

@@ -1,0 +1,95 @@
+"""Everything a caller may choose beside model and data: one frozen value, checked once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fxprune.errors import BudgetError, UnsupportedError
+from fxprune.plans.budget import Budget, make_budget
+from fxprune.plans.methods import METHODS, Method
+from fxprune.profile.removal import SELECTORS
+from fxprune.timing.measure import Workload
+from fxprune.verify.decisions import Decision
+
+RoundTo = int | Literal["auto"]
+"""Widths are multiples of this; `auto` for what the device's kernels use well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a public call was asked for; the defaults of every public keyword stand here.
+
+    Attributes:
+        budget: what to reach.
+        method: how; an entry of the method table.
+        selector: which channels go first, where the method leaves it to the caller.
+        decision: when two outputs are the same decision; None for the default of their kind.
+        example: what to trace with; None for the first examples of the loader.
+        ignore: names (globs) of modules and parameters that keep their shape.
+        keep: least share of the channels to keep, by name (glob) of a module.
+        round_to: widths are multiples of this; None for `auto` where latency is limited, else 1.
+        workload: what latency is measured on.
+        progress: show progress bars where the output is a terminal.
+        seed: of the split and of all that is drawn.
+        memory: bytes of activations held before they spill to disk.
+        effort: candidates that are tried.
+
+    Raises:
+        BudgetError, UnsupportedError: a value is of the wrong kind; says which and what to give.
+    """
+
+    budget: Budget = field(default_factory=make_budget)
+    method: Method = METHODS["auto"]
+    selector: str = "output-aware"
+    decision: Decision | None = None
+    example: Any = None
+    ignore: Sequence[str] | str = ()
+    keep: Mapping[str, float] | None = None
+    round_to: RoundTo | None = None
+    workload: Workload = Workload()
+    progress: bool = True
+    seed: int = 0
+    memory: float = 2e9
+    effort: int = 2
+
+    def __post_init__(self) -> None:
+        if self.selector not in SELECTORS:
+            raise UnsupportedError(
+                f"selector={self.selector!r} is not one of {', '.join(SELECTORS)}."
+            )
+        if self.round_to not in (None, "auto") and not _counts(self.round_to):
+            raise BudgetError(
+                f"round_to={self.round_to!r}: widths are multiples of a whole number, 1 or more, "
+                'or "auto".'
+            )
+        if not _counts(self.effort):
+            raise BudgetError(
+                f"effort={self.effort!r}: how many plans are tried is a whole number, 1 (uniform "
+                "widths, untried) or more."
+            )
+
+    @property
+    def multiple(self) -> RoundTo:
+        """What widths are multiples of, the default resolved."""
+        if self.round_to is None:
+            return 1 if self.budget.latency is None else "auto"
+        return self.round_to
+
+    @property
+    def timed(self) -> bool:
+        """Whether time counts: layers then stay whole."""
+        return self.budget.latency is not None or self.multiple == "auto"
+
+    @property
+    def chosen_selector(self) -> str:
+        """The method's selector, or the caller's where the method leaves it open."""
+        return self.method.selector or self.selector
+
+
+def _counts(value: object) -> bool:
+    """A whole number, 1 or more; True is not one."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+DEFAULTS = Options()
+"""What every public keyword is where the caller leaves it out."""

@@ -1,0 +1,118 @@
+"""The stations in order: from a model and its calibration data to the compressed module.
+
+capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify -> hand over; what is
+observed of the original in between is computed when it is first asked for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.allocate.allocation import Allocation, allocate
+from fxprune.capture.undisturbed import undisturbed
+from fxprune.errors import BudgetError
+from fxprune.fit.build import build
+from fxprune.handover.finish import hand_over
+from fxprune.options import Options
+from fxprune.session import Session, open_session
+from fxprune.verify.agreement import Agreement, compare
+
+SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in range(18)))
+"""FLOPs fractions that are certified in this order, largest first, until one fails
+(docs/decisions/0004).
+"""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A decided and fitted model before it is handed over.
+
+    Attributes:
+        graph: of ATen calls.
+        allocation: it was made by.
+        agreement: on the held-out examples; None where there are none.
+    """
+
+    graph: GraphModule
+    allocation: Allocation
+    agreement: Agreement | None
+
+
+def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModule:
+    """`compress` and `factorize` on a model that can be captured."""
+    with undisturbed(model, options.seed):
+        session = open_session(model, loader, options)
+        return compress_session(session, session.options.budget.limits)
+
+
+def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModule:
+    """Decide, fit, verify and hand over; the smallest certified size where agreement is asked for.
+
+    Args:
+        session: what was captured and split.
+        limits: fractions of the original to keep at most.
+    """
+    certified = session.options.budget.agreement is not None
+    fitted = certify(session) if certified else fit_within(session, limits)
+    return hand_over(session, fitted.graph, fitted.allocation, fitted.agreement)
+
+
+def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
+    """Decide under cost limits, fit and verify.
+
+    Raises:
+        BudgetError: the limits cannot be kept.
+    """
+    allocation = allocate(session, limits)
+    graph = build(session, allocation.keep_mask, allocation.plan.factorings)
+    return Fitted(graph, allocation, verify(session, graph))
+
+
+def certify(session: Session) -> Fitted:
+    """The smallest model of a fixed sequence whose agreement is certified.
+
+    Raises:
+        BudgetError: not even the first is.
+    """
+    budget = session.options.budget
+    assert budget.agreement is not None
+    best, stopped = None, ""
+    for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
+        try:
+            fitted = fit_within(session, budget.limits | {"flops": fraction})
+        except BudgetError:
+            if best is None:
+                raise
+            stopped = f"no group can give more than FLOPs {fraction:g} asks"
+            break
+        found = fitted.agreement
+        if found is None or not found.bound >= budget.agreement:
+            rate = "" if found is None else f"{found.rate:.2%} of {found.examples}"
+            bound = 0.0 if found is None else found.bound
+            stopped = (
+                f"at FLOPs {fraction:g} the model agrees on {rate or 'none'} held-out examples, "
+                f"which certifies {bound:.2%}"
+            )
+            break
+        best = fitted
+    if best is None:
+        raise BudgetError(
+            f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: "
+            f"{stopped} (closest reachable). Give more calibration examples, or ask for less."
+        )
+    if stopped:
+        session.journal.note(f"the next smaller size could not be certified: {stopped}")
+    return best
+
+
+def verify(session: Session, small: nn.Module) -> Agreement | None:
+    """How often a fitted model decides like the original on the held-out examples, if any."""
+    held_out = session.split.held_out
+    if not held_out.any():
+        return None
+    with session.journal.station("verify", int(held_out.sum())) as advance:
+        batches = session.statistics.batches(held_out, advance)
+        return compare(session.graph, small, batches, session.options.decision)
