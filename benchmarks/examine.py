@@ -295,10 +295,10 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
     widths = uniform_widths(costs, analysis, FLOPS)
     row.flops = costs.fractions(widths)["flops"]
     keep_mask = random_survivors(analysis, widths)
-    reduced = ReduceChannels(analysis, keep_mask)(captured.graph)
+    reduced = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     row.counted = count_flops(reduced, batch) / max(count_flops(captured.graph, batch), 1)
     plan = make_plan(analysis, keep_mask, tensors(captured.graph), "random", {})
-    small = LiftModules()(reduced)
+    small = LiftModules()(reduced).graph_module
     big = masked(model, captured.graph, small, plan)
     found = outputs(small, batch)
     row.effect = distance(outputs(model, batch), outputs(big, batch))

@@ -41,3 +41,21 @@ class StorageError(FxpruneError):
     """A model cannot be saved, or a file is not one that fxprune wrote: damaged, tampered with,
     newer, or made for another model.
     """
+
+
+class PassError(PlanError):
+    """A pass could not be run, or did not keep its contract."""
+
+
+class RequirementError(PassError):
+    """A graph is not what a pass requires. Its cause says what is missing, and where."""
+
+
+class DeclarationError(PassError):
+    """A pass did something else than it declares: in place or functional, modified or not."""
+
+
+class PostconditionError(PassError):
+    """A pass left a graph that is not well formed, or not what the pass ensures. Its cause says
+    where.
+    """

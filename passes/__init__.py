@@ -1,4 +1,9 @@
-"""Graph rewrites: one change per file. Import as `fxprune.passes`."""
+"""Graph rewrites: one change per file. Import as `fxprune.passes`.
+
+In: a graph module, and what to place in it, computed elsewhere: no numerics here. Out: a
+`PassResult`, held to the contract by one runner; `docs/writing-passes.md` teaches writing a pass.
+May import: errors, graph, label, plans.
+"""
 
 if __name__ != "fxprune.passes":
     raise ImportError(
@@ -6,8 +11,18 @@ if __name__ != "fxprune.passes":
         "fxprune.passes`."
     )
 
+from fxprune.passes.contract import FunctionalPass, InPlacePass, Pass
 from fxprune.passes.factorize import Factorize
+from fxprune.passes.facts import Facts
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
 
-__all__ = ["Factorize", "LiftModules", "ReduceChannels"]
+__all__ = [
+    "Facts",
+    "Factorize",
+    "FunctionalPass",
+    "InPlacePass",
+    "LiftModules",
+    "Pass",
+    "ReduceChannels",
+]

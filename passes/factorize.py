@@ -6,16 +6,20 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
+from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
-from fxprune.graph.convolution import groups, setting
+from fxprune.graph.convolution import CONVOLUTIONS, groups, setting
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import drop_unread
+from fxprune.passes.contract import InPlacePass
+from fxprune.passes.facts import Facts, tensors_of
 from fxprune.plans.factoring import names
 
 
-@dataclass(frozen=True)
-class Factorize:
+@dataclass(frozen=True, eq=False)
+class Factorize(InPlacePass):
     """Place factors that were computed before.
 
     Requires a graph of ATen calls in which each named weight is read by one convolution or linear
@@ -30,28 +34,48 @@ class Factorize:
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
 
-    def __call__(self, module: GraphModule) -> GraphModule:
-        """Replace in place and return the module.
-
-        Raises:
-            PlanError: a named weight is not one layer's own.
-        """
-        for name, weights in self.factors.items():
-            users, (path, _, leaf) = _readers(module, name), name.rpartition(".")
-            owner = module.get_submodule(path)
+    def requires(self, module: GraphModule) -> None:
+        """Each named weight is one layer's own."""
+        present = tensors_of(module)
+        for name in self.factors:
+            path, _, leaf = name.rpartition(".")
+            readers = [operator_name(node.target) for node in _readers(module, name)]
             if (
-                len(users) != 1
+                name not in present
                 or leaf != "weight"
-                or owner._modules
-                or set(owner._parameters) - {"weight", "bias"}
+                or len(readers) != 1
+                or readers[0] not in (*CONVOLUTIONS, "aten.linear")
+                or module.get_submodule(path)._modules
+                or set(module.get_submodule(path)._parameters) - {"weight", "bias"}
             ):
                 raise PlanError(
                     f"{name} is not the weight of one layer of its own, which could be replaced "
-                    "by two."
+                    "by two. Leave it out of the factors."
                 )
-            _replace(module, users[0], owner, name, weights)
-        drop_unread(module)
-        return module
+
+    def call(self, module: GraphModule) -> PassResult:
+        """Replace one layer after the other."""
+        for name, weights in self.factors.items():
+            _replace(module, name, weights)
+        unread = drop_unread(module)
+        return PassResult(module, bool(self.factors) or unread)
+
+    def ensures(self, before: Facts, after: GraphModule) -> None:
+        """Two weights stand for each that was named; every other tensor is the one there was,
+        biases of replaced layers under the second's name.
+        """
+        found = tensors_of(after)
+        for name, weights in self.factors.items():
+            if name in found:
+                raise PlanError(f"{name} is still there")
+            for part, tensor in zip(names(name), weights, strict=True):
+                if part not in found or found[part].shape != tensor.shape:
+                    raise PlanError(f"{part} is not a weight of shape {tuple(tensor.shape)}")
+        for name in before.tensors.keys() - self.factors.keys():
+            prefix = name.removesuffix("bias")
+            moved = f"{prefix}1.bias" if f"{prefix}weight" in self.factors else name
+            if not any(found.get(n) is before.tensors[name] for n in (name, moved)):
+                raise PlanError(f"{name} is not the tensor it was")
 
 
 def _readers(module: GraphModule, name: str) -> list[Node]:
@@ -63,26 +87,28 @@ def _readers(module: GraphModule, name: str) -> list[Node]:
     ]
 
 
-def _replace(
-    module: GraphModule, node: Node, owner: nn.Module, name: str, weights: tuple[Tensor, Tensor]
-) -> None:
-    old = owner.weight
-    grad = bool(old.requires_grad)
+def _replace(module: GraphModule, name: str, weights: tuple[Tensor, Tensor]) -> None:
+    """Put two layers into the owner of a weight, and their two calls where its one call is."""
+    (node,) = _readers(module, name)
+    prefix = name.removesuffix("weight")
+    owner = module.get_submodule(prefix.removesuffix("."))
+    old = owner.get_parameter("weight")
     for part, tensor in zip("01", weights, strict=True):
         layer = nn.Module()
-        layer.register_parameter(
-            "weight", nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=grad)
-        )  # type: ignore[arg-type]
+        weight = nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=old.requires_grad)
+        layer.register_parameter("weight", weight)
         owner.add_module(part, layer)
-    settings = _settings(node, tuple(old.shape), weights)  # type: ignore[arg-type]
-    bias, own = node.args[2] if len(node.args) > 2 else None, name.removesuffix("weight") + "bias"
+    settings = _settings(node, tuple(old.shape), weights)
+    bias: Argument = node.args[2] if len(node.args) > 2 else None
+    own = f"{prefix}bias"
     with module.graph.inserting_before(node):
         if isinstance(bias, Node) and bias.target == own and len(_readers(module, own)) == 1:
             owner.get_submodule("1").register_parameter("bias", owner._parameters.pop("bias"))
-            bias = module.graph.get_attr(f"{name.removesuffix('weight')}1.bias")
+            bias = module.graph.get_attr(f"{prefix}1.bias")
         first, second = (module.graph.get_attr(n) for n in names(name))
-        hidden = module.graph.call_function(node.target, (node.args[0], first, None, *settings[0]))  # type: ignore[arg-type]
-        result = module.graph.call_function(node.target, (hidden, second, bias, *settings[1]))  # type: ignore[arg-type]
+        assert callable(node.target)
+        hidden = module.graph.call_function(node.target, (node.args[0], first, None, *settings[0]))
+        result = module.graph.call_function(node.target, (hidden, second, bias, *settings[1]))
     result.meta = dict(node.meta)
     hidden.meta = {k: v for k, v in node.meta.items() if k != "val"}
     node.replace_all_uses_with(result)

@@ -8,76 +8,110 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
-from torch.fx import GraphModule, Node
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
+from torch.fx.passes.infra.pass_base import PassResult
 
-from fxprune.graph.tensors import names_of
-from fxprune.label.analysis import Analysis, attribute
+from fxprune.errors import PlanError
+from fxprune.graph.nodes import attribute
 from fxprune.label.arguments import Rewriter
-from fxprune.label.survivors import shrink_parameter
+from fxprune.label.groups import Analysis
+from fxprune.label.survivors import kept_axes, shrink_parameter
 from fxprune.label.trial import check
+from fxprune.passes.contract import FunctionalPass
+from fxprune.passes.facts import Facts
 
 
-@dataclass(frozen=True)
-class ReduceChannels:
+@dataclass(frozen=True, eq=False)
+class ReduceChannels(FunctionalPass):
     """Remove channels from a captured graph.
 
-    Requires a graph as `capture` makes it and its analysis; ensures that the labels run through
-    the result without conflict. Weights are sliced only: interpolations are fitted afterwards,
-    into the consumers this pass leaves.
+    Requires a graph as `capture` makes it and its analysis, and that the labels run through the
+    result without conflict; ensures the surviving shape of every parameter, under the same names.
+    Weights are sliced only: interpolations are fitted afterwards, into the consumers this pass
+    leaves.
+
+    The check of the labels takes most of the time. A plan that is only tried goes through `call`,
+    which leaves it out.
 
     Attributes:
         analysis: of the graph that is passed in.
         keep_mask: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that
             stays.
-        checked: whether the result's labels are checked and its code is written, which a plan that
-            is only tried can do without.
     """
 
     analysis: Analysis
     keep_mask: np.ndarray
-    checked: bool = True
 
-    def __call__(self, module: GraphModule) -> GraphModule:
-        """A new module; the one passed in is not changed.
+    def requires(self, module: GraphModule) -> None:
+        """The analysis is of this graph, and the surviving channels fit together."""
+        channels = len(self.analysis.group_of())
+        if self.keep_mask.shape != (channels,) or self.keep_mask.dtype != bool:
+            raise PlanError(
+                f"the keep mask is {self.keep_mask.dtype} of shape {self.keep_mask.shape}, the "
+                f"analysis has {channels} entries. Make one bool per entry, the first True."
+            )
+        for node in module.graph.nodes:
+            if node.op in ("call_function", "get_attr") and node.name not in self.analysis.values:
+                raise PlanError(
+                    f"{node.name} is not in the analysis, which is of another graph. Analyze the "
+                    "graph that is passed in."
+                )
+        check(module, self.analysis, self.keep_mask)
 
-        Raises:
-            PlanError: the surviving channels do not fit together.
-        """
-        if self.checked:
-            check(module, self.analysis, self.keep_mask)
-        rewriter = Rewriter(self.analysis, self.keep_mask)
+    def call(self, module: GraphModule) -> PassResult:
+        """A smaller copy, compiled once; the module passed in is not changed."""
         with warnings.catch_warnings():
             # torch's own pytree specs warn about themselves when copied.
             warnings.simplefilter("ignore", FutureWarning)
-            small = copy.deepcopy(module)
-        for old, node in zip(module.graph.nodes, small.graph.nodes, strict=True):
+            graph = copy.deepcopy(module.graph)
+            rewritten = self._rewrite_calls(module.graph, graph)
+            slices = self._slices(module)
+            # What stands in the memo is placed in the copy, under every name of the original.
+            memo: dict[int, Any] = {id(attribute(module, n)): new for n, new in slices.items()}
+            small = copy.deepcopy(module, memo | {id(module.graph): graph})
+        return PassResult(small, rewritten or bool(slices))
+
+    def ensures(self, before: Facts, after: GraphModule) -> None:
+        """Every parameter has its surviving channels; the rest keep their shapes."""
+        wanted = {name: list(shape) for name, shape in before.shapes.items()}
+        for (name, axis), kept in kept_axes(self.analysis, self.keep_mask).items():
+            wanted[name][axis] = kept.shape[-1]
+        first: dict[int, str] = {}
+        shapes = Facts.of(after).shapes
+        for name, tensor in before.tensors.items():
+            survives = tuple(wanted[first.setdefault(id(tensor), name)])
+            if shapes.get(name) != survives:
+                raise PlanError(
+                    f"{name} has shape {shapes.get(name)} where {survives} survives of it"
+                )
+
+    def _rewrite_calls(self, old_graph: Graph, graph: Graph) -> bool:
+        """Mend operators and shape arguments of the copied calls; whether there were any."""
+        rewriter, changed = Rewriter(self.analysis, self.keep_mask), False
+        for old, node in zip(old_graph.nodes, graph.nodes, strict=True):
             if old.op != "call_function":
                 continue
             target, args, kwargs = rewriter.arguments(old)
-            names = {n.name: n for n in node.all_input_nodes}
             if target is not old.target or args != old.args or kwargs != old.kwargs:
+                copies = {n.name: n for n in node.all_input_nodes}
                 node.target = target
-                node.args = _renamed(args, names)
-                node.kwargs = _renamed(kwargs, names)
-        aliases: dict[str, list[str]] = {}
-        for name, first in names_of(small).items():
-            aliases.setdefault(first, []).append(name)
+                node.args = _renamed(args, copies)
+                node.kwargs = _renamed(kwargs, copies)
+                changed = True
+        return changed
+
+    def _slices(self, module: GraphModule) -> dict[str, Tensor]:
+        """What survives of every tensor that loses channels, by its first name."""
+        slices: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for name, _ in self.analysis.axes):
-            tensor = attribute(small, name)
+            tensor = attribute(module, name)
             new = shrink_parameter(tensor.detach(), name, self.analysis, self.keep_mask)
-            if new.shape == tensor.shape:
-                continue
-            if isinstance(tensor, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            for alias in aliases[name]:
-                owner, _, leaf = alias.rpartition(".")
-                setattr(attribute(small, owner) if owner else small, leaf, new)
-        if self.checked:
-            small.graph.lint()
-            small.recompile()
-        return small
+            if new.shape != tensor.shape:
+                parameter = isinstance(tensor, nn.Parameter)
+                slices[name] = nn.Parameter(new, tensor.requires_grad) if parameter else new
+        return slices
 
 
 def _renamed(item: Any, nodes: dict[str, Node]) -> Any:

@@ -37,7 +37,7 @@ def build(
     """
     journal, fit = session.journal, session.options.method.fit
     with journal.station("rewrite"):
-        small = ReduceChannels(session.analysis, keep_mask)(session.graph)
+        small = ReduceChannels(session.analysis, keep_mask)(session.graph).graph_module
     if fit != "none":
         observed = session.statistics.observed
         ridged = fit == "sequential"
@@ -61,7 +61,7 @@ def trial_error(
     """
     journal = session.journal
     with journal.station("rewrite"):
-        small = ReduceChannels(session.analysis, keep_mask, checked=False)(session.graph)
+        small = ReduceChannels(session.analysis, keep_mask).call(session.graph).graph_module
     with journal.station("fit", len(session.graph.graph.nodes)) as advance:
         folded = _fold(session, keep_mask, session.statistics.observed.moments, ridged=True)
         _place(small, folded)

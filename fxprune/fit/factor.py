@@ -36,7 +36,7 @@ def factored(small: GraphModule, factorings: Mapping[str, Factoring]) -> GraphMo
         if not whole or how.rank > how.largest(shape):
             raise PlanError(f"{name} of shape {shape} cannot be replaced by two layers of {how}.")
         factors[name] = how.weights(*factor(how.fold(weight), how.rank), shape)
-    return Factorize(factors)(small) if factors else small
+    return Factorize(factors)(small).graph_module if factors else small
 
 
 def require_layers(session: Session, plan: Plan) -> None:

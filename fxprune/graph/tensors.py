@@ -14,10 +14,9 @@ def names_of(module: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in held}
 
 
-def drop_unread(module: GraphModule) -> None:
-    """Erase reads of parameters that no call uses any more; check and recompile."""
-    for node in reversed(module.graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
-    module.graph.lint()
-    module.recompile()
+def drop_unread(module: GraphModule) -> bool:
+    """Erase reads of parameters that no call uses any more; whether there were any."""
+    unread = [n for n in reversed(module.graph.nodes) if n.op == "get_attr" and not n.users]
+    for node in unread:
+        module.graph.erase_node(node)
+    return bool(unread)

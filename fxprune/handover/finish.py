@@ -32,7 +32,7 @@ def hand_over(
     graph, example = session.graph, session.captured.example
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
-        small = LiftModules()(small)
+        small = LiftModules()(small).graph_module
         small.eval()
     plan = allocation.plan
     rows = _rows(session, allocation)

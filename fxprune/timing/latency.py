@@ -68,9 +68,8 @@ class LatencyProbe:
         """`ratio` of the rewritten graph, measured once for the same widths."""
         key = tuple(int(w) for w in widths)
         if key not in self._known:
-            self._known[key] = self.ratio(
-                LiftModules()(ReduceChannels(analysis, narrowed(analysis, widths))(graph))
-            )
+            small = ReduceChannels(analysis, narrowed(analysis, widths))(graph).graph_module
+            self._known[key] = self.ratio(LiftModules()(small).graph_module)
         return self._known[key]
 
 
@@ -117,9 +116,8 @@ def seconds_of_calls(
             # Widths of an earlier share come again where groups are too narrow.
             if any(np.array_equal(widths / full, k) for k in kept):
                 continue
-            held, device = moved(
-                ReduceChannels(analysis, narrowed(analysis, widths))(graph), gauge.workload
-            )
+            small = ReduceChannels(analysis, narrowed(analysis, widths))(graph).graph_module
+            held, device = moved(small, gauge.workload)
             assert isinstance(held, GraphModule)
             observed.append(layer_times(held, placed(example, gauge.workload, device), table))
             kept.append(widths / full)

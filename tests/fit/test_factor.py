@@ -198,7 +198,7 @@ def test_two_layers_equal_their_merged_weight(kind: str, form: str) -> None:
     largest = Factoring(1, groups, encoders, separable).largest(tuple(weight.shape))
     for rank in (largest, 2):
         how = Factoring(rank, groups, encoders, separable)
-        small = LiftModules()(factored(copy.deepcopy(graph), {"layer.weight": how}))
+        small = LiftModules()(factored(copy.deepcopy(graph), {"layer.weight": how})).graph_module
         assert {n for n, _ in small.named_parameters()} == {"layer.0.weight", "layer.1.weight"} | (
             {"layer.1.bias"} if model.layer.bias is not None else set()
         )

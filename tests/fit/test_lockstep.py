@@ -63,7 +63,7 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
     keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group in analysis.groups:
         keep_mask[group.blocks[:, int(kept * group.width) :]] = False
-    small = ReduceChannels(analysis, keep_mask)(captured.graph)
+    small = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     fit, test = images[:200], images[200:]
 
     def error() -> float:

@@ -8,6 +8,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
@@ -64,11 +66,19 @@ def distance(expected: Tensor, found: Tensor) -> float:
     return float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
+def reduced(captured: Captured, analysis: Analysis, keep_mask: np.ndarray) -> GraphModule:
+    """The shrunken graph, lifted."""
+    small: GraphModule = PassManager([ReduceChannels(analysis, keep_mask), LiftModules()])(
+        captured.graph
+    ).graph_module
+    return small
+
+
 def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     """Shrink at random; compare in both precisions and at batch sizes that were not traced."""
     captured, analysis = analysed(model)
     keep_mask = choose(analysis, seed, width)
-    small = LiftModules()(ReduceChannels(analysis, keep_mask)(captured.graph))
+    small = reduced(captured, analysis, keep_mask)
     plan = make_plan(analysis, keep_mask, model.state_dict(), "random", {})
     assert (surviving(analysis, Plan.from_json(plan.to_json()))[1:] == keep_mask[1:]).all()
     big = masked(model, small, plan)
@@ -108,7 +118,7 @@ def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
 def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
     captured, analysis = analysed(model)
     keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    same = LiftModules()(ReduceChannels(analysis, keep_mask)(captured.graph))
+    same = reduced(captured, analysis, keep_mask)
     assert distance(model(example(3)), same(example(3))) <= EXACT
     assert {n: t.shape for n, t in same.state_dict().items()} == {
         n: t.shape for n, t in model.state_dict().items()
@@ -122,7 +132,7 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
     group = next(g for g in analysis.groups if g.name == "0")
     keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     keep_mask[group.blocks[0][:2]] = False
-    small = ReduceChannels(analysis, keep_mask)(captured.graph)
+    small = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)
 
 
@@ -150,7 +160,7 @@ def test_a_weight_under_two_names_is_one_weight() -> None:
         name for name, _ in analysis.axes if name.startswith(("second", "right.weight"))
     } == set()
     keep_mask = choose(analysis, seed=1)
-    small = LiftModules()(ReduceChannels(analysis, keep_mask)(captured.graph))
+    small = reduced(captured, analysis, keep_mask)
     plan = make_plan(analysis, keep_mask, dict(captured.graph.named_parameters()), "random", {})
     assert distance(masked(model, small, plan)(example(3)), small(example(3))) <= EXACT
     assert small.get_parameter("right.weight") is small.get_parameter("left.weight")

@@ -29,7 +29,7 @@ def agree(model: nn.Module, inputs: Tensor, seed: int) -> None:
     keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
     for group, width in zip(analysis.groups, widths, strict=True):
         keep_mask[group.blocks[:, width:].reshape(-1)] = False
-    small = ReduceChannels(analysis, keep_mask)(captured.graph)
+    small = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     assert costs.flops(widths) == pytest.approx(count_flops(small, batch))
     assert costs.params(widths) == pytest.approx(sum(p.numel() for p in small.parameters()))
 
