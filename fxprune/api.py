@@ -21,7 +21,7 @@ from fxprune.label.named import matcher
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.plan import Plan, surviving
 from fxprune.session import EFFORT, RoundTo, held_out_for, open_session
-from fxprune.timing.measure import Workload
+from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
 
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")

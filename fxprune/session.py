@@ -32,9 +32,11 @@ from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.removal import Profile, profile
 from fxprune.profile.sensitivity import sensitivities
 from fxprune.progress import Progress
-from fxprune.timing.latency import LatencyProbe, multiples, seconds_of_calls
+from fxprune.timing.latency_model import fit_call_seconds
+from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
-from fxprune.timing.measure import Workload
+from fxprune.timing.multiples import choose_multiples
+from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
 
 CACHED = 1 << 25
@@ -201,7 +203,7 @@ class Session:
             with self.station("measure"):
                 self.gauge = LatencyProbe(self.model, self.captured.example, self.workload)
                 table = LayerTimes(self.gauge.device, self.workload)
-                self.call_seconds = seconds_of_calls(
+                self.call_seconds = fit_call_seconds(
                     self.graph,
                     self.analysis,
                     self.captured.example,
@@ -330,7 +332,7 @@ def open_session(
         analysis,
         ~chosen,
         chosen,
-        round_to if round_to != "auto" else multiples(analysis, model, workload),
+        round_to if round_to != "auto" else choose_multiples(analysis, model, workload),
         least_shares(model, analysis, keep or {}),
         seed,
         memory,

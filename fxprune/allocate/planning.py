@@ -11,7 +11,7 @@ from fxprune.plans.plan import Plan, make_plan
 from fxprune.profile.costs import CostModel
 from fxprune.profile.removal import Profile
 from fxprune.session import Session
-from fxprune.timing.latency import Closed, close
+from fxprune.timing.latency_target import MeasuredWidths, meet_latency
 
 STEP = 0.9
 """Share of a group's width that one step of the reference method keeps."""
@@ -112,9 +112,9 @@ def _timed(
     gauge = session.gauge
     assert gauge is not None
 
-    def closed(shape: np.ndarray, start: float | None) -> Closed:
+    def closed(shape: np.ndarray, start: float | None) -> MeasuredWidths:
         with session.station("measure"):
-            return close(
+            return meet_latency(
                 lambda widths: gauge.ratio_at(session.graph, session.analysis, widths),
                 limits["latency"],
                 valid.smallest,

@@ -75,7 +75,9 @@ def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
 
 def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("fxprune.timing.latency.LatencyProbe.ratio", lambda gauge, small: 0.99)
+    monkeypatch.setattr(
+        "fxprune.timing.latency_probe.LatencyProbe.ratio", lambda probe, small: 0.99
+    )
     quick = ("compress", TINY, "--data", LOADER, "--method", "magnitude")
     found = json.loads(good(*quick, "--latency", "1.0", "--latency-batch", "8", "--json"))
     assert found["notes"][-1] == "measured latency: 0.990 of the original's time, eager, batch 8"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.errors import UnsupportedError
-from fxprune.timing import measure
+from fxprune.timing import clock
+from fxprune.timing.workload import place_batch, prepare_call
 from tests.nets import images, tiny
 
 
@@ -61,8 +62,8 @@ def test_models_take_turns_in_alternating_order(monkeypatch: pytest.MonkeyPatch)
 
         mean = 1.0
 
-    monkeypatch.setattr(measure, "Timer", Timer)
-    assert measure.interleaved(["a", "b"], rounds=3, seconds=0.1).shape == (3, 2)  # type: ignore[list-item]
+    monkeypatch.setattr(clock, "Timer", Timer)
+    assert clock.time_in_turns(["a", "b"], rounds=3, seconds=0.1).shape == (3, 2)  # type: ignore[list-item]
     assert "".join(turns) == "ab" + "ab" + "ba" + "ab"
 
 
@@ -75,15 +76,13 @@ def test_peak_memory_counts_what_lives_together() -> None:
             return z.sum(0, keepdim=True).expand(3, -1)
 
     x = torch.zeros(1000)
-    call = measure.prepared(Two(), make_batch((torch.zeros(1, 1000),), {}), fxprune.Workload())
-    assert 12_000 <= measure.peak_memory(call, x.device) < 13_000
+    call = prepare_call(Two(), make_batch((torch.zeros(1, 1000),), {}), fxprune.Workload())
+    assert 12_000 <= clock.measure_peak_memory(call, x.device) < 13_000
 
 
 def test_a_workload_places_the_inputs() -> None:
     batch = make_batch((torch.arange(3.0).unsqueeze(1),), {"index": torch.arange(3)})
-    found = measure.placed(
-        batch, fxprune.Workload(batch=5, dtype=torch.bfloat16), torch.device("cpu")
-    )
+    found = place_batch(batch, fxprune.Workload(batch=5, dtype=torch.bfloat16), torch.device("cpu"))
     assert found.args[0].flatten().tolist() == [0, 1, 2, 0, 1]
     assert found.args[0].dtype is torch.bfloat16
     assert found.kwargs["index"].tolist() == [0, 1, 2, 0, 1]

@@ -20,10 +20,13 @@ from fxprune.errors import BudgetError
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Cost
 from fxprune.profile.costs import CostModel
-from fxprune.timing import latency, layer_times
-from fxprune.timing.latency import LatencyProbe, close, multiples, seconds_of_calls
+from fxprune.timing import latency_probe, layer_times
+from fxprune.timing.latency_model import fit_call_seconds
+from fxprune.timing.latency_probe import LatencyProbe
+from fxprune.timing.latency_target import meet_latency
 from fxprune.timing.layer_times import LayerTimes
-from fxprune.timing.measure import Call, Workload
+from fxprune.timing.multiples import choose_multiples
+from fxprune.timing.workload import Call, Workload
 from tests.nets import images, tiny
 
 OVERHEAD, PER_FLOP = 2e-6, 1e-9
@@ -41,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls suggest.
     """
 
-    def interleaved(calls: list[Call], rounds: int, seconds: float) -> np.ndarray:
+    def time_in_turns(calls: list[Call], rounds: int, seconds: float) -> np.ndarray:
         return np.array(
             [[20 * OVERHEAD + 1.2 * PER_FLOP * flops_of(call) for call in calls]] * rounds
         )
@@ -54,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             self.mean = OVERHEAD + PER_FLOP * flops_of(self.call)
             return self
 
-    monkeypatch.setattr(latency, "interleaved", interleaved)
+    monkeypatch.setattr(latency_probe, "time_in_turns", time_in_turns)
     monkeypatch.setattr(layer_times, "Timer", Timer)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
@@ -91,8 +94,8 @@ def test_a_budget_is_reached_on_the_clock(method: str, target: float) -> None:
         round_to=1,
         progress=False,
     )
-    gauge = LatencyProbe(model, make_batch((images(2),), {}), workload)
-    assert 0.9 * target < gauge.ratio(small) <= 1.02 * target
+    probe = LatencyProbe(model, make_batch((images(2),), {}), workload)
+    assert 0.9 * target < probe.ratio(small) <= 1.02 * target
     (note,) = [n for n in fxprune.report(small).notes if n.startswith("measured latency")]
     assert "eager, batch 4" in note
     assert fxprune.plan_of(small).settings["latency"] == target
@@ -128,14 +131,14 @@ def test_terms_reproduce_the_clock(tmp_path: Path) -> None:
     model, example = wide(), make_batch((images(2),), {})
     captured = capture(model, example)
     analysis = analyze_graph(captured.graph, example.size)
-    gauge, table = (
+    probe, table = (
         LatencyProbe(model, example, Workload(batch=2)),
         LayerTimes(torch.device("cpu"), Workload(batch=2), tmp_path),
     )
-    terms = seconds_of_calls(captured.graph, analysis, example, gauge, np.array(1), table)
+    terms = fit_call_seconds(captured.graph, analysis, example, probe, np.array(1), table)
     costs = CostModel(captured.graph, analysis, terms)
     # Contractions are exact; the other calls stand for the rest of the original's time.
-    assert sum(t.flops for t in terms) == pytest.approx(gauge.seconds, rel=1e-6)
+    assert sum(t.flops for t in terms) == pytest.approx(probe.seconds, rel=1e-6)
     linear = [t for t in terms if t.node == "linear" and len(t.factors) == 2]
     assert sum(t.flops for t in linear) == pytest.approx(PER_FLOP * 2 * 2 * 64 * 32, rel=1e-3)
     assert costs.fractions(costs.full)["latency"] == pytest.approx(1)
@@ -185,7 +188,7 @@ def closing(overhead: float, bound: float, target: float) -> tuple[float, int]:
         calls.append(float(widths[0]))
         return overhead + (1 - overhead) * (float(widths[0]) / 1000) ** 1.5
 
-    found = close(
+    found = meet_latency(
         measure,
         target,
         np.array([1]),
@@ -224,9 +227,13 @@ def test_multiples_leave_narrow_groups_two_widths(monkeypatch: pytest.MonkeyPatc
     assert [g.channels for g in analysis.groups] == [6, 32, 512]
     for capability, top in (("AVX2", 8), ("AVX512", 16)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda held=capability: held)
-        assert multiples(analysis, model, Workload()) == [2, min(16, top), top]
-    assert multiples(analysis, model, Workload(device="cuda")) == [2, 8, 8]
-    assert multiples(analysis, model, Workload(device="cuda", dtype=torch.bfloat16)) == [2, 16, 16]
+        assert choose_multiples(analysis, model, Workload()) == [2, min(16, top), top]
+    assert choose_multiples(analysis, model, Workload(device="cuda")) == [2, 8, 8]
+    assert choose_multiples(analysis, model, Workload(device="cuda", dtype=torch.bfloat16)) == [
+        2,
+        16,
+        16,
+    ]
 
 
 def test_cost_terms_multiply_kept_shares() -> None:
@@ -267,5 +274,7 @@ def test_between_coarse_widths_the_jump_is_found() -> None:
         (w for w in range(16, 113, 16) if measured(np.array([w])) <= 0.55),
         key=lambda w: measured(np.array([w])),
     )
-    found = close(measured, 0.5, np.array([16]), lambda w: float(w[0]) / 128, widths, Workload())
+    found = meet_latency(
+        measured, 0.5, np.array([16]), lambda w: float(w[0]) / 128, widths, Workload()
+    )
     assert found.widths.tolist() == [best]
