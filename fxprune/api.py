@@ -19,7 +19,7 @@ from fxprune.handover.finish import certified, finished, hand_over
 from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.label.named import matcher
 from fxprune.plans.budget import Budget, make_budget
-from fxprune.plans.plan import Plan, surviving
+from fxprune.plans.plan import Plan, keep_mask_of
 from fxprune.session import EFFORT, RoundTo, held_out_for, open_session
 from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
@@ -163,7 +163,7 @@ def apply(
             held_out=held_out_for(Budget(flops=1.0)),
             channels=bool(plan.kept),
         )
-        keep_mask = surviving(session.analysis, plan)
+        keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
         small = build(session, keep_mask, plan.method, plan.factorings)
         return hand_over(session, small, plan, {}, verify(session, small))

@@ -13,7 +13,8 @@ from fxprune.allocate.ranks import METHODS
 from fxprune.errors import BudgetError
 from fxprune.fit.build import build, verify
 from fxprune.fit.factor import left_alone
-from fxprune.handover.report import AloneRow, GroupRow, Report, attach
+from fxprune.handover.report import Report, attach
+from fxprune.handover.rows import AloneRow, GroupRow
 from fxprune.label.analysis import attribute
 from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules
