@@ -1,7 +1,6 @@
 """What the commands print: tables or JSON on stdout, an error as one line on stderr."""
 
 import json
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -22,7 +21,7 @@ def print_errors_as_lines(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except FxpruneError as error:
-            print("fxprune: " + " ".join(str(error).split()), file=sys.stderr)
+            typer.echo("fxprune: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(1) from error
 
     return run
