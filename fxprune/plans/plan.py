@@ -160,6 +160,8 @@ def _positions(name: str, axis: int, indices: Indices, shape: tuple[int, ...]) -
     rows = mask.reshape(-1, shape[-1])
     try:
         for row, kept in zip(rows, indices if mask.ndim == 2 else [indices], strict=True):
+            if not isinstance(kept, list):
+                raise TypeError(f"{kept!r} is no list")
             row[np.array(kept, dtype=np.int64)] = True
     except (IndexError, ValueError, TypeError) as error:
         raise PlanError(

@@ -51,7 +51,7 @@ def fit_call_seconds(
     widths, seconds = _time_at_shares(graph, analysis, example, probe, multiple, table)
     full = seconds[0]
     terms = [
-        _fit_terms(_features(node, analysis), [s[node.name] for s in seconds], analysis, widths)
+        fit_terms(_features(node, analysis), [s[node.name] for s in seconds], analysis, widths)
         for node in graph.graph.nodes
         if node.name in full
     ]
@@ -127,7 +127,7 @@ def _features(node: Node, analysis: Analysis) -> list[list[Cost]]:
     return [[Cost(node.name, 1.0, ())], *contracted, moves]
 
 
-def _fit_terms(
+def fit_terms(
     features: list[list[Cost]], seconds: list[float], analysis: Analysis, kept: np.ndarray
 ) -> list[Cost]:
     """Non-negative coefficients of the features, as terms in seconds.
@@ -140,7 +140,7 @@ def _fit_terms(
     """
     owner = analysis.group_of()
     columns = [
-        [sum(_evaluate(cost, owner, shares) for cost in feature) for shares in kept]
+        [sum(evaluate(cost, owner, shares) for cost in feature) for shares in kept]
         for feature in features
     ]
     weights = 1 / np.maximum(np.array(seconds), 1e-9)
@@ -154,7 +154,7 @@ def _fit_terms(
     ]
 
 
-def _evaluate(cost: Cost, owner: np.ndarray, kept: np.ndarray) -> float:
+def evaluate(cost: Cost, owner: np.ndarray, kept: np.ndarray) -> float:
     """A term where these shares of the groups, (groups,), are kept."""
     shares = np.append(kept, 1.0)  # index -1: what stays
     return cost.flops * float(np.prod([shares[owner[ids]].mean() for ids in cost.factors]))
