@@ -17,7 +17,7 @@ import fxprune
 from benchmarks import nets
 from fxprune.capture.batch import make_batch
 from fxprune.demo import data
-from fxprune.timing.measure import Workload, prepared, running
+from fxprune.timing.workload import Workload, prepare_call, use_settings
 
 BATCH = 32
 CALIBRATION = 500
@@ -49,9 +49,11 @@ def test_latency(benchmark: BenchmarkFixture, name: str, which: str) -> None:
     benchmark.group = f"latency {name}"
     benchmark.extra_info |= {"net": name, "which": which}
     workload = Workload(BATCH)
-    with running(workload):
+    with use_settings(workload):
         benchmark(
-            prepared(model(name, which), make_batch((data.load().images[:BATCH],), {}), workload)
+            prepare_call(
+                model(name, which), make_batch((data.load().images[:BATCH],), {}), workload
+            )
         )
 
 

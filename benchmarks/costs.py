@@ -17,7 +17,7 @@ import torch
 import typer
 
 from benchmarks.bench_costs import BATCH, CALIBRATION, WHICH
-from fxprune.timing.measure import machine
+from fxprune.timing.clock import machine_name
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -85,7 +85,7 @@ def page(found: dict[str, Any]) -> str:
         f"{CALIBRATION} calibration images; latency of a",
         f"batch of {BATCH}, eager; compile time is that of the first call under torch.compile "
         "with nothing cached. pytest-benchmark, medians;",
-        f"{machine(torch.device('cpu'))}, {torch.get_num_threads()} thread(s), torch "
+        f"{machine_name(torch.device('cpu'))}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}, {found['datetime'][:10]}.",
         "",
         "![Seconds per station, and latency](costs.svg)",

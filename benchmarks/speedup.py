@@ -34,7 +34,8 @@ from benchmarks import nets, torchvision_ops
 from fxprune.capture.batch import to_batch
 from fxprune.demo import data
 from fxprune.label.flops import count_flops
-from fxprune.timing.measure import Call, Workload, interleaved, machine, prepared, running
+from fxprune.timing.clock import machine_name, time_in_turns
+from fxprune.timing.workload import Call, Workload, prepare_call, use_settings
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 FLOPS = 0.5
@@ -148,11 +149,12 @@ def measure(
 ) -> Row:
     """One row."""
     before, after = (count_flops(model, to_batch(original, example)) for model in (original, small))
-    with running(workload):
+    with use_settings(workload):
         calls = [
-            prepared(model, to_batch(original, example), workload) for model in (original, small)
+            prepare_call(model, to_batch(original, example), workload)
+            for model in (original, small)
         ]
-        times = interleaved(calls, rounds, turn, CLOCKS[clock])
+        times = time_in_turns(calls, rounds, turn, CLOCKS[clock])
         first, second = (float(t) for t in np.median(times, axis=0))
         heavy = (heavy_seconds(calls[0], first), heavy_seconds(calls[1], second))
     low, middle, high = (
@@ -172,7 +174,7 @@ def measure(
         second,
         heavy,
         clock,
-        f"{machine(device)} ({device.type})",
+        f"{machine_name(device)} ({device.type})",
         workload.threads or torch.get_num_threads(),
         torch.__version__,
         datetime.date.today().isoformat(),

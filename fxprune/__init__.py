@@ -23,7 +23,7 @@ from fxprune.plans.plan import Plan
 from fxprune.rules import register_rule
 from fxprune.saving.storage import load, save
 from fxprune.timing.benchmark import Benchmark, Timing, benchmark
-from fxprune.timing.measure import Workload
+from fxprune.timing.workload import Workload
 from fxprune.verify.agreement import Agreement
 
 __version__ = "0.1.0"

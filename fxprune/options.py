@@ -8,7 +8,7 @@ from fxprune.errors import BudgetError, UnsupportedError
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
 from fxprune.profile.removal import SELECTORS
-from fxprune.timing.measure import Workload
+from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
 
 RoundTo = int | Literal["auto"]

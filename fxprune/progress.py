@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,12 +23,21 @@ class Progress:
     def __init__(self, wanted: bool):
         self._console = Console(stderr=True)
         self._shown = wanted and self._console.is_terminal
+        self._bars: Bars | None = None
 
     @contextmanager
     def task(self, name: str, total: int | None) -> Iterator[Advance]:
-        """A bar for one station; tell what it yields how many of `total` steps are newly done."""
+        """A bar for one station; tell what it yields how many of `total` steps are newly done.
+
+        A station inside another one has its bar below the other's.
+        """
         if not self._shown:
             yield lambda steps: None
+            return
+        if self._bars is not None:  # a terminal takes one live display at a time
+            task = self._bars.add_task(name, total=total)
+            yield partial(self._bars.advance, task)
+            self._bars.remove_task(task)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -35,9 +45,11 @@ class Progress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Bars(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(name, total=total)
-            yield lambda steps: bars.advance(task, steps)
+        with Bars(*columns, console=self._console, transient=True) as self._bars:
+            try:
+                yield partial(self._bars.advance, self._bars.add_task(name, total=total))
+            finally:
+                self._bars = None
 
 
 class Journal:

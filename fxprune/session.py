@@ -33,8 +33,10 @@ from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.removal import Profile, profile
 from fxprune.profile.sensitivity import sensitivities
 from fxprune.progress import Advance, Journal
-from fxprune.timing.latency import LatencyProbe, multiples, seconds_of_calls
+from fxprune.timing.latency_model import fit_call_seconds
+from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
+from fxprune.timing.multiples import choose_multiples
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
@@ -237,7 +239,7 @@ class Session:
         with self.journal.station("measure"):
             table = LayerTimes(probe.device, self.options.workload)
             multiple = np.asarray(self.multiple)
-            seconds = seconds_of_calls(
+            seconds = fit_call_seconds(
                 self.graph, self.analysis, self.captured.example, probe, multiple, table
             )
         return CostModel(self.graph, self.analysis, seconds)
@@ -296,7 +298,9 @@ def open_session(
             journal,
         ),
         ignored=ignored,
-        multiple=multiples(analysis, model, options.workload) if multiple == "auto" else multiple,
+        multiple=choose_multiples(analysis, model, options.workload)
+        if multiple == "auto"
+        else multiple,
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )

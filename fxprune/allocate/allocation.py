@@ -14,7 +14,7 @@ from fxprune.errors import BudgetError
 from fxprune.label.keep import keep_all
 from fxprune.plans.plan import Plan, make_plan
 from fxprune.session import Session
-from fxprune.timing.latency import Closed, close
+from fxprune.timing.latency_target import MeasuredWidths, meet_latency
 
 COMPOUNDING = 2.0
 """Error of a model over the sum of what each of several groups does to it alone, typically; layers
@@ -134,9 +134,9 @@ def _timed(problem: Problem) -> Candidate:
     session, costs, valid = problem.session, problem.costs, problem.valid
     probe, target = session.latency_probe, problem.limits["latency"]
 
-    def closed(shape: np.ndarray, start: float | None) -> Closed:
+    def closed(shape: np.ndarray, start: float | None) -> MeasuredWidths:
         with session.journal.station("measure"):
-            return close(
+            return meet_latency(
                 lambda widths: probe.ratio_at(session.graph, session.analysis, widths),
                 target,
                 valid.smallest,

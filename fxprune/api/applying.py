@@ -14,7 +14,7 @@ from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import verify
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import method_of_plan
-from fxprune.plans.plan import Plan, surviving
+from fxprune.plans.plan import Plan, keep_mask_of
 from fxprune.session import open_session
 from fxprune.verify.decisions import Decision
 
@@ -55,7 +55,7 @@ def apply(
     )
     with undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
-        keep_mask = surviving(session.analysis, plan)
+        keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
         small = build(session, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {})

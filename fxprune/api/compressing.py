@@ -11,7 +11,7 @@ from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.targets import compress_targets
-from fxprune.timing.measure import Workload
+from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
 
 

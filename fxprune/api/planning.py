@@ -13,7 +13,7 @@ from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.plans.plan import Plan
 from fxprune.session import open_session
-from fxprune.timing.measure import Workload
+from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
 
 

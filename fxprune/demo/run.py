@@ -19,7 +19,8 @@ from fxprune.demo.net import VGG
 from fxprune.handover.report import report
 from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.session import RoundTo
-from fxprune.timing.measure import Workload, interleaved, prepared, running
+from fxprune.timing.clock import time_in_turns
+from fxprune.timing.workload import Workload, prepare_call, use_settings
 
 METHODS: dict[str, RoundTo] = {"auto": "auto", "paper": 1}
 """Methods with what widths are multiples of: what the processor's kernels use well; the reference
@@ -154,10 +155,11 @@ def run(flops: float = 0.5, seed: int = 0, progress: bool = True) -> Demo:
     flop_counts = [reports[0].flops[0], *(r.flops[1] for r in reports)]
     reference = decisions(original, images.images)
     workload = Workload(LATENCY_BATCH)
-    with running(workload):
+    with use_settings(workload):
         example = to_batch(original, images.images[:LATENCY_BATCH])
         times = np.median(
-            interleaved([prepared(net, example, workload) for net in nets], ROUNDS, 0.1), axis=0
+            time_in_turns([prepare_call(net, example, workload) for net in nets], ROUNDS, 0.1),
+            axis=0,
         ).tolist()
     measured = []
     for name, net, count, latency, took in zip(

@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
-from fxprune.handover.report import AloneRow
+from fxprune.handover.rows import AloneRow
 from fxprune.label.layers import factorable
 from fxprune.linalg.svd import factor
 from fxprune.passes import Factorize

@@ -9,7 +9,8 @@ from torch.fx import GraphModule
 from fxprune.allocate.allocation import Allocation
 from fxprune.fit.factor import left_alone
 from fxprune.graph.nodes import attribute
-from fxprune.handover.report import AloneRow, GroupRow, Report, attach
+from fxprune.handover.report import Report, attach
+from fxprune.handover.rows import AloneRow, GroupRow
 from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules
 from fxprune.plans.factoring import Factoring, names

@@ -1,5 +1,6 @@
-"""The original module with factors multiplied back, the compressed weights scattered into place
-and zeros elsewhere.
+"""The structural check: the original module with the compressed weights scattered into place.
+
+Factors are multiplied back, and zeros stand where channels went.
 """
 
 import copy
@@ -15,7 +16,7 @@ from fxprune.plans.plan import scatter
 
 
 def masked(model: nn.Module, small: nn.Module) -> nn.Module:
-    """The structural check: this module's outputs equal those of `small` to rounding.
+    """A module of the original's sizes whose outputs equal those of `small` to rounding.
 
     Args:
         model: the original; not changed.
@@ -29,7 +30,7 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
     """
     plan = plan_of(small)
     full = copy.deepcopy(model).eval()
-    held = dict(full.named_parameters(remove_duplicate=False)) | dict(
+    originals = dict(full.named_parameters(remove_duplicate=False)) | dict(
         full.named_buffers(remove_duplicate=False)
     )
     weights, names = merged(small.state_dict(), plan), names_of(small)
@@ -37,17 +38,17 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
                 continue
-            if name not in held:
+            if name not in originals:
                 raise PlanError(
                     f"{name} of the compressed model is not a tensor of this "
                     f"{type(model).__name__}."
                 )
             if name in plan.kept:
-                if tuple(held[name].shape) != plan.shapes[name]:
+                if tuple(originals[name].shape) != plan.shapes[name]:
                     raise PlanError(
-                        f"{name} has shape {tuple(held[name].shape)}; the plan was made for "
+                        f"{name} has shape {tuple(originals[name].shape)}; the plan was made for "
                         f"{plan.shapes[name]}."
                     )
                 value = scatter(value, plan.shapes[name], plan.kept[name])
-            held[name].data.copy_(value)
+            originals[name].data.copy_(value)
     return full

@@ -32,13 +32,12 @@ def plot(curves: Curve | Mapping[str, Curve], file: str | Path | None = None) ->
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     for name, curve in named.items():
-        points = []
-        for small in curve.values():
-            held = report(small)
-            if held.agreement is not None:
-                points.append((held.flops[1] / max(held.flops[0], 1), held.agreement))
-        points.sort(key=lambda p: p[0])
-        kept = [100 * x for x, _ in points]
+        reports = [report(small) for small in curve.values()]
+        points = sorted(
+            ((r.flops[1] / max(r.flops[0], 1), r.agreement) for r in reports if r.agreement),
+            key=lambda point: point[0],
+        )
+        kept = [100 * share for share, _ in points]
         line = left.plot(kept, [100 * a.rate for _, a in points], "o-", label=name)[0]
         left.fill_between(
             kept,

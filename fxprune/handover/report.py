@@ -1,82 +1,26 @@
 """What was done and what it gave: `fxprune.report(small)`."""
 
 import json
-from dataclasses import asdict, dataclass, is_dataclass
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 from torch import nn
 
 from fxprune.errors import PlanError
+from fxprune.handover.rows import (
+    AloneRow,
+    GroupRow,
+    tabulate_alone,
+    tabulate_groups,
+    tabulate_sizes,
+)
+from fxprune.handover.typed import read_typed
 from fxprune.plans.plan import Plan
 from fxprune.verify.agreement import Agreement
 
 KEY = "fxprune"
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One channel group.
-
-    Attributes:
-        name, members: the group and the weight axes that hold its channels.
-        before, after: channels in all blocks.
-        error: part of the predicted relative squared error of the model's output that comes from
-            removing the rest of the group.
-    """
-
-    name: str
-    members: tuple[str, ...]
-    before: int
-    after: int
-    error: float
-
-
-@dataclass(frozen=True)
-class AloneRow:
-    """Something left at full size, and why."""
-
-    name: str
-    size: int
-    reason: str
-
-
-def _typed(kind: Any, value: Any, name: str) -> Any:
-    """JSON as a dataclass, or as what one of its fields is annotated with.
-
-    Raises:
-        TypeError: it is of another type.
-    """
-    origin, of = get_origin(kind), get_args(kind)
-    if kind is Any or kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if origin in (Union, UnionType):
-        return (
-            None
-            if value is None
-            else _typed(next(k for k in of if k is not type(None)), value, name)
-        )
-    if origin is tuple and isinstance(value, list):
-        kinds = of[:1] * len(value) if of[1:] == (...,) else of
-        return tuple(_typed(k, v, name) for k, v in zip(kinds, value, strict=True))
-    if origin is dict and isinstance(value, dict):
-        return {_typed(of[0], k, name): _typed(of[1], v, name) for k, v in value.items()}
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            raise TypeError(f"{name} has no {unknown[0][:80]!r}")
-        return kind(**{k: _typed(hints[k], v, k) for k, v in value.items()})
-    if (
-        isinstance(kind, type)
-        and isinstance(value, kind)
-        and not (isinstance(value, bool) and kind is int)
-    ):
-        return value
-    raise TypeError(f"{name} is a {type(value).__name__}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +68,7 @@ class Report:
             PlanError: not what `to_json` wrote.
         """
         try:
-            return _typed(cls, json.loads(text), "report")  # type: ignore[no-any-return]
+            return read_typed(cls, json.loads(text), "report")  # type: ignore[no-any-return]
         except (ValueError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"This is not a report: {type(error).__name__}: {error}. Pass what Report.to_json "
@@ -133,53 +77,18 @@ class Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Tables for a terminal."""
-        sizes = Table(title=f"fxprune: {self.method}", title_justify="left")
-        for column in ("", "before", "after", "kept"):
-            sizes.add_column(column, justify="left" if not column else "right")
-        for name, (before, after), unit in (
-            ("FLOPs per example", self.flops, 1e6),
-            ("parameters", self.params, 1e3),
-            ("bytes", self.bytes, 1e3),
-        ):
-            label = {1e6: "M", 1e3: "k"}[unit]
-            sizes.add_row(
-                name,
-                f"{before / unit:,.1f} {label}",
-                f"{after / unit:,.1f} {label}",
-                f"{after / max(before, 1):.1%}",
-            )
-        yield sizes
+        yield tabulate_sizes(f"fxprune: {self.method}", self.flops, self.params, self.bytes)
         if self.agreement is not None:
             a = self.agreement
             yield Text(
                 f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at "
-                f"least {a.bound:.2%} with 95 % "
-                f"confidence. Relative output error {a.error:.2e} ({self.predicted_error:.2e} "
-                "predicted before fitting)."
+                f"least {a.bound:.2%} with 95 % confidence. Relative output error {a.error:.2e} "
+                f"({self.predicted_error:.2e} predicted before fitting)."
             )
-        groups = Table(title="Channel groups", title_justify="left")
-        for column in ("group", "weights", "before", "after", "predicted error"):
-            groups.add_column(
-                column,
-                justify="right" if column in ("before", "after", "predicted error") else "left",
-                overflow="fold",
-            )
-        for row in self.groups:
-            members = ", ".join(row.members[:1]) + (
-                f" and {len(row.members) - 1} more" if len(row.members) > 1 else ""
-            )
-            groups.add_row(row.name, members, str(row.before), str(row.after), f"{row.error:.1e}")
-        yield groups
+        yield tabulate_groups(self.groups)
         if self.alone:
-            alone = Table(title="Left alone", title_justify="left")
-            for column in ("what", "size", "why"):
-                alone.add_column(
-                    column, justify="right" if column == "size" else "left", overflow="fold"
-                )
-            for left in self.alone:
-                alone.add_row(left.name, str(left.size), left.reason)
-            yield alone
-        times = ", ".join(f"{k} {v:.2f} s" for k, v in self.seconds.items())
+            yield tabulate_alone(self.alone)
+        times = ", ".join(f"{station} {seconds:.2f} s" for station, seconds in self.seconds.items())
         yield Text(f"Time: {times}. Peak memory {self.peak_memory / 1e6:.0f} MB.")
         for note in self.notes:
             yield Text(f"Note: {note}.")
@@ -198,18 +107,15 @@ def attach(small: nn.Module, report: Report, plan: Plan) -> None:
     meta[KEY] = {"report": report, "plan": plan}
 
 
-def _held(small: nn.Module, what: str) -> Any:
-    held = (
-        getattr(small, "meta", {}).get(KEY)
-        if isinstance(getattr(small, "meta", None), dict)
-        else None
-    )
-    if held is None:
+def _attached(small: nn.Module, what: str) -> Any:
+    meta = getattr(small, "meta", None)
+    attached = meta.get(KEY) if isinstance(meta, dict) else None
+    if attached is None:
         raise PlanError(
             f"This {type(small).__name__} carries no fxprune {what}: pass what fxprune.compress "
             "or fxprune.apply returned."
         )
-    return held[what]
+    return attached[what]
 
 
 def report(small: nn.Module) -> Report:
@@ -218,7 +124,7 @@ def report(small: nn.Module) -> Report:
     Raises:
         PlanError: the module did not come from fxprune.
     """
-    found: Report = _held(small, "report")
+    found: Report = _attached(small, "report")
     return found
 
 
@@ -228,5 +134,5 @@ def plan_of(small: nn.Module) -> Plan:
     Raises:
         PlanError: the module did not come from fxprune.
     """
-    found: Plan = _held(small, "plan")
+    found: Plan = _attached(small, "plan")
     return found

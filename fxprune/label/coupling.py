@@ -81,9 +81,9 @@ def _components(record: Recorder) -> np.ndarray:
     """Component of every label, numbered by its lowest label."""
     pairs = torch.cat(record.edges).numpy() if record.edges else np.zeros((0, 2), dtype=np.int64)
     size = record.next_label
-    matrix = coo_array(
-        (np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size)
-    )
+    # Before SciPy 1.13, csgraph takes 32-bit indices only.
+    rows, columns = pairs.astype(np.int32).T
+    matrix = coo_array((np.ones(len(pairs), dtype=np.int8), (rows, columns)), shape=(size, size))
     component: np.ndarray = connected_components(matrix, directed=False)[1]
     return component
 

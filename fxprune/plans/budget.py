@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fxprune.errors import BudgetError
 
 GOAL = 0.99
-"""Agreement certified where the caller names no budget."""
+"""Agreement certified where the caller names no budget (docs/decisions/0004)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Budget:
     @property
     def limits(self) -> dict[str, float]:
         """The cost limits asked for, by name."""
-        held = {"flops": self.flops, "params": self.params, "latency": self.latency}
-        return {name: float(limit) for name, limit in held.items() if limit is not None}
+        limits = {"flops": self.flops, "params": self.params, "latency": self.latency}
+        return {name: float(limit) for name, limit in limits.items() if limit is not None}
 
     def held_out(self, examples: int) -> int:
         """How many of so many calibration examples certify the result instead of fitting it.

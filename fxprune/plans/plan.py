@@ -107,30 +107,33 @@ def make_plan(
     kept: dict[str, dict[int, Indices]] = {}
     for (name, axis), ids in analysis.axes.items():
         mask = keep_mask[ids]
-        if mask.all():
-            continue
-        rows = [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
-        kept.setdefault(name, {})[axis] = rows[0] if mask.ndim == 1 else rows
-    widths = {g.name: int(keep_mask[g.blocks[0]].sum()) for g in analysis.groups}
+        if not mask.all():
+            rows = _indices_per_row(mask)
+            kept.setdefault(name, {})[axis] = rows[0] if mask.ndim == 1 else rows
     return Plan(
         kept,
-        {n: tuple(state[n].shape) for n in dict.fromkeys((*kept, *factorings))},
-        widths,
+        {name: tuple(state[name].shape) for name in dict.fromkeys((*kept, *factorings))},
+        {g.name: int(keep_mask[g.blocks[0]].sum()) for g in analysis.groups},
         method,
         settings,
         dict(factorings),
     )
 
 
-def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
+def _indices_per_row(mask: np.ndarray) -> list[list[int]]:
+    """Indices that stay: a list per convolution group where the axis is grouped, else one list."""
+    return [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
+
+
+def keep_mask_of(analysis: Analysis, plan: Plan) -> np.ndarray:
     """The plan as (channels + 1,) bool over an analysis' channels.
 
     Raises:
         PlanError: it names parameters, axes or indices that the model does not have, or separates
             what belongs together.
     """
-    sizes = [int(ids.max(initial=0)) for ids in analysis.axes.values()]
-    keep_mask = np.ones(max([0, *sizes]) + 1, dtype=bool)
+    largest = max((int(ids.max(initial=0)) for ids in analysis.axes.values()), default=0)
+    keep_mask = np.ones(largest + 1, dtype=bool)
     for name, axes in plan.kept.items():
         for axis, indices in axes.items():
             ids = analysis.axes.get((name, axis))
@@ -139,67 +142,86 @@ def surviving(analysis: Analysis, plan: Plan) -> np.ndarray:
                     f"The plan shortens {name} along axis {axis}; this model has no such weight "
                     "axis."
                 )
-            mask = np.zeros(ids.shape, dtype=bool)
-            try:
-                for row, held in zip(
-                    mask.reshape(-1, ids.shape[-1]),
-                    indices if ids.ndim == 2 else [indices],
-                    strict=True,
-                ):
-                    row[np.array(held, dtype=np.int64)] = True
-            except (IndexError, ValueError, TypeError) as error:
-                raise PlanError(
-                    f"The plan keeps indices of {name}, axis {axis}, that are not in "
-                    f"0..{ids.shape[-1] - 1}."
-                ) from error
-            if (ids[~mask] == 0).any():
+            removed = ids[~_positions(name, axis, indices, ids.shape)]
+            if (removed == 0).any():
                 raise PlanError(
                     f"The plan removes indices of {name}, axis {axis}, that must stay in this "
                     "model."
                 )
-            keep_mask[ids[~mask]] = False
+            keep_mask[removed] = False
     for (name, axis), ids in analysis.axes.items():
-        wanted = plan.kept.get(name, {}).get(axis)
-        held = [np.flatnonzero(r).tolist() for r in keep_mask[ids].reshape(-1, ids.shape[-1])]
-        whole = [list(range(ids.shape[-1]))] * len(held)
-        expected = whole if wanted is None else wanted if ids.ndim == 2 else [wanted]
-        if held != [sorted(e) for e in expected]:  # type: ignore[arg-type]
-            raise PlanError(
-                f"The plan and the model disagree about {name}, axis {axis}: its channels are "
-                "coupled to others that the plan treats "
-                "differently."
-            )
+        _check_coupled(name, axis, keep_mask[ids], plan.kept.get(name, {}).get(axis))
     return keep_mask
+
+
+def _positions(name: str, axis: int, indices: Indices, shape: tuple[int, ...]) -> np.ndarray:
+    """Indices of a weight axis as bool, of the shape of the axis' channel ids."""
+    mask = np.zeros(shape, dtype=bool)
+    rows = mask.reshape(-1, shape[-1])
+    try:
+        for row, kept in zip(rows, indices if mask.ndim == 2 else [indices], strict=True):
+            if not isinstance(kept, list):
+                raise TypeError(f"{kept!r} is no list")
+            row[np.array(kept, dtype=np.int64)] = True
+    except (IndexError, ValueError, TypeError) as error:
+        raise PlanError(
+            f"The plan keeps indices of {name}, axis {axis}, that are not in 0..{shape[-1] - 1}."
+        ) from error
+    return mask
+
+
+def _check_coupled(name: str, axis: int, mask: np.ndarray, indices: Indices | None) -> None:
+    """Check that the plan says of this axis what it says of the channels coupled to it."""
+    rows = _indices_per_row(mask)
+    if indices is None:
+        planned: list[Any] = [list(range(mask.shape[-1]))] * len(rows)
+    else:
+        planned = indices if mask.ndim == 2 else [indices]
+    if rows != [sorted(row) for row in planned]:
+        raise PlanError(
+            f"The plan and the model disagree about {name}, axis {axis}: its channels are coupled "
+            "to others that the plan treats differently."
+        )
+
+
+def _per_group(indices: Indices) -> list[list[int]] | None:
+    """Indices in one list per convolution group; None where they are one list for the axis."""
+    return indices if indices and isinstance(indices[0], list) else None
 
 
 def reduced_shape(name: str, shape: tuple[int, ...], plan: Plan) -> tuple[int, ...]:
     """A parameter's shape after the plan's channels are gone."""
     sizes = list(shape)
-    for axis, held in plan.kept.get(name, {}).items():
+    for axis, indices in plan.kept.get(name, {}).items():
         if axis < len(sizes):
-            sizes[axis] = len(held[0]) if held and isinstance(held[0], list) else len(held)
+            groups = _per_group(indices)
+            sizes[axis] = len(indices if groups is None else groups[0])
     return tuple(sizes)
 
 
 def scatter(small: Tensor, shape: tuple[int, ...], kept: dict[int, Indices]) -> Tensor:
-    """A reduced parameter put back into its original shape, zeros elsewhere."""
+    """A reduced parameter put back into its original shape, zeros elsewhere.
+
+    Args:
+        small: of the shape that `reduced_shape` gives.
+        shape: the original's.
+        kept: the parameter's entry in `Plan.kept`.
+    """
     full = small.new_zeros(shape)
-    index = [torch.arange(s) for s in shape]
-    nested: list[list[int]] | None = None
-    for axis, held in kept.items():
-        if held and isinstance(held[0], list):
-            nested = held
+    positions = [torch.arange(size) for size in shape]
+    groups: list[list[int]] | None = None
+    for axis, indices in kept.items():
+        if _per_group(indices) is None:
+            positions[axis] = torch.tensor(indices, dtype=torch.int64)
         else:
-            index[axis] = torch.tensor(held, dtype=torch.int64)
-    if nested is None:
-        full[torch.meshgrid(*index, indexing="ij")] = small
+            groups = _per_group(indices)
+    if groups is None:
+        full[torch.meshgrid(*positions, indexing="ij")] = small
         return full
-    rows = small.shape[0] // len(nested)
-    for group, held in enumerate(nested):
-        part = [
-            index[0][group * rows : (group + 1) * rows],
-            torch.tensor(held, dtype=torch.int64),
-            *index[2:],
-        ]
-        full[torch.meshgrid(*part, indexing="ij")] = small[group * rows : (group + 1) * rows]
+    parts = zip(
+        positions[0].tensor_split(len(groups)), groups, small.tensor_split(len(groups)), strict=True
+    )
+    for rows, columns, values in parts:
+        part = [rows, torch.tensor(columns, dtype=torch.int64), *positions[2:]]
+        full[torch.meshgrid(*part, indexing="ij")] = values
     return full

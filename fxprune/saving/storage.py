@@ -23,8 +23,9 @@ from torch.fx import GraphModule
 from fxprune.errors import FxpruneError, PlanError, StorageError
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.plans.plan import Plan
-from fxprune.saving.description import VERSION, describe, rebuild, tensor_digest
-from fxprune.saving.graph_json import field
+from fxprune.saving.checks import field
+from fxprune.saving.describe import VERSION, describe, tensor_digest
+from fxprune.saving.rebuild import rebuild
 from fxprune.saving.resize import load_into
 
 ENTRIES = ("fxprune", "plan", "report")

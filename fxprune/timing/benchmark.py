@@ -16,7 +16,8 @@ from torch import nn
 
 from fxprune.capture.batch import Batch, to_batch
 from fxprune.errors import UnsupportedError
-from fxprune.timing.measure import Workload, interleaved, machine, peak_memory, prepared, running
+from fxprune.timing.clock import machine_name, measure_peak_memory, time_in_turns
+from fxprune.timing.workload import Workload, prepare_call, use_settings
 
 MODES = ("eager", "compiled")
 
@@ -123,7 +124,7 @@ def _weights(model: nn.Module, dtype: torch.dtype | None) -> int:
     )
 
 
-def compared(
+def compare_models(
     small: nn.Module,
     original: nn.Module,
     example: Batch,
@@ -132,12 +133,12 @@ def compared(
     seconds: float,
 ) -> Timing:
     """One row: both models on one workload."""
-    with running(workload):
-        calls = [prepared(model, example, workload) for model in (original, small)]
-        times = interleaved(calls, rounds, seconds)
+    with use_settings(workload):
+        calls = [prepare_call(model, example, workload) for model in (original, small)]
+        times = time_in_turns(calls, rounds, seconds)
         device = torch.device(workload.device or next(original.parameters()).device)
         memory = [
-            _weights(m, workload.dtype) + peak_memory(call, device)
+            _weights(m, workload.dtype) + measure_peak_memory(call, device)
             for m, call in zip((original, small), calls, strict=True)
         ]
     ratios = times[:, 0] / times[:, 1]
@@ -192,7 +193,7 @@ def benchmark(
         raise UnsupportedError(f"rounds={rounds}: one or more are needed.")
     batch = to_batch(original, example)
     rows = tuple(
-        compared(
+        compare_models(
             small,
             original,
             batch,
@@ -206,7 +207,7 @@ def benchmark(
     first = next(original.parameters(), torch.empty(0))
     where = torch.device(device) if device else first.device
     return Benchmark(
-        machine(where),
+        machine_name(where),
         str(where),
         str(dtype or first.dtype).removeprefix("torch."),
         threads or torch.get_num_threads(),

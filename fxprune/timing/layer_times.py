@@ -18,7 +18,8 @@ from torch.utils.benchmark import Timer
 from fxprune.calibrate.observe import arguments
 from fxprune.capture.batch import Batch
 from fxprune.graph.operators import operator_name
-from fxprune.timing.measure import Workload, machine
+from fxprune.timing.clock import machine_name
+from fxprune.timing.workload import Workload
 
 TURNS, TURN = 5, 0.002
 """A call is timed in several short turns, of at least one call each; the fastest counts, since
@@ -45,15 +46,15 @@ class LayerTimes:
     def __init__(self, device: torch.device, workload: Workload, folder: Path | None = None):
         threads = workload.threads or torch.get_num_threads()
         self.target = (
-            f"{machine(device)}, {device.type}, {threads} threads, torch {torch.__version__}"
+            f"{machine_name(device)}, {device.type}, {threads} threads, torch {torch.__version__}"
         )
         name = hashlib.sha256(self.target.encode()).hexdigest()[:16]
         self.path = (cache_folder() if folder is None else folder) / f"{name}.json"
         self.seconds: dict[str, float] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            held = json.loads(self.path.read_text())["seconds"]
+            stored = json.loads(self.path.read_text())["seconds"]
             self.seconds = {
-                str(k): float(v) for k, v in held.items() if 0 <= float(v) < float("inf")
+                str(k): float(v) for k, v in stored.items() if 0 <= float(v) < float("inf")
             }
         self.measured = 0
 
@@ -100,7 +101,7 @@ class _Stopwatch(Interpreter):
 
     def __init__(self, module: GraphModule, table: LayerTimes):
         super().__init__(module)
-        self.table, self.found = table, dict[str, float]()
+        self.table, self.seconds = table, dict[str, float]()
 
     def run_node(self, n: Node) -> Any:
         if (
@@ -109,7 +110,7 @@ class _Stopwatch(Interpreter):
             and operator_name(n.target) not in UNTIMED
         ):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            self.found[n.name] = self.table.time(n.target, args, kwargs)
+            self.seconds[n.name] = self.table.time(n.target, args, kwargs)
         return super().run_node(n)
 
 
@@ -117,9 +118,9 @@ UNTIMED = frozenset({"aten._assert_scalar", "aten._assert_tensor_metadata", "ate
 """Checks and sizes, which cost nothing that counts."""
 
 
-def layer_times(module: GraphModule, batch: Batch, table: LayerTimes) -> dict[str, float]:
+def time_layers(module: GraphModule, batch: Batch, table: LayerTimes) -> dict[str, float]:
     """Seconds of every operator call of a captured graph on a batch, by node name."""
     watch = _Stopwatch(module, table)
     with torch.no_grad():
         watch.run(*arguments(module, batch), enable_io_processing=False)
-    return watch.found
+    return watch.seconds

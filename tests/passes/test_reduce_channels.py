@@ -15,7 +15,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.passes import LiftModules, ReduceChannels
-from fxprune.plans.plan import Plan, make_plan, scatter, surviving
+from fxprune.plans.plan import Plan, keep_mask_of, make_plan, scatter
 from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomized
 
 EXACT = 1e-10
@@ -80,7 +80,7 @@ def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     keep_mask = choose(analysis, seed, width)
     small = reduced(captured, analysis, keep_mask)
     plan = make_plan(analysis, keep_mask, model.state_dict(), "random", {})
-    assert (surviving(analysis, Plan.from_json(plan.to_json()))[1:] == keep_mask[1:]).all()
+    assert (keep_mask_of(analysis, Plan.from_json(plan.to_json()))[1:] == keep_mask[1:]).all()
     big = masked(model, small, plan)
     with torch.no_grad():
         for batch in (1, 2, 3):

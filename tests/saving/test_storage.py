@@ -23,7 +23,7 @@ import fxprune
 from benchmarks import nets
 from fxprune.demo import data
 from fxprune.errors import StorageError
-from fxprune.saving.graph_json import Decoder, encode
+from fxprune.saving.values import Decoder, encode
 
 TRAINED = ("vgg", "resnet20", "densenet")
 

@@ -1,8 +1,5 @@
-"""A compressed module as JSON beside its tensors, and back: layers, tensors, sharing, strides and
-modes.
-"""
+"""A compressed module out of its description and tensors, each checked before it is placed."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -10,126 +7,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.errors import StorageError
-from fxprune.saving.graph_json import (
-    DTYPES,
-    Decoder,
-    check_path,
-    decode_graph,
-    encode,
-    encode_graph,
-    field,
-)
-from fxprune.saving.operators import LAYERS, layer_arguments, make_layer
-
-VERSION = 1
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-
-
-def _order(tensor: Tensor) -> list[int] | None:
-    """Axes from the widest stride to the narrowest where that is not their own order, as in
-    channels_last.
-    """
-    if tensor.is_contiguous():
-        return None
-    strides = tensor.stride()
-    order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
-    return order if tensor.permute(order).is_contiguous() else None
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """What is written: on the CPU, contiguous, real."""
-    held = tensor.detach().resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
-    return torch.view_as_real(held).contiguous() if held.is_complex() else held
-
-
-def describe(small: GraphModule, notes: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The description of a module, and its tensors as they are written."""
-    modules: dict[str, dict[str, Any]] = {}
-    described: dict[str, dict[str, Any]] = {}
-    tensors: dict[str, Tensor] = {}
-    first: dict[int, str] = {}
-    called = {str(n.target) for n in small.graph.nodes if n.op == "call_module"}
-    device: torch.device | None = None
-    for path, module in small.named_modules(remove_duplicate=False):
-        parent = path.rpartition(".")[0]
-        while parent and "same" not in modules.get(parent, {}):
-            parent = parent.rpartition(".")[0]
-        if parent:
-            continue
-        if path:
-            check_path(path)
-            if id(module) in first:
-                modules[path] = {"same": first[id(module)]}
-                continue
-            first[id(module)] = path
-            modules[path] = _describe_module(path, module, path in called)
-        for kind, held in (("parameter", module._parameters), ("buffer", module._buffers)):
-            for leaf, tensor in held.items():
-                if tensor is None:
-                    continue
-                name = check_path(f"{path}.{leaf}" if path else leaf)
-                if id(tensor) in first and described[first[id(tensor)]]["kind"] == kind:
-                    described[name] = {
-                        "same": first[id(tensor)],
-                        "persistent": leaf not in module._non_persistent_buffers_set,
-                    }
-                    continue
-                first.setdefault(id(tensor), name)
-                _check_tensor(name, tensor)
-                tensors[name] = _plain(tensor)
-                device = device or tensor.device
-                described[name] = {
-                    "kind": kind,
-                    "dtype": str(tensor.dtype).removeprefix("torch."),
-                    "shape": list(tensor.shape),
-                    "order": _order(tensor),
-                    "grad": tensor.requires_grad,
-                    "persistent": leaf not in module._non_persistent_buffers_set,
-                    "sha256": tensor_digest(tensors[name]),
-                }
-    document = {
-        "version": VERSION,
-        "torch": str(torch.__version__),
-        "class": "GraphModule",
-        "device": str(device or "cpu"),
-        "training": small.training,
-        "modules": modules,
-        "tensors": described,
-        "graph": encode_graph(small, notes),
-    }
-    return document, tensors
-
-
-def _describe_module(path: str, module: nn.Module, called: bool) -> dict[str, Any]:
-    if type(module) in LAYERS:
-        arguments = {k: encode(v) for k, v in layer_arguments(module).items()}
-        return {"kind": type(module).__name__, "args": arguments, "training": module.training}
-    if called:
-        raise StorageError(
-            f"Layer {path} is a {type(module).__name__}, which cannot be saved. fxprune saves the "
-            "layers that compress makes; save before "
-            "replacing them."
-        )
-    return {"kind": "Module", "args": {}, "training": module.training}
-
-
-def _check_tensor(name: str, tensor: Tensor) -> None:
-    if tensor.is_meta:
-        raise StorageError(
-            f"Tensor {name} is on the meta device and has no values. Load the weights first."
-        )
-    if (
-        type(tensor) not in (Tensor, nn.Parameter)
-        or tensor.layout is not torch.strided
-        or tensor.is_quantized
-    ):
-        raise StorageError(
-            f"Tensor {name} is a quantized, sparse or {type(tensor).__name__} tensor. Save before "
-            "quantizing."
-        )
+from fxprune.saving.checks import check_path, field
+from fxprune.saving.graph_json import decode_graph
+from fxprune.saving.layers import LAYERS, make_layer
+from fxprune.saving.values import DTYPES, Decoder
 
 
 def rebuild(
@@ -211,7 +92,7 @@ def _place(
             )
         tensor = found
     else:
-        tensor = _restored(name, entry, tensors[name], device)
+        tensor = _restore(name, entry, tensors[name], device)
     persistent = field(entry, "persistent", bool)
     slots = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
     slot = slots.get(leaf)
@@ -231,7 +112,7 @@ def _place(
     return tensor
 
 
-def _restored(name: str, entry: dict[str, Any], stored: Tensor, device: torch.device) -> Tensor:
+def _restore(name: str, entry: dict[str, Any], stored: Tensor, device: torch.device) -> Tensor:
     """A tensor with its dtype, strides and kind."""
     dtype, shape, order = (
         field(entry, "dtype", str),

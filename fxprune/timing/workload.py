@@ -1,0 +1,121 @@
+"""What models are measured on, and models and inputs placed there."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.capture.batch import Batch
+from fxprune.errors import UnsupportedError
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a model will be run on.
+
+    Attributes:
+        batch: examples per call.
+        compiled: by `torch.compile`, for this batch size alone.
+        device: such as `cuda`; by default where the model's parameters are.
+        dtype: that the model and its floating-point inputs are cast to; by default the model's own.
+        threads: of the CPU; by default what torch uses now.
+    """
+
+    batch: int = 1
+    compiled: bool = False
+    device: str | None = None
+    dtype: torch.dtype | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch", self.batch), ("threads", self.threads)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
+                raise UnsupportedError(
+                    f"{name}={value!r}: a workload has a whole number of them, 1 or more."
+                )
+
+    def __str__(self) -> str:
+        """For reports: `eager, batch 8, cuda, bfloat16, 4 threads`; defaults are left out."""
+        dtype = str(self.dtype).removeprefix("torch.") if self.dtype else ""
+        threads = f"{self.threads} threads" if self.threads else ""
+        return ", ".join(
+            part
+            for part in (self.mode, f"batch {self.batch}", self.device or "", dtype, threads)
+            if part
+        )
+
+    @property
+    def mode(self) -> str:
+        """`eager` or `compiled`."""
+        return "compiled" if self.compiled else "eager"
+
+
+@contextmanager
+def use_settings(workload: Workload) -> Iterator[None]:
+    """No gradients, and the workload's number of threads, until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(workload.threads or before)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def place_batch(example: Batch, workload: Workload, device: torch.device) -> Batch:
+    """A batch of the workload's size, made of the example's rows in turn, on the device and in the
+    dtype.
+    """
+
+    def place(tensor: Tensor) -> Tensor:
+        return tensor.to(device, workload.dtype if tensor.is_floating_point() else None)
+
+    return example.take(torch.arange(workload.batch) % example.size).map(place)
+
+
+def place_model(model: nn.Module, workload: Workload) -> tuple[nn.Module, torch.device]:
+    """A copy of the model in eval mode, on the workload's device and in its dtype."""
+    first = next(model.parameters(), torch.empty(0))
+    device = torch.device(workload.device) if workload.device is not None else first.device
+    with warnings.catch_warnings():
+        # torch's own pytree specs warn about themselves when copied.
+        warnings.simplefilter("ignore", FutureWarning)
+        copied = copy.deepcopy(model)
+    return copied.to(device, workload.dtype).eval(), device
+
+
+def prepare_call(model: nn.Module, example: Batch, workload: Workload) -> Call:
+    """One forward pass of a copy of the model on the workload, compiled and warm.
+
+    Call it inside `use_settings`.
+
+    Raises:
+        UnsupportedError: the model does not run on this workload.
+    """
+    try:
+        copied, device = place_model(model, workload)
+        batch = place_batch(example, workload, device)
+        run = torch.compile(copied, dynamic=False) if workload.compiled else copied
+        run(*batch.args, **batch.kwargs)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        advice = (
+            "torch.compile needs a C++ compiler on a CPU; measure eager where there is none"
+            if workload.compiled
+            else "try another batch size"
+        )
+        raise UnsupportedError(
+            f"{type(model).__name__} does not run {workload.mode} at batch {workload.batch} on "
+            f"{workload.device or 'its device'}: "
+            f"{type(error).__name__}: {first} ({advice})."
+        ) from error
+    return lambda: run(*batch.args, **batch.kwargs)

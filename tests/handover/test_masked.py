@@ -1,0 +1,41 @@
+"""The structural check, and whom it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.errors import PlanError
+from tests.nets import images, tiny
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    return fxprune.compress(tiny(), images(64), flops=0.5, method="magnitude", progress=False)
+
+
+def test_outputs_are_equal_and_removed_channels_are_zero(small: nn.Module) -> None:
+    model = tiny().train()
+    full = fxprune.masked(model, small)
+    with torch.no_grad():
+        torch.testing.assert_close(full(images(5)), small(images(5)), rtol=1e-5, atol=1e-5)
+    assert not full.training
+    assert model.training, "the original is not changed"
+    for name, axes in fxprune.plan_of(small).kept.items():
+        weight = full.state_dict()[name]
+        assert weight.shape == model.state_dict()[name].shape
+        for axis, indices in axes.items():
+            gone = sorted(set(range(weight.shape[axis])) - set(indices))  # type: ignore[arg-type]
+            assert gone
+            assert not weight.index_select(axis, torch.tensor(gone)).any()
+
+
+def test_another_model_is_refused(small: nn.Module) -> None:
+    with pytest.raises(PlanError, match=r"of the compressed model is not a tensor of this Linear"):
+        fxprune.masked(nn.Linear(3, 3), small)
+    other = tiny()
+    other.hidden = nn.Linear(8, 24)
+    with pytest.raises(PlanError, match=r"^hidden\.weight has shape \(24, 8\); the plan was made"):
+        fxprune.masked(other, small)
+    with pytest.raises(PlanError, match="carries no fxprune plan"):
+        fxprune.masked(tiny(), tiny())
