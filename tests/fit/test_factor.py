@@ -27,8 +27,11 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
-from fxprune.fit.factor import factored, merged
-from fxprune.fit.lockstep import Lockstep
+from fxprune.fit.factor import factorize_layers
+from fxprune.fit.layer import FitOptions
+from fxprune.fit.lockstep import fit_in_lockstep
+from fxprune.fit.reduction import Reduction
+from fxprune.handover.masked import merge_factors
 from fxprune.label.analysis import analyze_graph, attribute
 from fxprune.label.layers import factorable
 from fxprune.linalg import alds, pca, svd
@@ -198,14 +201,14 @@ def test_two_layers_equal_their_merged_weight(kind: str, form: str) -> None:
     largest = Factoring(1, groups, encoders, separable).largest(tuple(weight.shape))
     for rank in (largest, 2):
         how = Factoring(rank, groups, encoders, separable)
-        small = LiftModules()(factored(copy.deepcopy(graph), {"layer.weight": how}))
+        small = LiftModules()(factorize_layers(copy.deepcopy(graph), {"layer.weight": how}))
         assert {n for n, _ in small.named_parameters()} == {"layer.0.weight", "layer.1.weight"} | (
             {"layer.1.bias"} if model.layer.bias is not None else set()
         )
         assert type(small.get_submodule("layer.1")) is type(model.layer)
         full = copy.deepcopy(model)
         plan = Plan({}, {"layer.weight": tuple(weight.shape)}, {}, factorings={"layer.weight": how})
-        full.load_state_dict(merged(small.state_dict(), plan))
+        full.load_state_dict(merge_factors(small.state_dict(), plan))
         with torch.no_grad():
             assert distance(full(x), small(x)) <= EXACT
             if rank == largest:
@@ -402,12 +405,12 @@ def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
         graph, analysis, recording.follow("", [make_batch((x,), {})]), len(x), recording.watch
     )
     keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    fits = Lockstep(graph, small, analysis, keep_mask, recording, {name: 60}, max_features=0).run(
-        recording.chunks
-    )
+    reduction = Reduction(graph, small, analysis, keep_mask)
+    options = FitOptions(ranks={name: 60}, max_features=0)
+    fits = fit_in_lockstep(reduction, recording, recording.chunks, options)
     assert fits.kept[name] == "784 unknowns per output"
     assert torch.linalg.matrix_rank(small.get_parameter(name), rtol=1e-5) == 60
-    factored(plain, {name: Factoring(60)})
+    factorize_layers(plain, {name: Factoring(60)})
     with torch.no_grad():
         wanted = net(data().images[:200])
         ours, theirs = (

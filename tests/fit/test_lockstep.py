@@ -11,8 +11,9 @@ from fxprune.calibrate.recording import Recording
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.fit.lockstep import Fits, Lockstep
-from fxprune.fit.schedule import gathered
+from fxprune.fit.lockstep import Fits, fit_in_lockstep
+from fxprune.fit.reduction import Reduction
+from fxprune.fit.schedule import gather_calls
 from fxprune.label.analysis import analyze_graph
 from fxprune.passes import ReduceChannels
 from tests.strategies import conv
@@ -82,7 +83,8 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
         recording.watch,
     )
     recorded = store._held, _files(store)
-    fits = Lockstep(captured.graph, small, analysis, keep_mask, recording).run(recording.chunks)
+    reduction = Reduction(captured.graph, small, analysis, keep_mask)
+    fits = fit_in_lockstep(reduction, recording, recording.chunks)
     assert (store._held, _files(store)) == recorded
     return fits, before, error()
 
@@ -118,7 +120,9 @@ def test_calls_are_gathered_where_their_order_allows() -> None:
         for node in graph.nodes:
             if "conv" in str(node.target):
                 calls.setdefault(str(node.args[1].target), []).append(node)
-        order, kept = gathered(list(graph.nodes), [tuple(c) for c in calls.values() if len(c) > 1])
+        order, kept = gather_calls(
+            list(graph.nodes), [tuple(c) for c in calls.values() if len(c) > 1]
+        )
         place = {node: i for i, node in enumerate(order)}
         assert len(kept) == together
         assert all(place[b] == place[a] + 1 for a, b in kept)
