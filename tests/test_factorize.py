@@ -16,9 +16,9 @@ from torch.fx import GraphModule
 
 import fxprune
 from benchmarks.nets import trained
-from fxprune.allocate.ranks import METHODS
 from fxprune.demo.data import DemoData, load
 from fxprune.errors import PlanError, UnsupportedError
+from fxprune.plans.methods import RANK_METHODS
 from tests.nets import images, loader, tiny
 from tests.tensors import EXACT, distance, normal
 
@@ -65,7 +65,7 @@ def small_of(name: str, method: str) -> GraphModule:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANK_METHODS)
 @pytest.mark.parametrize("name", ["mlp", "mixed"])
 def test_masked_equivalence_and_budget(name: str, method: str) -> None:
     small, x = small_of(name, method), data().images[:200]
@@ -92,8 +92,10 @@ def test_with_the_data_the_outputs_keep_closer(name: str) -> None:
     x = data().images[:500]
     with torch.no_grad():
         reference = original(name)(x)
-        errors = {m: float((small_of(name, m)(x) - reference).square().mean()) for m in METHODS}
-    assert errors["pca"] < min(errors[m] for m in METHODS if m != "pca")
+        errors = {
+            m: float((small_of(name, m)(x) - reference).square().mean()) for m in RANK_METHODS
+        }
+    assert errors["pca"] < min(errors[m] for m in RANK_METHODS if m != "pca")
 
 
 def test_one_layer_becomes_the_pca_of_its_outputs() -> None:

@@ -2,7 +2,7 @@
 
 The layer's rows are summed into moments, `linalg.refit` solves for the weight and the intercept,
 and where a plan asks for it the rank is lowered. The ridge is chosen in `linalg.refit.refit`, which
-is called from here with the moments of the rows that judge; a plan that is only tried has one ridge
+is called from here with the moments of the rows that validate; a plan that is only tried has one ridge
 for all layers instead (`FitOptions.ridge`).
 """
 
@@ -25,7 +25,7 @@ from fxprune.linalg.pca import truncate
 from fxprune.linalg.refit import TINY, Fit, refit, solution
 
 HELD_OUT = 5
-"""Where no examples are there to judge the ridge, every fifth does (docs/decisions/0010)."""
+"""Where no examples are there to validate the ridge, every fifth does (docs/decisions/0010)."""
 MAX_FEATURES = 6144
 """Unknowns per output above which a layer keeps its one-shot fit."""
 
@@ -37,7 +37,7 @@ class FitOptions:
     Attributes:
         ranks: of weights that are to become products of two; each of a convolution's groups has
             this rank.
-        unseen: one-shot fits, by weight, that did not see the examples which judge; they stand in
+        unseen: one-shot fits, by weight, that did not see the examples which validate; they stand in
             for those of the reduced graph while a ridge is chosen.
         ridge: of every layer; by default each one's is chosen on held-out examples.
         max_features: layers with more unknowns per output keep their one-shot fit.
@@ -64,11 +64,11 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
     reduction = execution.reduction
     weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
     prior = to_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
-    observed, outcome = _solve(layer, execution, options, prior)
-    if isinstance(outcome, Fit) and observed is not None:
+    moments, outcome = _solve(layer, execution, options, prior)
+    if isinstance(outcome, Fit) and moments is not None:
         new, shift = outcome.weight, outcome.bias
         if rank is not None:
-            spread, mean = observed.every_row().outputs(new)
+            spread, mean = moments.every_row().outputs(new)
             new, shift = truncate(new, shift, spread, mean, rank, layer.intercept)
     elif rank is not None:
         shift = _current_shift(layer, reduction, prior)
@@ -96,51 +96,51 @@ def to_weight(matrices: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Observed:
+class RowMoments:
     """Moments of a layer's sampled rows: what reaches it, and what the original layer gave.
 
     Attributes:
         fitting: of the rows to fit.
-        judging: of the rows on which the ridge is chosen; None where it is given.
+        validation: of the rows on which the ridge is chosen; None where it is given.
     """
 
     fitting: Moments
-    judging: Moments | None
+    validation: Moments | None
 
     def every_row(self) -> Moments:
         """Moments of both."""
-        return self.fitting if self.judging is None else self.fitting + self.judging
+        return self.fitting if self.validation is None else self.fitting + self.validation
 
 
 def _solve(
     layer: Layer, execution: Execution, options: FitOptions, prior: Tensor
-) -> tuple[Observed | None, Fit | str]:
-    """What was observed of a layer, and the fit to it or why there is none."""
+) -> tuple[RowMoments | None, Fit | str]:
+    """What was summed of a layer, and the fit to it or why there is none."""
     features = prior.shape[2]
     if features > options.max_features:
         return None, f"{features} unknowns per output"
-    observed = observe_rows(layer, execution, judged=options.ridge is None)
-    if observed is None:
+    moments = sum_rows(layer, execution, validated=options.ridge is None)
+    if moments is None:
         return None, "its outputs cannot be matched to the original's"
-    if observed.judging is None:
+    if moments.validation is None:
         assert options.ridge is not None
-        fit = solution(observed.fitting, prior, layer.intercept, options.ridge, torch.float32)
+        fit = solution(moments.fitting, prior, layer.intercept, options.ridge, torch.float32)
     else:
         unseen = options.unseen.get(layer.weight)
         start = prior if unseen is None else to_matrices(unseen, len(prior))
-        fit = refit(observed.fitting, observed.judging, prior, layer.intercept, start)
+        fit = refit(moments.fitting, moments.validation, prior, layer.intercept, start)
     if not bool(torch.isfinite(fit.weight).all()):
-        return observed, "the fit is not finite"
-    return observed, fit
+        return moments, "the fit is not finite"
+    return moments, fit
 
 
-def observe_rows(layer: Layer, execution: Execution, judged: bool) -> Observed | None:
+def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments | None:
     """Sum a layer's sampled rows over all of its calls and all chunks.
 
     Args:
         layer: of the original graph.
         execution: has run up to the layer's inputs.
-        judged: whether some of the rows are summed apart, to choose a ridge on.
+        validated: whether some of the rows are summed apart, to choose a ridge on.
 
     Returns:
         None where outputs cannot be matched to the original's, or no rows are there.
@@ -149,24 +149,24 @@ def observe_rows(layer: Layer, execution: Execution, judged: bool) -> Observed |
     weight = reduction.tensor(layer.weight)
     count = groups(reduction.reduced_nodes[layer.node.name])
     fixed = _current_bias(layer, reduction) if layer.bias is None else None
-    sums = {role: Sums() for role in ((False, True) if judged else (False,))}
+    sums = {role: Sums() for role in ((False, True) if validated else (False,))}
     for call in layer.calls:
         kept = reduction.kept(call)
         if kept is None:
             return None
         for rows in _sample_rows(call, kept, len(layer.calls), weight, execution):
             target = rows.target if fixed is None else rows.target - fixed
-            for judges, mask in _split_roles(rows, execution.chunks, judged):
+            for validates, mask in _split_roles(rows, execution.chunks, validated):
                 if len(target[mask]):
                     features = read_features(call, rows.x, weight.shape[2:], rows.at[:, mask])
-                    sums[judges].add(
+                    sums[validates].add(
                         split_groups(features, count), split_groups(target[mask], count)
                     )
     totals = {role: part.total() for role, part in sums.items()}
-    fitting, judging = totals[False], totals.get(True)
-    if fitting is None or (judged and judging is None):
+    fitting, validation = totals[False], totals.get(True)
+    if fitting is None or (validated and validation is None):
         return None
-    return Observed(fitting, judging)
+    return RowMoments(fitting, validation)
 
 
 @dataclass(frozen=True)
@@ -205,15 +205,15 @@ def _sample_rows(
 
 
 def _split_roles(
-    rows: _Rows, chunks: Sequence[Chunk], judged: bool
+    rows: _Rows, chunks: Sequence[Chunk], validated: bool
 ) -> list[tuple[bool, Tensor | slice]]:
-    """Which rows are for fitting (False) and which for judging (True)."""
-    if not judged:
+    """Which rows are for fitting (False) and which for validating (True)."""
+    if not validated:
         return [(False, slice(None))]
     if any(chunk.part == VALIDATION for chunk in chunks):
         return [(rows.chunk.part == VALIDATION, slice(None))]
-    judges = rows.example % HELD_OUT == 0
-    return [(False, ~judges), (True, judges)]
+    validates = rows.example % HELD_OUT == 0
+    return [(False, ~validates), (True, validates)]
 
 
 def _current_bias(layer: Layer, reduction: Reduction) -> Tensor | None:

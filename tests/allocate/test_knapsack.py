@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fxprune.allocate.ranks import Choices, allocate_choices
+from fxprune.allocate.knapsack import Choices, allocate_choices
 from fxprune.plans.factoring import Factoring
 
 

@@ -16,7 +16,7 @@ from fxprune.calibrate.recording import VALIDATION
 from fxprune.demo.data import load
 from fxprune.fit.execution import Execution
 from fxprune.fit.factor import factorize_layers
-from fxprune.fit.layer import FitOptions, fit_layer, observe_rows, to_matrices, to_weight
+from fxprune.fit.layer import FitOptions, fit_layer, sum_rows, to_matrices, to_weight
 from fxprune.fit.lockstep import order_layers
 from fxprune.label.layers import Layer
 from fxprune.linalg.refit import EXACT, Fit
@@ -98,33 +98,33 @@ def test_the_moments_are_those_of_the_layers_own_rows() -> None:
     x = normal(150, 5)
     case = record(model, x, share=0.5)
     layer, execution = reach(case, "2.weight")
-    observed = observe_rows(layer, execution, judged=True)
-    assert observed is not None
-    assert observed.judging is not None
+    summed = sum_rows(layer, execution, validated=True)
+    assert summed is not None
+    assert summed.validation is not None
     with torch.no_grad():
         every_channel, target = model[:2](x), model(x)
     hidden = every_channel[:, :4]
-    judges = torch.arange(150) % 5 == 0
-    for moments, own in ((observed.fitting, ~judges), (observed.judging, judges)):
+    validates = torch.arange(150) % 5 == 0
+    for moments, own in ((summed.fitting, ~validates), (summed.validation, validates)):
         assert moments.count == int(own.sum())
         torch.testing.assert_close(moments.pp[0], hidden[own].T @ hidden[own])
         torch.testing.assert_close(moments.py[0], hidden[own].T @ target[own])
         torch.testing.assert_close(moments.y[0], target[own].sum(0))
-    every = observe_rows(layer, execution, judged=False)
+    every = sum_rows(layer, execution, validated=False)
     assert every is not None
-    assert every.judging is None
-    assert every.fitting.count == observed.every_row().count == 150
-    torch.testing.assert_close(every.fitting.pp, observed.every_row().pp)
+    assert every.validation is None
+    assert every.fitting.count == summed.every_row().count == 150
+    torch.testing.assert_close(every.fitting.pp, summed.every_row().pp)
 
 
 def test_examples_set_aside_judge_alone() -> None:
     model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     case = record(model, normal(150, 5), share=0.5)
     case.recording.chunks[1].part = VALIDATION
-    observed = observe_rows(*reach(case, "2.weight"), judged=True)
-    assert observed is not None
-    assert observed.judging is not None
-    assert (observed.fitting.count, observed.judging.count) == (100, 50)
+    summed = sum_rows(*reach(case, "2.weight"), validated=True)
+    assert summed is not None
+    assert summed.validation is not None
+    assert (summed.fitting.count, summed.validation.count) == (100, 50)
 
 
 def test_a_ridge_that_is_given_is_taken() -> None:
