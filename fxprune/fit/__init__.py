@@ -2,4 +2,8 @@
 
 In: a session, a keep mask, factorings. Out: the fitted graph of ATen calls.
 May import: everything up to session.
+
+`build` does it all; `fold` fits the consumers of removed channels once, `lockstep` refits every
+layer in turn (`layer`, from the `rows` it reads, with what `execution` ran up to it) and `factor`
+makes two layers of one.
 """

@@ -9,9 +9,11 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import Moments, Site
 from fxprune.calibrate.split import EVERY_PART, TRIAL
-from fxprune.fit.factor import factored
+from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import fold_all
-from fxprune.fit.lockstep import Lockstep
+from fxprune.fit.layer import FitOptions
+from fxprune.fit.lockstep import fit_in_lockstep
+from fxprune.fit.reduction import Reduction
 from fxprune.graph.nodes import attribute
 from fxprune.passes import ReduceChannels
 from fxprune.plans.factoring import Factoring
@@ -47,9 +49,10 @@ def build(
             _place(small, _fold(session, keep_mask, observed.all_moments, ridged))
             if fit == "sequential":
                 unseen = _fold(session, keep_mask, observed.moments, ridged)
-                _lockstep(session, small, keep_mask, factorings, unseen, EVERY_PART, None, advance)
+                options = FitOptions(_ranks(factorings), unseen)
+                _fit_layers(session, small, keep_mask, EVERY_PART, options, advance)
     with journal.station("rewrite"):
-        return factored(small, factorings)
+        return factorize_layers(small, factorings)
 
 
 def trial_error(
@@ -65,7 +68,8 @@ def trial_error(
     with journal.station("fit", len(session.graph.graph.nodes)) as advance:
         folded = _fold(session, keep_mask, session.statistics.observed.moments, ridged=True)
         _place(small, folded)
-        _lockstep(session, small, keep_mask, factorings, folded, (TRIAL,), TRIAL_RIDGE, advance)
+        options = FitOptions(_ranks(factorings), folded, TRIAL_RIDGE)
+        _fit_layers(session, small, keep_mask, (TRIAL,), options, advance)
     with journal.station("allocate"):
         return judge(session.statistics.observed.recording, small)
 
@@ -84,20 +88,20 @@ def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
         attribute(small, name).data.copy_(weight)
 
 
-def _lockstep(
+def _fit_layers(
     session: Session,
     small: GraphModule,
     keep_mask: np.ndarray,
-    factorings: Mapping[str, Factoring],
-    unseen: Mapping[str, Tensor],
     parts: tuple[str, ...],
-    ridge: float | None,
+    options: FitOptions,
     advance: Advance,
 ) -> None:
     """Refit every layer of the reduced graph in turn, in place."""
     recording = session.statistics.observed.recording
-    ranks = {name: how.rank for name, how in factorings.items()}
     chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
-    Lockstep(
-        session.graph, small, session.analysis, keep_mask, recording, ranks, unseen, ridge
-    ).run(chunks, advance)
+    reduction = Reduction(session.graph, small, session.analysis, keep_mask)
+    fit_in_lockstep(reduction, recording, chunks, options, advance)
+
+
+def _ranks(factorings: Mapping[str, Factoring]) -> dict[str, int]:
+    return {name: how.rank for name, how in factorings.items()}

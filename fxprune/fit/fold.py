@@ -1,6 +1,12 @@
-"""Station 5b: one-shot fit of the consumers of removed channels, from the original model's own
-activations.
+"""One-shot fit of the consumers of removed channels, from the original model's own activations.
+
+Removed channels are rebuilt from the kept ones by an interpolation matrix, and that matrix is
+folded into the weight that reads them (Chee et al., NeurIPS 2022). A consumer's columns are fitted
+stratum by stratum: channels of one convolution group that occupy equally many columns.
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,10 +15,34 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import Moments, Site
 from fxprune.calibrate.strata import Stratum, strata
-from fxprune.label.analysis import Analysis, attribute
+from fxprune.graph.nodes import attribute
+from fxprune.label.groups import Analysis
 from fxprune.label.survivors import shrink_parameter
 from fxprune.linalg.interpolation import interpolation
 from fxprune.profile.removal import PRECISION, ridge_for
+
+
+def fold_all(
+    dense: GraphModule,
+    analysis: Analysis,
+    keep_mask: np.ndarray,
+    moments: Mapping[Site, Moments],
+    ridged: bool = True,
+) -> dict[str, Tensor]:
+    """Every consumer of removed channels as its one-shot interpolated weight.
+
+    Args:
+        dense: the captured graph.
+        analysis: of that graph.
+        keep_mask: (channels + 1,) bool.
+        moments: of what the consumers read.
+        ridged: as `fold_weight` takes it.
+    """
+    return {
+        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, keep_mask, read, ridged)
+        for site, read in moments.items()
+        if site in analysis.foldable and not keep_mask[analysis.axes[site]].all()
+    }
 
 
 def fold_weight(
@@ -23,93 +53,94 @@ def fold_weight(
     moments: Moments,
     ridged: bool,
 ) -> Tensor:
-    """One-shot fit of a consumer: interpolate from the original model's own activations and fold.
+    """A consumer's weight at its reduced shape, with the interpolation of removed channels folded
+    in.
 
-    With `ridged` the interpolation is shrunk as the number of observations asks; the reference
-    method does without.
+    Args:
+        weight: at full size.
+        site: the parameter and the axis that reads the channels.
+        analysis: of the captured graph.
+        keep_mask: (channels + 1,) bool.
+        moments: of what the consumer reads in the original model.
+        ridged: whether the interpolation is shrunk as the number of observations asks; the
+            reference method does without.
     """
     name, axis = site
-    partial = dict(analysis.axes)
-    ids = partial.pop(site)
-    other = type(analysis)(**{**analysis.__dict__, "axes": partial})
-    sliced = shrink_parameter(weight.detach(), name, other, keep_mask)
-    mask = keep_mask[ids]
-    kept_ids = ids[mask].reshape(len(ids), -1) if ids.ndim == 2 else ids[mask]
-    old, new = list(moments.strata), strata(kept_ids)
-    pairs = match(old, new)
-    matrices = []
+    others = {other: ids for other, ids in analysis.axes.items() if other != site}
+    sliced = shrink_parameter(weight.detach(), name, replace(analysis, axes=others), keep_mask)
+    ids = analysis.axes[site]
+    survives = keep_mask[ids]
+    kept_ids = ids[survives].reshape(len(ids), -1) if ids.ndim == 2 else ids[survives]
+    pairs = pair_strata(moments.strata, strata(kept_ids))
     precision = PRECISION.get(weight.dtype, 1e-5)
-    for a, b, gram, seen in zip(old, pairs, moments.grams, moments.rows, strict=True):
-        place = {key: i for i, key in enumerate(a.keys.tolist())}
-        kept = np.array([place[key] for key in b.keys.tolist()], dtype=np.int64)
+    matrices = []
+    for pair, gram, seen in zip(pairs, moments.grams, moments.rows, strict=True):
         ridge = ridge_for(len(gram), seen, weight.dtype) if ridged else precision
-        matrices.append(interpolation(gram, kept, ridge, precision, seen))
-    return folded(sliced, axis, old, pairs, matrices)
+        matrices.append(interpolation(gram, pair.kept, ridge, precision, seen))
+    return contract(sliced, axis, pairs, matrices)
 
 
-def match(old: list[Stratum], new: list[Stratum]) -> list[Stratum]:
-    """The surviving part of every stratum, empty where nothing survives."""
-    result = []
-    for stratum in old:
-        found = next(
-            (
-                s
-                for s in new
-                if s.group == stratum.group and s.columns.shape[1] == stratum.columns.shape[1]
-            ),
-            Stratum(
-                stratum.group,
-                np.zeros(0, dtype=np.int64),
-                np.zeros((0, stratum.columns.shape[1]), dtype=np.int64),
-            ),
-        )
-        result.append(found)
-    return result
+@dataclass(frozen=True)
+class StratumPair:
+    """A stratum before and after channels are removed.
+
+    Attributes:
+        before: the n channels of the full weight.
+        after: those that survive, k of them; none where nothing does.
+    """
+
+    before: Stratum
+    after: Stratum
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(k,) places of the surviving channels among those before."""
+        place = {key: i for i, key in enumerate(self.before.keys.tolist())}
+        return np.array([place[key] for key in self.after.keys.tolist()], dtype=np.int64)
 
 
-def fold_all(
-    dense: GraphModule,
-    analysis: Analysis,
-    keep_mask: np.ndarray,
-    moments: dict[Site, Moments],
-    ridged: bool = True,
-) -> dict[str, Tensor]:
-    """Every consumer of removed channels as its one-shot interpolated weight."""
-    return {
-        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, keep_mask, held, ridged)
-        for site, held in moments.items()
-        if site in analysis.foldable and not keep_mask[analysis.axes[site]].all()
-    }
+def pair_strata(before: Sequence[Stratum], after: Sequence[Stratum]) -> list[StratumPair]:
+    """Every stratum with its surviving part."""
+    survivors = {(s.group, s.columns.shape[1]): s for s in after}
+    pairs = []
+    for stratum in before:
+        columns = stratum.columns.shape[1]
+        nothing = np.zeros(0, dtype=np.int64), np.zeros((0, columns), dtype=np.int64)
+        empty = Stratum(stratum.group, *nothing)
+        pairs.append(StratumPair(stratum, survivors.get((stratum.group, columns), empty)))
+    return pairs
 
 
-def folded(
-    weight: Tensor, axis: int, old: list[Stratum], new: list[Stratum], matrices: list[np.ndarray]
+def contract(
+    weight: Tensor, axis: int, pairs: Sequence[StratumPair], matrices: Sequence[np.ndarray]
 ) -> Tensor:
     """Contract a weight's consumed axis with interpolation matrices.
 
     Args:
         weight: the full consumed axis; other axes already sliced.
         axis: the consumed axis.
-        old, new: strata before and after, in the same order.
-        matrices: per stratum T of shape (kept, n).
+        pairs: the strata of that axis.
+        matrices: per stratum T of shape (k, n).
 
     Returns:
         the weight with the consumed axis reduced, float64 arithmetic, in the weight's dtype.
     """
     moved = weight.detach().double().movedim(axis, -1)
-    groups = 1 + max(s.group for s in old)
-    out_rows = moved.shape[0] // groups
-    per_old = moved.shape[-1]
-    per_new = sum(s.columns.size for s in new) // groups
-    result = moved.new_zeros(*moved.shape[:-1], per_new)
-    for a, b, matrix in zip(old, new, matrices, strict=True):
-        if not b.columns.size:
+    groups = 1 + max(pair.before.group for pair in pairs)
+    outputs = moved.shape[0] // groups
+    width = moved.shape[-1]
+    reduced_width = sum(pair.after.columns.size for pair in pairs) // groups
+    result = moved.new_zeros(*moved.shape[:-1], reduced_width)
+    for pair, matrix in zip(pairs, matrices, strict=True):
+        if not pair.after.columns.size:
             continue
-        block = slice(a.group * out_rows, (a.group + 1) * out_rows) if groups > 1 else slice(None)
-        source = moved[block][..., torch.from_numpy(a.columns.reshape(-1) - a.group * per_old)]
-        source = source.view(*source.shape[:-1], *a.columns.shape)
-        t = torch.from_numpy(matrix).to(moved.device)
-        value = torch.einsum("...np,kn->...kp", source, t)
-        columns = torch.from_numpy(b.columns.reshape(-1) - b.group * per_new)
-        result[block] = result[block].index_copy(-1, columns, value.reshape(*value.shape[:-2], -1))
+        group = pair.before.group
+        own = slice(group * outputs, (group + 1) * outputs) if groups > 1 else slice(None)
+        read = torch.from_numpy(pair.before.columns.reshape(-1) - group * width)
+        source = moved[own][..., read]
+        source = source.view(*source.shape[:-1], *pair.before.columns.shape)
+        interpolate = torch.from_numpy(matrix).to(moved.device)
+        value = torch.einsum("...np,kn->...kp", source, interpolate)
+        written = torch.from_numpy(pair.after.columns.reshape(-1) - group * reduced_width)
+        result[own] = result[own].index_copy(-1, written, value.reshape(*value.shape[:-2], -1))
     return result.movedim(-1, axis).to(weight.dtype).contiguous()

@@ -9,7 +9,7 @@ from torch.fx import Node
 Calls = tuple[Node, ...]
 
 
-def gathered(nodes: Sequence[Node], tied: Sequence[Calls]) -> tuple[list[Node], list[Calls]]:
+def gather_calls(nodes: Sequence[Node], tied: Sequence[Calls]) -> tuple[list[Node], list[Calls]]:
     """Reorder a graph's nodes so that the calls of each tuple stand together, otherwise as near to
     the given order as that allows.
 
@@ -21,30 +21,37 @@ def gathered(nodes: Sequence[Node], tied: Sequence[Calls]) -> tuple[list[Node], 
         the order, and those of the tuples for which there is one: a call that follows from another
         of its tuple cannot stand beside it.
     """
-    tied = list(tied)
+    together = list(tied)
     while True:
-        unit: dict[Node, Calls] = {node: (node,) for node in nodes} | {
-            node: calls for calls in tied for node in calls
-        }
-        sorter = TopologicalSorter(
-            {
-                calls: {unit[s] for node in calls for s in node.all_input_nodes}
-                for calls in unit.values()
-            }
-        )
         try:
-            sorter.prepare()
+            return _sort(nodes, together), together
         except CycleError as error:
             blocked = next(calls for calls in error.args[1] if len(calls) > 1)
-            tied.remove(blocked)
-            continue
-        place = {node: i for i, node in enumerate(nodes)}
-        waiting: list[tuple[int, Calls]] = []
-        order: list[Node] = []
-        while sorter.is_active():
-            for calls in sorter.get_ready():
-                heapq.heappush(waiting, (place[calls[0]], calls))
-            _, calls = heapq.heappop(waiting)
-            order += calls
-            sorter.done(calls)
-        return order, tied
+            together.remove(blocked)
+
+
+def _sort(nodes: Sequence[Node], together: Sequence[Calls]) -> list[Node]:
+    """The nodes in a topological order of tuples: of those that are ready, the first one first.
+
+    Raises:
+        CycleError: a tuple follows from itself.
+    """
+    unit: dict[Node, Calls] = {node: (node,) for node in nodes}
+    unit |= {node: calls for calls in together for node in calls}
+    sorter = TopologicalSorter(
+        {
+            calls: {unit[source] for node in calls for source in node.all_input_nodes}
+            for calls in unit.values()
+        }
+    )
+    sorter.prepare()
+    place = {node: i for i, node in enumerate(nodes)}
+    ready: list[tuple[int, Calls]] = []
+    order: list[Node] = []
+    while sorter.is_active():
+        for calls in sorter.get_ready():
+            heapq.heappush(ready, (place[calls[0]], calls))
+        _, calls = heapq.heappop(ready)
+        order += calls
+        sorter.done(calls)
+    return order

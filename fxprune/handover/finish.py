@@ -7,8 +7,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
-from fxprune.fit.factor import left_alone
 from fxprune.graph.nodes import attribute
+from fxprune.handover.left_alone import left_alone
 from fxprune.handover.report import Report, attach
 from fxprune.handover.rows import AloneRow, GroupRow
 from fxprune.label.flops import count_flops

@@ -4,15 +4,16 @@ Factors are multiplied back, and zeros stand where channels went.
 """
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.errors import PlanError
-from fxprune.fit.factor import merged
 from fxprune.graph.tensors import names_of
 from fxprune.handover.report import plan_of
-from fxprune.plans.plan import scatter
+from fxprune.plans.factoring import names as names_of_factors
+from fxprune.plans.plan import Plan, reduced_shape, scatter
 
 
 def masked(model: nn.Module, small: nn.Module) -> nn.Module:
@@ -33,7 +34,7 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
     originals = dict(full.named_parameters(remove_duplicate=False)) | dict(
         full.named_buffers(remove_duplicate=False)
     )
-    weights, names = merged(small.state_dict(), plan), names_of(small)
+    weights, names = merge_factors(small.state_dict(), plan), names_of(small)
     with torch.no_grad():
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
@@ -52,3 +53,25 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
                 value = scatter(value, plan.shapes[name], plan.kept[name])
             originals[name].data.copy_(value)
     return full
+
+
+def merge_factors(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """A compressed model's tensors with factors multiplied back, under the names of the model it
+    was made from.
+
+    Raises:
+        PlanError: a factor is missing or of another shape.
+    """
+    merged = dict(state)
+    for name, how in plan.factorings.items():
+        factors = names_of_factors(name)
+        if not set(factors) <= set(merged):
+            raise PlanError(
+                f"The model has no {' and '.join(factors)}, which its plan says replace {name}."
+            )
+        first, second = (merged.pop(factor) for factor in factors)
+        merged[name] = how.merge(first, second, reduced_shape(name, plan.shapes[name], plan))
+        path = name.removesuffix("weight")
+        if f"{path}1.bias" in merged:
+            merged[f"{path}bias"] = merged.pop(f"{path}1.bias")
+    return merged

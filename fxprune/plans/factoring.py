@@ -33,11 +33,8 @@ class Factoring:
     separable: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("rank", self.rank),
-            ("groups", self.groups),
-            ("encoders", self.encoders),
-        ):
+        for name in ("rank", "groups", "encoders"):
+            value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise PlanError(
                     f"A factoring's {name} is a whole number of at least 1, not {value!r}."
@@ -72,12 +69,9 @@ class Factoring:
     def fold(self, weight: Tensor) -> Tensor:
         """The matrices, (groups, encoders, rows, columns) float64."""
         outputs, inputs, second, first = self._sizes(tuple(weight.shape))
-        held = (
-            weight.detach()
-            .double()
-            .reshape(self.groups, outputs, self.encoders, inputs, second, first)
-        )
-        return held.permute(0, 2, 1, 4, 3, 5).reshape(
+        split = weight.detach().double()
+        split = split.reshape(self.groups, outputs, self.encoders, inputs, second, first)
+        return split.permute(0, 2, 1, 4, 3, 5).reshape(
             self.groups, self.encoders, outputs * second, inputs * first
         )
 
@@ -90,17 +84,15 @@ class Factoring:
             shape: of the layer's weight.
         """
         outputs, inputs, second, _ = self._sizes(shape)
+        columns = left.reshape(self.groups, self.encoders, outputs, second, self.rank)
+        columns = columns.permute(0, 2, 1, 4, 3)
         ones = (1,) * max(len(shape) - 3, 0)
-        spread = left.reshape(self.groups, self.encoders, outputs, second, self.rank).permute(
-            0, 2, 1, 4, 3
-        )
         kernels = ((1, *shape[3:]), (second, *ones)) if self.separable else (shape[2:], (1, *ones))
-        behind = spread.reshape(
-            shape[0], self.encoders * self.rank, *(kernels[1] if len(shape) > 2 else ())
-        )
-        ahead = right.reshape(
-            self.groups * self.encoders * self.rank, inputs, *(kernels[0] if len(shape) > 2 else ())
-        )
+        if len(shape) == 2:
+            kernels = (), ()
+        hidden = self.encoders * self.rank
+        behind = columns.reshape(shape[0], hidden, *kernels[1])
+        ahead = right.reshape(self.groups * hidden, inputs, *kernels[0])
         return ahead.contiguous(), behind.contiguous()
 
     def merge(self, first: Tensor, second: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -110,27 +102,22 @@ class Factoring:
         Raises:
             PlanError: the weights are not of this factoring.
         """
-        wanted = [
-            (self.groups * self.encoders * self.rank, shape[1] // self.encoders),
-            (shape[0], self.encoders * self.rank),
-        ]
-        if [
-            tuple(t.shape[:2]) for t in (first, second)
-        ] != wanted or first.numel() + second.numel() != sum(self.sizes(shape)):
+        hidden = self.encoders * self.rank
+        expected = (self.groups * hidden, shape[1] // self.encoders), (shape[0], hidden)
+        found = tuple(first.shape[:2]), tuple(second.shape[:2])
+        if found != expected or (first.numel(), second.numel()) != self.sizes(shape):
             raise PlanError(
                 f"Weights of shapes {tuple(first.shape)} and {tuple(second.shape)} are not the "
                 f"factors of a {tuple(shape)} weight at {self}."
             )
         outputs, inputs, kernel, rest = self._sizes(shape)
-        spread = (
-            second.detach().double().reshape(self.groups, outputs, self.encoders, self.rank, kernel)
-        )
-        left = spread.permute(0, 2, 1, 4, 3).reshape(
+        columns = second.detach().double()
+        columns = columns.reshape(self.groups, outputs, self.encoders, self.rank, kernel)
+        left = columns.permute(0, 2, 1, 4, 3).reshape(
             self.groups, self.encoders, outputs * kernel, self.rank
         )
-        right = (
-            first.detach().double().reshape(self.groups, self.encoders, self.rank, inputs * rest)
-        )
+        right = first.detach().double()
+        right = right.reshape(self.groups, self.encoders, self.rank, inputs * rest)
         product = (left @ right).reshape(self.groups, self.encoders, outputs, kernel, inputs, rest)
         merged: Tensor = product.permute(0, 2, 1, 4, 3, 5).reshape(shape).to(first.dtype)
         return merged

@@ -2,19 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.calibrate.moments import calibrate
-from fxprune.calibrate.recording import Recording
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.fit.lockstep import Fits, Lockstep
-from fxprune.fit.schedule import gathered
-from fxprune.label.analysis import analyze_graph
-from fxprune.passes import ReduceChannels
+from fxprune.fit.lockstep import Fits, fit_in_lockstep, order_layers
+from tests.fit.reductions import record
 from tests.strategies import conv
 
 
@@ -34,7 +29,8 @@ class Branches(nn.Module):
         return torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.branch(x) - self.branch(x.flip(3) + 0.5))
+        out: Tensor = self.head(self.branch(x) - self.branch(x.flip(3) + 0.5))
+        return out
 
 
 class Repeated(nn.Module):
@@ -45,7 +41,9 @@ class Repeated(nn.Module):
         self.enter, self.again, self.leave = conv(3, 8, 3), conv(8, 8, 3), conv(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.enter(x)))))))
+        x = torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.enter(x))))))
+        out: Tensor = self.leave(x)
+        return out
 
 
 def _files(store: Spill) -> int:
@@ -56,35 +54,27 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
     """What was fitted, and the relative output error before and after, on images that were not
     fitted on.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(240, 3, 6, 6, generator=generator)
-    captured = capture(model.eval(), make_batch((images[:2],), {}))
-    analysis = analyze_graph(captured.graph, 2)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    for group in analysis.groups:
-        keep_mask[group.blocks[:, int(kept * group.width) :]] = False
-    small = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
+    images = torch.randn(240, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     fit, test = images[:200], images[200:]
+    case = record(model, fit, kept, memory)
 
     def error() -> float:
         with torch.no_grad():
             expected = model(test)
-            return float((small(test) - expected).square().sum() / expected.square().sum())
+            found = case.reduction.reduced(test)
+            return float((found - expected).square().sum() / expected.square().sum())
 
     before = error()
-    store = Spill(memory)
-    recording = Recording(captured.graph, len(fit), store)
-    calibrate(
-        captured.graph,
-        analysis,
-        recording.follow("", (make_batch((part,), {}) for part in fit.split(50))),
-        len(fit),
-        recording.watch,
-    )
-    recorded = store._held, _files(store)
-    fits = Lockstep(captured.graph, small, analysis, keep_mask, recording).run(recording.chunks)
-    assert (store._held, _files(store)) == recorded
+    recorded = case.store._held, _files(case.store)
+    fits = fit_in_lockstep(case.reduction, case.recording, case.recording.chunks)
+    assert (case.store._held, _files(case.store)) == recorded
     return fits, before, error()
+
+
+def test_what_did_not_change_is_not_fitted() -> None:
+    torch.manual_seed(0)
+    fits, before, after = fitted(Branches(), kept=1.0)
+    assert (fits, before, after) == (Fits(), 0.0, 0.0)
 
 
 def test_a_weight_of_two_branches_is_fitted_on_both() -> None:
@@ -111,16 +101,13 @@ def test_a_layer_on_its_own_output_stays_as_it_is() -> None:
     assert after < before
 
 
-def test_calls_are_gathered_where_their_order_allows() -> None:
-    for model, together in ((Branches(), 2), (Repeated(), 0)):
-        graph = capture(model, make_batch((torch.zeros(2, 3, 6, 6),), {})).graph.graph
-        calls: dict[str, list[torch.fx.Node]] = {}
-        for node in graph.nodes:
-            if "conv" in str(node.target):
-                calls.setdefault(str(node.args[1].target), []).append(node)
-        order, kept = gathered(list(graph.nodes), [tuple(c) for c in calls.values() if len(c) > 1])
-        place = {node: i for i, node in enumerate(order)}
-        assert len(kept) == together
-        assert all(place[b] == place[a] + 1 for a, b in kept)
-        assert all(place[source] < place[node] for node in order for source in node.all_input_nodes)
-        assert len(order) == len(graph.nodes)
+def test_calls_of_a_weight_stand_together_where_their_order_allows() -> None:
+    for model, together in ((Branches(), {"first", "second", "head"}), (Repeated(), {"enter"})):
+        graph = capture(model, make_batch((torch.zeros(2, 3, 6, 6),), {})).graph
+        order, layers = order_layers(graph)
+        assert sorted(order) == sorted(graph.graph.nodes)
+        assert {layer.weight.split(".")[0] for layer in layers.values()} >= together
+        assert "again.weight" not in {layer.weight for layer in layers.values()}
+        for layer in layers.values():
+            first = order.index(layer.node)
+            assert tuple(order[first : first + len(layer.calls)]) == layer.calls

@@ -1,0 +1,123 @@
+"""The reduced graph's calls, executed on every chunk of examples between two fits."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from fxprune.calibrate.recording import Chunk, Recording
+from fxprune.fit.reduction import Reduction
+from fxprune.graph.nodes import attribute
+
+
+class Execution:
+    """Values of the reduced graph on every chunk, as far as it has run; those that nothing ahead
+    reads are let go.
+
+    Args:
+        reduction: the graphs.
+        order: the original graph's nodes in the order in which they will run.
+        recording: of the original graph's outputs; values are put into its store.
+        chunks: those of the recording to run on.
+    """
+
+    def __init__(
+        self,
+        reduction: Reduction,
+        order: Sequence[Node],
+        recording: Recording,
+        chunks: Sequence[Chunk],
+    ):
+        self.reduction, self.recording, self.chunks = reduction, recording, chunks
+        self._store = recording.store
+        self._inputs = [node.name for node in order if node.op == "placeholder"]
+        self._done_after = _last_uses(order, reduction.constant.union(self._inputs))
+        self._handles: list[dict[str, Any]] = [
+            dict(zip(self._inputs, chunk.inputs, strict=True)) for chunk in chunks
+        ]
+
+    def run(self, calls: Sequence[Node]) -> None:
+        """Execute calls of the original graph as the reduced one has them.
+
+        Chunk after chunk: what only they need stays small, and in the processor's cache
+        (docs/decisions/0013).
+        """
+        for handles in self._handles:
+            fresh: dict[str, Any] = {}
+            for call in calls:
+                fresh[call.name] = self._call(call.name, handles, fresh)
+                for done in self._done_after.get(call.name, ()):
+                    if done in fresh:
+                        del fresh[done]
+                    else:
+                        self._store.drop(handles.pop(done))
+            handles.update((name, self._store.put(value)) for name, value in fresh.items())
+
+    def values(self, name: str) -> Iterator[tuple[Chunk, Any]]:
+        """Every chunk with the value of a node that has run and is still to be read."""
+        for chunk, handles in zip(self.chunks, self._handles, strict=True):
+            yield chunk, self._store.get(handles[name])
+
+    def results(self, name: str) -> Iterator[tuple[Chunk, Any]]:
+        """Every chunk with what a call whose inputs are there would give now; it is not kept."""
+        for chunk, handles in zip(self.chunks, self._handles, strict=True):
+            yield chunk, self._call(name, handles)
+
+    def clear(self) -> None:
+        """Let everything go but the chunks' inputs, which are the recording's."""
+        for handles in self._handles:
+            for name in handles.keys() - set(self._inputs):
+                self._store.drop(handles.pop(name))
+
+    def _call(
+        self, name: str, handles: Mapping[str, Any], fresh: Mapping[str, Any] = MappingProxyType({})
+    ) -> Any:
+        """One call on one chunk; weights and what follows from them alone are read afresh, since
+        fitting changes them.
+
+        Args:
+            name: of the call.
+            handles: of the chunk's values, by node.
+            fresh: values that are not in the store yet.
+        """
+        node = self.reduction.reduced_nodes[name]
+        value = partial(self._value, handles, fresh)
+        return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+
+    def _value(self, handles: Mapping[str, Any], fresh: Mapping[str, Any], source: Node) -> Any:
+        """What a node gives to those that read it.
+
+        No closure in `_call`: one that calls itself would keep `fresh` until the next collection.
+        """
+        if source.op == "get_attr":
+            return attribute(self.reduction.reduced, str(source.target))
+        if source.name in self.reduction.constant:
+            return self._call(source.name, handles, fresh)
+        if source.name in fresh:
+            return fresh[source.name]
+        return self._store.get(handles[source.name])
+
+
+def _last_uses(order: Sequence[Node], stays: frozenset[str]) -> dict[str, list[str]]:
+    """Names whose values may go after each node.
+
+    Args:
+        order: the nodes in the order in which they run.
+        stays: names that never go.
+    """
+    last: dict[str, str] = {}
+    for node in order:
+        if node.op == "output":
+            continue
+        last.setdefault(node.name, node.name)
+        for source in node.all_input_nodes:
+            last[source.name] = node.name
+    done_after: dict[str, list[str]] = defaultdict(list)
+    for name, user in last.items():
+        if name not in stays:
+            done_after[user].append(name)
+    return done_after

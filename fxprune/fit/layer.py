@@ -1,0 +1,270 @@
+"""Fit one layer of the reduced graph, from what reaches it there to what the original layer gave.
+
+The layer's rows are summed into moments, `linalg.refit` solves for the weight and the intercept,
+and where a plan asks for it the rank is lowered. The ridge is chosen in `linalg.refit.refit`, which
+is called from here with the moments of the rows that validate; a plan that is only tried has one ridge
+for all layers instead (`FitOptions.ridge`).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from fxprune.calibrate.recording import VALIDATION, Chunk, rows_per_example
+from fxprune.fit.execution import Execution
+from fxprune.fit.reduction import Reduction
+from fxprune.fit.rows import keep_survivors, read_features, split_groups
+from fxprune.graph.convolution import bias_of, channel_dim, groups
+from fxprune.label.layers import Layer
+from fxprune.linalg.gram import SHRINKAGE, Moments, Sums
+from fxprune.linalg.pca import truncate
+from fxprune.linalg.refit import TINY, Fit, refit, solution
+
+HELD_OUT = 5
+"""Where no examples are there to validate the ridge, every fifth does (docs/decisions/0010)."""
+MAX_FEATURES = 6144
+"""Unknowns per output above which a layer keeps its one-shot fit."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How layers are fitted.
+
+    Attributes:
+        ranks: of weights that are to become products of two; each of a convolution's groups has
+            this rank.
+        unseen: one-shot fits, by weight, that did not see the examples which validate; they stand in
+            for those of the reduced graph while a ridge is chosen.
+        ridge: of every layer; by default each one's is chosen on held-out examples.
+        max_features: layers with more unknowns per output keep their one-shot fit.
+    """
+
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    unseen: Mapping[str, Tensor] = field(default_factory=dict)
+    ridge: float | None = None
+    max_features: int = MAX_FEATURES
+
+
+@torch.no_grad()
+def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | str:
+    """Refit a layer in place, and lower its rank where that is asked.
+
+    Args:
+        layer: of the original graph.
+        execution: has run up to the layer's inputs.
+        options: how.
+
+    Returns:
+        the fit before its rank is lowered, or why the layer keeps its one-shot one.
+    """
+    reduction = execution.reduction
+    weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
+    prior = to_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
+    moments, outcome = _solve(layer, execution, options, prior)
+    if isinstance(outcome, Fit) and moments is not None:
+        new, shift = outcome.weight, outcome.bias
+        if rank is not None:
+            spread, mean = moments.every_row().outputs(new)
+            new, shift = truncate(new, shift, spread, mean, rank, layer.intercept)
+    elif rank is not None:
+        shift = _current_shift(layer, reduction, prior)
+        spread, mean = _covariance_of_outputs(layer, execution, prior, shift)
+        new, shift = truncate(prior, shift, spread, mean, rank, layer.intercept)
+    else:
+        return outcome
+    weight.data.copy_(to_weight(new, weight.shape))
+    _write_shift(layer, reduction, shift)
+    return outcome
+
+
+def to_matrices(weight: Tensor, count: int) -> Tensor:
+    """A weight (out, in / groups, k1, ...) as a float64 copy (groups, out / groups, taps x in /
+    groups), whose columns are in the order of `read_features`.
+    """
+    taps_first = weight.detach().to(torch.float64, copy=True).movedim(1, -1)
+    return taps_first.reshape(count, len(weight) // count, -1)
+
+
+def to_weight(matrices: Tensor, shape: Sequence[int]) -> Tensor:
+    """The weight of this shape that `to_matrices` makes such matrices of."""
+    outputs, inputs, *kernel = shape
+    return matrices.reshape(outputs, *kernel, inputs).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class RowMoments:
+    """Moments of a layer's sampled rows: what reaches it, and what the original layer gave.
+
+    Attributes:
+        fitting: of the rows to fit.
+        validation: of the rows on which the ridge is chosen; None where it is given.
+    """
+
+    fitting: Moments
+    validation: Moments | None
+
+    def every_row(self) -> Moments:
+        """Moments of both."""
+        return self.fitting if self.validation is None else self.fitting + self.validation
+
+
+def _solve(
+    layer: Layer, execution: Execution, options: FitOptions, prior: Tensor
+) -> tuple[RowMoments | None, Fit | str]:
+    """What was summed of a layer, and the fit to it or why there is none."""
+    features = prior.shape[2]
+    if features > options.max_features:
+        return None, f"{features} unknowns per output"
+    moments = sum_rows(layer, execution, validated=options.ridge is None)
+    if moments is None:
+        return None, "its outputs cannot be matched to the original's"
+    if moments.validation is None:
+        assert options.ridge is not None
+        fit = solution(moments.fitting, prior, layer.intercept, options.ridge, torch.float32)
+    else:
+        unseen = options.unseen.get(layer.weight)
+        start = prior if unseen is None else to_matrices(unseen, len(prior))
+        fit = refit(moments.fitting, moments.validation, prior, layer.intercept, start)
+    if not bool(torch.isfinite(fit.weight).all()):
+        return moments, "the fit is not finite"
+    return moments, fit
+
+
+def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments | None:
+    """Sum a layer's sampled rows over all of its calls and all chunks.
+
+    Args:
+        layer: of the original graph.
+        execution: has run up to the layer's inputs.
+        validated: whether some of the rows are summed apart, to choose a ridge on.
+
+    Returns:
+        None where outputs cannot be matched to the original's, or no rows are there.
+    """
+    reduction = execution.reduction
+    weight = reduction.tensor(layer.weight)
+    count = groups(reduction.reduced_nodes[layer.node.name])
+    fixed = _current_bias(layer, reduction) if layer.bias is None else None
+    sums = {role: Sums() for role in ((False, True) if validated else (False,))}
+    for call in layer.calls:
+        kept = reduction.kept(call)
+        if kept is None:
+            return None
+        for rows in _sample_rows(call, kept, len(layer.calls), weight, execution):
+            target = rows.target if fixed is None else rows.target - fixed
+            for validates, mask in _split_roles(rows, execution.chunks, validated):
+                if len(target[mask]):
+                    features = read_features(call, rows.x, weight.shape[2:], rows.at[:, mask])
+                    sums[validates].add(
+                        split_groups(features, count), split_groups(target[mask], count)
+                    )
+    totals = {role: part.total() for role, part in sums.items()}
+    fitting, validation = totals[False], totals.get(True)
+    if fitting is None or (validated and validation is None):
+        return None
+    return RowMoments(fitting, validation)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One call's sampled rows on one chunk.
+
+    Attributes:
+        chunk: the chunk.
+        x: what the call reads.
+        at: (dimensions, rows) positions in the reduced call's output.
+        target: (rows, channels) the original's outputs there.
+        example: (rows,) numbers of the examples.
+    """
+
+    chunk: Chunk
+    x: Tensor
+    at: Tensor
+    target: Tensor
+    example: Tensor
+
+
+def _sample_rows(
+    call: Node, kept: dict[int, Tensor], calls: int, weight: Tensor, execution: Execution
+) -> Iterator[_Rows]:
+    """The sampled rows of a call, chunk by chunk: as many as so many unknowns ask."""
+    source, recording = call.args[0], execution.recording
+    assert isinstance(source, Node)
+    wanted = rows_per_example(weight[0].numel(), calls, recording.examples)
+    channel = channel_dim(call, weight.dim()) % call.meta["val"].dim()
+    for chunk, x in execution.values(source.name):
+        at, target = recording.sample(chunk, call.name)
+        at = at[:, : math.ceil(wanted * chunk.size)]
+        example = at[0] * chunk.size // max(x.shape[0], 1) + chunk.first
+        at, target, left = keep_survivors(at, target[: at.shape[1]], kept, channel)
+        yield _Rows(chunk, x, at, target, example[left])
+
+
+def _split_roles(
+    rows: _Rows, chunks: Sequence[Chunk], validated: bool
+) -> list[tuple[bool, Tensor | slice]]:
+    """Which rows are for fitting (False) and which for validating (True)."""
+    if not validated:
+        return [(False, slice(None))]
+    if any(chunk.part == VALIDATION for chunk in chunks):
+        return [(rows.chunk.part == VALIDATION, slice(None))]
+    validates = rows.example % HELD_OUT == 0
+    return [(False, ~validates), (True, validates)]
+
+
+def _current_bias(layer: Layer, reduction: Reduction) -> Tensor | None:
+    """The bias as it stands, shared with another call or not."""
+    name = bias_of(layer.node)
+    return reduction.tensor(name) if name else None
+
+
+def _current_shift(layer: Layer, reduction: Reduction, prior: Tensor) -> Tensor:
+    """The bias as it stands, (groups, out / groups) float64; zeros where there is none."""
+    bias = _current_bias(layer, reduction)
+    if bias is None:
+        return prior.new_zeros(prior.shape[:2])
+    return bias.detach().double().view(prior.shape[:2])
+
+
+def _write_shift(layer: Layer, reduction: Reduction, shift: Tensor) -> None:
+    """Store what is added to the outputs in the bias, or in the mean of the BatchNorm behind."""
+    flat = shift.reshape(-1)
+    if layer.bias is not None:
+        reduction.tensor(layer.bias).data.copy_(flat)
+    elif layer.mean is not None:
+        mean = reduction.tensor(layer.mean)
+        mean.data.copy_(mean.double() - flat.to(mean.device))
+
+
+def _covariance_of_outputs(
+    layer: Layer, execution: Execution, prior: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Covariance (g, o, o) and mean (g, o) of what the reduced layer gives as it stands, without
+    its bias.
+
+    The covariance is shrunk towards that of white inputs by what few rows leave undetermined.
+    """
+    name, samples = layer.node.name, []
+    channel = channel_dim(layer.node, execution.reduction.tensor(layer.weight).dim())
+    for chunk, output in execution.results(name):
+        output = output.movedim(channel, -1)
+        at = execution.recording.sample(chunk, name)[0]
+        # Removed channels among the positions shorten them; which positions are looked at does not
+        # matter here.
+        last = torch.tensor(output.shape[:-1])[:, None] - 1
+        samples.append(output[tuple(torch.minimum(at, last))])
+    rows = split_groups(torch.cat(samples).double(), len(prior)) - shift[:, None]
+    mean = rows.mean(1)
+    covariance = (rows - mean[:, None]).mT @ (rows - mean[:, None]) / rows.shape[1]
+    isotropic = prior @ prior.mT
+    per_energy = float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
+    undetermined = SHRINKAGE * prior.shape[2] / rows.shape[1]
+    return covariance + undetermined * per_energy * isotropic, mean
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)

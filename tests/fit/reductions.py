@@ -1,0 +1,62 @@
+"""A model recorded on some examples and reduced, as fits take it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from fxprune.calibrate.moments import Moments, Site, calibrate
+from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.spill import Spill
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
+from fxprune.fit.reduction import Reduction
+from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.passes import ReduceChannels
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a fit works on.
+
+    Attributes:
+        reduction: the captured graph and the reduced one.
+        recording: of the captured graph's outputs.
+        moments: of what its consumers read.
+        store: where the recording lies.
+    """
+
+    reduction: Reduction
+    recording: Recording
+    moments: dict[Site, Moments]
+    store: Spill
+
+
+def keep_share(analysis: Analysis, share: float) -> np.ndarray:
+    """The keep mask of the first channels of every block."""
+    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    for group in analysis.groups:
+        keep_mask[group.blocks[:, int(share * group.width) :]] = False
+    return keep_mask
+
+
+def record(
+    model: nn.Module, examples: Tensor, share: float, memory: float = 1e9, batch: int = 50
+) -> Recorded:
+    """Remove channels from a model and run the original over the examples."""
+    captured = capture(model.eval(), make_batch((examples[:2],), {}))
+    analysis, store = analyze_graph(captured.graph, 2), Spill(memory)
+    keep_mask = keep_share(analysis, share)
+    reduced = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
+    recording = Recording(captured.graph, len(examples), store)
+    batches = (make_batch((part,), {}) for part in examples.split(batch))
+    moments = calibrate(
+        captured.graph,
+        analysis,
+        recording.follow("", batches),
+        len(examples),
+        recording.watch,
+    )
+    return Recorded(
+        Reduction(captured.graph, reduced, analysis, keep_mask), recording, moments, store
+    )
