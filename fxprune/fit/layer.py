@@ -2,8 +2,8 @@
 
 The layer's rows are summed into moments, `linalg.refit` solves for the weight and the intercept,
 and where a plan asks for it the rank is lowered. The ridge is chosen in `linalg.refit.refit`, which
-is called from here with the moments of the rows that validate; a plan that is only tried has one ridge
-for all layers instead (`FitOptions.ridge`).
+is called from here with the moments of the rows that validate; a plan that is only tried has one
+ridge for all layers instead (`FitOptions.ridge`).
 """
 
 import math
@@ -37,8 +37,8 @@ class FitOptions:
     Attributes:
         ranks: of weights that are to become products of two; each of a convolution's groups has
             this rank.
-        unseen: one-shot fits, by weight, that did not see the examples which validate; they stand in
-            for those of the reduced graph while a ridge is chosen.
+        unseen: one-shot fits, by weight, that did not see the examples which validate; they stand
+            in for those of the reduced graph while a ridge is chosen.
         ridge: of every layer; by default each one's is chosen on held-out examples.
         max_features: layers with more unknowns per output keep their one-shot fit.
     """

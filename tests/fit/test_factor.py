@@ -118,7 +118,7 @@ def test_a_factoring_that_does_not_fit_is_an_error(weight: str, how: Factoring) 
 
 
 def test_a_plan_for_other_layers_is_an_error() -> None:
-    session = SimpleNamespace(graph=layered(), ignore=lambda name: name == "0.weight")
+    session = SimpleNamespace(graph=layered(), ignored=lambda name: name == "0.weight")
     for name, reason in (
         ("0.weight", "ignored on request"),
         ("third.weight", "no layer has a weight of that name"),
