@@ -163,7 +163,7 @@ def _one_per_stretch(total: int, wanted: int, generator: torch.Generator) -> Ten
     if total <= wanted:
         return stretch
     within = torch.rand(wanted, generator=generator, dtype=torch.float64)
-    return ((stretch + within) * (total / wanted)).long().clamp(max=total - 1)
+    return ((stretch + within) * (total / max(wanted, 1))).long().clamp(max=total - 1)
 
 
 class _Table:
