@@ -131,24 +131,18 @@ def test_output_aware_keeps_what_the_output_depends_on() -> None:
 
 
 def test_sensitivities_say_which_outputs_count() -> None:
-    """A channel that only feeds an output that the rest ignores goes first."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(6, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 5), nn.Linear(5, 3, bias=False)
-    ).double()
+    """The channel that most of one output comes from goes last, or first where that is ignored."""
+    model = pair()
     model[2].weight.data[:, 3], model[2].weight.data[0, :] = 0, 0
-    model[2].weight.data[0, 3] = 2
-    model[3].weight.data[:, 0] = 0
-    orders = [
-        numbered(
-            next(
-                p
-                for p in profiles(model, inputs(), "output-aware", weighed)
-                if len(p.errors) == WIDTH
-            )
+    model[2].weight.data[0, 3] = 50
+    graph, analysis, moments, _ = statistics(model, inputs())
+    orders = []
+    for first_output in (1.0, 0.0):
+        weights = torch.tensor([first_output, 1, 1, 1], dtype=torch.float64)
+        (profile,) = profile_groups(
+            graph, analysis, moments, "output-aware", torch.float64, {"2.weight": weights.diag()}
         )
-        for weighed in (False, True)
-    ]
+        orders.append(numbered(profile))
     assert orders[0][-1] == 3
     assert orders[1][0] == 3
 
