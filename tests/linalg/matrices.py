@@ -12,7 +12,7 @@ def matrix(condition: float, seed: int = 0, rows: int = ROWS, columns: int = COL
     generator = np.random.default_rng(seed)
     left, _ = np.linalg.qr(generator.standard_normal((rows, columns)))
     right, _ = np.linalg.qr(generator.standard_normal((columns, columns)))
-    return (left * np.geomspace(1, 1 / condition, columns)) @ right
+    return np.asarray((left * np.geomspace(1, 1 / condition, columns)) @ right)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -71,10 +71,22 @@ def test_orders_are_nested_and_errors_do_not_fall(
         assert 0 <= profile.free < width
 
 
-def pair(seed: int = 0) -> nn.Sequential:
-    """One group of `WIDTH` channels between two linear layers, float64."""
+class Pair(nn.Module):
+    """One group of `WIDTH` channels between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(torch.tanh(self.first(x)))
+        return out
+
+
+def pair(seed: int = 0) -> Pair:
+    """In float64."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 4)).double()
+    return Pair().double()
 
 
 def inputs(count: int = 400) -> Tensor:
@@ -83,14 +95,14 @@ def inputs(count: int = 400) -> Tensor:
 
 def numbered(profile: Profile) -> list[int]:
     """The order as rows of the producing weight."""
-    return (profile.order[0] - profile.order.min()).tolist()
+    return [int(channel) for channel in profile.order[0] - profile.order.min()]
 
 
 @pytest.mark.parametrize("selector", ["output-aware", "pivoted-qr"])
 def test_the_redundant_channel_goes_first(selector: str) -> None:
     """A copy of another channel can be rebuilt, however large its weights are."""
     model = pair()
-    for tensor in (model[0].weight, model[0].bias):
+    for tensor in (model.first.weight, model.first.bias):
         tensor.data[7] = tensor.data[2]
     (profile,) = profiles(model, inputs(), selector)
     assert numbered(profile)[0] in (2, 7)
@@ -101,7 +113,7 @@ def test_the_redundant_channel_goes_first(selector: str) -> None:
 def test_dead_channels_are_free() -> None:
     model = pair()
     for channel in (1, 5):
-        model[0].weight.data[channel] = model[0].bias.data[channel] = 0
+        model.first.weight.data[channel] = model.first.bias.data[channel] = 0
     (profile,) = profiles(model, inputs(), "output-aware", weighed=True)
     assert profile.free == 2
     assert set(numbered(profile)[:2]) == {1, 5}
@@ -112,7 +124,7 @@ def test_from_few_rows_no_channel_counts_as_dependent() -> None:
     """As many rows as channels rebuild any channel, of these rows."""
     for rows, free in ((WIDTH, 0), (2 * WIDTH - 1, 0), (2 * WIDTH, 1)):
         model = pair()
-        for tensor in (model[0].weight, model[0].bias):
+        for tensor in (model.first.weight, model.first.bias):
             tensor.data[7] = tensor.data[2]
         (profile,) = profiles(model, inputs(rows), "output-aware")
         assert profile.free == free
@@ -123,8 +135,8 @@ def test_output_aware_keeps_what_the_output_depends_on() -> None:
     not look at the consumer, keeps it where it is the largest.
     """
     model = pair()
-    model[0].weight.data[4] *= 10
-    model[2].weight.data[:, 4] *= 1e-4
+    model.first.weight.data[4] *= 10
+    model.second.weight.data[:, 4] *= 1e-4
     (aware,), (blind,) = (profiles(model, inputs(), s) for s in ("output-aware", "pivoted-qr"))
     assert numbered(aware)[0] == 4
     assert numbered(blind)[-1] == 4
@@ -133,14 +145,19 @@ def test_output_aware_keeps_what_the_output_depends_on() -> None:
 def test_sensitivities_say_which_outputs_count() -> None:
     """The channel that most of one output comes from goes last, or first where that is ignored."""
     model = pair()
-    model[2].weight.data[:, 3], model[2].weight.data[0, :] = 0, 0
-    model[2].weight.data[0, 3] = 50
+    model.second.weight.data[:, 3], model.second.weight.data[0, :] = 0, 0
+    model.second.weight.data[0, 3] = 50
     graph, analysis, moments, _ = statistics(model, inputs())
     orders = []
     for first_output in (1.0, 0.0):
         weights = torch.tensor([first_output, 1, 1, 1], dtype=torch.float64)
         (profile,) = profile_groups(
-            graph, analysis, moments, "output-aware", torch.float64, {"2.weight": weights.diag()}
+            graph,
+            analysis,
+            moments,
+            "output-aware",
+            torch.float64,
+            {"second.weight": weights.diag()},
         )
         orders.append(numbered(profile))
     assert orders[0][-1] == 3
@@ -149,7 +166,7 @@ def test_sensitivities_say_which_outputs_count() -> None:
 
 def test_magnitude_sorts_by_the_producing_weights() -> None:
     model = pair()
-    energy = model[0].weight.detach().square().sum(1)
+    energy = model.first.weight.detach().square().sum(1)
     (profile,) = profiles(model, inputs(), "magnitude")
     wanted = energy.argsort()
     assert numbered(profile) == wanted.tolist()
@@ -187,9 +204,10 @@ def test_entries_say_what_they_read() -> None:
 def test_the_metric_is_the_energy_of_output_errors(groups: int) -> None:
     """e^T (W^T G W) e = (W e)^T G (W e), summed over the kernel."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=groups)).double()
+    last = nn.Conv2d(8, 6, 3, groups=groups)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), last).double()
     graph, analysis, moments, _ = statistics(model, images(4).double())
-    weight = model[2].weight.detach()
+    weight = last.weight.detach()
     root = torch.randn(6, 6, dtype=torch.float64)
     sensitivity = root @ root.T
     (own,) = (m for site, m in moments.items() if site[0] == "2.weight")
