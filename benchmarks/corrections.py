@@ -19,7 +19,7 @@ import fxprune
 from benchmarks.data import DEBIAN, split
 from benchmarks.nets import NETS, trained
 from benchmarks.tradeoff import draw, logits
-from fxprune.verify.decisions import relative_error
+from fxprune.verify.decisions import squared_error
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Model = Callable[[Tensor], Tensor]
@@ -105,7 +105,7 @@ def main(
         cells = []
         for model in models:
             found = model(judging)
-            wrong, norm = relative_error(reference, found)
+            wrong, norm = squared_error(reference, found)
             cells.append(
                 f"{100 * float((found.argmax(1) == reference.argmax(1)).float().mean()):.2f}, "
                 f"{wrong / norm:.4f}"

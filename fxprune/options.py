@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fxprune.errors import BudgetError, UnsupportedError
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
-from fxprune.profile.removal import SELECTORS
+from fxprune.profile.selectors import SELECTORS
 from fxprune.timing.workload import Workload
 from fxprune.verify.decisions import Decision
 

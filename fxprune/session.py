@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.moments import Moments, Site, calibrate
+from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.observe import require_finite
 from fxprune.calibrate.recording import VALIDATION, Recording
 from fxprune.calibrate.spill import Spill
@@ -30,7 +30,8 @@ from fxprune.label.named import least_shares, matcher
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
 from fxprune.profile.output_moments import OutputMoments, output_moments
-from fxprune.profile.removal import Profile, profile
+from fxprune.profile.removal import Profile, profile_groups
+from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.sensitivity import sensitivities
 from fxprune.progress import Advance, Journal
 from fxprune.timing.latency_model import fit_call_seconds
@@ -61,8 +62,8 @@ class Observed:
         recording: the layers' and the model's outputs.
     """
 
-    moments: dict[Site, Moments]
-    all_moments: dict[Site, Moments]
+    moments: dict[Site, InputMoments]
+    all_moments: dict[Site, InputMoments]
     recording: Recording
 
 
@@ -108,7 +109,7 @@ class Statistics:
 
         with self.journal.station("calibrate", split.fitting) as advance:
             moments, validating = (
-                calibrate(
+                collect_moments(
                     self.graph,
                     self.analysis,
                     stream(parts, advance),
@@ -156,15 +157,16 @@ class Statistics:
         return cache(self._profiles)
 
     def _profiles(self, selector: str) -> list[Profile]:
-        moments = {} if selector == "magnitude" else self.observed.all_moments
-        weighed = self.sensitivities if selector == "output-aware" else {}
+        reads = SELECTORS[selector]
+        moments = self.observed.all_moments if reads.moments else {}
+        weighed = self.sensitivities if reads.sensitivities else {}
         with self.journal.station("profile", len(self.analysis.groups)) as advance:
             dtype = next(self.graph.parameters()).dtype
-            return profile(
+            return profile_groups(
                 self.graph, self.analysis, moments, selector, dtype, weighed or None, advance
             )
 
-    def _warn_if_thin(self, moments: dict[Site, Moments]) -> None:
+    def _warn_if_thin(self, moments: dict[Site, InputMoments]) -> None:
         thin = [
             (site[0], len(gram), seen)
             for site, own in moments.items()

@@ -86,7 +86,7 @@ class ReducedNetwork:
         """Of the layer's first call, with the channels that stay."""
         terms = [term for term in self.analysis.costs if term.node == layer.node.name]
         return sum(
-            term.flops * math.prod(float(self.keep_mask[axis].mean()) for axis in term.factors)
+            term.amount * math.prod(float(self.keep_mask[axis].mean()) for axis in term.axes)
             for term in terms[-1:]
         )
 

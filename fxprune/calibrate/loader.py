@@ -12,9 +12,10 @@ from fxprune.capture.batch import Batch, make_batch, to_batch
 from fxprune.errors import CalibrationError
 
 
-class Gathered:
-    """Several calls put together as one, in tensors made once: many small ones that wait would
-    fragment the memory.
+class _Joined:
+    """Several calls put together as one, in tensors made once.
+
+    Many small ones that wait would fragment the memory.
 
     Args:
         first: the first of them.
@@ -31,39 +32,38 @@ class Gathered:
         ]
 
     def add(self, batch: Batch) -> bool:
-        """Take a call that differs from the first in its number of examples only; False where it
-        does not fit.
+        """Take a call that differs from the first in its number of examples only.
+
+        Returns:
+            whether it fits; nothing is taken where it does not.
         """
-        pairs = list(
-            zip(
-                *(pytree.tree_leaves((b.args, b.kwargs)) for b in (self._first, batch)), strict=True
-            )
+        first, other = (pytree.tree_leaves((b.args, b.kwargs)) for b in (self._first, batch))
+        pairs = list(zip(first, other, strict=True))
+        grows = [_by_example(pair, (self._first.size, batch.size)) for pair in pairs]
+        alike = all(
+            a.shape[1:] == b.shape[1:] and a.device == b.device if by_example else _equal(a, b)
+            for by_example, (a, b) in zip(grows, pairs, strict=True)
         )
-        rows = [_by_example(pair, (self._first.size, batch.size)) for pair in pairs]
-        same = all(
-            a.shape[1:] == b.shape[1:] and a.device == b.device if row else _equal(a, b)
-            for row, (a, b) in zip(rows, pairs, strict=True)
-        )
-        if not same or self.size + batch.size > self._most:
+        stop = self.size + batch.size
+        if not alike or stop > self._most:
             return False
-        for held, row, (_, value) in zip(self._leaves, rows, pairs, strict=True):
-            if row:
-                held[self.size : self.size + batch.size] = value
-        self.size += batch.size
+        for leaf, by_example, value in zip(self._leaves, grows, other, strict=True):
+            if by_example:
+                leaf[self.size : stop] = value
+        self.size = stop
         return True
 
     def batch(self) -> Batch:
-        """What was taken: tensors with a row for each example one after the other, the rest as in
-        the first call.
-        """
+        """What was taken: rows of examples one after the other, the rest as in the first call."""
         leaves = [
-            held[: self.size] if grows else held
-            for held, grows in zip(self._leaves, self._grows, strict=True)
+            leaf[: self.size] if grows else leaf
+            for leaf, grows in zip(self._leaves, self._grows, strict=True)
         ]
         return make_batch(*pytree.tree_unflatten(leaves, self._form))
 
 
 def _by_example(values: Sequence[Any], sizes: Sequence[int]) -> bool:
+    """Whether each value is a tensor with a row for every example of its call."""
     return all(
         isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size
         for v, size in zip(values, sizes, strict=True)
@@ -79,8 +79,7 @@ def _equal(x: Any, y: Any) -> bool:
 
 
 class Calibration:
-    """A calibration loader that can be read as often as the method needs, from example `start` to
-    `stop`.
+    """A calibration loader that can be read as often as the method needs.
 
     Args:
         model: whose forward the batches are for.
@@ -88,28 +87,21 @@ class Calibration:
             pass would see nothing.
         chunk: most examples per batch handed out; longer ones are cut. May be changed between two
             readings.
+
+    Attributes:
+        size: examples in all.
+        example: the first two examples, to capture the model with.
+
+    Raises:
+        CalibrationError: the loader cannot be read, or its batches are empty, of different kinds
+            or not finite.
     """
 
     def __init__(self, model: nn.Module, loader: Any, chunk: int = 128):
-        if isinstance(loader, Tensor):
-            loader = [loader]
-        if isinstance(loader, dict):
-            loader = [loader]
-        if isinstance(loader, Iterator):
-            raise CalibrationError(
-                f"The calibration loader is a one-shot {type(loader).__name__}: it can be read "
-                "once, and calibration reads it "
-                "several times. Pass list(loader), a DataLoader, or an object whose __iter__ "
-                "starts anew."
-            )
-        if not isinstance(loader, Iterable):
-            raise CalibrationError(
-                f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."
-            )
-        self._model, self._loader, self.chunk = model, loader, chunk
+        self._model, self._loader, self.chunk = model, _readable(loader), chunk
         self.size = self._largest = 0
         first: Batch | None = None
-        for item in loader:
+        for item in self._loader:
             batch = to_batch(model, item)
             first = first or batch
             _check_like(first, batch, self.size)
@@ -131,7 +123,7 @@ class Calibration:
                 batches is put together.
         """
         most = min(self.chunk, self._largest)
-        waiting: Gathered | None = None
+        waiting: _Joined | None = None
         for part in self._pieces(chosen):
             if waiting is not None and not waiting.add(part):
                 yield waiting.batch()
@@ -139,12 +131,13 @@ class Calibration:
             if waiting is None and part.size == most:
                 yield part
             elif waiting is None:
-                waiting = Gathered(part, most)
+                waiting = _Joined(part, most)
                 waiting.add(part)
         if waiting is not None:
             yield waiting.batch()
 
     def _pieces(self, chosen: np.ndarray | None) -> Iterator[Batch]:
+        """What is chosen of every batch, cut into at most `chunk` examples."""
         seen = 0
         for item in self._loader:
             batch = to_batch(self._model, item)
@@ -166,8 +159,29 @@ class Calibration:
             )
 
 
+def _readable(loader: Any) -> Iterable[Any]:
+    """A loader that starts anew each time it is iterated; one tensor or dict is its only batch."""
+    if isinstance(loader, (Tensor, dict)):
+        return [loader]
+    if isinstance(loader, Iterator):
+        raise CalibrationError(
+            f"The calibration loader is a one-shot {type(loader).__name__}: it can be read once, "
+            "and calibration reads it several times. Pass list(loader), a DataLoader, or an "
+            "object whose __iter__ starts anew."
+        )
+    if not isinstance(loader, Iterable):
+        raise CalibrationError(
+            f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."
+        )
+    return loader
+
+
 def _check_like(first: Batch, batch: Batch, at: int) -> None:
-    """Every batch has the first one's dtypes and number of dimensions."""
+    """Check that a batch has the first one's dtypes and numbers of dimensions, and is finite.
+
+    Args:
+        at: number of its first example, for messages.
+    """
     for a, b in zip(first.tensors(), batch.tensors(), strict=True):
         if a.dtype != b.dtype or a.dim() != b.dim():
             raise CalibrationError(

@@ -1,8 +1,10 @@
-"""Station 3: stream calibration batches once and keep only sums."""
+"""Second moments of what every consumer reads: batches stream through once and only sums stay."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -20,13 +22,14 @@ from fxprune.linalg.gram import second_moment
 from fxprune.rules.recorder import Consumer
 
 POSITIONS, POSITIONS_PER_CHANNEL = 25_600, 200
-"""Positions in all examples that enter the second moments, at least and per channel; where a batch
-has twice its share, they are drawn.
+"""Positions in all examples that enter the second moments, at least and per channel.
+
+Where a batch has twice its share of them, they are drawn (docs/decisions/0013, 0014).
 """
 
 
 @dataclass(frozen=True)
-class Moments:
+class InputMoments:
     """Second moments of what one consumer weight reads.
 
     Attributes:
@@ -41,10 +44,11 @@ class Moments:
     rows: tuple[int, ...]
     examples: int
 
-    def __add__(self, other: "Moments") -> "Moments":
+    def __add__(self, other: "InputMoments") -> "InputMoments":
+        """Of both sets of examples."""
         grams = tuple(a + b for a, b in zip(self.grams, other.grams, strict=True))
         rows = tuple(a + b for a, b in zip(self.rows, other.rows, strict=True))
-        return Moments(self.strata, grams, rows, self.examples + other.examples)
+        return InputMoments(self.strata, grams, rows, self.examples + other.examples)
 
 
 Site = tuple[str, int]
@@ -61,14 +65,14 @@ def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
     return found
 
 
-def calibrate(
+def collect_moments(
     module: GraphModule,
     analysis: Analysis,
     batches: Iterable[Batch],
     examples: int,
     watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
     seed: int = 0,
-) -> dict[Site, Moments]:
+) -> dict[Site, InputMoments]:
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
     Args:
@@ -82,76 +86,117 @@ def calibrate(
     Raises:
         CalibrationError: a layer gives NaN or infinite values; it is named.
     """
-    found = sites(analysis)
-    keys: dict[tuple[str, int, bytes], list[Stratum]] = {}
-    key_of: dict[tuple[Site, int], tuple[str, int, bytes]] = {}
-    for site, consumers in found.items():
-        ids = analysis.axes[site]
-        for number, consumer in enumerate(consumers):
-            key = (consumer.source, consumer.dim, ids.shape[:1].__repr__().encode() + ids.tobytes())
-            keys.setdefault(key, strata(ids))
-            key_of[(site, number)] = key
-    grams: dict[tuple[str, int, bytes], list[np.ndarray]] = {}
-    counts: dict[tuple[str, int, bytes], list[int]] = {}
-    generator = torch.Generator().manual_seed(seed)
-
-    def positions(value: Tensor, dim: int) -> Tensor:
-        flat = value.movedim(dim, -1).reshape(-1, value.shape[dim])
-        most = math.ceil(max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1]) * size / examples)
-        return (
-            flat.index_select(
-                0, torch.randint(len(flat), (most,), generator=generator).to(flat.device)
-            )
-            if len(flat) > 2 * most
-            else flat
-        )
-
-    def summing(source: str) -> Callable[[Tensor], None]:
-        read = [(key, parts) for key, parts in keys.items() if key[0] == source]
-
-        def add(value: Tensor) -> None:
-            for key, parts in read:
-                flat = positions(value, key[1])
-                observed = [rows(flat, part) for part in parts]
-                moments = [second_moment(x) for x in observed]
-                if not all(np.isfinite(m).all() for m in moments):
-                    raise _NotFinite
-                if key in grams:
-                    grams[key] = [a + b for a, b in zip(grams[key], moments, strict=True)]
-                    counts[key] = [a + len(x) for a, x in zip(counts[key], observed, strict=True)]
-                else:
-                    grams[key], counts[key] = moments, [len(x) for x in observed]
-
-        return add
-
-    observer = Observer(
-        module, {source: summing(source) for source in {key[0] for key in keys}}, watch
-    )
-    seen = size = 0
+    collector = _Collector(analysis, examples, seed)
+    observer = Observer(module, collector.watch, watch)
     for batch in batches:
-        size = batch.size
-        try:
-            with torch.no_grad():
-                outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
-        except _NotFinite:
-            require_finite(module, batch)
-            raise CalibrationError(
-                "Activations are too large for their second moments: they overflow."
-            ) from None
-        # What went wrong at a position that was not looked at.
-        if any(isinstance(t, Tensor) and bool(torch.isnan(t).any()) for t in outputs):
-            require_finite(module, batch)
-        seen += size
-    result = {}
-    for site, consumers in found.items():
-        own = [key_of[(site, i)] for i in range(len(consumers))]
-        total = [sum((grams[k][s] for k in own), np.zeros(())) for s in range(len(keys[own[0]]))]
-        rows_seen = tuple(sum(counts[k][s] for k in own) for s in range(len(keys[own[0]])))
-        result[site] = Moments(
-            tuple(keys[own[0]]), tuple(np.asarray(t) for t in total), rows_seen, seen
-        )
-    return result
+        collector.start(batch)
+        _observe(module, observer, batch)
+    return collector.moments()
+
+
+@torch.no_grad()
+def _observe(module: GraphModule, observer: Observer, batch: Batch) -> None:
+    """Run the graph on a batch; what is not finite is an error that names the layer."""
+    try:
+        outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
+    except _NotFinite:
+        require_finite(module, batch)
+        raise CalibrationError(
+            "Activations are too large for their second moments: they overflow."
+        ) from None
+    # What went wrong at a position that was not looked at.
+    if any(isinstance(t, Tensor) and bool(torch.isnan(t).any()) for t in outputs):
+        require_finite(module, batch)
 
 
 class _NotFinite(Exception):
     """A second moment overflowed or an activation is not finite."""
+
+
+class _Reading:
+    """Sums over one way of reading a node's result: which axis, and whose channels lie along it.
+
+    Args:
+        dim: the axis that is read.
+        ids: (size,) channel id of every column, or (groups, size).
+    """
+
+    def __init__(self, dim: int, ids: np.ndarray):
+        self.dim, self._strata = dim, tuple(strata(ids))
+        self._grams = [np.zeros((len(s.keys), len(s.keys))) for s in self._strata]
+        self._rows = [0] * len(self._strata)
+
+    def add(self, flat: Tensor) -> None:
+        """Count (positions, columns) of the node's result."""
+        for at, stratum in enumerate(self._strata):
+            observed = rows(flat, stratum)
+            moment = second_moment(observed)
+            if not np.isfinite(moment).all():
+                raise _NotFinite
+            self._grams[at] += moment
+            self._rows[at] += len(observed)
+
+    def moments(self) -> InputMoments:
+        """Of everything so far, whose examples somebody else counts."""
+        grams = tuple(gram.copy() for gram in self._grams)
+        return InputMoments(self._strata, grams, tuple(self._rows), examples=0)
+
+
+class _Collector:
+    """Keeps the sums of every reading up to date while the graph runs.
+
+    Consumers that read the same result in the same way share one reading.
+
+    Args:
+        analysis: of the graph.
+        examples: how many there will be in all.
+        seed: of the choice of positions.
+    """
+
+    def __init__(self, analysis: Analysis, examples: int, seed: int):
+        self._examples, self._seen, self._batch = examples, 0, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._readings: dict[Site, list[_Reading]] = {}
+        by_source: dict[str, dict[tuple[Any, ...], _Reading]] = {}
+        for site, consumers in sites(analysis).items():
+            ids = analysis.axes[site]
+            self._readings[site] = []
+            for consumer in consumers:
+                known = by_source.setdefault(consumer.source, {})
+                way = consumer.dim, ids.shape, ids.tobytes()
+                if way not in known:
+                    known[way] = _Reading(consumer.dim, ids)
+                self._readings[site].append(known[way])
+        self.watch = {
+            source: self._adder(tuple(known.values())) for source, known in by_source.items()
+        }
+
+    def start(self, batch: Batch) -> None:
+        """What is watched from now on belongs to this batch."""
+        self._batch = batch.size
+        self._seen += batch.size
+
+    def moments(self) -> dict[Site, InputMoments]:
+        """Of everything so far, summed over the calls of each weight."""
+        result = {}
+        for site, readings in self._readings.items():
+            total = functools.reduce(operator.add, (r.moments() for r in readings))
+            result[site] = replace(total, examples=self._seen)
+        return result
+
+    def _adder(self, readings: tuple[_Reading, ...]) -> Callable[[Tensor], None]:
+        def add(value: Tensor) -> None:
+            for reading in readings:
+                reading.add(self._positions(value, reading.dim))
+
+        return add
+
+    def _positions(self, value: Tensor, dim: int) -> Tensor:
+        """A result as (positions, columns): all of them, or a draw where there are many."""
+        flat = value.movedim(dim, -1).reshape(-1, value.shape[dim])
+        wanted = max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1])
+        share = math.ceil(wanted * self._batch / self._examples)
+        if len(flat) <= 2 * share:
+            return flat
+        drawn = torch.randint(len(flat), (share,), generator=self._generator)
+        return flat.index_select(0, drawn.to(flat.device))

@@ -1,5 +1,6 @@
 """Run the captured graph over batches and look at nodes' results on the way."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,13 +11,24 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.errors import CalibrationError
+from fxprune.graph.nodes import where
 from fxprune.graph.operators import operator_name
 from fxprune.rules.movement import MOVEMENT
 
+MASKING = ("where", "masked_fill", "full", "triu", "tril", "mul", "add", "neg", "rsub", "sub")
+"""Parts of the names of operators that attention masks are made with, which hold -inf on purpose:
+only what a weight produced is checked, not what moves or masks it.
+"""
+
 
 class Observer(Interpreter):
-    """Runs the captured graph and hands nodes' results to callbacks; values die after their last
-    use.
+    """Runs the captured graph and hands nodes' results to callbacks.
+
+    Values die after their last use.
+
+    Args:
+        module: the captured graph.
+        watchers: callbacks by the names of nodes; a node may appear in several.
     """
 
     def __init__(self, module: GraphModule, *watchers: Mapping[str, Callable[[Any], None]]):
@@ -34,8 +46,9 @@ class Observer(Interpreter):
 
 
 def arguments(module: GraphModule, batch: Batch) -> list[Any]:
-    """A batch as the flat arguments of the graph's placeholders; keywords in the order they were
-    traced in.
+    """A batch as the flat arguments of the graph's placeholders.
+
+    Keywords come in the order they were traced in.
     """
     if not batch.kwargs:
         return list(module.graph.process_inputs(*batch.args))
@@ -43,44 +56,29 @@ def arguments(module: GraphModule, batch: Batch) -> list[Any]:
     return pytree.tree_leaves((batch.args, {name: batch.kwargs[name] for name in order}))
 
 
-def where(node: Node) -> str:
-    """The module a node came from, for messages."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return (str(stack[-1][0]) if stack and stack[-1][0] else "the model") + f" ({node.name})"
-
-
+@torch.no_grad()
 def require_finite(module: GraphModule, batch: Batch) -> None:
-    """Find the first layer whose output is not finite on a batch.
+    """Check that every layer's output on a batch is finite.
 
     Raises:
-        CalibrationError: names it; returns where all outputs are finite.
+        CalibrationError: names the first layer whose output is not.
     """
+    checks = {
+        node.name: functools.partial(_check_finite, node)
+        for node in module.graph.nodes
+        if node.op == "call_function"
+        and operator_name(node.target) not in MOVEMENT
+        and not any(part in str(node.target) for part in MASKING)
+    }
+    Observer(module, checks).run(*arguments(module, batch), enable_io_processing=False)
 
-    def check(node: Node) -> Callable[[Any], None]:
-        def look(value: Any) -> None:
-            if (
-                isinstance(value, Tensor)
-                and value.is_floating_point()
-                and not torch.isfinite(value).all()
-            ):
-                bad = "NaN" if torch.isnan(value).any() else "infinite"
-                raise CalibrationError(
-                    f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the "
-                    "calibration data. Check the weights and that "
-                    "inputs are normalized as in training."
-                )
 
-        return look
-
-    skipped = ("where", "masked_fill", "full", "triu", "tril", "mul", "add", "neg", "rsub", "sub")
-    # Attention masks hold -inf on purpose: judge only what a weight produced, not what moves it.
-    calls = [
-        n
-        for n in module.graph.nodes
-        if n.op == "call_function" and operator_name(n.target) not in MOVEMENT
-    ]
-    nodes = [n for n in calls if not any(s in str(n.target) for s in skipped)]
-    with torch.no_grad():
-        Observer(module, {n.name: check(n) for n in nodes}).run(
-            *arguments(module, batch), enable_io_processing=False
+def _check_finite(node: Node, value: Any) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return
+    if not torch.isfinite(value).all():
+        bad = "NaN" if torch.isnan(value).any() else "infinite"
+        raise CalibrationError(
+            f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the calibration "
+            "data. Check the weights and that inputs are normalized as in training."
         )

@@ -1,10 +1,10 @@
-"""Station 3: what the original gives on the fitting examples, kept once for every later fit and
-trial.
+"""What the original gives on the fitting examples, kept for every later fit and trial.
 
 A fit needs each layer's outputs at a sample of positions only, and a trial the model's outputs:
 with those kept, the original runs once over the examples however many plans are tried.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,21 +21,28 @@ from fxprune.graph.convolution import channel_dim
 from fxprune.label.analysis import attribute
 from fxprune.label.layers import own_layers
 
-ROWS = 12
-"""Observations per feature that enter a fit (the solution's error falls with their square root)."""
 VALIDATION = "validation"
-"""The part of the examples that judges fits and plans."""
-FEWEST_ROWS, PLENTY = 6144, 128
-"""Observations that enter even a small layer's fit, where there are as many; but no more than so
-many per feature.
+"""The part of the examples on which ridges and plans are compared."""
+ROWS = 12
+"""Observations per feature that enter a fit (docs/decisions/0013).
+
+The solution's error falls with their square root.
 """
+FEWEST_ROWS = 6144
+"""Observations that enter even a small layer's fit, where there are as many (0013)."""
+MOST_ROWS = 128
+"""Observations per feature that are enough for any layer's fit (docs/decisions/0014)."""
 
 
 def rows_per_example(features: int, calls: int, examples: int) -> float:
-    """Positions sampled from every example for a layer with so many unknowns per output, in each
-    of its calls.
+    """Positions sampled from every example in each call of a layer.
+
+    Args:
+        features: unknowns per output.
+        calls: of the layer.
+        examples: in all.
     """
-    return max(ROWS * features, min(FEWEST_ROWS, PLENTY * features)) / (calls * examples)
+    return max(ROWS * features, min(FEWEST_ROWS, MOST_ROWS * features)) / (calls * examples)
 
 
 @dataclass
@@ -43,12 +50,12 @@ class Chunk:
     """Examples that go through a model together.
 
     Attributes:
-        part: which part of the examples these belong to; `VALIDATION` takes no part in what it
-            judges.
+        part: which part of the examples these belong to; none of `VALIDATION` is fitted on while
+            fits are compared on it.
         first, size: number of the first example, and how many.
         inputs: handles of what the graph's placeholders take.
         samples: by call, handles of sampled positions in its output and of the output there.
-        outputs: handles of the model's flat outputs, of the examples that judge.
+        outputs: handles of the model's flat outputs; kept of `VALIDATION` alone.
     """
 
     part: str
@@ -60,14 +67,20 @@ class Chunk:
 
 
 class Recording:
-    """Fills its chunks while somebody else runs the original over `follow(...)`, with `watch`
-    called on its nodes' results.
+    """Inputs, sampled layer outputs and model outputs of the original, chunk by chunk.
+
+    A recording does not run the model: somebody else does, over the batches that `follow` hands
+    on, and calls `watch` on the results of the nodes that it names.
 
     Args:
         module: the captured graph.
         examples: how many there will be.
         store: where everything is held.
         seed: of the choice of positions.
+
+    Attributes:
+        chunks: what was recorded so far.
+        watch: callbacks by the names of nodes.
     """
 
     def __init__(self, module: GraphModule, examples: int, store: Spill, seed: int = 0):
@@ -75,32 +88,34 @@ class Recording:
         self._module = module
         self._tables: dict[str, _Table] = {}
         self._generator = torch.Generator().manual_seed(seed)
-        self.watch: dict[str, Callable[[Any], None]] = {"output": self._outputs}
+        self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
             wanted = rows_per_example(weight[0].numel(), len(layer.calls), examples)
             for call in layer.calls:
-                self.watch[call.name] = self._sampler(
-                    call.name, channel_dim(call, weight.dim()), wanted
+                self.watch[call.name] = functools.partial(
+                    self._keep_sample, call.name, channel_dim(call, weight.dim()), wanted
                 )
 
     def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Hand batches on; what is watched until the next one belongs to this."""
+        """Hand batches on, each with a chunk of its own to record into until the next one.
+
+        Args:
+            part: of the examples, that these batches are.
+            batches: what the original will be run on.
+        """
         for batch in batches:
             first = self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
-            self.chunks.append(
-                Chunk(
-                    part,
-                    first,
-                    batch.size,
-                    [self.store.put(x) for x in arguments(self._module, batch)],
-                )
-            )
+            inputs = [self.store.put(x) for x in arguments(self._module, batch)]
+            self.chunks.append(Chunk(part, first, batch.size, inputs))
             yield batch
 
     def sample(self, chunk: Chunk, call: str) -> tuple[Tensor, Tensor]:
-        """Positions in a call's output, (dimensions without the channels, picks) in random order,
-        and the original's outputs there, (picks, channels).
+        """The recorded sample of a call's outputs.
+
+        Returns:
+            positions, (dimensions without the channels, picks) in random order, and the
+            original's outputs there, (picks, channels).
         """
         places, targets = (self.store.get(item) for item in chunk.samples[call])
         return places, targets
@@ -109,39 +124,52 @@ class Recording:
         """The original's outputs on a chunk, as the model returns them."""
         return self._module.graph.process_outputs([self.store.get(leaf) for leaf in chunk.outputs])
 
-    def _sampler(self, name: str, dim: int, per_example: float) -> Callable[[Tensor], None]:
-        def sample(value: Tensor) -> None:
-            chunk, generator = self.chunks[-1], self._generator
-            positions = value.movedim(dim, -1)
-            total = positions[..., 0].numel()
-            wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(
-                per_example * chunk.first
-            )
-            # One from every stretch of as many positions: all examples and parts of an image are
-            # seen alike.
-            pick = torch.randperm(min(wanted, total), generator=generator)
-            if total > wanted:
-                within = torch.rand(wanted, generator=generator, dtype=torch.float64)
-                pick = ((pick + within) * (total / wanted)).long().clamp(max=total - 1)
-            at = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
-            targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
-            if name not in self._tables:
-                self._tables[name] = _Table(
-                    self.store, math.ceil(per_example * self.examples), at, targets
-                )
-            chunk.samples[name] = self._tables[name].add(at, targets)
+    def _keep_sample(self, name: str, dim: int, per_example: float, value: Tensor) -> None:
+        """Record a call's output at positions drawn from it.
 
-        return sample
+        Args:
+            name: of the call.
+            dim: of its channels.
+            per_example: positions wanted of each example.
+            value: its output on the current chunk.
+        """
+        chunk = self.chunks[-1]
+        positions = value.movedim(dim, -1)
+        total = positions[..., 0].numel()
+        wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(
+            per_example * chunk.first
+        )
+        pick = _one_per_stretch(total, wanted, self._generator)
+        places = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
+        targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
+        if name not in self._tables:
+            most = math.ceil(per_example * self.examples)
+            self._tables[name] = _Table(self.store, most, places, targets)
+        chunk.samples[name] = self._tables[name].add(places, targets)
 
-    def _outputs(self, values: Any) -> None:
+    def _keep_outputs(self, values: Any) -> None:
         chunk = self.chunks[-1]
         if chunk.part == VALIDATION:
             chunk.outputs = [self.store.put(leaf) for leaf in values]
 
 
+def _one_per_stretch(total: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """Draw (wanted,) of so many positions in random order, or all where there are no more.
+
+    One is drawn from each of as many equal stretches, so that all examples and all parts of an
+    image are seen alike (docs/decisions/0013).
+    """
+    stretch = torch.randperm(min(wanted, total), generator=generator)
+    if total <= wanted:
+        return stretch
+    within = torch.rand(wanted, generator=generator, dtype=torch.float64)
+    return ((stretch + within) * (total / max(wanted, 1))).long().clamp(max=total - 1)
+
+
 class _Table:
-    """Samples of one call in one piece: many small tensors that stay, made between large ones that
-    go, would fragment the memory.
+    """Samples of one call in one piece.
+
+    Many small tensors that stay, made between large ones that go, would fragment the memory.
 
     Args:
         store: where there is room for it, or for its parts.

@@ -1,6 +1,4 @@
-"""Activations of the calibration set, in memory up to a limit and past it on disk, as long as the
-store lives.
-"""
+"""Activations of the calibration set: in memory up to a limit, past it on disk."""
 
 import math
 from pathlib import Path
@@ -12,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SMALL = 1 << 16
+"""Bytes below which a tensor is not worth a file."""
+
 
 class Spill:
-    """Holds tensors; those past `limit` bytes go to files in a temporary folder.
+    """Holds tensors; those past `limit` bytes go to files that live as long as the store.
 
     Args:
         limit: bytes kept in memory.
@@ -32,7 +33,7 @@ class Spill:
             return value
         value = value.detach()
         size = value.numel() * value.element_size()
-        if self._held + size <= self._limit or size < 1 << 16 or value.device.type != "cpu":
+        if self._held + size <= self._limit or size < SMALL or value.device.type != "cpu":
             self._held += size
             return value
         if self._folder is None:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.moments import Moments, Site
+from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.split import EVERY_PART, TRIAL
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import fold_all
@@ -19,7 +19,7 @@ from fxprune.passes import ReduceChannels
 from fxprune.plans.factoring import Factoring
 from fxprune.progress import Advance
 from fxprune.session import Session
-from fxprune.verify.agreement import judge
+from fxprune.verify.agreement import validation_error
 
 TRIAL_RIDGE = 0.1
 """Of every layer while a candidate is only tried (docs/decisions/0010)."""
@@ -71,11 +71,11 @@ def trial_error(
         options = FitOptions(_ranks(factorings), folded, TRIAL_RIDGE)
         _fit_layers(session, small, keep_mask, (TRIAL,), options, advance)
     with journal.station("allocate"):
-        return judge(session.statistics.observed.recording, small)
+        return validation_error(session.statistics.observed.recording, small)
 
 
 def _fold(
-    session: Session, keep_mask: np.ndarray, moments: dict[Site, Moments], ridged: bool
+    session: Session, keep_mask: np.ndarray, moments: dict[Site, InputMoments], ridged: bool
 ) -> dict[str, Tensor]:
     """One-shot fits of the consumers of removed channels, by weight."""
     if keep_mask.all():

@@ -13,20 +13,19 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.moments import Moments, Site
+from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.strata import Stratum, strata
 from fxprune.graph.nodes import attribute
 from fxprune.label.groups import Analysis
 from fxprune.label.survivors import shrink_parameter
-from fxprune.linalg.interpolation import interpolation
-from fxprune.profile.removal import PRECISION, ridge_for
+from fxprune.linalg.interpolation import interpolation, precision_of, ridge_for
 
 
 def fold_all(
     dense: GraphModule,
     analysis: Analysis,
     keep_mask: np.ndarray,
-    moments: Mapping[Site, Moments],
+    moments: Mapping[Site, InputMoments],
     ridged: bool = True,
 ) -> dict[str, Tensor]:
     """Every consumer of removed channels as its one-shot interpolated weight.
@@ -50,7 +49,7 @@ def fold_weight(
     site: Site,
     analysis: Analysis,
     keep_mask: np.ndarray,
-    moments: Moments,
+    moments: InputMoments,
     ridged: bool,
 ) -> Tensor:
     """A consumer's weight at its reduced shape, with the interpolation of removed channels folded
@@ -72,7 +71,7 @@ def fold_weight(
     survives = keep_mask[ids]
     kept_ids = ids[survives].reshape(len(ids), -1) if ids.ndim == 2 else ids[survives]
     pairs = pair_strata(moments.strata, strata(kept_ids))
-    precision = PRECISION.get(weight.dtype, 1e-5)
+    precision = precision_of(weight.dtype)
     matrices = []
     for pair, gram, seen in zip(pairs, moments.grams, moments.rows, strict=True):
         ridge = ridge_for(len(gram), seen, weight.dtype) if ridged else precision

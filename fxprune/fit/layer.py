@@ -20,9 +20,13 @@ from fxprune.fit.reduction import Reduction
 from fxprune.fit.rows import keep_survivors, read_features, split_groups
 from fxprune.graph.convolution import bias_of, channel_dim, groups
 from fxprune.label.layers import Layer
-from fxprune.linalg.gram import SHRINKAGE, Moments, Sums
 from fxprune.linalg.pca import truncate
 from fxprune.linalg.refit import TINY, Fit, refit, solution
+from fxprune.linalg.regression_sums import (
+    COVARIANCE_SHRINKAGE,
+    RegressionAccumulator,
+    RegressionSums,
+)
 
 HELD_OUT = 5
 """Where no examples are there to validate the ridge, every fifth does (docs/decisions/0010)."""
@@ -97,18 +101,18 @@ def to_weight(matrices: Tensor, shape: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class RowMoments:
-    """Moments of a layer's sampled rows: what reaches it, and what the original layer gave.
+    """Sums over a layer's sampled rows: what reaches it, and what the original layer gave.
 
     Attributes:
         fitting: of the rows to fit.
         validation: of the rows on which the ridge is chosen; None where it is given.
     """
 
-    fitting: Moments
-    validation: Moments | None
+    fitting: RegressionSums
+    validation: RegressionSums | None
 
-    def every_row(self) -> Moments:
-        """Moments of both."""
+    def every_row(self) -> RegressionSums:
+        """Sums over both."""
         return self.fitting if self.validation is None else self.fitting + self.validation
 
 
@@ -149,7 +153,7 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     weight = reduction.tensor(layer.weight)
     count = groups(reduction.reduced_nodes[layer.node.name])
     fixed = _current_bias(layer, reduction) if layer.bias is None else None
-    sums = {role: Sums() for role in ((False, True) if validated else (False,))}
+    sums = {role: RegressionAccumulator() for role in ((False, True) if validated else (False,))}
     for call in layer.calls:
         kept = reduction.kept(call)
         if kept is None:
@@ -262,7 +266,7 @@ def _covariance_of_outputs(
     covariance = (rows - mean[:, None]).mT @ (rows - mean[:, None]) / rows.shape[1]
     isotropic = prior @ prior.mT
     per_energy = float(_trace(covariance).sum() / _trace(isotropic).sum().clamp(min=TINY))
-    undetermined = SHRINKAGE * prior.shape[2] / rows.shape[1]
+    undetermined = COVARIANCE_SHRINKAGE * prior.shape[2] / rows.shape[1]
     return covariance + undetermined * per_energy * isotropic, mean
 
 

@@ -15,7 +15,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute, constants
 from fxprune.label.coupling import Coupling, solve
 from fxprune.label.flops import costs
-from fxprune.label.groups import Analysis, ChannelGroup, Cost, Pinned
+from fxprune.label.groups import Analysis, ChannelGroup, CostTerm, Pinned
 from fxprune.label.propagation import Propagation, hint, unlabeled
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
@@ -25,7 +25,7 @@ from fxprune.rules.recorder import Recorder
 __all__ = [
     "Analysis",
     "ChannelGroup",
-    "Cost",
+    "CostTerm",
     "Pinned",
     "Propagation",
     "activations",

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fxprune.capture.batch import Batch
-from fxprune.label.groups import Cost
+from fxprune.label.groups import CostTerm
 from fxprune.label.propagation import empty, signature
 from fxprune.rules.labels import Value, narrow_constant
 from fxprune.rules.registry import rule_for
@@ -55,7 +55,7 @@ def count_flops(module: nn.Module, batch: Batch) -> float:
     return float(counter.get_total_flops()) / batch.size
 
 
-def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost, ...]:
+def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[CostTerm, ...]:
     """FLOPs per example of every contraction in a graph whose values carry channel ids.
 
     An operator without a rule keeps all its channels, so what it costs is fixed.
@@ -69,20 +69,20 @@ def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost
             continue
         flops = _count(node, values, known) / batch
         if flops and not contracts:
-            found.append(Cost(node.name, flops, ()))
+            found.append(CostTerm(node.name, flops, ()))
         elif flops and "scaled_dot_product_attention" in node.target._opname:
             found += _attention(node, flops, values)
         elif flops:
-            found.append(Cost(node.name, flops, _factors(node, values)))
+            found.append(CostTerm(node.name, flops, _factors(node, values)))
     return tuple(found)
 
 
-def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[Cost]:
+def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[CostTerm]:
     """Scores cost by the queries' channels, the weighted sum by the values'."""
     query, _, value = (values[str(a.name)] for a in node.args[:3])  # type: ignore[union-attr]
     share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
     return [
-        Cost(
+        CostTerm(
             node.name,
             flops * part,
             tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes),

@@ -48,19 +48,18 @@ class Pinned:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """A contraction's FLOPs: proportional to the channels it produces and those it consumes.
+class CostTerm:
+    """A part of a call's cost that is proportional to the kept share of each of several axes.
 
     Attributes:
-        node: the call.
-        flops: at full width, for one example.
-        factors: one channel-id vector per weight-like axis; FLOPs scale with the share of each
-            that is kept.
+        node: the call, or the parameter that is counted.
+        amount: at full width, for one example: FLOPs, seconds, or a share of either.
+        axes: the channel ids along each axis that it is proportional to; none where it is fixed.
     """
 
     node: str
-    flops: float
-    factors: tuple[np.ndarray, ...]
+    amount: float
+    axes: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Analysis:
         consumers: every contraction with a weight.
         foldable: (parameter, axis) that are only ever contracted, so an interpolation may be
             folded in.
-        costs: FLOPs of every contraction.
+        costs: terms in FLOPs, of every contraction.
         batch: examples in the traced batch.
     """
 
@@ -85,7 +84,7 @@ class Analysis:
     pinned: tuple[Pinned, ...]
     consumers: tuple[Consumer, ...]
     foldable: frozenset[tuple[str, int]]
-    costs: tuple[Cost, ...]
+    costs: tuple[CostTerm, ...]
     batch: int
 
     def __str__(self) -> str:

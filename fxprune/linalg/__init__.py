@@ -1,5 +1,5 @@
 """Numerics on arrays: one numerical method per file.
 
 In: NumPy arrays and tensors. Out: the same. Knows nothing of graphs, modules or models.
-May import: nothing of fxprune.
+May import: nothing else of fxprune.
 """

@@ -1,6 +1,6 @@
 r"""Interpolation: rebuild dropped columns from kept ones.
 
-Minimises \|X - X_K T\|_F^2 + \lambda \|T - T_0\|_F^2 over T, given second moments only: with A =
+Minimizes \|X - X_K T\|_F^2 + \lambda \|T - T_0\|_F^2 over T, given second moments only: with A =
 X_K^T X_K and B = X_K^T X, T = (A + \lambda I)^{-1} (B + \lambda T_0). For A and B taken from one
 model this is the interpolative decomposition of Chee et al. (NeurIPS 2022), section 3, in
 normal-equation form; for A from a compressed model and B across models it fits the compressed
@@ -11,6 +11,27 @@ import math
 
 import numpy as np
 import torch
+
+PRECISION = {torch.float64: 1e-13, torch.float32: 1e-7}
+"""Relative error of second moments, by the precision of the activations."""
+COARSE = 1e-5
+"""The same for activations in half precision."""
+RIDGE_PER_CHANNEL = 0.05
+"""Ridge per (channels / observations): the noise of moments estimated from few rows."""
+ROUNDING = 30.0
+"""Residuals below so many times the precision, per degree of freedom that is left, are rounding
+(docs/decisions/0014).
+"""
+
+
+def precision_of(dtype: torch.dtype) -> float:
+    """Relative error of second moments of activations of a dtype."""
+    return PRECISION.get(dtype, COARSE)
+
+
+def ridge_for(channels: int, observations: int, dtype: torch.dtype) -> float:
+    """Relative Tikhonov weight for interpolating that many channels from that many rows."""
+    return max(precision_of(dtype), RIDGE_PER_CHANNEL * channels / max(observations, 1))
 
 
 def solve_ridge(
@@ -80,7 +101,8 @@ def interpolation(
             fitted = (torch.from_numpy(a) @ torch.from_numpy(sharp)).numpy()
             free = max(1 - len(kept) / rows, 0.0)
             exact = (
-                np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0)) < 30 * precision * free
+                np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0))
+                < ROUNDING * precision * free
             )
             unit[:, exact] = sharp[:, exact]
         result[np.ix_(places, dropped)] = unit * scale[dropped] / scale[kept][:, None]

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 
-def dropped(covariance: Tensor, worth: Tensor | None = None) -> np.ndarray:
+def dropped(covariance: Tensor, sensitivity: Tensor | None = None) -> np.ndarray:
     """Squared error at rank 0, 1, ..., n of (..., n, n) covariances, summed over them; float64.
 
     Args:
-        worth: (..., n, n) metric of the errors; the identity by default.
+        sensitivity: (..., n, n) metric of the errors; the identity by default.
     """
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp(min=0)
-    if worth is not None:
-        values = values * (vectors * (worth.to(vectors) @ vectors)).sum(-2).clamp(min=0)
+    if sensitivity is not None:
+        values = values * (vectors * (sensitivity.to(vectors) @ vectors)).sum(-2).clamp(min=0)
     return np.append(
         values.reshape(-1, covariance.shape[-1]).sum(0).cumsum(0).flip(0).cpu().numpy(), 0.0
     )

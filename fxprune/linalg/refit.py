@@ -1,6 +1,6 @@
-r"""Refit a linear map from second moments, with the ridge chosen on held-out rows.
+r"""Refit a linear map from sums over rows, with the ridge chosen on held-out rows.
 
-Minimises \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the features' own
+Minimizes \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the features' own
 energies, so that \lambda is free of units and \lambda -> inf returns the prior W0. This is
 layer-wise reconstruction (He et al., ICCV 2017, eq. 1) with a prior.
 """
@@ -13,15 +13,16 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fxprune.linalg.gram import Moments
+from fxprune.linalg.regression_sums import RegressionSums
 
 EXACT = 1e-6
 """Relative squared error below which there is nothing to repair, only noise to fit."""
 RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+"""What is chosen from, relative to each feature's energy (docs/decisions/0002)."""
 START = 6
-"""The ridge tried first."""
+"""Index of the ridge that is tried first: a likely one (docs/decisions/0010)."""
 SINGLE = 1e-4
-"""The least ridge at which single precision is enough to compare fits."""
+"""The least ridge at which fits are compared in single precision (docs/decisions/0010)."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -41,21 +42,22 @@ class Fit:
 
 
 class _System:
-    """Normal equations of moments about a prior, scaled to unit feature energy, for several ridges.
+    """Normal equations about a prior, scaled to unit feature energy, to solve at several ridges.
 
     Args:
-        m: (centered where the outputs may be shifted).
+        sums: centered where the outputs may be shifted.
         prior: (g, o, f), what the ridge pulls to.
     """
 
-    def __init__(self, m: Moments, prior: Tensor):
-        energy = m.pp.diagonal(dim1=1, dim2=2)
+    def __init__(self, sums: RegressionSums, prior: Tensor):
+        energy = sums.pp.diagonal(dim1=1, dim2=2)
         self.scale = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()[:, :, None]
-        self.pp, self.right = self.scaled(m, prior)
+        self.pp, self.right = self.rescale(sums, prior)
 
-    def scaled(self, m: Moments, prior: Tensor) -> tuple[Tensor, Tensor]:
+    def rescale(self, sums: RegressionSums, prior: Tensor) -> tuple[Tensor, Tensor]:
         """P^T P, and P^T of what the prior leaves of Y, in this system's units."""
-        return m.pp * self.scale * self.scale.mT, (m.py - m.pp @ prior.mT) * self.scale
+        right = (sums.py - sums.pp @ prior.mT) * self.scale
+        return sums.pp * self.scale * self.scale.mT, right
 
     def solve(self, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor | None:
         """The (g, f, o) change to the prior in these units; None where a system is not positive
@@ -79,7 +81,7 @@ def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
 
 
 def solution(
-    moments: Moments,
+    sums: RegressionSums,
     prior: Tensor,
     intercept: bool,
     ridge: float,
@@ -95,12 +97,12 @@ def solution(
     """
     weight = prior
     if not math.isinf(ridge):
-        system = _System(moments.centered() if intercept else moments, prior)
+        system = _System(sums.centered() if intercept else sums, prior)
         change = system.solve(ridge, dtype)
         weight = prior if change is None else prior + (change * system.scale).mT
-    n = max(moments.count, 1.0)
+    n = max(sums.count, 1.0)
     bias = (
-        (moments.y - (weight @ moments.p[:, :, None])[:, :, 0]) / n
+        (sums.y - (weight @ sums.p[:, :, None])[:, :, 0]) / n
         if intercept
         else weight.new_zeros(weight.shape[:2])
     )
@@ -108,12 +110,16 @@ def solution(
 
 
 def refit(
-    train: Moments, held_out: Moments, prior: Tensor, intercept: bool, unseen: Tensor | None = None
+    train: RegressionSums,
+    held_out: RegressionSums,
+    prior: Tensor,
+    intercept: bool,
+    unseen: Tensor | None = None,
 ) -> Fit:
     """Fit with the ridge that does best on held-out rows, then on all rows.
 
     Args:
-        train, held_out: moments of disjoint rows.
+        train, held_out: sums over disjoint rows.
         prior: W0, (g, o, f) float64.
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
@@ -122,15 +128,15 @@ def refit(
     unseen = prior if unseen is None else unseen
     # The held-out rows are centered by their own mean only for lack of a shift: its error is of
     # second order.
-    fit, judge = (m.centered() if intercept else m for m in (train, held_out))
+    fitting, validation = (m.centered() if intercept else m for m in (train, held_out))
     ridge = math.inf
-    if judge.residual(unseen) > EXACT * max(float(judge.yy.sum()), TINY):
-        system = _System(fit, unseen)
-        pp, right = system.scaled(judge, unseen)
+    if validation.residual(unseen) > EXACT * max(float(validation.yy.sum()), TINY):
+        system = _System(fitting, unseen)
+        pp, right = system.rescale(validation, unseen)
 
         @cache
-        def worse(at: int) -> float:
-            """By how much the squared error exceeds the prior's."""
+        def excess(at: int) -> float:
+            """By how much the squared error at a ridge exceeds the prior's."""
             dtype = torch.float32 if RIDGES[at] >= SINGLE else torch.float64
             change = system.solve(RIDGES[at], dtype)
             return (
@@ -139,7 +145,7 @@ def refit(
                 else float((change * (pp.to(dtype) @ change - 2 * right.to(dtype))).sum())
             )
 
-        at = _lowest(worse, START, len(RIDGES))
-        if worse(at) < 0:
+        at = _lowest(excess, START, len(RIDGES))
+        if excess(at) < 0:
             ridge = RIDGES[at]
     return solution(train + held_out, prior, intercept, ridge)

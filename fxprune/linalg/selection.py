@@ -22,8 +22,8 @@ class Reader:
 
     Attributes:
         gram: X^T X of everything the consumer reads, (n, n) float64.
-        metric: W^T G W summed over kernel positions, with G = I or the worth of output errors, (n,
-            n) float64.
+        metric: W^T G W summed over kernel positions, with G = I or the sensitivity to
+            output errors, (n, n) float64.
         columns: (channels,) place of each of the group's channels in X, -1 where it is not read.
         scale: what one unit of squared output error costs; None counts errors relative to the
             output's own energy.

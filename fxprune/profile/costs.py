@@ -6,36 +6,36 @@ import numpy as np
 from torch.fx import GraphModule
 
 from fxprune.label.analysis import Analysis
-from fxprune.label.groups import Cost
+from fxprune.label.groups import CostTerm
 
 
-class _Terms:
-    """A sum of products: each term is proportional to the kept share of several axes.
+class _TermSum:
+    """The sum of cost terms as a function of the kept fraction of every group.
 
-    A share is affine in the groups' kept fractions, so that all terms are evaluated by one matrix
-    product.
+    The kept share of an axis is affine in the groups' kept fractions, so that all terms are
+    evaluated by one matrix product.
 
     Args:
-        terms: (cost at full width, channel ids along every axis that it is proportional to).
+        terms: what is summed.
         group_of: index of each channel id's group, -1 for channels that stay.
         groups: how many there are.
     """
 
-    def __init__(
-        self, terms: Sequence[tuple[float, Sequence[np.ndarray]]], group_of: np.ndarray, groups: int
-    ):
-        factors = max((len(axes) for _, axes in terms), default=0)
-        self._base = np.array([base for base, _ in terms])
-        self._fixed = np.ones((len(terms), factors))
-        self._shares = np.zeros((len(terms), factors, groups))
-        for t, (_, axes) in enumerate(terms):
-            for f, ids in enumerate(axes):
+    def __init__(self, terms: Sequence[CostTerm], group_of: np.ndarray, groups: int):
+        axes = max((len(term.axes) for term in terms), default=0)
+        self._amounts = np.array([term.amount for term in terms])
+        # Of every axis of every term: the share that stays whatever is removed, and each group's.
+        self._fixed = np.ones((len(terms), axes))
+        self._shares = np.zeros((len(terms), axes, groups))
+        for t, term in enumerate(terms):
+            for a, ids in enumerate(term.axes):
                 owner = group_of[ids.reshape(-1)]
-                self._fixed[t, f] = (owner < 0).mean()
-                self._shares[t, f] = np.bincount(owner[owner >= 0], minlength=groups) / owner.size
+                self._fixed[t, a] = (owner < 0).mean()
+                self._shares[t, a] = np.bincount(owner[owner >= 0], minlength=groups) / owner.size
 
     def at(self, kept: np.ndarray) -> float:
-        return float(self._base @ (self._fixed + self._shares @ kept).prod(1))
+        """The sum at kept fractions, (groups,)."""
+        return float(self._amounts @ (self._fixed + self._shares @ kept).prod(1))
 
 
 class CostModel:
@@ -44,38 +44,40 @@ class CostModel:
     Args:
         module: the captured graph.
         analysis: of that graph.
-        seconds: terms of the latency, as of FLOPs (see `fxprune.latency`).
+        seconds: terms of the latency, from `seconds_of_calls`; no latency without.
+
+    Attributes:
+        full: (groups,) width of every group.
     """
 
-    def __init__(self, module: GraphModule, analysis: Analysis, seconds: Sequence[Cost] = ()):
+    def __init__(self, module: GraphModule, analysis: Analysis, seconds: Sequence[CostTerm] = ()):
         group_of = analysis.group_of()
         self.full = np.array([g.width for g in analysis.groups], dtype=float)
         axes: dict[str, list[np.ndarray]] = {}
         for (owner, _), ids in analysis.axes.items():
             axes.setdefault(owner, []).append(ids)
-        params = [(float(p.numel()), axes.get(name, [])) for name, p in module.named_parameters()]
-        self._terms = {
-            "flops": _Terms(
-                [(c.flops, c.factors) for c in analysis.costs], group_of, len(self.full)
-            ),
-            "params": _Terms(params, group_of, len(self.full)),
+        terms: dict[str, Sequence[CostTerm]] = {
+            "flops": analysis.costs,
+            "params": [
+                CostTerm(name, float(parameter.numel()), tuple(axes.get(name, ())))
+                for name, parameter in module.named_parameters()
+            ],
         }
         if seconds:
-            self._terms["latency"] = _Terms(
-                [(c.flops, c.factors) for c in seconds], group_of, len(self.full)
-            )
+            terms["latency"] = seconds
+        groups = len(self.full)
+        self._sums = {name: _TermSum(held, group_of, groups) for name, held in terms.items()}
         self._totals = {
-            name: max(terms.at(np.ones(len(self.full))), 1e-12)
-            for name, terms in self._terms.items()
+            name: max(total.at(np.ones(groups)), 1e-12) for name, total in self._sums.items()
         }
 
     def flops(self, widths: np.ndarray) -> float:
         """FLOPs per example of convolutions and matrix products (a multiply-add counts 2)."""
-        return self._terms["flops"].at(np.asarray(widths) / self.full)
+        return self._sums["flops"].at(np.asarray(widths) / self.full)
 
     def params(self, widths: np.ndarray) -> float:
         """Number of parameters."""
-        return self._terms["params"].at(np.asarray(widths) / self.full)
+        return self._sums["params"].at(np.asarray(widths) / self.full)
 
     def fractions(self, widths: np.ndarray, names: Iterable[str] | None = None) -> dict[str, float]:
         """`flops`, `params` and, where measured, `latency` (or those named) as fractions of the
@@ -83,6 +85,6 @@ class CostModel:
         """
         kept = np.asarray(widths) / self.full
         return {
-            name: self._terms[name].at(kept) / self._totals[name]
-            for name in (self._terms if names is None else names)
+            name: self._sums[name].at(kept) / self._totals[name]
+            for name in (self._sums if names is None else names)
         }

@@ -1,4 +1,4 @@
-"""Station 3b: how the outputs of layers spread over the calibration data."""
+"""How the outputs of layers spread over the calibration data."""
 
 from dataclasses import dataclass
 

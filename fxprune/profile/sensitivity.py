@@ -1,14 +1,13 @@
-r"""How much an error in each layer's output matters to the model's output, by random probes of its
-Jacobian.
+r"""How much an error in a layer's output matters to the model's, by probes of its Jacobian.
 
 For a layer output z of one example and the model output f, \|df\|^2 = dz^T J^T J dz to first
 order. With v ~ N(0, I) the gradient g of v^T f by z has E[g g^T] = J^T J (Hutchinson's estimator),
 so one backward pass per example is enough. Errors at different positions are taken as
-uncorrelated, which leaves one (outputs, outputs) matrix per layer.
+uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisions/0009).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,13 +15,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.moments import sites
+from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.capture.batch import Batch
 from fxprune.graph.operators import operator_name
 from fxprune.label.analysis import Analysis, activations, attribute, examples_within
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
-from fxprune.verify.decisions import relative_error
+from fxprune.verify.decisions import squared_error
 
 ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
 """Layers whose weight has its outputs first."""
@@ -37,8 +36,7 @@ def sensitivities(
     seed: int,
     memory: float = 2e9,
 ) -> dict[str, Tensor]:
-    """For every layer and every consumed weight G with tr(G C) the relative squared error of the
-    model's output.
+    """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
     C is the mean outer product of an output error of the layer at one position. Where the model
     gives several tensors, each counts relative to its own (centered) energy.
@@ -57,13 +55,7 @@ def sensitivities(
     Raises:
         RuntimeError: the model's operators have no derivative.
     """
-    consumers = {c.node: c for held in sites(analysis).values() for c in held}
-    watched = {name: (c.parameter, c.axis) for name, c in consumers.items()}
-    watched |= {
-        call.name: (layer.weight, 1)
-        for layer in own_layers(module).values()
-        for call in layer.calls
-    }
+    watched = _weights_of_calls(module, analysis)
     operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
     generator = torch.Generator().manual_seed(seed)
@@ -73,32 +65,47 @@ def sensitivities(
     for batch in batches:
         for start in range(0, batch.size, chunk):
             chunks += 1
-            held: dict[str, Tensor] = {}
-            with torch.enable_grad():
-                observer = Observer(module, {name: _hold(held, name) for name in watched})
-                outputs = observer.run(
-                    *arguments(module, batch.part(start, start + chunk)), enable_io_processing=False
-                )
-                found = torch.autograd.grad(
-                    _probed(outputs, generator), list(held.values()), allow_unused=True
-                )
-            for name, gradient in zip(held, found, strict=True):
-                if gradient is None:
-                    continue
-                key, axis = watched[name]
-                flat = _rows(gradient, attribute(module, key), axis, operators[name])
+            part = batch.part(start, start + chunk)
+            for call, gradient in _gradients(module, part, watched, generator):
+                name, axis = watched[call]
+                flat = _rows(gradient, attribute(module, name), axis, operators[call])
                 total = (flat.mT @ flat).double()
-                totals[key] = totals[key] + total if key in totals else total
-                rows[key] = rows.get(key, 0) + len(flat)
-    return {name: _shrunk(total, rows[name]) / chunks for name, total in totals.items()}
+                totals[name] = totals[name] + total if name in totals else total
+                rows[name] = rows.get(name, 0) + len(flat)
+    return {name: _shrink(total, rows[name]) / chunks for name, total in totals.items()}
 
 
-def _probed(outputs: Any, generator: torch.Generator) -> Tensor:
+def _weights_of_calls(module: GraphModule, analysis: Analysis) -> dict[str, Site]:
+    """Calls whose output errors matter: those that consume channels, and layers of their own."""
+    consumers = [c for site in sites(analysis).values() for c in site]
+    result = {c.node: (c.parameter, c.axis) for c in consumers}
+    for layer in own_layers(module).values():
+        result |= {call.name: (layer.weight, 1) for call in layer.calls}
+    return result
+
+
+def _gradients(
+    module: GraphModule, batch: Batch, calls: Iterable[str], generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    """Derivatives of one probe of the model's output by calls' outputs, where there are any."""
+    results: dict[str, Tensor] = {}
+    with torch.enable_grad():
+        observer = Observer(module, {call: _keep(results, call) for call in calls})
+        outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
+        gradients = torch.autograd.grad(
+            _probe(outputs, generator), list(results.values()), allow_unused=True
+        )
+    for call, gradient in zip(results, gradients, strict=True):
+        if gradient is not None:
+            yield call, gradient
+
+
+def _probe(outputs: Any, generator: torch.Generator) -> Tensor:
     """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
     parts = []
     for leaf in pytree.tree_leaves(outputs):
         if isinstance(leaf, Tensor) and leaf.requires_grad:
-            energy = relative_error(leaf, leaf)[1]
+            energy = squared_error(leaf, leaf)[1]
             probe = torch.randn(leaf.shape, generator=generator).to(leaf)
             parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)
     if not parts:
@@ -106,18 +113,21 @@ def _probed(outputs: Any, generator: torch.Generator) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+def _keep(results: dict[str, Tensor], call: str) -> Callable[[Tensor], None]:
+    """A callback that keeps a call's result, to be differentiated by."""
+
     def keep(value: Tensor) -> None:
         if not value.requires_grad:
             value.requires_grad_()
-        held[name] = value
+        results[call] = value
 
     return keep
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
-    """A gradient as (positions, outputs); (elements, 1) of mean output where one matrix of all
-    outputs is not to be had.
+    """A gradient as (positions, outputs).
+
+    (elements, 1) of mean output where one matrix of all outputs is not to be had.
     """
     if operator not in ORDINARY or len(weight) > MOST_OUTPUTS:
         return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
@@ -125,9 +135,10 @@ def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
     return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])
 
 
-def _shrunk(total: Tensor, rows: int) -> Tensor:
-    """Towards a multiple of the identity, the more the fewer gradients there are per output (cf.
-    Ledoit & Wolf 2004).
+def _shrink(total: Tensor, rows: int) -> Tensor:
+    """Shrink a sum over gradients towards a multiple of the identity (cf. Ledoit & Wolf 2004).
+
+    The more the fewer gradients there are per output (docs/decisions/0009).
     """
     share = len(total) / (len(total) + rows)
     result = (1 - share) * total

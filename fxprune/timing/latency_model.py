@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from fxprune.capture.batch import Batch
 from fxprune.label.analysis import Analysis
-from fxprune.label.groups import Cost
+from fxprune.label.groups import CostTerm
 from fxprune.passes import ReduceChannels
 from fxprune.rules.labels import Value, narrow_constant
 from fxprune.timing.latency_probe import LatencyProbe, keep_first_channels
@@ -32,7 +32,7 @@ def fit_call_seconds(
     probe: LatencyProbe,
     multiple: np.ndarray,
     table: LayerTimes,
-) -> tuple[Cost, ...]:
+) -> tuple[CostTerm, ...]:
     """The time of every call as a function of the widths.
 
     Args:
@@ -60,7 +60,7 @@ def fit_call_seconds(
     light = sum(full[name] for name in full if name not in contractions)
     scale = max(probe.seconds - heavy, 0.0) / max(light, 1e-12)
     return tuple(
-        cost if cost.node in contractions else replace(cost, flops=cost.flops * scale)
+        cost if cost.node in contractions else replace(cost, amount=cost.amount * scale)
         for costs in terms
         for cost in costs
     )
@@ -101,7 +101,7 @@ def _time_at_shares(
     return np.array(kept), seconds
 
 
-def _features(node: Node, analysis: Analysis) -> list[list[Cost]]:
+def _features(node: Node, analysis: Analysis) -> list[list[CostTerm]]:
     """What a call's time may grow with, each a sum of terms that is 1 at full width: nothing, its
     FLOPs, the elements it moves.
     """
@@ -114,7 +114,7 @@ def _features(node: Node, analysis: Analysis) -> list[list[Cost]]:
     ]
     sizes = [float(np.prod(v.shape)) for v in tensors]
     moves = [
-        Cost(
+        CostTerm(
             node.name,
             size / max(sum(sizes), 1.0),
             tuple(narrow_constant(labels).reshape(-1).numpy() for labels in tensor.axes),
@@ -122,14 +122,14 @@ def _features(node: Node, analysis: Analysis) -> list[list[Cost]]:
         for size, tensor in zip(sizes, tensors, strict=True)
     ]
     contracted = [
-        [Cost(node.name, 1.0, cost.factors)] for cost in analysis.costs if cost.node == node.name
+        [CostTerm(node.name, 1.0, cost.axes)] for cost in analysis.costs if cost.node == node.name
     ]
-    return [[Cost(node.name, 1.0, ())], *contracted, moves]
+    return [[CostTerm(node.name, 1.0, ())], *contracted, moves]
 
 
 def fit_terms(
-    features: list[list[Cost]], seconds: list[float], analysis: Analysis, kept: np.ndarray
-) -> list[Cost]:
+    features: list[list[CostTerm]], seconds: list[float], analysis: Analysis, kept: np.ndarray
+) -> list[CostTerm]:
     """Non-negative coefficients of the features, as terms in seconds.
 
     Args:
@@ -147,14 +147,14 @@ def fit_terms(
     # Relative errors count: a layer at a quarter of its width matters as much as at full width.
     coefficients, _ = nnls(np.array(columns).T * weights[:, None], np.ones(len(weights)))
     return [
-        Cost(cost.node, float(c) * cost.flops, cost.factors)
+        CostTerm(cost.node, float(c) * cost.amount, cost.axes)
         for c, feature in zip(coefficients, features, strict=True)
         for cost in feature
         if c
     ]
 
 
-def evaluate(cost: Cost, owner: np.ndarray, kept: np.ndarray) -> float:
+def evaluate(cost: CostTerm, owner: np.ndarray, kept: np.ndarray) -> float:
     """A term where these shares of the groups, (groups,), are kept."""
     shares = np.append(kept, 1.0)  # index -1: what stays
-    return cost.flops * float(np.prod([shares[owner[ids]].mean() for ids in cost.factors]))
+    return cost.amount * float(np.prod([shares[owner[ids]].mean() for ids in cost.axes]))

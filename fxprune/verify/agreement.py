@@ -1,6 +1,4 @@
-"""Station 7: how often the compressed model decides like the original, on examples held out from
-fitting, and how sure that is.
-"""
+"""How often the compressed model decides like the original, and how sure that is."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +11,10 @@ from torch.fx import GraphModule, Interpreter
 from fxprune.calibrate.recording import Recording
 from fxprune.capture.batch import Batch
 from fxprune.linalg.clopper_pearson import lower_bound
-from fxprune.verify.decisions import Decision, relative_error, resolve
+from fxprune.verify.decisions import Decision, resolve, squared_error
+
+TINY = 1e-30
+"""The least squared norm that an error is relative to."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Agreement:
 
     Attributes:
         rate: share of examples with the same decision.
-        bound: one-sided 95 % Clopper-Pearson lower bound.
+        bound: one-sided 95 % Clopper-Pearson lower bound (docs/decisions/0004).
         examples: how many were compared.
         error: relative squared error of the outputs.
     """
@@ -34,20 +35,23 @@ class Agreement:
 
 
 @torch.no_grad()
-def judge(recording: Recording, small: GraphModule) -> float:
-    """Relative squared error of a rewritten graph's outputs on the chunks whose outputs were
-    recorded.
+def validation_error(recording: Recording, small: GraphModule) -> float:
+    """Relative squared error of a rewritten graph's outputs on the validation split.
+
+    Args:
+        recording: of the original; its chunks with recorded outputs are what is compared on.
+        small: takes the same flat inputs.
     """
-    wrong, norm = 0.0, 0.0
+    error, norm = 0.0, 0.0
     for chunk in recording.chunks:
         if chunk.outputs:
             reference = recording.outputs(chunk)
             output = Interpreter(small).run(
                 *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
             )
-            a, b = relative_error(reference, small.graph.process_outputs(output))
-            wrong, norm = wrong + a, norm + b
-    return wrong / max(norm, 1e-30)
+            a, b = squared_error(reference, small.graph.process_outputs(output))
+            error, norm = error + a, norm + b
+    return error / max(norm, TINY)
 
 
 @torch.no_grad()
@@ -57,8 +61,14 @@ def compare(
     batches: Iterable[Batch],
     decision: Decision | None = None,
 ) -> Agreement:
-    """Run both models and count equal decisions."""
-    agreeing, total, wrong, norm = 0, 0, 0.0, 0.0
+    """Run both models and count equal decisions.
+
+    Args:
+        original, small: take a batch's arguments.
+        batches: examples that neither fit nor choice has seen.
+        decision: when two outputs count as the same; by the kind of output where left out.
+    """
+    agreeing, total, error, norm = 0, 0, 0.0, 0.0
     for batch in batches:
         reference, output = (
             original(*batch.args, **batch.kwargs),
@@ -67,8 +77,7 @@ def compare(
         same = resolve(decision, reference)(reference, output)
         agreeing += int(same.sum())
         total += len(same)
-        a, b = relative_error(reference, output)
-        wrong, norm = wrong + a, norm + b
-    return Agreement(
-        agreeing / max(total, 1), lower_bound(agreeing, total), total, wrong / max(norm, 1e-30)
-    )
+        a, b = squared_error(reference, output)
+        error, norm = error + a, norm + b
+    rate, bound = agreeing / max(total, 1), lower_bound(agreeing, total)
+    return Agreement(rate, bound, total, error / max(norm, TINY))

@@ -14,12 +14,11 @@ Decision = Callable[[Any, Any], Tensor]
 
 
 def argmax(dim: int = 1, share: float = 0.99) -> Decision:
-    """Same largest class; where there are several positions per example (pixels, tokens), at least
-    `share` of them.
+    """Same largest class; of several positions per example (pixels, tokens), in most of them.
 
     Args:
         dim: the class dimension.
-        share: of the positions of one example.
+        share: of the positions of one example that must agree.
     """
 
     def same(reference: Any, output: Any) -> Tensor:
@@ -42,8 +41,10 @@ def within(tolerance: float = 0.05) -> Decision:
 
 
 def primary(output: Any) -> Tensor:
-    """The tensor of an output that decides: `logits` where there is one, else the first floating
-    one.
+    """The tensor of an output that decides: `logits` where there is one, else the first floating.
+
+    Raises:
+        UnsupportedError: there is none.
     """
     logits = output.get("logits") if hasattr(output, "get") else getattr(output, "logits", None)
     if isinstance(logits, Tensor):
@@ -58,8 +59,10 @@ def primary(output: Any) -> Tensor:
 
 
 def default(output: Any) -> Decision:
-    """Argmax for class scores (N, C), (N, C, H, W), and (N, T, C) tokens; relative error for
-    regression.
+    """The rule for a kind of output.
+
+    Argmax for class scores (N, C), (N, C, H, W), and (N, T, C) tokens; relative error for
+    regression, (N,) or (N, 1).
     """
     tensor = primary(output)
     if tensor.dim() == 1 or tensor.shape[1:].numel() == 1:
@@ -68,7 +71,11 @@ def default(output: Any) -> Decision:
 
 
 def resolve(decision: Decision | None, output: Any) -> Decision:
-    """The caller's decision, or the default for this kind of output."""
+    """The caller's decision, or the default for this kind of output.
+
+    Raises:
+        UnsupportedError: the decision cannot be called.
+    """
     if decision is None:
         return default(output)
     if not callable(decision):
@@ -79,7 +86,7 @@ def resolve(decision: Decision | None, output: Any) -> Decision:
     return decision
 
 
-def relative_error(reference: Any, output: Any) -> tuple[float, float]:
+def squared_error(reference: Any, output: Any) -> tuple[float, float]:
     """Squared error and squared (centered) norm of the deciding tensors, summed."""
     a, b = primary(reference).detach().double(), primary(output).detach().double()
     center = a - a.mean(tuple(range(1, a.dim())), keepdim=True) if a[0].numel() > 1 else a

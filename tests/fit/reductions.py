@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from fxprune.calibrate.moments import Moments, Site, calibrate
+from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.recording import Recording
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import make_batch
@@ -28,7 +28,7 @@ class Recorded:
 
     reduction: Reduction
     recording: Recording
-    moments: dict[Site, Moments]
+    moments: dict[Site, InputMoments]
     store: Spill
 
 
@@ -50,7 +50,7 @@ def record(
     reduced = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     recording = Recording(captured.graph, len(examples), store)
     batches = (make_batch((part,), {}) for part in examples.split(batch))
-    moments = calibrate(
+    moments = collect_moments(
         captured.graph,
         analysis,
         recording.follow("", batches),

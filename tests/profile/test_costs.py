@@ -46,7 +46,7 @@ class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.RNNBase]):
         super().__init__()
         self.first, self.second = nn.Conv1d(3, 16, 3, padding=1), nn.Conv1d(16, 8, 3, padding=1)
-        self.recurrent, self.head = kind(8, 12, batch_first=True), nn.Linear(12, 4)  # type: ignore[arg-type]
+        self.recurrent, self.head = kind(8, 12, batch_first=True), nn.Linear(12, 4)  # type: ignore[arg-type, call-arg]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.second(torch.relu(self.first(x)))

@@ -35,7 +35,7 @@ def test_estimates_the_jacobian() -> None:
     found = sensitivities(
         captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
     )["1.weight"]
-    last = model[2].weight.detach()
+    last = model.get_parameter("2.weight").detach()
     output = model(batch.args[0])
     energy = (output - output.mean(1, keepdim=True)).square().sum(1).mean()
     torch.testing.assert_close(
@@ -63,14 +63,14 @@ def test_convolutions_weigh_their_own_channels() -> None:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     ).eval()
-    model[2].weight.data[:, 2] = 0
+    model.get_parameter("2.weight").data[:, 2] = 0
     batch = make_batch((torch.randn(64, 3, 9, 9),), {})
     captured = capture(model, batch)
-    worth = sensitivities(
+    sensitivity = sensitivities(
         captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
     )["1.weight"].diagonal()
-    assert worth.shape == (4,)
-    assert float(worth[2]) < 0.05 * float(worth[[0, 1, 3]].min())
+    assert sensitivity.shape == (4,)
+    assert float(sensitivity[2]) < 0.05 * float(sensitivity[[0, 1, 3]].min())
 
 
 @pytest.mark.parametrize("flops", [0.9, 0.7])

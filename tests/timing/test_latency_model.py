@@ -13,7 +13,7 @@ from torch import nn
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import Analysis, analyze_graph
-from fxprune.label.groups import Cost
+from fxprune.label.groups import CostTerm
 from fxprune.profile.costs import CostModel
 from fxprune.timing.latency_model import SHARES, evaluate, fit_call_seconds, fit_terms
 from fxprune.timing.latency_probe import LatencyProbe
@@ -51,9 +51,9 @@ def test_terms_reproduce_the_clock(tmp_path: Path) -> None:
     terms = fit_call_seconds(captured.graph, analysis, example, probe, np.array(1), table)
     costs = CostModel(captured.graph, analysis, terms)
     # Contractions are exact; the other calls stand for the rest of the original's time.
-    assert sum(t.flops for t in terms) == pytest.approx(probe.seconds, rel=1e-6)
-    linear = [t for t in terms if t.node == "linear" and len(t.factors) == 2]
-    assert sum(t.flops for t in linear) == pytest.approx(PER_FLOP * 2 * 2 * 64 * 32, rel=1e-3)
+    assert sum(t.amount for t in terms) == pytest.approx(probe.seconds, rel=1e-6)
+    linear = [t for t in terms if t.node == "linear" and len(t.axes) == 2]
+    assert sum(t.amount for t in linear) == pytest.approx(PER_FLOP * 2 * 2 * 64 * 32, rel=1e-3)
     assert costs.fractions(costs.full)["latency"] == pytest.approx(1)
     shrinking = [costs.fractions(share * costs.full)["latency"] for share in (1.0, 0.8, 0.5, 0.1)]
     assert shrinking == sorted(shrinking, reverse=True)
@@ -68,7 +68,7 @@ def test_cost_terms_multiply_kept_shares() -> None:
     costs = CostModel(
         captured.graph,
         analysis,
-        [Cost("a", 3.0, (ids,)), Cost("b", 1.0, (half, ids)), Cost("c", 2.0, ())],
+        [CostTerm("a", 3.0, (ids,)), CostTerm("b", 1.0, (half, ids)), CostTerm("c", 2.0, ())],
     )
     assert costs.fractions(np.array([2]))["latency"] == pytest.approx(
         (3 * 0.5 + 0.75 * 0.5 + 2) / 6
@@ -111,7 +111,7 @@ def test_fitted_seconds_are_never_negative_and_never_fall(
     analysis = three_groups()
     channels = [group.blocks[0] for group in analysis.groups]
     costs = [
-        [Cost("call", size, tuple(channels[g] for g in groups)) for size, groups in feature]
+        [CostTerm("call", size, tuple(channels[g] for g in groups)) for size, groups in feature]
         for feature in features
     ]
     kept = np.array(SHARES)[:, None].repeat(3, 1)
@@ -121,7 +121,7 @@ def test_fitted_seconds_are_never_negative_and_never_fall(
     def time(shares: tuple[float, ...]) -> float:
         return sum(evaluate(term, owner, np.array(shares)) for term in terms)
 
-    assert all(term.flops >= 0 for term in terms)
+    assert all(term.amount >= 0 for term in terms)
     assert 0 <= time(some)
     wider = tuple(map(max, some, others))
     assert time(some) <= time(wider) * (1 + 1e-9)
@@ -130,11 +130,11 @@ def test_fitted_seconds_are_never_negative_and_never_fall(
 def test_times_of_a_sum_of_features_are_fitted_exactly() -> None:
     analysis = three_groups()
     (first, second, _) = (group.blocks[0] for group in analysis.groups)
-    features = [[Cost("call", 1.0, ())], [Cost("call", 1.0, (first, second))]]
+    features = [[CostTerm("call", 1.0, ())], [CostTerm("call", 1.0, (first, second))]]
     kept = np.array([(1.0, 1.0, 1.0), (0.5, 0.5, 1.0), (0.25, 0.5, 1.0), (1.0, 0.5, 1.0)])
     seconds = [2e-6 + 3e-6 * a * b for a, b, _ in kept]
     terms = fit_terms(features, seconds, analysis, kept)
-    assert [(t.flops, len(t.factors)) for t in terms] == [
+    assert [(t.amount, len(t.axes)) for t in terms] == [
         (pytest.approx(2e-6), 0),
         (pytest.approx(3e-6), 2),
     ]

@@ -1,0 +1,108 @@
+r"""Sums over rows from which every least-squares fit of targets Y to features P is solved.
+
+Count, sums and products of P and Y are enough for the fit with or without intercept at any ridge,
+for its residual, and for the covariance of its outputs: the rows themselves need not be kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.linalg.gram import BLOCK, PANEL, lower_panels, mirror
+
+COVARIANCE_SHRINKAGE = 0.2
+"""Of a covariance towards its diagonal, per (features / rows) (docs/decisions/0007)."""
+
+
+@dataclass(frozen=True)
+class RegressionSums:
+    """Sums over rows of f features and o targets in each of g independent groups, float64.
+
+    Attributes:
+        count: rows.
+        p, y: sums, (g, f) and (g, o).
+        pp, py, yy: P^T P (g, f, f), P^T Y (g, f, o), sum of Y^2 per output (g, o).
+    """
+
+    count: float
+    p: Tensor
+    y: Tensor
+    pp: Tensor
+    py: Tensor
+    yy: Tensor
+
+    def __add__(self, other: "RegressionSums") -> "RegressionSums":
+        return RegressionSums(
+            self.count + other.count,
+            self.p + other.p,
+            self.y + other.y,
+            self.pp + other.pp,
+            self.py + other.py,
+            self.yy + other.yy,
+        )
+
+    def centered(self) -> "RegressionSums":
+        """The same sums about the means."""
+        n = max(self.count, 1.0)
+        return RegressionSums(
+            self.count,
+            self.p,
+            self.y,
+            self.pp - self.p[:, :, None] * self.p[:, None] / n,
+            self.py - self.p[:, :, None] * self.y[:, None] / n,
+            self.yy - self.y.square() / n,
+        )
+
+    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Covariance (g, o, o) and mean (g, o) of P W^T, for a (g, o, f) weight.
+
+        The features' covariance is shrunk towards its diagonal by what few rows leave
+        undetermined, so that directions which the rows do not show count by their weights.
+        """
+        n = max(self.count, 1.0)
+        inner = self.centered().pp
+        inner.diagonal(dim1=1, dim2=2).mul_(1 + COVARIANCE_SHRINKAGE * weight.shape[2] / n)
+        return weight @ inner @ weight.mT / n, (weight @ self.p[:, :, None])[:, :, 0] / n
+
+    def residual(self, weight: Tensor) -> float:
+        """Sum of squared errors of a (g, o, f) weight, without intercept."""
+        error = (
+            self.yy.sum() - 2 * (weight.mT * self.py).sum() + (weight * (weight @ self.pp)).sum()
+        )
+        return max(float(error), 0.0)
+
+
+class RegressionAccumulator:
+    """Adds up rows that come in pieces: products in their own precision, sums in float64."""
+
+    def __init__(self) -> None:
+        self._count, self._sums = 0, list[Tensor]()
+
+    def add(self, rows: Tensor, target: Tensor) -> None:
+        """Count (g, r, f) rows and (g, r, o) targets."""
+        for x, y in zip(rows.split(BLOCK, 1), target.split(BLOCK, 1), strict=True):
+            if x.dtype in (torch.float16, torch.bfloat16):
+                x, y = x.float(), y.float()
+            (groups, count, features), outputs = x.shape, y.shape[2]
+            columns = torch.cat([x.mT, y.mT], 1)
+            if not self._sums:
+                shapes = (features + outputs,), (features + outputs, features), (outputs,)
+                self._sums = [x.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
+            first, second, squares = self._sums
+            first += columns.sum(2, dtype=torch.float64)
+            for start, part in lower_panels(columns, features):
+                second[:, start:, start : start + PANEL] += part
+            squares += y.double().square().sum(1)
+            self._count += count
+
+    def total(self) -> RegressionSums | None:
+        """Of all rows so far; None of none."""
+        if not self._sums:
+            return None
+        first, second, squares = self._sums
+        features = second.shape[2]
+        pp, py = mirror(second[:, :features].clone()), second[:, features:].mT
+        return RegressionSums(
+            float(self._count), first[:, :features], first[:, features:], pp, py, squares
+        )

@@ -1,0 +1,101 @@
+"""Tensors past a limit go to files, and come back as they were."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxprune.calibrate.spill import Spill
+
+LARGE = 1 << 14
+"""float32 elements of a tensor that is worth a file."""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.randn(64, 256),
+        torch.randn(256, 64).T,
+        torch.randn(4, 8, 64, 16).to(memory_format=torch.channels_last),
+        torch.randn(LARGE).bfloat16().repeat(2),
+        torch.randn(LARGE).half().repeat(2),
+        torch.randn(LARGE, dtype=torch.float64),
+        torch.arange(LARGE),
+        torch.arange(LARGE) % 3 == 0,
+        torch.randn(LARGE // 2, dtype=torch.complex64),
+    ],
+    ids=[
+        "plain",
+        "strided",
+        "channels last",
+        "bfloat16",
+        "half",
+        "double",
+        "int",
+        "bool",
+        "complex",
+    ],
+)
+def test_from_disk_comes_what_went(value: Tensor, folder: Path) -> None:
+    store = Spill(0)
+    item = store.put(value.repeat(4, *[1] * (value.dim() - 1)))
+    assert len(files(folder)) == 1
+    found = store.get(item)
+    assert (found.dtype, found.shape[1:]) == (value.dtype, value.shape[1:])
+    assert torch.equal(found, value.repeat(4, *[1] * (value.dim() - 1)))
+    store.drop(item)
+    assert not files(folder)
+
+
+def test_up_to_the_limit_nothing_is_copied(folder: Path) -> None:
+    store = Spill(2 * 4 * LARGE)
+    first, second, third = (torch.randn(LARGE) for _ in range(3))
+    assert store.put(first).data_ptr() == first.data_ptr()
+    item = store.put(second)
+    assert not files(folder)
+    assert torch.equal(store.get(store.put(third)), third)
+    assert len(files(folder)) == 1
+    store.drop(item)
+    assert store.get(store.put(third)).data_ptr() == third.data_ptr(), "there is room again"
+
+
+@pytest.mark.parametrize("value", [3, None, "text", (1, 2), torch.ones(()), torch.ones(10)])
+def test_small_things_stay(value: Any, folder: Path) -> None:
+    store = Spill(0)
+    found = store.get(store.put(value))
+    assert torch.equal(found, value) if isinstance(value, Tensor) else found is value
+    assert not files(folder)
+
+
+def test_what_is_kept_needs_no_gradient() -> None:
+    value = torch.ones(3, requires_grad=True) * 2
+    assert not Spill(1e9).put(value).requires_grad
+
+
+def test_room_that_is_taken_counts() -> None:
+    store = Spill(100)
+    room = store.empty((5, 2), torch.ones(1, dtype=torch.float64))
+    assert room is not None
+    assert (room.shape, room.dtype) == ((5, 2), torch.float64)
+    assert store.empty((6,), torch.ones(1)) is None
+    assert store.empty((5,), torch.ones(1)) is not None
+
+
+def test_files_go_with_the_store(folder: Path) -> None:
+    store = Spill(0)
+    store.put(torch.randn(LARGE))
+    assert len(files(folder)) == 1
+    del store
+    assert not files(folder)

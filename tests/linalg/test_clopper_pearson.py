@@ -1,0 +1,18 @@
+"""The bound against SciPy's exact binomial test."""
+
+import pytest
+import scipy.stats
+
+from fxprune.linalg.clopper_pearson import lower_bound
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "examples"), [(0, 10), (1, 10), (97, 100), (100, 100), (4871, 5000)]
+)
+def test_bound_is_clopper_pearson(agreeing: int, examples: int) -> None:
+    exact = (
+        scipy.stats.binomtest(agreeing, examples, alternative="greater")
+        .proportion_ci(0.95, method="exact")
+        .low
+    )
+    assert lower_bound(agreeing, examples) == pytest.approx(exact, abs=1e-12)

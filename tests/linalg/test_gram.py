@@ -1,0 +1,61 @@
+"""Sums of products against torch's own."""
+
+import numpy as np
+import pytest
+import torch
+
+import fxprune.linalg.gram as products
+from fxprune.linalg.gram import PANEL, gram, lower_panels, mirror, second_moment
+from tests.linalg.matrices import normal
+
+FEATURES = [1, PANEL, PANEL + 1, 2 * PANEL, 150]
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 1)])
+def test_half_of_the_products_gives_all(batch: tuple[int, ...], features: int) -> None:
+    rows = normal(*batch, 40, features)
+    found = gram(rows)
+    torch.testing.assert_close(found, rows.mT @ rows)
+    # Near the diagonal both halves come from one product, elsewhere one from the other.
+    torch.testing.assert_close(found, found.mT, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["oneDNN", "MKL"])
+def test_either_library_gives_the_same(library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "ONEDNN", library and products.ONEDNN)
+    rows = normal(300, 150)
+    found = gram(rows.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), rows.T @ rows, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_panels_cover_the_lower_triangle_and_what_lies_below(features: int) -> None:
+    columns = normal(features + 7, 30)
+    result = torch.full((features + 7, features), torch.nan, dtype=torch.float64)
+    for start, part in lower_panels(columns, features):
+        assert part.shape == (features + 7 - start, min(PANEL, features - start))
+        result[start:, start : start + PANEL] = part
+    lower = torch.ones_like(result, dtype=torch.bool).tril()
+    torch.testing.assert_close(result[lower], (columns @ columns[:features].T)[lower])
+
+
+def test_mirror_takes_the_lower_triangle() -> None:
+    wanted = normal(2, 150, 5) @ normal(2, 150, 5).mT
+    wanted = wanted + wanted.mT
+    below = wanted.clone()
+    for start in range(0, 150, PANEL):
+        below[:, start : start + PANEL, start + PANEL :] = torch.nan
+    assert torch.equal(mirror(below), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_second_moments_of_blocks_are_summed_in_double_precision(dtype: torch.dtype) -> None:
+    rows = normal(100, 9).to(dtype)
+    found = second_moment(rows, block=30)
+    assert found.dtype == np.float64
+    exact = (rows.double().T @ rows.double()).numpy()
+    np.testing.assert_allclose(
+        found, exact, rtol=1e-12 if dtype == torch.float64 else 1e-4, atol=1e-3
+    )
