@@ -1,6 +1,6 @@
 """Widths that minimize the sum of the groups' predicted errors under a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ JUMPS = 32
 
 
 def balanced_widths(
-    profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: dict[str, float]
+    profiles: Sequence[Profile], costs: CostModel, valid: Widths, limits: Mapping[str, float]
 ) -> np.ndarray:
     """Widths that minimize the sum of the groups' errors under the limits.
 

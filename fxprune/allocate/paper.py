@@ -1,6 +1,6 @@
 """The reference's allocation: cut, again and again, the group that scores lowest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def iterative_widths(
     profiles: Sequence[Profile],
     costs: CostModel,
     valid: Widths,
-    limits: dict[str, float],
+    limits: Mapping[str, float],
     step: float = STEP,
 ) -> np.ndarray:
     """The reference's allocation (Chee et al. 2022): cut the group with the lowest |r_kk / r_11|

@@ -1,6 +1,7 @@
 """Which layers become two, and with what rank, under a budget at given widths."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ def choose_ranks(
     session: Session,
     criterion: str,
     keep_mask: np.ndarray,
-    limits: dict[str, float],
+    limits: Mapping[str, float],
     saving: float = 0.0,
 ) -> tuple[dict[str, Factoring], dict[str, float]]:
     """Ranks under the limits at given widths, and every factored layer's predicted error.

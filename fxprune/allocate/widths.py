@@ -1,6 +1,6 @@
 """Valid widths of all groups, and the largest of a shape that keep a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -65,14 +65,14 @@ class Widths:
         return self.clip(np.zeros(len(self.full)))
 
 
-def within_limits(costs: CostModel, widths: np.ndarray, limits: dict[str, float]) -> bool:
+def within_limits(costs: CostModel, widths: np.ndarray, limits: Mapping[str, float]) -> bool:
     """Whether the widths keep every limit."""
     have = costs.fractions(widths, limits)
     return all(have[name] <= limit + 1e-9 for name, limit in limits.items())
 
 
 def scale_widths(
-    shape: np.ndarray, costs: CostModel, valid: Widths, limits: dict[str, float]
+    shape: np.ndarray, costs: CostModel, valid: Widths, limits: Mapping[str, float]
 ) -> np.ndarray:
     """The largest widths proportional to `shape` (fractions of each group's width) that keep every
     limit.
@@ -112,7 +112,7 @@ def _fill(
     wanted: np.ndarray,
     costs: CostModel,
     valid: Widths,
-    limits: dict[str, float],
+    limits: Mapping[str, float],
 ) -> np.ndarray:
     """Use what rounding left over: widen the groups that rounding cut most, as long as the limits
     hold.
@@ -127,6 +127,6 @@ def _fill(
     return widths
 
 
-def uniform_widths(costs: CostModel, valid: Widths, limits: dict[str, float]) -> np.ndarray:
+def uniform_widths(costs: CostModel, valid: Widths, limits: Mapping[str, float]) -> np.ndarray:
     """The same fraction of every group."""
     return scale_widths(np.ones(len(valid.full)), costs, valid, limits)

@@ -10,7 +10,7 @@ from torch import nn
 from fxprune.calibrate.loader import Calibration
 from fxprune.cli import sources
 from fxprune.errors import SourceError
-from fxprune.session import RoundTo
+from fxprune.options import RoundTo
 
 Model = Annotated[
     str,

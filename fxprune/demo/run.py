@@ -18,7 +18,7 @@ from fxprune.demo.data import FOLDER, load
 from fxprune.demo.net import VGG
 from fxprune.handover.report import report
 from fxprune.linalg.clopper_pearson import lower_bound
-from fxprune.session import RoundTo
+from fxprune.options import RoundTo
 from fxprune.timing.clock import time_in_turns
 from fxprune.timing.workload import Workload, prepare_call, use_settings
 
