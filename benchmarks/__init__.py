@@ -1,3 +1,5 @@
-"""Commands that measure fxprune on trained networks; every figure in the documentation comes from
-here.
+"""Commands that measure fxprune; every figure in the documentation comes from here.
+
+Each file is a command, `python -m benchmarks.<name>`. What commands share lies in folders:
+`models/`, `datasets/` and `examination/`.
 """

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import NETS, trained
-from benchmarks.tradeoff import draw, logits, opened
+from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.examination.opened import opened
+from benchmarks.examination.outputs import logits
+from benchmarks.models.nets import NETS, trained
 from fxprune.allocate.planning import allocated
 from fxprune.errors import CalibrationWarning
 from fxprune.fit.build import build, surviving_channels

@@ -1,16 +1,17 @@
 """Compressing 3-D regression networks on voxel grids: one branch, and two branches for paired
 structures.
 
-    python -m benchmarks.atom3d                   # three small nets, trained first; a few minutes
-    on two cores python -m benchmarks.atom3d --net cnn3d --side 41 --spacing 0.5 --wide
+    python -m benchmarks.atom3d      # small nets, trained first; a few minutes on two cores
+    python -m benchmarks.atom3d --net cnn3d --side 41 --spacing 0.5 --wide
 
-The nets follow ATOM3D's; the structures are synthetic (benchmarks.voxels). As in Chee et al.
-(NeurIPS 2022) 80 examples that were not trained on are the calibration set, and no label is used.
+The nets follow ATOM3D's; the structures are synthetic (benchmarks.datasets.voxels). As in Chee et
+al. (NeurIPS 2022) 80 examples that were not trained on are the calibration set, and no label is
+used.
 What counts is regression agreement: how far the compressed net's numbers are from the original's,
 on test structures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -23,11 +24,22 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.nets3d import CNN3D, WIDTHS, Paired3D
-from benchmarks.voxels import ELEMENTS, dataset
+from benchmarks.datasets.voxels import ELEMENTS, dataset
+from benchmarks.models.nets3d import CNN3D, WIDTHS, Paired3D
 
 CALIBRATION = 80
 NARROW = (16, 32, 64, 128)
+COLUMNS = (
+    "net",
+    "method",
+    "FLOPs",
+    "parameters",
+    "RMSE",
+    "Pearson",
+    "Spearman",
+    "Pearson, labels",
+    "Spearman, labels",
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,30 @@ def nets(side: int, wide: bool) -> dict[str, tuple[int, Callable[[], nn.Module]]
     }
 
 
+def rows(
+    model: nn.Module,
+    calibration: Data,
+    test: Data,
+    methods: Sequence[str],
+    budgets: Sequence[float],
+    seed: int,
+) -> Iterator[list[str]]:
+    """The cells of the trained net and of what each method makes of it, without the net's name."""
+    original, labels = predict(model, test), test.labels.numpy()
+    count = sum(p.numel() for p in model.parameters())
+    yield ["original", "1", f"{count:,}", *row(original, original, labels)]
+    loader = [batch.inputs for batch in calibration.batches(16)]
+    for method in methods:
+        for budget in budgets:
+            small = fxprune.compress(
+                model, loader, flops=budget, method=method, seed=seed, progress=False
+            )
+            before, after = fxprune.report(small).flops
+            size = sum(p.numel() for p in small.parameters())
+            agreement = row(predict(small, test), original, labels)
+            yield [method, f"{after / before:.2f}", f"{size:,}", *agreement]
+
+
 def main(
     net: Annotated[list[str] | None, typer.Option(help="Which nets; all by default.")] = None,
     method: Annotated[
@@ -134,17 +170,7 @@ def main(
         title="regression agreement on test structures; RMSE in units of the original's standard "
         "deviation"
     )
-    for column in (
-        "net",
-        "method",
-        "FLOPs",
-        "parameters",
-        "RMSE",
-        "Pearson",
-        "Spearman",
-        "Pearson, labels",
-        "Spearman, labels",
-    ):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("net", "method") else "right")
     made = nets(side, wide)
     for name in net or made:
@@ -152,28 +178,11 @@ def main(
         torch.manual_seed(seed)
         model = build()
         train(model, data(branches, examples, 1, side, spacing), epochs, seed)
-        held, test = (
-            data(branches, CALIBRATION, 2, side, spacing),
-            data(branches, tests, 3, side, spacing),
-        )
-        loader = [batch.inputs for batch in held.batches(16)]
-        original, labels = predict(model, test), test.labels.numpy()
-        count = sum(p.numel() for p in model.parameters())
-        table.add_row(name, "original", "1", f"{count:,}", *row(original, original, labels))
-        for chosen in method or ("auto", "paper", "magnitude"):
-            for budget in flops or (0.5, 0.3):
-                small = fxprune.compress(
-                    model, loader, flops=budget, method=chosen, seed=seed, progress=False
-                )
-                before, after = fxprune.report(small).flops
-                size = sum(p.numel() for p in small.parameters())
-                table.add_row(
-                    name,
-                    chosen,
-                    f"{after / before:.2f}",
-                    f"{size:,}",
-                    *row(predict(small, test), original, labels),
-                )
+        calibration = data(branches, CALIBRATION, 2, side, spacing)
+        test = data(branches, tests, 3, side, spacing)
+        methods, budgets = method or ("auto", "paper", "magnitude"), flops or (0.5, 0.3)
+        for cells in rows(model, calibration, test, methods, budgets, seed):
+            table.add_row(name, *cells)
         console.print(table)
 
 

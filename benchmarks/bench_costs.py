@@ -14,7 +14,7 @@ from torch._inductor.utils import fresh_cache
 from torch.fx import GraphModule
 
 import fxprune
-from benchmarks import nets
+from benchmarks.models import nets
 from fxprune.capture.batch import make_batch
 from fxprune.demo import data
 from fxprune.timing.workload import Workload, prepare_call, use_settings

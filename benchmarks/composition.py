@@ -22,9 +22,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.data import DEBIAN, Split, split
-from benchmarks.nets import NETS, trained
-from benchmarks.tradeoff import draw, logits, opened
+from benchmarks.datasets.images import DEBIAN, Split, draw, split
+from benchmarks.examination.opened import opened
+from benchmarks.examination.outputs import logits
+from benchmarks.models.nets import NETS, trained
 from fxprune.allocate.ranks import METHODS
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError

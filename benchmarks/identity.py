@@ -15,7 +15,7 @@ import torch
 import typer
 
 import fxprune
-from benchmarks.nets import NETS, trained
+from benchmarks.models.nets import NETS, trained
 from fxprune.demo.data import load
 
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
@@ -26,14 +26,14 @@ def decided(name: str, method: str, images: int) -> dict[str, Any]:
     """The plan of one network by one method, what certifies it, and the digest of its outputs on
     500 images.
     """
-    data = load()
-    call = fxprune.factorize if method in RANK_METHODS else fxprune.compress
-    budget = {"params": 0.5} if method in RANK_METHODS else {"flops": 0.5}
-    small = call(trained(name), data.calibration[:images], method=method, progress=False, **budget)
-    plan, agreement = (
-        json.loads(fxprune.plan_of(small).to_json(sort_keys=True)),
-        fxprune.report(small).agreement,
-    )
+    data, net = load(), trained(name)
+    calibration = data.calibration[:images]
+    if method in RANK_METHODS:
+        small = fxprune.factorize(net, calibration, method=method, params=0.5, progress=False)
+    else:
+        small = fxprune.compress(net, calibration, method=method, flops=0.5, progress=False)
+    plan = json.loads(fxprune.plan_of(small).to_json(sort_keys=True))
+    agreement = fxprune.report(small).agreement
     with torch.no_grad():
         outputs = small(data.images[:500]).contiguous()
     assert agreement is not None

@@ -10,9 +10,37 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 import fxprune
-from benchmarks.speedup import networks
+from benchmarks.models.timed import networks
+
+COLUMNS = ("net", "mode", "batch", "FLOPs kept", "when compressed", "measured afresh", "quartiles")
+
+
+def measure(
+    original: nn.Module, images: Tensor, latency: float, method: str, workload: fxprune.Workload
+) -> tuple[str, str, str, str]:
+    """FLOPs kept, the fraction that the plan measured, and the one measured afresh.
+
+    Raises:
+        BudgetError: the network cannot be made that fast.
+    """
+    small = fxprune.compress(
+        original, images, latency=latency, workload=workload, method=method, progress=False
+    )
+    before, after = fxprune.report(small).flops
+    row = fxprune.benchmark(
+        small,
+        original,
+        images[:1],
+        batches=(workload.batch,),
+        modes=(workload.mode,),
+        threads=workload.threads,
+    ).rows[0]
+    planned = str(fxprune.plan_of(small).settings["measured"]).partition(" ")[0]
+    quartiles = f"{1 / row.high:.3f} to {1 / row.low:.3f}"
+    return f"{after / before:.2f}", planned, f"{1 / row.speedup:.3f}", quartiles
 
 
 def main(
@@ -33,15 +61,7 @@ def main(
         title=f"latency={latency:g}, {threads} thread(s), torch {torch.__version__}",
         title_justify="left",
     )
-    for column in (
-        "net",
-        "mode",
-        "batch",
-        "FLOPs kept",
-        "when compressed",
-        "measured afresh",
-        "quartiles",
-    ):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("net", "mode") else "right")
     for name in net or list(networks()):
         original, images, _ = networks()[name]()
@@ -49,28 +69,10 @@ def main(
             for size in batch or (1, 8):
                 workload = fxprune.Workload(size, kind == "compiled", threads=threads)
                 try:
-                    small = fxprune.compress(
-                        original,
-                        images,
-                        latency=latency,
-                        workload=workload,
-                        method=method,
-                        progress=False,
-                    )
+                    cells = measure(original, images, latency, method, workload)
                 except fxprune.BudgetError as error:
                     console.print(f"{name}, {workload}: {error}", highlight=False)
                     continue
-                before, after = fxprune.report(small).flops
-                row = fxprune.benchmark(
-                    small, original, images[:1], batches=(size,), modes=(kind,), threads=threads
-                ).rows[0]
-                planned = str(fxprune.plan_of(small).settings["measured"]).partition(" ")[0]
-                cells = (
-                    f"{after / before:.2f}",
-                    planned,
-                    f"{1 / row.speedup:.3f}",
-                    f"{1 / row.high:.3f} to {1 / row.low:.3f}",
-                )
                 table.add_row(name, kind, str(size), *cells)
                 console.print(name, kind, size, *cells, highlight=False)
     console.print(table)

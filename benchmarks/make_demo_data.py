@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.data import DEBIAN, raw
+from benchmarks.datasets.images import DEBIAN, raw
 from fxprune.demo.data import FOLDER
 
 

@@ -17,9 +17,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.data import DEBIAN, photos, split
-from benchmarks.nets import NETS, efficientnet_lite0, trained
-from benchmarks.tradeoff import draw, logits
+from benchmarks.datasets.images import DEBIAN, draw, photos, split
+from benchmarks.examination.outputs import logits
+from benchmarks.models.nets import NETS, efficientnet_lite0, trained
 
 T = TypeVar("T")
 

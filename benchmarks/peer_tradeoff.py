@@ -7,62 +7,18 @@ unlabeled images. The ratio is bisected to the largest model within the budget. 
 calibration draws are those of `benchmarks.tradeoff`.
 """
 
-import copy
 import json
 from pathlib import Path
 from typing import Annotated
 
-import torch_pruning
 import typer
-from torch import Tensor, nn
 
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import NETS, trained
-from benchmarks.torch_pruning import last_layers
-from benchmarks.tradeoff import draw, logits
+from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.examination.outputs import logits
+from benchmarks.models.nets import NETS, trained
+from benchmarks.models.peer import IMPORTANCES, at_flops, with_gradients
 from fxprune.capture.batch import make_batch
 from fxprune.label.flops import count_flops
-
-IMPORTANCES = {
-    "magnitude": torch_pruning.importance.MagnitudeImportance,
-    "taylor": torch_pruning.importance.TaylorImportance,
-}
-HALVINGS = 9
-
-
-def with_gradients(net: nn.Module, calibration: Tensor) -> nn.Module:
-    """A copy whose parameters hold the gradient of the cross-entropy with its own decisions."""
-    held = copy.deepcopy(net)
-    for x in calibration.split(100):
-        scores = held(x)
-        nn.functional.cross_entropy(scores, scores.argmax(1), reduction="sum").backward()
-    return held
-
-
-def pruned(net: nn.Module, importance: str, ratio: float, example: Tensor) -> nn.Module:
-    """A copy with this share of every layer's channels gone."""
-    model = copy.deepcopy(net)
-    for ours, theirs in zip(model.parameters(), net.parameters(), strict=True):
-        ours.grad = None if theirs.grad is None else theirs.grad.clone()
-    torch_pruning.pruner.BasePruner(
-        model,
-        example,
-        importance=IMPORTANCES[importance](),
-        pruning_ratio=ratio,
-        ignored_layers=last_layers(model, [model(example)]),
-    ).step()
-    return model.eval()
-
-
-def at_flops(net: nn.Module, importance: str, flops: float, example: Tensor) -> nn.Module:
-    """The largest model within the budget."""
-    batch = make_batch((example,), {})
-    full, low, high = count_flops(net, batch), 0.0, 0.95
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        fits = count_flops(pruned(net, importance, middle, example), batch) <= flops * full
-        low, high = (low, middle) if fits else (middle, high)
-    return pruned(net, importance, high, example)
 
 
 def main(

@@ -6,6 +6,7 @@ error measured on 2,000 images of the calibration pool outside the draw.
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,9 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import NETS, trained
-from benchmarks.tradeoff import draw, opened
+from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.examination.opened import opened
+from benchmarks.models.nets import NETS, trained
 from fxprune.allocate import widths as allocate
 from fxprune.allocate.search import PROMISE, Candidate, Search
 from fxprune.calibrate.loader import Calibration
@@ -29,6 +30,7 @@ from fxprune.verify.agreement import compare
 
 OUTSIDE = 2000
 """Images that measure finished plans."""
+COLUMNS = ("net", "FLOPs", "mix", "stretch", "layers in two", "promised", "tried", "finished")
 
 
 def tried(
@@ -59,6 +61,45 @@ def tried(
     return found
 
 
+class Findings:
+    """What the plans of one network promised, what their trials showed, and how they ended."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pairs: list[tuple[float, float]] = []
+        """Promise and trial of every plan but the first of its budget."""
+        self.ranks: list[float] = []
+        """By budget, the rank correlation of trials with finished plans."""
+        self.excess: list[float] = []
+        """By budget, error of the plan with the best trial over that of the best finished one."""
+
+    def add(self, rows: list[tuple[Candidate, float, float, float]], finished: bool) -> None:
+        """Take the plans of one budget."""
+        self.pairs += [(promised, error) for _, promised, error, _ in rows[1:]]
+        if finished:
+            shown, ends = zip(*(row[2:] for row in rows), strict=True)
+            self.ranks.append(float(spearmanr(shown, ends)[0]))
+            self.excess.append(ends[int(np.argmin(shown))] / min(ends))
+
+    def lines(self) -> Iterator[str]:
+        """The summary."""
+        excess = np.log([error / promised for promised, error in self.pairs])
+        low, middle, high = (math.exp(float(q)) for q in np.quantile(excess, [0.25, 0.5, 0.75]))
+        yield (
+            f"{self.name}: rank correlation "
+            f"{spearmanr(*zip(*self.pairs, strict=True))[0]:.2f} over {len(self.pairs)} plans; "
+            f"a trial shows {middle:.2f} times what was promised (quartiles {low:.2f} to "
+            f"{high:.2f})."
+        )
+        if self.ranks:
+            yield (
+                f"{self.name}: rank correlation of trials with finished plans "
+                f"{', '.join(f'{r:.2f}' for r in self.ranks)} by budget; the plan with the best "
+                f"trial errs {', '.join(f'{r:.2f}' for r in self.excess)} times as much as the "
+                "best finished one."
+            )
+
+
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     flops: Annotated[
@@ -77,54 +118,20 @@ def main(
     drawn = draw(pool, len(pool), seed)
     calibration, others = drawn[:images], drawn[images : images + OUTSIDE] if finished else None
     table = Table(title="Relative error of the output, x 1e-4", title_justify="left")
-    for column in (
-        "net",
-        "FLOPs",
-        "mix",
-        "stretch",
-        "layers in two",
-        "promised",
-        "tried",
-        "finished",
-    ):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "net" else "right")
-    lines = []
+    lines: list[str] = []
     for name in net or list(NETS):
-        model = trained(name)
-        session, pairs, spoils = opened(model, calibration, seed), [], []
+        model, findings = trained(name), Findings(name)
+        session = opened(model, calibration, seed)
         for budget in flops or [0.7, 0.5, 0.35]:
             with undisturbed(model, seed):
                 rows = tried(session, budget, others)
             for option, *errors in rows:
-                cells = (f"{1e4 * e:.1f}" for e in errors)
-                table.add_row(
-                    name,
-                    f"{budget:g}",
-                    f"{option.mix:g}",
-                    f"{option.stretch:g}",
-                    str(len(option.ranks)),
-                    *cells,
-                )
-            pairs += [(promised, error) for _, promised, error, _ in rows[1:]]
-            shown, ends = zip(*(row[2:] for row in rows), strict=True)
-            if not finished:
-                continue
-            spoils.append((spearmanr(shown, ends)[0], ends[int(np.argmin(shown))] / min(ends)))
-        excess = np.log([error / promised for promised, error in pairs])
-        lines.append(
-            f"{name}: rank correlation {spearmanr(*zip(*pairs, strict=True))[0]:.2f} over "
-            f"{len(pairs)} plans; a trial shows "
-            f"{math.exp(float(np.median(excess))):.2f} times what was promised (quartiles "
-            f"{math.exp(float(np.quantile(excess, 0.25))):.2f} to "
-            f"{math.exp(float(np.quantile(excess, 0.75))):.2f})."
-        )
-        if finished:
-            lines.append(
-                f"{name}: rank correlation of trials with finished plans "
-                f"{', '.join(f'{r:.2f}' for r, _ in spoils)} by budget; the plan with the "
-                f"best trial errs {', '.join(f'{r:.2f}' for _, r in spoils)} times as much as the "
-                "best finished one."
-            )
+                what = (f"{option.mix:g}", f"{option.stretch:g}", str(len(option.ranks)))
+                table.add_row(name, f"{budget:g}", *what, *(f"{1e4 * e:.1f}" for e in errors))
+            findings.add(rows, finished)
+        lines += findings.lines()
     console.print(table)
     for line in lines:
         console.print(line, highlight=False)

@@ -12,11 +12,13 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 import fxprune
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import trained
-from benchmarks.tradeoff import draw, logits, opened
+from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.examination.opened import opened
+from benchmarks.examination.outputs import logits
+from benchmarks.models.nets import trained
 from fxprune.fit.build import build, surviving_channels
 from fxprune.linalg.selection import pivoted_qr
+from fxprune.session import Session
 
 CLASSES = (
     "t-shirt",
@@ -30,8 +32,9 @@ CLASSES = (
     "bag",
     "boot",
 )
+SCORES = ("|r_kk/r_11|", "|R22|/|R|", "dropped singular values", "predicted error")
 app = typer.Typer(add_completion=False, help=__doc__)
-Net = Annotated[str, typer.Option(help="one of benchmarks.nets")]
+Net = Annotated[str, typer.Option(help="one of benchmarks.models.nets")]
 
 
 @app.command()
@@ -87,26 +90,33 @@ def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = 
     """|r_kk / r_11|, singular values and the predicted error of every group against the output
     error when that group alone is reduced.
     """
-    model, pool = trained(net), split("calibration", data)
-    session = opened(model, draw(pool.images, count, 0), 0)
+    pool = split("calibration", data)
+    rows = group_scores(opened(trained(net), draw(pool.images, count, 0), 0), keep)
+    table = Table(
+        title=f"{net}: each group alone cut to {keep:.0%}, interpolated", title_justify="left"
+    )
+    for column in ("group", *SCORES, "measured error"):
+        table.add_column(column, justify="left" if column == "group" else "right")
+    for name, values in rows:
+        table.add_row(name, *(f"{v:.2e}" for v in values))
+    console = Console(width=140)
+    console.print(table)
+    measured = [values[-1] for _, values in rows]
+    for index, name in enumerate(SCORES):
+        console.print(
+            f"Spearman rank correlation of {name} with the measured error: "
+            f"{spearmanr([values[index] for _, values in rows], measured)[0]:.2f}"
+        )
+
+
+def group_scores(session: Session, keep: float) -> list[tuple[str, tuple[float, ...]]]:
+    """By group, its `SCORES` at a share of its channels and the measured output error."""
     ours, paper = session.profile("output-aware"), session.profile("pivoted-qr")
     full = np.array([g.width for g in session.analysis.groups])
     held_out = next(iter(session.batches(session.held_out)))
     reference = logits(session.graph, held_out.args[0])
     norm = float((reference - reference.mean(1, keepdim=True)).square().sum())
-    table = Table(
-        title=f"{net}: each group alone cut to {keep:.0%}, interpolated", title_justify="left"
-    )
-    for column in (
-        "group",
-        "|r_kk/r_11|",
-        "|R22|/|R|",
-        "dropped singular values",
-        "predicted error",
-        "measured error",
-    ):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    rows = []
+    rows: list[tuple[str, tuple[float, ...]]] = []
     for i, group in enumerate(session.analysis.groups):
         site = next(
             (
@@ -127,30 +137,15 @@ def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = 
         diagonal = pivoted_qr(gram)[1]
         singular = np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
         place = max(round(keep * len(gram)), 1)
-        rows.append(
-            (
-                group.name,
-                float(paper[i].scores[group.width - width]),
-                np.linalg.norm(diagonal[place:]) / np.linalg.norm(diagonal),
-                np.linalg.norm(singular[place:]) / np.linalg.norm(singular),
-                float(ours[i].errors[group.width - width]),
-                error,
-            )
+        values = (
+            float(paper[i].scores[group.width - width]),
+            float(np.linalg.norm(diagonal[place:]) / np.linalg.norm(diagonal)),
+            float(np.linalg.norm(singular[place:]) / np.linalg.norm(singular)),
+            float(ours[i].errors[group.width - width]),
+            error,
         )
-        table.add_row(rows[-1][0], *(f"{v:.2e}" for v in rows[-1][1:]))
-    console = Console(width=140)
-    console.print(table)
-    measured = [r[5] for r in rows]
-    for index, name in (
-        (1, "|r_kk/r_11|"),
-        (2, "|R22|/|R|"),
-        (3, "dropped singular values"),
-        (4, "predicted error"),
-    ):
-        console.print(
-            f"Spearman rank correlation of {name} with the measured error: "
-            f"{spearmanr([r[index] for r in rows], measured)[0]:.2f}"
-        )
+        rows.append((group.name, values))
+    return rows
 
 
 if __name__ == "__main__":

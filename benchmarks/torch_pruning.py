@@ -1,9 +1,10 @@
-"""The coverage models under Torch-Pruning (Fang et al. 2023), with its defaults, for the column
+r"""The coverage models under Torch-Pruning (Fang et al. 2023), with its defaults, for the column
 beside ours.
 
-    python -m venv peer && peer/bin/pip install torch-pruning==1.6.1 torch==2.13.0 torchvision timm
-    transformers rich typer ... peer/bin/python -m benchmarks.torch_pruning --torchvision --timm
-    250 --transformers --atom3d --json torch_pruning.json
+    python -m venv peer
+    peer/bin/pip install torch-pruning==1.6.1 torch==2.13.0 torchvision timm transformers rich ...
+    peer/bin/python -m benchmarks.torch_pruning --torchvision --timm 250 --transformers --atom3d \
+        --json torch_pruning.json
 
 Each model is pruned by `MagnitudePruner` with an L2 importance and default options, the layer that
 makes the outputs ignored as in its examples. Ratios are tried from small to large, each on a fresh
@@ -20,13 +21,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.coverage import entries, read
-from benchmarks.coverage_page import late
-from benchmarks.entry import Entry
-from benchmarks.examine import ENOUGH, outputs, randomize
-from benchmarks.isolation import Failed, isolated
+from benchmarks.examination.coverage_page import late
+from benchmarks.examination.isolation import Failed, isolated
+from benchmarks.examination.masked import randomize
+from benchmarks.examination.outputs import outputs
+from benchmarks.examination.row import ENOUGH, read
+from benchmarks.models.entries import entries
+from benchmarks.models.entry import Entry
+from benchmarks.models.peer import last_layers
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, example_batch
 from fxprune.label.flops import count_flops
@@ -34,19 +38,6 @@ from fxprune.targets import Passing
 
 RATIOS = (0.16, 0.3, 0.5)
 GOAL = 0.75
-
-
-def last_layers(model: nn.Module, found: list[Tensor]) -> list[nn.Module]:
-    """The last linear layer or convolution, if as wide as the model's output: what Torch-Pruning's
-    examples ignore.
-    """
-    layers = [
-        m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    ]
-    width = [m.out_features if isinstance(m, nn.Linear) else m.out_channels for m in layers[-1:]]
-    return (
-        layers[-1:] if width and any(width[0] in t.shape[1:] or t.dim() == 1 for t in found) else []
-    )
 
 
 def _built(entry: Entry) -> tuple[nn.Module, Batch]:
@@ -137,10 +128,10 @@ def main(
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rows = read(json_file)
-    for entry in entries(torchvision, timm, transformers, yolo, detection, voxels, most):
+    asked = entries(torchvision, timm, transformers, yolo, detection, voxels, most, only)
+    for entry in asked:
         held = rows.get(entry.key)
-        skip = held is not None and not (again and late(held))
-        if skip or only and not any(part in entry.name for part in only.split(",")):
+        if held is not None and not (again and late(held)):
             continue
         row = row_of(entry, limit)
         if row["failure"].startswith("TooLarge"):

@@ -7,82 +7,51 @@ photographs of DIR/calib and DIR/test, which need no labels: decisions are compa
 """
 
 import json
-import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.data import DEBIAN, Split, photos, split
-from benchmarks.nets import NETS, efficientnet_lite0, trained
-from fxprune.plans.budget import Budget
-from fxprune.session import Session, held_out_for, open_session
+from benchmarks.datasets.images import DEBIAN, Split, draw, photos, split
+from benchmarks.examination.outputs import logits
+from benchmarks.examination.tradeoff_page import picture, show
+from benchmarks.models.nets import NETS, efficientnet_lite0, trained
 
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 
 
-@torch.no_grad()
-def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Outputs on all images, (N, classes)."""
-    return torch.cat([model(x) for x in images.split(100)])
+@dataclass(frozen=True)
+class Task:
+    """What networks are calibrated and tested on.
 
-
-def draw(pool: Tensor, count: int, seed: int) -> Tensor:
-    """Calibration images."""
-    return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:count]]
-
-
-def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
-    """Capture and label once, as `compress(flops=)` does, for benchmarks that look into the
-    stations.
+    Attributes:
+        pool: images from which those for calibration are drawn.
+        test: images; None takes those of the pool that were not drawn.
+        labels: of the test images, where there are some.
+        images: how many are drawn.
     """
-    return open_session(
-        net,
-        calibration,
-        example=None,
-        ignore=(),
-        keep=None,
-        round_to=1,
-        seed=seed,
-        memory=2e9,
-        progress=False,
-        decision=None,
-        held_out=held_out_for(Budget(flops=1.0)),
-    )
+
+    pool: Tensor
+    test: Tensor | None
+    labels: Tensor | None
+    images: int
 
 
 def measure(
-    name: str,
-    net: nn.Module,
-    budgets: list[float],
-    seeds: int,
-    images: int,
-    methods: list[str],
-    pool: Tensor,
-    test: Tensor | None,
-    labels: Tensor | None,
+    name: str, net: nn.Module, task: Task, budgets: list[float], seeds: int, methods: list[str]
 ) -> list[dict[str, object]]:
-    """Rows of one network; without test images, on those of the pool that were not drawn."""
+    """Rows of one network."""
     rows: list[dict[str, object]] = []
     for seed in range(seeds):
-        order = draw(pool, len(pool), seed)
-        rows += _rows(
-            name,
-            net,
-            budgets,
-            seed,
-            methods,
-            order[:images],
-            order[images:] if test is None else test,
-            labels,
-        )
+        order = draw(task.pool, len(task.pool), seed)
+        calibration, rest = order[: task.images], order[task.images :]
+        test = rest if task.test is None else task.test
+        rows += _rows(name, net, budgets, seed, methods, calibration, test, task.labels)
     return rows
 
 
@@ -131,87 +100,6 @@ def _rows(
             )
             start = time.perf_counter()
     return rows
-
-
-def average(rows: list[dict[str, object]], **fixed: object) -> dict[str, float]:
-    """Means over the rows that match."""
-    chosen = [r for r in rows if all(r[k] == v for k, v in fixed.items())]
-    return {
-        k: sum(float("nan" if r[k] is None else r[k]) for r in chosen) / len(chosen)  # type: ignore[arg-type]
-        for k in ("accuracy", "agreement", "error", "dense")
-    }
-
-
-def _cell(mean: dict[str, float]) -> str:
-    accuracy = "" if math.isnan(mean["accuracy"]) else f" ({100 * mean['accuracy']:.2f})"
-    return f"{100 * mean['agreement']:.2f}{accuracy}"
-
-
-def show(rows: list[dict[str, object]], console: Console) -> None:
-    """Print the table, and how the disagreement of `auto` compares with the paper's."""
-    methods = list(dict.fromkeys(str(r["method"]) for r in rows))
-    table = Table(
-        title="Agreement % (accuracy %) on the test images, mean over calibration draws",
-        title_justify="left",
-    )
-    for column in ("net", "dense", "FLOPs", *methods):
-        table.add_column(column, justify="left" if column == "net" else "right")
-    ratios: list[tuple[float, float]] = []
-    for name, flops in dict.fromkeys((r["net"], r["flops"]) for r in rows):
-        means = {m: average(rows, net=name, flops=flops, method=m) for m in methods}
-        cells = [_cell(means[m]) for m in methods]
-        dense = means[methods[0]]["dense"]
-        table.add_row(
-            str(name), "" if math.isnan(dense) else f"{100 * dense:.2f}", str(flops), *cells
-        )
-        if {"auto", "paper", "paper-uniform"} <= set(methods):
-            wrong = {m: 1 - means[m]["agreement"] for m in methods}
-            ratios.append(
-                (
-                    wrong["auto"] / wrong["paper"],
-                    wrong["auto"] / min(wrong["paper"], wrong["paper-uniform"]),
-                )
-            )
-    console.print(table)
-    if ratios:
-        paper, better = (sum(r[i] for r in ratios) / len(ratios) for i in (0, 1))
-        console.print(
-            f"Disagreement of auto: {paper:.2f} of paper's on average, {better:.2f} of the better "
-            "of paper and paper-uniform; "
-            f"at most {max(r[1] for r in ratios):.2f}."
-        )
-    for name in dict.fromkeys(r["net"] for r in rows):
-        plans = [
-            r for r in rows if r["net"] == name and r["method"] in ("auto", "channels", "uniform")
-        ]
-        if len({r["flops"] for r in plans}) > 1:
-            rank = spearmanr([r["predicted_error"] for r in plans], [r["error"] for r in plans])[0]
-            console.print(
-                f"{name}: Spearman rank correlation of predicted and measured output error over "
-                f"{len(plans)} plans: {rank:.2f}"
-            )
-
-
-def picture(rows: list[dict[str, object]], file: Path) -> None:
-    """Draw agreement against FLOPs, a panel per network and a line per method."""
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(str(r["net"]) for r in rows))
-    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for name, axes in zip(names, panels, strict=True):
-        budgets = sorted({float(r["flops"]) for r in rows if r["net"] == name})  # type: ignore[arg-type]
-        for method in dict.fromkeys(str(r["method"]) for r in rows):
-            line = [
-                100 * average(rows, net=name, flops=flops, method=method)["agreement"]
-                for flops in budgets
-            ]
-            axes.plot([100 * flops for flops in budgets], line, "o-", markersize=3, label=method)
-        axes.set(title=name, xlabel="FLOPs kept, %", ylim=(60, 100.5))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("same decision, %")
-    figure.legend(handles=panels[0].lines, loc="outside right center")
-    figure.savefig(file, dpi=120)
 
 
 def honesty(
@@ -266,13 +154,12 @@ def main(
         int, typer.Option(help="instead: certify agreement=0.99 this many times")
     ] = 0,
     validation: Annotated[
-        bool,
-        typer.Option("--validation", help="measure on the calibration images outside the draw"),
+        bool, typer.Option("--validation", help="measure on calibration images not drawn")
     ] = False,
     data: Path = DEBIAN,
     photographs: Annotated[
         Path | None,
-        typer.Option("--images", help="instead: EfficientNet-Lite0 on DIR/calib and DIR/test"),
+        typer.Option("--images", help="instead: EfficientNet-Lite0, DIR/calib, DIR/test"),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     picture_file: Annotated[
@@ -284,30 +171,19 @@ def main(
     rows: list[dict[str, object]] = []
     methods, repeats = method or list(METHODS), 3 if every else seeds
     if photographs is not None:
-        calibration, test = photos(photographs / "calib"), photos(photographs / "test")
+        task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
         name, model = "EfficientNet-Lite0", efficientnet_lite0()
-        rows += measure(
-            name, model, flops or [0.9, 0.8, 0.7], repeats, count, methods, calibration, test, None
-        )
+        rows += measure(name, model, task, flops or [0.9, 0.8, 0.7], repeats, methods)
     else:
         pool, held = split("calibration", data), split("test", data)
+        test, labels = (None, None) if validation else (held.images, held.labels)
+        task = Task(pool.images, test, labels, count)
+        budgets = flops or ([0.7, 0.5, 0.35] if every else [0.5])
         for name in net or list(NETS):
             if certify:
                 rows += honesty(name, certify, count, pool, held, console)
             else:
-                budgets = flops or ([0.7, 0.5, 0.35] if every else [0.5])
-                test_images, labels = (None, None) if validation else (held.images, held.labels)
-                rows += measure(
-                    name,
-                    trained(name),
-                    budgets,
-                    repeats,
-                    count,
-                    methods,
-                    pool.images,
-                    test_images,
-                    labels,
-                )
+                rows += measure(name, trained(name), task, budgets, repeats, methods)
             if json_file is not None:
                 json_file.write_text(json.dumps(rows, indent=1))
     if json_file is not None:

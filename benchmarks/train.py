@@ -13,8 +13,8 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import NETS, checkpoint
+from benchmarks.datasets.images import DEBIAN, split
+from benchmarks.models.nets import NETS, checkpoint
 
 
 def augment(images: Tensor, pad: int = 2) -> Tensor:
@@ -51,7 +51,7 @@ def main(
     """Train with SGD on a one-cycle schedule in bfloat16; keep the weights, matrices in float16."""
     torch.manual_seed(seed)
     train, held_out = split("train", data), split("calibration", data)
-    net = NETS[name]().to(memory_format=torch.channels_last)
+    net = NETS[name]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxprune
-from benchmarks.nets import NETS, trained
+from benchmarks.models.nets import NETS, trained
 from fxprune.demo.data import DemoData, load
 from tests.nets import images, loader, tiny
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.nets3d import CNN3D, Paired3D
-from benchmarks.voxels import ELEMENTS, affinity, dataset, grid, structure
+from benchmarks.datasets.voxels import ELEMENTS, affinity, dataset, grid, structure
+from benchmarks.models.nets3d import CNN3D, Paired3D
 
 SIDE, WIDTHS = 18, (6, 8, 8, 10)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fxprune
-from benchmarks import nets
+from benchmarks.models import nets
 from fxprune.demo import data
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "hand-over.md"

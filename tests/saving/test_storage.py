@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxprune
-from benchmarks import nets
+from benchmarks.models import nets
 from fxprune.demo import data
 from fxprune.errors import StorageError
 from fxprune.saving.values import Decoder, encode

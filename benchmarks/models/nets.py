@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fxprune.demo.net import VGG
 
-ASSETS = Path(__file__).resolve().parent.parent / "tests" / "assets"
-DEMO = Path(__file__).resolve().parent.parent / "fxprune" / "demo"
+ASSETS = Path(__file__).resolve().parents[2] / "tests" / "assets"
+DEMO = Path(__file__).resolve().parents[2] / "fxprune" / "demo"
 
 
 def conv_bn(

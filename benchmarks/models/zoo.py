@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.entry import Entry, TooLarge, within
-from benchmarks.torchvision_ops import torchvision  # before timm, which imports it too
+from benchmarks.models.entry import Entry, TooLarge, within
+from benchmarks.models.torchvision_ops import torchvision  # before timm, which imports it too
 
 SMALL = (
     "test_",
@@ -51,7 +52,7 @@ def torchvision_models(most: float) -> Iterator[Entry]:
     models = torchvision.models
     for module in (models, models.segmentation, models.video):
         for name in models.list_models(module=module):
-            yield Entry(name, "torchvision", lambda name=name: _torchvision(name, most))
+            yield Entry(name, "torchvision", partial(_torchvision, name, most))
 
 
 def _torchvision(name: str, most: float) -> tuple[nn.Module, Any]:
@@ -105,7 +106,7 @@ def timm_families() -> dict[str, list[str]]:
 def timm_models(count: int, most: float) -> Iterator[Entry]:
     """One small member of each of the first `count` families."""
     for _, names in list(timm_families().items())[:count]:
-        yield Entry(names[0], "timm", lambda names=names: _timm(names[0], most))
+        yield Entry(names[0], "timm", partial(_timm, names[0], most))
 
 
 def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
@@ -121,7 +122,7 @@ def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
     error: Exception | None = None
     for wanted in dict.fromkeys(tried):
         try:
-            keywords = {"img_size": 64} if wanted is None else {}
+            keywords: dict[str, Any] = {"img_size": 64} if wanted is None else {}
             model = timm.create_model(name, pretrained=False, **keywords).eval()
             within(model, most)
             example = torch.randn(2, 3, wanted or 64, wanted or 64)

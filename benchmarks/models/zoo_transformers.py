@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import torchvision_ops  # noqa: F401  (before transformers, which imports torchvision too)
-from benchmarks.entry import Entry
+from benchmarks.models import torchvision_ops  # noqa: F401  (before transformers, which imports torchvision too)
+from benchmarks.models.entry import Entry
 
 Build = Callable[[], tuple[nn.Module, Any]]
 

@@ -9,34 +9,46 @@ JSON = dict[str, Any]
 HEAD = """\
 # Coverage
 
-What the compiler pass does with the models people bring. Every row is one model with random weights: captured by `torch.export` with a
-free batch size, its channel groups found, 30 % of the FLOPs asked away with channels chosen at random, the small graph compared with
-the original in which the removed channels' weights are zero. Nothing here says how well a compressed model decides; see the README for that.
+What the compiler pass does with the models people bring. Every row is one model with random
+weights: captured by `torch.export` with a free batch size, its channel groups found, 30 % of the
+FLOPs asked away with channels chosen at random, the small graph compared with the original in
+which the removed channels' weights are zero. Nothing here says how well a compressed model
+decides; see the README for that.
 
-A model *passes* when the two agree at batch sizes 1, 2 and 3 (to 1e-4 of the largest output in single precision, or to 1e-8 in double
-where random weights blow rounding up), and at least 10 % of the FLOPs are really gone, counted by `torch.utils.flop_counter` in the
-compressed graph, or the reason is printed why the architecture cannot give them.
+A model *passes* when the two agree at batch sizes 1, 2 and 3 (to 1e-4 of the largest output in
+single precision, or to 1e-8 in double where random weights blow rounding up), and at least 10 %
+of the FLOPs are really gone, counted by `torch.utils.flop_counter` in the compressed graph, or
+the reason is printed why the architecture cannot give them.
 
-    python -m benchmarks.coverage --torchvision --timm 250 --transformers --atom3d --yolo --detection --json coverage.json
-    python -m benchmarks.coverage --torchvision --timm 250 --yolo --most 700 --limit 700 --json coverage.json
-    python -m benchmarks.torch_pruning --torchvision --timm 250 --transformers --atom3d --yolo --detection --limit 12 --json torch_pruning.json
-    python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json --markdown docs/coverage.md
+    python -m benchmarks.coverage --torchvision --timm 250 --transformers --atom3d --yolo \\
+        --detection --json coverage.json
+    python -m benchmarks.coverage --torchvision --timm 250 --yolo --most 700 --limit 700 \\
+        --json coverage.json
+    python -m benchmarks.torch_pruning --torchvision --timm 250 --transformers --atom3d \\
+        --yolo --detection --limit 12 --json torch_pruning.json
+    python -m benchmarks.coverage --json coverage.json --peer torch_pruning.json \\
+        --markdown docs/coverage.md
 
 2-core CPU, torch 2.13.0, 2026-11-22, one thread; seconds are processor time.
 """
 
 COLUMNS = """\
-- *groups*: channel groups; *prunable*: share of the parameters with an axis from which channels can go; *pinned*: the largest shares of the
-  others with their reason.
-- *capture*, *labels*: seconds for tracing and for label propagation. *FLOPs*: what is left of them, counted.
-- *equal*: largest difference to the masked original over the largest output, in single precision; `64:` in double.
-- *compiled*: `torch.compile(fullgraph=True)` takes the result and returns the same. *shapes*: outputs at batch sizes 1 and 3.
+- *groups*: channel groups; *prunable*: share of the parameters with an axis from which channels
+  can go; *pinned*: the largest shares of the others with their reason.
+- *capture*, *labels*: seconds for tracing and for label propagation. *FLOPs*: what is left of
+  them, counted.
+- *equal*: largest difference to the masked original over the largest output, in single precision;
+  `64:` in double.
+- *compiled*: `torch.compile(fullgraph=True)` takes the result and returns the same. *shapes*:
+  outputs at batch sizes 1 and 3.
 """
 
 PEER = """\
-- *Torch-Pruning*: FLOPs left by Torch-Pruning 1.6.1 from PyPI, its `MagnitudePruner` with default options and the last layer ignored as its
-  examples do, pruning ratios 0.16, 0.3 and 0.5 tried until 25 % of the FLOPs are gone; 12 processor seconds per model, 20 to 150 for the
-  rows taken first. It passes where the pruned model runs and 10 % of the FLOPs are gone; whether the numbers are right is not asked.
+- *Torch-Pruning*: FLOPs left by Torch-Pruning 1.6.1 from PyPI, its `MagnitudePruner` with default
+  options and the last layer ignored as its examples do, pruning ratios 0.16, 0.3 and 0.5 tried
+  until 25 % of the FLOPs are gone; 12 processor seconds per model, 20 to 150 for the rows taken
+  first. It passes where the pruned model runs and 10 % of the FLOPs are gone; whether the numbers
+  are right is not asked.
 """
 
 

@@ -3,13 +3,14 @@ configurations.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.entry import Entry, within
-from benchmarks.torchvision_ops import torchvision
+from benchmarks.models.entry import Entry, within
+from benchmarks.models.torchvision_ops import torchvision
 
 YOLO = (
     "yolov3-tiny",
@@ -53,9 +54,7 @@ def detection(most: float) -> Iterator[Entry]:
     """Every torchvision detector; the backbone is what is compressed."""
     models = torchvision.models
     for name in models.list_models(module=models.detection):
-        yield Entry(
-            name, "detection", lambda name=name: _detector(name, most), target="model.backbone"
-        )
+        yield Entry(name, "detection", partial(_detector, name, most), target="model.backbone")
 
 
 def _detector(name: str, most: float) -> tuple[nn.Module, Any]:
@@ -71,7 +70,7 @@ def yolo(most: float) -> Iterator[Entry]:
     ultralytics`.
     """
     for name in YOLO:
-        yield Entry(name, "yolo", lambda name=name: _yolo(name, most))
+        yield Entry(name, "yolo", partial(_yolo, name, most))
 
 
 def _yolo(name: str, most: float) -> tuple[nn.Module, Any]:

@@ -5,130 +5,25 @@ compilation.
 import copy
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
-from benchmarks.entry import Entry
+from benchmarks.examination.masked import masked, randomize, tensors
+from benchmarks.examination.outputs import distance, outputs, resized
+from benchmarks.examination.row import FLOPS, TOLERANCE, Row
+from benchmarks.models.entry import Entry
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules, ReduceChannels
-from fxprune.plans.plan import Plan, make_plan, scatter
+from fxprune.plans.plan import make_plan
 from fxprune.profile.costs import CostModel
 from fxprune.targets import Passing
-
-FLOPS = 0.7
-ENOUGH = 0.9
-TOLERANCE = 1e-4
-EXACT = 1e-8
-
-
-@dataclass
-class Row:
-    """What was found for one model.
-
-    Attributes:
-        parameters: of what is compressed.
-        captured: whether torch.export took it.
-        groups: channel groups.
-        prunable: share of the parameters with an axis from which channels can go.
-        pinned: shares of the others, by reason.
-        capture_s, analysis_s: processor seconds of the one thread.
-        flops: what is left by the cost model.
-        counted: what torch.utils.flop_counter counts in the compressed graph, as a share of the
-            original's.
-        error: largest difference to the masked original over the largest output, at batch sizes 1,
-            2 and 3, in single precision.
-        error64: the same in double precision, where single precision is not enough.
-        effect: the same against the unmasked original: what the removal itself changes.
-        shapes: of the first outputs by batch size.
-        compiled: whether torch.compile(fullgraph=True) takes the result and returns the same; the
-            error where not.
-        notes: what capture lost.
-        failure: where and why it stopped.
-    """
-
-    name: str
-    source: str
-    parameters: int = 0
-    captured: bool = False
-    groups: int = 0
-    prunable: float = 0.0
-    pinned: dict[str, float] = field(default_factory=dict)
-    capture_s: float = 0.0
-    analysis_s: float = 0.0
-    flops: float = 1.0
-    counted: float = 1.0
-    error: float | None = None
-    error64: float | None = None
-    effect: float = 0.0
-    shapes: dict[str, Any] = field(default_factory=dict)
-    compiled: str = ""
-    notes: tuple[str, ...] = ()
-    failure: str = ""
-    trace: str = ""
-
-    @property
-    def equal(self) -> bool:
-        """Masked equivalence; double precision tells rounding that random weights blow up from a
-        wrong channel.
-        """
-        if self.failure or self.error is None:
-            return False
-        return self.error <= TOLERANCE or self.error64 is not None and self.error64 <= EXACT
-
-    @property
-    def verdict(self) -> str:
-        """`pass`; `pass (reason)` where the architecture leaves less than a tenth of the FLOPs to
-        remove; `FAIL`.
-        """
-        if not self.equal:
-            return "FAIL"
-        if self.counted <= ENOUGH:
-            return "pass"
-        reason = next(iter(self.pinned), "")
-        return f"pass ({reason})" if reason and self.flops > FLOPS else "FAIL"
-
-    def as_json(self) -> dict[str, Any]:
-        """The row with its verdict."""
-        return asdict(self) | {"verdict": self.verdict}
-
-
-def randomize(model: nn.Module, seed: int = 0) -> None:
-    """Give constant tensors (norms, layer scales, zero-initialized weights) random values: errors
-    would hide behind them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
-
-    with torch.no_grad():
-        for tensor in model.parameters():
-            if (
-                tensor.is_floating_point()
-                and tensor.numel() > 1
-                and bool((tensor == tensor.flatten()[0]).all())
-            ):
-                tensor.copy_(
-                    0.1 * noise(tensor)
-                    + (tensor if float(tensor.flatten()[0].abs()) > 0.1 else 0.3)
-                )
-                if tensor.dim() > 1 and tensor.shape[0] > 1:
-                    tensor.sub_(0.3).mul_(0.3)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.1 * noise(buffer))
-            elif name.endswith("running_var"):
-                buffer.copy_(1 + 0.2 * noise(buffer).tanh())
 
 
 def uniform_widths(costs: CostModel, analysis: Analysis, flops: float) -> np.ndarray:
@@ -152,72 +47,6 @@ def random_survivors(analysis: Analysis, widths: np.ndarray, seed: int = 0) -> n
         for block in group.blocks:
             keep_mask[generator.permutation(block)[int(width) :]] = False
     return keep_mask
-
-
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, the non-persistent ones too."""
-    return {
-        n: t.detach()
-        for n, t in [
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        ]
-    }
-
-
-def masked(model: nn.Module, graph: GraphModule, small: nn.Module, plan: Plan) -> nn.Module:
-    """The original with the small weights scattered back and zeros elsewhere; the graph where
-    names differ.
-    """
-    state, held = tensors(model), tensors(graph)
-    fits = all(n in state and torch.equal(state[n], held[n]) for n in plan.kept)
-    big = copy.deepcopy(model if fits else graph)
-    full, reduced = tensors(big), tensors(small)
-    for name in plan.kept:
-        full[name].copy_(scatter(reduced[name], plan.shapes[name], plan.kept[name]))
-    return big
-
-
-def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
-    """Floating-point tensors that a model returns."""
-    with torch.no_grad():
-        result = model(*batch.args, **batch.kwargs)
-    found = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-    return [t for t in found if t.is_floating_point()]
-
-
-def distance(expected: list[Tensor], found: list[Tensor]) -> float:
-    """Largest difference over the largest expected value."""
-    if [t.shape for t in expected] != [t.shape for t in found]:
-        raise ValueError(
-            f"outputs of shapes {[tuple(t.shape) for t in found]}, expected "
-            f"{[tuple(t.shape) for t in expected]}"
-        )
-    if not all(bool(torch.isfinite(t).all()) for t in expected):
-        raise ValueError("the original's output is not finite")
-    worst = [
-        float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
-        for a, b in zip(found, expected, strict=True)
-        if b.numel()
-    ]
-    return max(worst, default=0.0)
-
-
-def resized(batch: Batch, size: int) -> Batch:
-    """A batch of other random examples."""
-    torch.manual_seed(size)
-
-    def draw(t: Tensor) -> Tensor:
-        if not t.dim() or t.shape[0] != batch.size:
-            return t
-        shape = (size, *t.shape[1:])
-        return (
-            torch.randn(shape, dtype=t.dtype)
-            if t.is_floating_point()
-            else t[:1].expand(shape).contiguous()
-        )
-
-    return batch.map(draw)
 
 
 def shares(captured: Captured, analysis: Analysis, row: Row) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks.entry import Entry
+from benchmarks.models.entry import Entry
 
 WIDTHS = (32, 64, 128, 256)
 

@@ -78,3 +78,8 @@ def photos(folder: Path) -> Tensor:
         )
     pixels = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in paths])
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - 127) / 128
+
+
+def draw(pool: Tensor, count: int, seed: int) -> Tensor:
+    """Calibration images."""
+    return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:count]]

@@ -1,0 +1,1 @@
+"""What networks are trained, calibrated and tested on: images from files, made-up voxels."""
