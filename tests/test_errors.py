@@ -214,7 +214,7 @@ def test_broken_plans(text: str) -> None:
 @pytest.mark.parametrize(
     "change", [{"first.weight": {0: [99]}}, {"nowhere.weight": {0: [0]}}, {"head.weight": {0: [0]}}]
 )
-def test_plans_that_do_not_fit(change: dict[str, dict[int, list[int]]]) -> None:
+def test_plans_that_do_not_fit(change: dict[str, dict[int, Any]]) -> None:
     made = fxprune.plan(tiny(), loader(), flops=0.5, progress=False)
     with pytest.raises(PlanError):
         fxprune.apply(

@@ -11,7 +11,7 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.prediction import RANKS_FACTOR, RANKS_HANDICAP
-from fxprune.allocate.problem import pose
+from fxprune.allocate.problem import Candidate, pose
 from fxprune.allocate.search import GAIN, Search
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.methods import METHODS
@@ -23,7 +23,12 @@ def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "c
     """The search that an allocation went through."""
     searches: list[Search] = []
     best = Search.best
-    monkeypatch.setattr(Search, "best", lambda self: (searches.append(self), best(self))[1])
+
+    def recorded(search: Search) -> Candidate:
+        searches.append(search)
+        return best(search)
+
+    monkeypatch.setattr(Search, "best", recorded)
     choose_candidate(pose(session.using(method=METHODS[method]), {"flops": 0.5}))
     return searches[0]
 

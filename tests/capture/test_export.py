@@ -10,8 +10,8 @@ import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import analyze_graph
+from tests.blocks import conv
 from tests.nets import images, loader
-from tests.strategies import conv
 
 
 def captured(model: nn.Module, *shape: int) -> Captured:
@@ -26,7 +26,8 @@ class OpenEnded(nn.Module):
         self.conv = conv(3, 4)
 
     def forward(self, x: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        return self.conv(x)
+        result: Tensor = self.conv(x)
+        return result
 
 
 class Anchored(nn.Module):
@@ -34,14 +35,16 @@ class Anchored(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.seen = conv(3, 4), None
+        self.conv = conv(3, 4)
+        self.seen: torch.Size | None = None
         self.grid: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.seen != x.shape:
             self.seen, self.grid = x.shape, torch.linspace(0, 1, x.shape[-1])
         assert self.grid is not None
-        return self.conv(x) + self.grid
+        result: Tensor = self.conv(x) + self.grid
+        return result
 
 
 @pytest.mark.parametrize("model", [OpenEnded(), Anchored()], ids=["open-ended", "anchored"])
@@ -62,9 +65,11 @@ class Strided(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.first(x)
         grid = torch.arange(x.shape[-1]).type_as(features) + torch.full(
-            (x.shape[-1],), self.stride[1]
+            (x.shape[-1],),
+            self.stride[1],  # type: ignore[call-overload]
         )
-        return self.second(features.relu()) * grid
+        result: Tensor = self.second(features.relu()) * grid
+        return result
 
 
 def test_numbers_in_tensors_and_types_of_tensors_stop_nothing() -> None:
@@ -91,7 +96,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.enter(x)
-        return self.head(self.attend(tokens + 1, tokens, tokens.relu(), need_weights=False)[0])
+        result: Tensor = self.head(
+            self.attend(tokens + 1, tokens, tokens.relu(), need_weights=False)[0]
+        )
+        return result
 
 
 def test_parts_of_a_weight_keep_its_name() -> None:
@@ -133,7 +141,7 @@ def test_a_model_that_views_runs_channels_last(tmp_path: Path) -> None:
     fxprune.save(small, tmp_path / "small.safetensors")
     for model in (small, fxprune.load(tmp_path / "small.safetensors")):
         expected = model(images(5))
-        last = model.to(memory_format=torch.channels_last)
+        last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         torch.testing.assert_close(last(images(5).to(memory_format=torch.channels_last)), expected)
 
 

@@ -16,7 +16,8 @@ from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import Plan, keep_mask_of, make_plan, scatter
-from tests.strategies import BLOCKS, SIZE, Flat, Pooled, networks, randomized
+from tests.blocks import SIZE
+from tests.strategies import BLOCKS, Flat, Pooled, networks, randomized
 
 EXACT = 1e-10
 SINGLE = 1e-4
@@ -148,7 +149,8 @@ class TwoNames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.first(x).mean((2, 3)), self.second(x.flip(3)).mean((2, 3))
-        return self.head(torch.cat([self.left(a).relu(), self.right(b).relu()], 1))
+        result: Tensor = self.head(torch.cat([self.left(a).relu(), self.right(b).relu()], 1))
+        return result
 
 
 def test_a_weight_under_two_names_is_one_weight() -> None:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ from fxprune.label.analysis import Analysis, analyze_graph
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.labels import distinct, reshaped, squash, varying
 from fxprune.rules.registry import _RULES
-from tests.strategies import CosineAttention, FusedCosineAttention, TalkingHeads, conv
+from tests.attention_blocks import CosineAttention, FusedCosineAttention, TalkingHeads
+from tests.blocks import conv
 
 
 class Net(nn.Module):
     """Named layers and a forward over them."""
 
-    def __init__(self, forward: "Callable[[Net, Tensor], Tensor]", **layers: nn.Module):
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module):
         super().__init__()
         self._forward = forward
         for name, layer in layers.items():
@@ -168,11 +170,12 @@ b: 8 | b.weight[0] b.bias[0] -> c.weight[1]""",
     )
 
 
-def _attend(net: Net, x: Tensor) -> Tensor:
-    q, k, v = net.qkv(x).reshape(x.shape[0], 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[operator]
-    return net.proj(
+def _attend(net: Any, x: Tensor) -> Tensor:
+    q, k, v = net.qkv(x).reshape(x.shape[0], 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    result: Tensor = net.proj(
         F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 5, 8)
-    )  # type: ignore[operator, no-any-return]
+    )
+    return result
 
 
 def test_attention_from_one_projection() -> None:
@@ -183,11 +186,12 @@ def test_attention_from_one_projection() -> None:
     )
 
 
-def _grouped_query(net: Net, x: Tensor) -> Tensor:
-    q, k, v = (p(x).view(x.shape[0], 5, -1, 4).transpose(1, 2) for p in (net.q, net.k, net.v))  # type: ignore[operator]
-    return net.proj(
+def _grouped_query(net: Any, x: Tensor) -> Tensor:
+    q, k, v = (p(x).view(x.shape[0], 5, -1, 4).transpose(1, 2) for p in (net.q, net.k, net.v))
+    result: Tensor = net.proj(
         F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2)
-    )  # type: ignore[operator, no-any-return]
+    )
+    return result
 
 
 def test_grouped_queries() -> None:
@@ -288,10 +292,11 @@ def test_normalised_heads_go_as_a_whole(block: type[nn.Module]) -> None:
 
 
 def test_a_part_of_a_bias_that_is_replaced_goes_with_it() -> None:
-    def forward(net: Net, x: Tensor) -> Tensor:
-        bias = net.a.bias.clone()  # type: ignore[operator, union-attr]
+    def forward(net: Any, x: Tensor) -> Tensor:
+        bias = net.a.bias.clone()
         bias[4:8].zero_()
-        return net.b(F.conv2d(x, net.a.weight, bias))  # type: ignore[operator, no-any-return, arg-type]
+        result: Tensor = net.b(F.conv2d(x, net.a.weight, bias))
+        return result
 
     net = Net(forward, a=conv(3, 12), b=conv(12, 2))
     assert_expected_inline(str(analysed(net)), """a: 12 | a.weight[0] a.bias[0] -> b.weight[1]""")
@@ -351,11 +356,11 @@ def test_no_einsum_crashes(equation: str) -> None:
     analysed(net)
 
 
-def _operands(equation: str, net: Net, x: Tensor) -> list[Tensor]:
-    x, weight = net.a(x), net.m.weight  # type: ignore[operator]
+def _operands(equation: str, net: Any, x: Tensor) -> list[Tensor]:
+    x, weight = net.a(x), net.m.weight
     if "..." in equation:
-        return [F.pad(x, (2, 2)), weight]  # type: ignore[list-item]
-    return [x, *[weight] * (equation.count(","))]  # type: ignore[list-item]
+        return [F.pad(x, (2, 2)), weight]
+    return [x, *[weight] * (equation.count(","))]
 
 
 def test_computed_weights_are_pinned_or_shrink() -> None:

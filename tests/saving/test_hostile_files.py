@@ -232,6 +232,23 @@ def calls(small: GraphModule) -> set[str]:
     }
 
 
+WRONG: list[Any] = [
+    None,
+    -1,
+    10**30,
+    0.5,
+    True,
+    [],
+    {},
+    [[]],
+    CANARY,
+    "../../x",
+    {"node": "x"},
+    {"device": "no"},
+]
+"""Values of every type, for places that want another."""
+
+
 def test_wrong_types_everywhere(saved: bytes, folder: Path, like: GraphModule) -> None:
     """With digests that fit. What loads nevertheless has the right tensors, and only whitelisted
     code.
@@ -240,23 +257,7 @@ def test_wrong_types_everywhere(saved: bytes, folder: Path, like: GraphModule) -
     document = File(saved).document
     everywhere = places(document)
     for path in generator.sample(everywhere, min(len(everywhere), 400)):
-        for value in generator.sample(
-            [
-                None,
-                -1,
-                10**30,
-                0.5,
-                True,
-                [],
-                {},
-                [[]],
-                CANARY,
-                "../../x",
-                {"node": "x"},
-                {"device": "no"},
-            ],
-            3,
-        ):
+        for value in generator.sample(WRONG, 3):
             file = File(saved)
             file.document = replaced(document, path, value)
             small = attempt(file.content())
@@ -269,7 +270,8 @@ def test_wrong_types_in_plan_and_report(saved: bytes, folder: Path, part: str) -
     document = json.loads(File(saved).header["__metadata__"][part])
     everywhere = places(document)
     for path in generator.sample(everywhere, min(len(everywhere), 60)):
-        for value in (None, {}, [[]], "x", [None], -1.5):
+        wrong: list[Any] = [None, {}, [[]], "x", [None], -1.5]
+        for value in wrong:
             file = File(saved)
             file.header["__metadata__"][part] = json.dumps(replaced(document, path, value))
             small = attempt(file.content())
@@ -364,70 +366,49 @@ INJECTIONS = (
 )
 
 
-def test_names_that_would_reach_the_compiled_source(
-    saved: bytes, folder: Path, like: GraphModule
-) -> None:
+def test_names_that_would_reach_the_compiled_source(saved: bytes, folder: Path) -> None:
     """Argument names, keyword names, layer paths and node names are written into the graph's
     Python source by torch.fx.
     """
+    document = File(saved).document
+    nodes = {n["op"]: i for i, n in enumerate(document["graph"]["nodes"])}
 
-    def edit(change: Callable[[dict[str, Any], str], None]) -> None:
-        for text in INJECTIONS:
+    def node(kind: str, field: str) -> tuple[Any, ...]:
+        return "graph", "nodes", nodes[kind], field
+
+    for text in INJECTIONS:
+        keywords = {"tuple": [{"tuple": []}, {"dict": [[text, None]]}]}
+        places_in_code: list[tuple[tuple[Any, ...], Any]] = [
+            (("graph", "structure", "names"), [text]),
+            (("graph", "structure", "inputs"), keywords),
+            (node("call_function", "target"), text),
+            (node("call_module", "target"), text),
+            (node("placeholder", "target"), text),
+            (node("call_function", "name"), text),
+            (node("call_function", "kwargs"), {text: 0}),
+            (("modules", "0", "kind"), text),
+        ]
+        for path, value in places_in_code:
             file = File(saved)
-            change(file.document, text)
+            file.document = replaced(document, path, value)
             refused(file.content())
 
-    nodes = {n["op"]: i for i, n in enumerate(File(saved).document["graph"]["nodes"])}
-    function, layer, placeholder = (
-        nodes["call_function"],
-        nodes["call_module"],
-        nodes["placeholder"],
-    )
 
-    def structure(document: dict[str, Any], text: str) -> None:
-        document["graph"]["structure"]["names"] = [text]
-
-    def keywords(document: dict[str, Any], text: str) -> None:
-        document["graph"]["structure"]["inputs"] = {
-            "tuple": [{"tuple": []}, {"dict": [[text, None]]}]
-        }
-
-    def target(index: int) -> Callable[[dict[str, Any], str], None]:
-        return lambda document, text: document["graph"]["nodes"][index].__setitem__("target", text)
-
-    def name(document: dict[str, Any], text: str) -> None:
-        document["graph"]["nodes"][function]["name"] = text
-
-    def argument(document: dict[str, Any], text: str) -> None:
-        document["graph"]["nodes"][function]["kwargs"] = {text: 0}
-
-    def module(document: dict[str, Any], text: str) -> None:
-        document["modules"][text] = {"kind": "Module", "args": {}, "training": False}
-
-    def tensor(document: dict[str, Any], text: str) -> None:
-        document["tensors"][text] = {"same": "0.weight", "persistent": True}
-
-    def kind(document: dict[str, Any], text: str) -> None:
-        document["modules"]["0"]["kind"] = text
-
-    def class_name(document: dict[str, Any], text: str) -> None:
-        document["class"] = text
-
-    for change in (
-        structure,
-        keywords,
-        target(function),
-        target(layer),
-        target(placeholder),
-        name,
-        argument,
-        kind,
-    ):
-        edit(change)
+def test_names_that_do_not_reach_the_compiled_source(
+    saved: bytes, folder: Path, like: GraphModule
+) -> None:
+    """Those of modules, tensors and the class: refused, or without effect on the code."""
+    document = File(saved).document
+    module = {"kind": "Module", "args": {}, "training": False}
+    tensor = {"same": "0.weight", "persistent": True}
     for text in INJECTIONS:
-        for also in (module, tensor, class_name):
+        for key, value in (
+            ("modules", {**document["modules"], text: module}),
+            ("tensors", {**document["tensors"], text: tensor}),
+            ("class", text),
+        ):
             file = File(saved)
-            also(file.document, text)
+            file.document = replaced(document, (key,), value)
             small = attempt(file.content())
             assert isinstance(small, str) or calls(small) <= calls(like)
 

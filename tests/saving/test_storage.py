@@ -173,6 +173,7 @@ def test_into_the_original_class(name: str, tmp_path: Path) -> None:
         elif isinstance(layer, nn.Linear):
             assert layer.weight.shape == (layer.out_features, layer.in_features), path
         elif isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None, path
             assert layer.num_features == len(layer.running_mean) == len(layer.weight), path
     assert all(torch.equal(t, state[k]) for k, t in original.state_dict().items())
     assert fxprune.report(resized) == fxprune.report(small)
@@ -183,7 +184,7 @@ def test_into_another_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="do not fit into this ResNet20.*no features.0.weight"):
         fxprune.load(tmp_path / "small.safetensors", into=nets.NETS["resnet20"]())
     wider = nets.NETS["vgg"]()
-    wider.features[0] = nn.Conv2d(1, 40, 3)
+    wider.set_submodule("features.0", nn.Conv2d(1, 40, 3))
     with pytest.raises(StorageError, match=r"features.0.weight has the shape \(40, 1, 3, 3\)"):
         fxprune.load(tmp_path / "small.safetensors", into=wider)
     with pytest.raises(StorageError, match="device='nonsense' is not a device"):
@@ -214,7 +215,7 @@ class Odd(nn.Module):
         self.tied.weight = self.twice.weight
         self.register_buffer("mask", torch.ones(1, dtype=torch.bool), persistent=False)
         self.register_buffer("phase", torch.tensor([1 + 2j, 3 - 1j]))
-        self.a = self.a.to(memory_format=torch.channels_last)
+        self.a = self.a.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.c.weight.requires_grad_(False)
 
     def forward(self, x: Tensor, more: dict[str, Tensor], *, scale: Tensor) -> dict[str, Any]:
@@ -229,7 +230,7 @@ class Odd(nn.Module):
             y=y * scale,
             pair=Pair(z, more["w"].contiguous(memory_format=torch.contiguous_format)),
             rest=[z.abs(), None],
-            phase=torch.view_as_real(self.phase).sum() + z,
+            phase=torch.view_as_real(self.get_buffer("phase")).sum() + z,
         )
 
 
@@ -297,7 +298,7 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="calls special_expm1, which cannot be saved"):
         fxprune.save(broken, tmp_path / "x.safetensors")
     replaced = copy.deepcopy(small)
-    replaced.classifier.add_module("4", nn.Bilinear(2, 2, 2))  # type: ignore[union-attr, operator]
+    replaced.get_submodule("classifier").add_module("4", nn.Bilinear(2, 2, 2))
     with pytest.raises(StorageError, match=r"classifier.4 is a Bilinear"):
         fxprune.save(replaced, tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
