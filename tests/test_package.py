@@ -121,6 +121,13 @@ def test_wheel_installs_and_imports(wheel: Path, tmp_path: Path) -> None:
     assert rest == "5000 fxprune.passes.reduce_channels"
 
 
+def test_wheel_holds_every_file_of_the_tree(wheel: Path) -> None:
+    """`packages` in pyproject.toml is a list: a folder left out would vanish without a word."""
+    names = zipfile.ZipFile(wheel).namelist()
+    held = {name for name in names if name.endswith(".py")}
+    assert held == {f"{module.replace('.', '/')}.py" for module, _ in sources()}
+
+
 def test_editable_install_finds_the_passes_once(checkout: Path, tmp_path: Path) -> None:
     python = environment(tmp_path / "env")
     options = ("--no-deps", "--no-index", "--no-build-isolation", "-e", checkout)
