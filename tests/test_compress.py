@@ -66,6 +66,7 @@ def agreement(name: str, method: str) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_masked_equivalence(name: str) -> None:
     small = ours(name)
@@ -75,6 +76,7 @@ def test_masked_equivalence(name: str) -> None:
     assert distance(outputs(full, torch.float64, 100), outputs(small, torch.float64, 100)) <= 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_half_the_flops_and_most_of_the_decisions(name: str) -> None:
     small = ours(name)
@@ -90,6 +92,7 @@ def test_half_the_flops_and_most_of_the_decisions(name: str) -> None:
     assert found.agreement.bound <= found.agreement.rate <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["paper", "paper-uniform", "uniform"])
 def test_baselines_run(method: str) -> None:
     found = fxprune.report(compressed("vgg", method))
@@ -136,6 +139,7 @@ def test_dropout_survives() -> None:
     assert torch.equal(small.eval()(x), small(x))
 
 
+@pytest.mark.slow
 def test_compiles_whole() -> None:
     small = fxprune.compress(tiny(), loader(), flops=0.5, progress=False)
     fast = torch.compile(small, fullgraph=True)
@@ -245,6 +249,7 @@ def test_keywords_in_another_order_than_traced() -> None:
     assert small(x=x[:3], y=y[:3]).shape == (3, 3)
 
 
+@pytest.mark.slow
 def test_certified_agreement_is_the_budget() -> None:
     small = fxprune.compress(
         original("mlp"), data().calibration, agreement=0.95, method="uniform", progress=False

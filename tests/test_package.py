@@ -88,6 +88,7 @@ IMPORT = (
 )
 
 
+@pytest.mark.slow
 def test_wheel_installs_and_imports(wheel: Path, tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert sorted(n for n in names if "passes/" in n) == PASSES
@@ -121,6 +122,7 @@ def test_wheel_installs_and_imports(wheel: Path, tmp_path: Path) -> None:
     assert rest == "5000 fxprune.passes.reduce_channels"
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_file_of_the_tree(wheel: Path) -> None:
     """`packages` in pyproject.toml is a list: a folder left out would vanish without a word."""
     names = zipfile.ZipFile(wheel).namelist()
@@ -128,6 +130,7 @@ def test_wheel_holds_every_file_of_the_tree(wheel: Path) -> None:
     assert held == {f"{module.replace('.', '/')}.py" for module, _ in sources()}
 
 
+@pytest.mark.slow
 def test_editable_install_finds_the_passes_once(checkout: Path, tmp_path: Path) -> None:
     python = environment(tmp_path / "env")
     options = ("--no-deps", "--no-index", "--no-build-isolation", "-e", checkout)
@@ -137,6 +140,7 @@ def test_editable_install_finds_the_passes_once(checkout: Path, tmp_path: Path) 
     assert rest == "5000 fxprune.passes.reduce_channels"
 
 
+@pytest.mark.slow
 def test_source_distribution_and_a_checkout_without_links(checkout: Path, tmp_path: Path) -> None:
     run(
         sys.executable,

@@ -16,6 +16,7 @@ def pairs(count: int, branches: int) -> list[tuple[Tensor, ...]]:
     return list(zip(*(g.split(12) for g in grids), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "branches"),
     [

@@ -51,6 +51,7 @@ def peak(batches: int, method: str) -> int:
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize("method", ["paper", "auto"])
 def test_four_times_the_batches(method: str) -> None:

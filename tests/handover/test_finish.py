@@ -40,6 +40,7 @@ def needed(code: str) -> set[str]:
     return {name.partition(".")[0] for name in names} & set(OPTIONAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heading", [h for h in examples() if h])
 def test_example(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = examples()[heading]
@@ -59,6 +60,7 @@ def test_example(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         exec(compile(code, f"{PAGE.name}: {heading}", "exec"), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet"])
 def test_the_trained_networks_trace_whole_and_train(name: str) -> None:
     images = data.load().calibration[:64]

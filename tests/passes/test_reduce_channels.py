@@ -92,6 +92,7 @@ def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     return analysis
 
 
+@pytest.mark.slow
 @settings(relaxed, max_examples=30)
 @given(networks(), st.integers(0, 1000))
 def test_any_network_keeps_masked_equivalence(model: nn.Module, seed: int) -> None:

@@ -34,6 +34,7 @@ def agree(model: nn.Module, inputs: Tensor, seed: int) -> None:
     assert costs.params(widths) == pytest.approx(sum(p.numel() for p in small.parameters()))
 
 
+@pytest.mark.slow
 @settings(relaxed, max_examples=20)
 @given(networks(), st.integers(0, 1000))
 def test_any_network(model: nn.Module, seed: int) -> None:

@@ -62,6 +62,7 @@ print(len(small.state_dict()), fxprune.report(small).method, len(fxprune.plan_of
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: Path) -> None:
     small, images = compressed(name), data.load().images[:64]

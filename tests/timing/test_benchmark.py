@@ -11,6 +11,7 @@ from fxprune.errors import UnsupportedError
 from tests.nets import images, tiny
 
 
+@pytest.mark.slow
 def test_rows_and_figures() -> None:
     model = tiny().train()
     small = fxprune.compress(model, images(64), flops=0.5, method="magnitude", progress=False)
