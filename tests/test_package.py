@@ -275,8 +275,16 @@ def test_no_folder_bears_the_name_of_a_public_function() -> None:
     assert not folders & set(fxprune.__all__)
 
 
+def written() -> tuple[tuple[str, Path], ...]:
+    """Every file of the repository: the package's, the benchmarks', the tests'."""
+    others = [
+        p for folder in ("benchmarks", "tests") for p in sorted((ROOT / folder).rglob("*.py"))
+    ]
+    return sources() + tuple((p.relative_to(ROOT).as_posix(), p) for p in others)
+
+
 @pytest.mark.parametrize(
-    ("module", "path"), sources(), ids=lambda v: v if isinstance(v, str) else ""
+    ("module", "path"), written(), ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_files_and_functions_fit_in_the_head(module: str, path: Path) -> None:
     text = path.read_text()
