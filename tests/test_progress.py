@@ -4,9 +4,10 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress as Bars
 
 from fxprune import progress
-from fxprune.progress import Bars, Progress
+from fxprune.progress import Progress
 
 
 @pytest.fixture

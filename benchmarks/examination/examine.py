@@ -127,7 +127,7 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
     reduced = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     row.counted = count_flops(reduced, batch) / max(count_flops(captured.graph, batch), 1)
     plan = make_plan(analysis, keep_mask, tensors(captured.graph), "random", {})
-    small = LiftModules()(reduced).graph_module
+    small: GraphModule = LiftModules()(reduced).graph_module
     big = masked(model, captured.graph, small, plan)
     found = outputs(small, batch)
     row.effect = distance(outputs(model, batch), outputs(big, batch))

@@ -3,6 +3,7 @@
 import json
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ TINY, LOADER = "tests.nets:tiny", "tests.nets:loader"
 
 
 # Before click 8.2, a runner keeps the two streams apart only where it is told to.
-APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+APART: dict[str, Any] = (
+    {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+)
 
 
 def call(*arguments: object) -> Result:

@@ -25,7 +25,7 @@ def test_outputs_are_equal_and_removed_channels_are_zero(small: nn.Module) -> No
         weight = full.state_dict()[name]
         assert weight.shape == model.state_dict()[name].shape
         for axis, indices in axes.items():
-            gone = sorted(set(range(weight.shape[axis])) - set(indices))  # type: ignore[arg-type]
+            gone = sorted(set(range(weight.shape[axis])) - set(indices))
             assert gone
             assert not weight.index_select(axis, torch.tensor(gone)).any()
 

@@ -26,7 +26,7 @@ def compressed(flops: float, rate: float | None) -> nn.Module:
     return module
 
 
-def points(axes: Any) -> list[list[tuple[float, float]]]:
+def points(axes: Any) -> list[list[tuple[Any, Any]]]:
     return [[(float(x), float(y)) for x, y in line.get_xydata()] for line in axes.get_lines()]
 
 

@@ -125,7 +125,7 @@ def test_modules_carry_their_report_and_plan() -> None:
     module, plan = nn.Linear(1, 1), Plan({}, {}, {})
     for read, what in ((report, "report"), (plan_of, "plan")):
         with pytest.raises(PlanError, match=f"^This Linear carries no fxprune {what}: pass what"):
-            read(module)  # type: ignore[operator]
+            read(module)
     module.meta = {"other": 1}  # type: ignore[assignment]
     with pytest.raises(PlanError):
         report(module)

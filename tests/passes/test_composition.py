@@ -1,10 +1,13 @@
 """The passes of the pipeline, each alone and all in torch's manager."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxprune.capture.batch import make_batch
@@ -16,7 +19,7 @@ from fxprune.label.survivors import Conflict
 from fxprune.passes import Factorize, Facts, LiftModules, Pass, ReduceChannels
 from fxprune.passes.facts import tensors_of
 
-EXACT = dict(rtol=1e-10, atol=1e-10)
+EXACT: dict[str, Any] = dict(rtol=1e-10, atol=1e-10)
 
 
 def example(batch: int) -> Tensor:
@@ -65,7 +68,7 @@ def test_all_three_in_the_manager() -> None:
     alone = ReduceChannels(analysis, keep_mask)(found.graph).graph_module
     factors = {"7.weight": split(alone, "7.weight")}
     chain = [ReduceChannels(analysis, keep_mask), Factorize(factors), LiftModules()]
-    result = PassManager(chain)(found.graph)
+    result = PassManager([*chain])(found.graph)
     small = result.graph_module
     assert result.modified
     assert runs_its_graph(small)
@@ -143,7 +146,7 @@ def test_what_is_not_a_layers_own_weight_is_not_factorized(name: str) -> None:
 class Forgetful(ReduceChannels):
     """Leaves a parameter as it was."""
 
-    def call(self, module: GraphModule) -> object:
+    def call(self, module: GraphModule) -> PassResult:
         result = super().call(module)
         wide = nn.Parameter(attribute(module, "5.bias").detach().clone())
         result.graph_module.get_submodule("5").register_parameter("bias", wide)
@@ -153,7 +156,7 @@ class Forgetful(ReduceChannels):
 class Renaming(LiftModules):
     """Gives a lifted layer another tensor."""
 
-    def call(self, module: GraphModule) -> object:
+    def call(self, module: GraphModule) -> PassResult:
         result = super().call(module)
         other = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         module.get_submodule("7").register_parameter("bias", other)
@@ -163,7 +166,7 @@ class Renaming(LiftModules):
 class Half(Factorize):
     """Loses a bias."""
 
-    def call(self, module: GraphModule) -> object:
+    def call(self, module: GraphModule) -> PassResult:
         result = super().call(module)
         fresh = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         module.get_submodule("7.1").register_parameter("bias", fresh)

@@ -62,6 +62,7 @@ def test_out_of_reach_names_the_closest() -> None:
         fxprune.compress(tiny(), images(64), latency=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clock")
 def test_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "latency.md"

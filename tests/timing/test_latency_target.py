@@ -16,7 +16,8 @@ def closing(overhead: float, bound: float, target: float) -> tuple[float, int]:
 
     def measure(widths: np.ndarray) -> float:
         calls.append(float(widths[0]))
-        return overhead + (1 - overhead) * (float(widths[0]) / 1000) ** 1.5
+        result: float = overhead + (1 - overhead) * (float(widths[0]) / 1000) ** 1.5
+        return result
 
     found = meet_latency(
         measure,
