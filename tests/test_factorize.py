@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxprune
-from benchmarks.nets import trained
+from benchmarks.models.nets import trained
 from fxprune.demo.data import DemoData, load
 from fxprune.errors import PlanError, UnsupportedError
 from fxprune.plans.methods import RANK_METHODS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fxprune
-from benchmarks.nets import trained
+from benchmarks.models.nets import trained
 from fxprune.demo.data import load
 from fxprune.errors import BudgetError
 from tests.nets import loader, tiny

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks.nets import trained
+from benchmarks.models.nets import trained
 from fxprune.calibrate.recording import VALIDATION
 from fxprune.demo.data import load
 from fxprune.fit.execution import Execution

@@ -9,8 +9,8 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.fit.lockstep import Fits, fit_in_lockstep, order_layers
+from tests.blocks import conv
 from tests.fit.reductions import record
-from tests.strategies import conv
 
 
 class Branches(nn.Module):
