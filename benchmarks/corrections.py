@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import fxprune
-from benchmarks.data import DEBIAN, split
-from benchmarks.nets import NETS, trained
-from benchmarks.tradeoff import draw, logits
+from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.examination.outputs import logits
+from benchmarks.models.nets import NETS, trained
 from fxprune.verify.decisions import squared_error
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

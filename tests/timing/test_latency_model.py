@@ -134,7 +134,5 @@ def test_times_of_a_sum_of_features_are_fitted_exactly() -> None:
     kept = np.array([(1.0, 1.0, 1.0), (0.5, 0.5, 1.0), (0.25, 0.5, 1.0), (1.0, 0.5, 1.0)])
     seconds = [2e-6 + 3e-6 * a * b for a, b, _ in kept]
     terms = fit_terms(features, seconds, analysis, kept)
-    assert [(t.amount, len(t.axes)) for t in terms] == [
-        (pytest.approx(2e-6), 0),
-        (pytest.approx(3e-6), 2),
-    ]
+    assert [t.amount for t in terms] == pytest.approx([2e-6, 3e-6])
+    assert [len(t.axes) for t in terms] == [0, 2]
