@@ -9,7 +9,8 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import Moments, Site
 from fxprune.calibrate.strata import Stratum, strata
-from fxprune.label.analysis import Analysis, attribute
+from fxprune.graph.nodes import attribute
+from fxprune.label.groups import Analysis
 from fxprune.label.survivors import shrink_parameter
 from fxprune.linalg.interpolation import interpolation
 from fxprune.profile.removal import PRECISION, ridge_for

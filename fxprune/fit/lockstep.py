@@ -25,9 +25,9 @@ from torch.fx.node import map_arg
 from fxprune.calibrate.recording import VALIDATION, Chunk, Recording, rows_per_example
 from fxprune.fit.schedule import gathered
 from fxprune.graph.convolution import bias_of, channel_dim, groups, setting
-from fxprune.graph.nodes import constants
+from fxprune.graph.nodes import attribute, constants
 from fxprune.graph.operators import operator_name
-from fxprune.label.analysis import Analysis, attribute
+from fxprune.label.groups import Analysis
 from fxprune.label.layers import Layer, own_layers
 from fxprune.linalg.gram import SHRINKAGE, Moments, Sums
 from fxprune.linalg.pca import truncate

@@ -29,7 +29,8 @@ from fxprune.demo.data import DemoData, load
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
 from fxprune.fit.factor import factored, merged
 from fxprune.fit.lockstep import Lockstep
-from fxprune.label.analysis import analyze_graph, attribute
+from fxprune.graph.nodes import attribute
+from fxprune.label.analysis import analyze_graph
 from fxprune.label.layers import factorable
 from fxprune.linalg import alds, pca, svd
 from fxprune.passes import Factorize, LiftModules
