@@ -43,13 +43,22 @@ def keep_first(analysis: Analysis, widths: Sequence[int] | np.ndarray) -> np.nda
     return keep_mask
 
 
-def keep_random(analysis: Analysis, generator: np.random.Generator) -> np.ndarray:
-    """In each group a random number of channels per block, at least one and not all, chosen at
-    random in each block for itself.
+def keep_random(
+    analysis: Analysis,
+    generator: np.random.Generator,
+    widths: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Channels chosen at random, in each block for itself.
+
+    Args:
+        analysis: of the captured graph.
+        generator: of the choice.
+        widths: per group the channels to keep in each block; by default a random number of each
+            group, at least one and not all.
     """
     keep_mask = keep_all(analysis)
-    for group in analysis.groups:
-        width = int(generator.integers(1, group.width))
+    for i, group in enumerate(analysis.groups):
+        width = int(generator.integers(1, group.width) if widths is None else widths[i])
         for block in group.blocks:
             keep_mask[generator.permutation(block)[width:]] = False
     return keep_mask

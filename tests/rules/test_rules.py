@@ -4,8 +4,6 @@
 `EXPECTTEST_ACCEPT=1 pytest tests/rules` rewrites the texts; read the difference before committing it.
 """
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,20 +17,8 @@ from fxprune.label.groups import Analysis
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.labels import distinct, reshaped, squash, varying
 from fxprune.rules.registry import _RULES
+from tests.nets import Net
 from tests.strategies import CosineAttention, FusedCosineAttention, TalkingHeads, conv
-
-
-class Net(nn.Module):
-    """Named layers and a forward over them."""
-
-    def __init__(self, forward: "Callable[[Net, Tensor], Tensor]", **layers: nn.Module):
-        super().__init__()
-        self._forward = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(self, x)
 
 
 def analysed(net: nn.Module, *shape: int) -> Analysis:
