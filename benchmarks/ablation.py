@@ -9,6 +9,7 @@ from typing import Annotated
 
 import torch
 import typer
+from fxprune.allocate.planning import allocated
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -17,7 +18,6 @@ from benchmarks.datasets.images import DEBIAN, draw, split
 from benchmarks.examination.opened import opened
 from benchmarks.examination.outputs import logits
 from benchmarks.models.nets import NETS, trained
-from fxprune.allocate.planning import allocated
 from fxprune.errors import CalibrationWarning
 from fxprune.fit.build import build, surviving_channels
 

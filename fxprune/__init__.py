@@ -18,7 +18,7 @@ from fxprune.errors import (
 from fxprune.handover.masked import masked
 from fxprune.handover.plot import plot
 from fxprune.handover.report import Report, plan_of, report
-from fxprune.label.analysis import Analysis, ChannelGroup
+from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.plans.plan import Plan
 from fxprune.rules import register_rule
 from fxprune.saving.storage import load, save

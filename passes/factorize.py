@@ -10,7 +10,7 @@ from torch.fx.node import Argument
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
-from fxprune.graph.convolution import CONVOLUTIONS, groups, setting
+from fxprune.graph.convolution import OUTPUTS_FIRST, convolution_of
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import drop_unread
 from fxprune.passes.contract import InPlacePass
@@ -44,7 +44,7 @@ class Factorize(InPlacePass):
                 name not in present
                 or leaf != "weight"
                 or len(readers) != 1
-                or readers[0] not in (*CONVOLUTIONS, "aten.linear")
+                or readers[0] not in OUTPUTS_FIRST
                 or module.get_submodule(path)._modules
                 or set(module.get_submodule(path)._parameters) - {"weight", "bias"}
             ):
@@ -120,22 +120,19 @@ def _settings(
     node: Node, shape: tuple[int, ...], weights: tuple[Tensor, Tensor]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Stride, padding, dilation and groups of the two calls."""
-    if operator_name(node.target) == "aten.linear":
+    how = convolution_of(node)
+    if how is None:
         return (), ()
     first, second = weights
-    rank = len(shape) - 2
     behind = [size > 1 for size in second.shape[2:]]
-    text = node.args[4] if len(node.args) > 4 and isinstance(node.args[4], str) else None
-    stride, dilation = (setting(node, i, 1, rank) for i in (3, 5))
-    padding = setting(node, 4, 0, rank) if text is None else [0] * rank
 
     def part(mine: list[bool], count: int) -> tuple[Any, ...]:
-        chosen = [
-            [v if own else neutral for v, own in zip(values, mine, strict=True)]
-            for values, neutral in ((stride, 1), (padding, 0), (dilation, 1))
-        ]
-        return (chosen[0], chosen[1] if text is None else text, chosen[2], count)
+        def own(values: tuple[int, ...], neutral: int) -> list[int]:
+            return [v if here else neutral for v, here in zip(values, mine, strict=True)]
 
-    return part([not b for b in behind], shape[1] * groups(node) // first.shape[1]), part(
+        padding = how.padding if isinstance(how.padding, str) else own(how.padding, 0)
+        return own(how.stride, 1), padding, own(how.dilation, 1), count
+
+    return part([not b for b in behind], shape[1] * how.groups // first.shape[1]), part(
         behind, first.shape[0] // second.shape[1]
     )

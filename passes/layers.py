@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Node
 
-from fxprune.graph.convolution import setting
+from fxprune.graph.convolution import convolution_of
+from fxprune.graph.nodes import argument
 
 Tensors = Mapping[str, Tensor]
 """A layer's tensors by the names it has for them."""
@@ -30,42 +31,30 @@ class LayerKind:
     build: Callable[[Node, Tensors], nn.Module | None]
 
 
-def _argument(node: Node, index: int, default: Any) -> Any:
-    return node.args[index] if len(node.args) > index else default
+CONVOLUTION_LAYERS: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_LAYERS: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def _convolution(node: Node, tensors: Tensors) -> nn.Module:
-    weight = tensors["weight"]
-    rank, groups = weight.dim() - 2, _argument(node, 6, 1)
-    padding = _argument(node, 4, 0)
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1](
-        weight.shape[1] * groups,
-        weight.shape[0],
-        kernel_size=tuple(weight.shape[2:]),  # type: ignore[arg-type]
-        stride=tuple(setting(node, 3, 1, rank)),  # type: ignore[arg-type]
-        padding=padding if isinstance(padding, str) else tuple(setting(node, 4, 0, rank)),  # type: ignore[arg-type]
-        dilation=tuple(setting(node, 5, 1, rank)),  # type: ignore[arg-type]
-        groups=groups,
+def _convolution(node: Node, tensors: Tensors) -> nn.Module | None:
+    how, weight = convolution_of(node), tensors["weight"]
+    if how is None:
+        return None
+    layers = TRANSPOSED_LAYERS if how.transposed else CONVOLUTION_LAYERS
+    options: dict[str, Any] = {"output_padding": how.output_padding} if how.transposed else {}
+    sizes = weight.shape[0], weight.shape[1] * how.groups
+    layer: nn.Module = layers[how.rank - 1](
+        sizes[how.inputs],
+        sizes[how.outputs],
+        kernel_size=tuple(weight.shape[2:]),
+        stride=how.stride,
+        padding=how.padding,
+        dilation=how.dilation,
+        groups=how.groups,
         bias="bias" in tensors,
         device="meta",
+        **options,
     )
-
-
-def _transposed_convolution(node: Node, tensors: Tensors) -> nn.Module:
-    weight = tensors["weight"]
-    rank, groups = weight.dim() - 2, _argument(node, 6, 1)
-    return (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1](
-        weight.shape[0],
-        weight.shape[1] * groups,
-        kernel_size=tuple(weight.shape[2:]),  # type: ignore[arg-type]
-        stride=tuple(setting(node, 3, 1, rank)),  # type: ignore[arg-type]
-        padding=tuple(setting(node, 4, 0, rank)),  # type: ignore[arg-type]
-        output_padding=tuple(setting(node, 5, 0, rank)),  # type: ignore[arg-type]
-        groups=groups,
-        bias="bias" in tensors,
-        dilation=tuple(setting(node, 7, 1, rank)),  # type: ignore[arg-type]
-        device="meta",
-    )
+    return layer
 
 
 def _linear(node: Node, tensors: Tensors) -> nn.Module:
@@ -93,7 +82,7 @@ def _layer_norm(node: Node, tensors: Tensors) -> nn.Module | None:
         return None
     return nn.LayerNorm(
         tuple(tensors["weight"].shape),
-        eps=_argument(node, 4, 1e-5),
+        eps=argument(node, 4, 1e-5),
         bias="bias" in tensors,
         device="meta",
     )
@@ -103,16 +92,16 @@ def _group_norm(node: Node, tensors: Tensors) -> nn.Module | None:
     if set(tensors) != {"weight", "bias"}:
         return None
     return nn.GroupNorm(
-        _argument(node, 1, 1),
+        argument(node, 1, 1),
         tensors["weight"].shape[0],
-        eps=_argument(node, 4, 1e-5),
+        eps=argument(node, 4, 1e-5),
         device="meta",
     )
 
 
 def _embedding(node: Node, tensors: Tensors) -> nn.Module:
     rows, width = tensors["weight"].shape
-    padding = _argument(node, 2, -1)
+    padding = argument(node, 2, -1)
     return nn.Embedding(rows, width, padding if padding >= 0 else None, device="meta")
 
 
@@ -125,9 +114,9 @@ LAYERS: Mapping[str, LayerKind] = {
     "aten.conv1d": LayerKind(0, _AFFINE, _convolution),
     "aten.conv2d": LayerKind(0, _AFFINE, _convolution),
     "aten.conv3d": LayerKind(0, _AFFINE, _convolution),
-    "aten.conv_transpose1d": LayerKind(0, _AFFINE, _transposed_convolution),
-    "aten.conv_transpose2d": LayerKind(0, _AFFINE, _transposed_convolution),
-    "aten.conv_transpose3d": LayerKind(0, _AFFINE, _transposed_convolution),
+    "aten.conv_transpose1d": LayerKind(0, _AFFINE, _convolution),
+    "aten.conv_transpose2d": LayerKind(0, _AFFINE, _convolution),
+    "aten.conv_transpose3d": LayerKind(0, _AFFINE, _convolution),
     "aten.batch_norm": LayerKind(0, _AFFINE | _STATISTICS, _batch_norm),
     "aten.layer_norm": LayerKind(0, _NORM, _layer_norm),
     "aten.group_norm": LayerKind(0, _NORM, _group_norm),

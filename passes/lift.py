@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
-from fxprune.graph.nodes import attribute
+from fxprune.graph.nodes import attribute, module_path
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import drop_unread
 from fxprune.passes.contract import InPlacePass
@@ -137,7 +137,7 @@ def _lift_dropout(module: GraphModule) -> bool:
     ]
     for node in calls:
         stack = list(node.meta.get("nn_module_stack", {}).values())
-        path = str(stack[-1][0]) if stack and "ropout" in str(stack[-1][1]) else ""
+        path = module_path(node) if stack and "ropout" in str(stack[-1][1]) else ""
         if not path or not _free(module, path):
             path = f"dropout_{node.name}"
         if not isinstance(_at(module, path), nn.Dropout):

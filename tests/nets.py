@@ -70,3 +70,16 @@ def session_of(model: nn.Module, batches: Any, **options: Any) -> Session:
     """A model with its calibration data, captured and split, without a budget of its own."""
     chosen = {"budget": Budget(flops=1.0), "round_to": 1, "progress": False, **options}
     return open_session(model, batches, Options(**chosen))
+
+
+class Net(nn.Module):
+    """Named layers and a forward over them, written where a test says what it tests."""
+
+    def __init__(self, forward: "Callable[[Net, Tensor], Any]", **layers: nn.Module):
+        super().__init__()
+        self._forward = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self._forward(self, x)

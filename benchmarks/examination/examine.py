@@ -18,8 +18,9 @@ from benchmarks.models.entry import Entry
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, example_batch
 from fxprune.capture.export import Captured, capture
-from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.label.analysis import analyze_graph
 from fxprune.label.flops import count_flops
+from fxprune.label.groups import Analysis
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import make_plan
 from fxprune.profile.costs import CostModel

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fxprune.errors import BudgetError
-from fxprune.label.analysis import ChannelGroup
+from fxprune.label.groups import ChannelGroup
 from fxprune.profile.costs import CostModel
 from fxprune.profile.removal import Profile
 

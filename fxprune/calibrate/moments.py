@@ -17,7 +17,7 @@ from fxprune.calibrate.observe import Observer, arguments, require_finite
 from fxprune.calibrate.strata import Stratum, rows, strata
 from fxprune.capture.batch import Batch
 from fxprune.errors import CalibrationError
-from fxprune.label.analysis import Analysis
+from fxprune.label.groups import Analysis
 from fxprune.linalg.gram import second_moment
 from fxprune.rules.recorder import Consumer
 

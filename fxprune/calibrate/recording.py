@@ -18,7 +18,7 @@ from fxprune.calibrate.observe import arguments
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch
 from fxprune.graph.convolution import channel_dim
-from fxprune.label.analysis import attribute
+from fxprune.graph.nodes import attribute
 from fxprune.label.layers import own_layers
 
 VALIDATION = "validation"

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
-from fxprune.capture.canonical import canonicalize, mutates, plain_inplace
+from fxprune.capture.canonical import canonicalize
+from fxprune.capture.functional import mutates, plain_inplace
 from fxprune.capture.supported import check_model
 from fxprune.errors import CaptureError
 

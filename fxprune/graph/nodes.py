@@ -1,32 +1,51 @@
-"""Facts about one node of a graph: what it reads, where it came from."""
+"""Facts about nodes of a graph: what they read, where they came from, what they name."""
 
 from typing import Any
 
-import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 
 
-def attribute(module: torch.nn.Module, name: str) -> Any:
-    """A (nested) attribute by its qualified name."""
-    for part in name.split("."):
+def attribute(module: nn.Module, name: str) -> Any:
+    """A (nested) attribute by its qualified name; the module itself by the empty one."""
+    for part in name.split(".") if name else ():
         module = getattr(module, part)
     return module
 
 
-def where(node: Node) -> str:
-    """A node for people: the module it came from and its name."""
+def argument(node: Node, index: int, default: Any = None) -> Any:
+    """A positional argument of a call, or what it is where the call leaves it out."""
+    return node.args[index] if len(node.args) > index else default
+
+
+def module_path(node: Node) -> str:
+    """Qualified name of the module whose forward made a call; empty for the model's own."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0] if stack else ""
-    path = path.removeprefix("L['self'].") if isinstance(path, str) else ""
-    return f"{path or 'model'}: {node.name}"
+    if not isinstance(path, str):
+        return ""
+    # Traces that read the source name the model itself so.
+    return path.removeprefix("L['self']").removeprefix(".")
 
 
-def constants(module: GraphModule) -> set[Node]:
-    """Nodes that depend on no input."""
-    found: set[Node] = set()
+def where(node: Node) -> str:
+    """A node for people: the module it came from and its name."""
+    return f"{module_path(node) or 'model'}: {node.name}"
+
+
+def constants(module: GraphModule, made: bool = True) -> set[Node]:
+    """Nodes that depend on no input.
+
+    Args:
+        module: any graph.
+        made: whether calls that read nothing (`arange`, `rand`) and what follows from them count;
+            otherwise only what follows from parameters and buffers.
+    """
+    constant: set[Node] = set()
     for node in module.graph.nodes:
+        sources = node.all_input_nodes
         if node.op == "get_attr" or (
-            node.op == "call_function" and found.issuperset(node.all_input_nodes)
+            node.op == "call_function" and (made or sources) and constant.issuperset(sources)
         ):
-            found.add(node)
-    return found
+            constant.add(node)
+    return constant

@@ -1,17 +1,48 @@
 """A graph module's tensors and their names."""
 
+from typing import Any
+
 from torch import nn
 from torch.fx import GraphModule
+
+from fxprune.graph.nodes import attribute
+
+
+def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds an attribute of this qualified name, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return attribute(module, path), leaf
+
+
+def set_attribute(module: nn.Module, name: str, value: Any) -> None:
+    """Put a value under a qualified name whose owner is there already."""
+    owner, leaf = owner_of(module, name)
+    setattr(owner, leaf, value)
+
+
+def set_parameter(module: nn.Module, name: str, value: nn.Parameter) -> None:
+    """Register a parameter under a qualified name, in place of what was there, with the modules
+    that lead to it.
+    """
+    path, _, leaf = name.rpartition(".")
+    owner = module
+    for part in path.split(".") if path else ():
+        if not hasattr(owner, part):
+            owner.add_module(part, nn.Module())
+        owner = getattr(owner, part)
+    if hasattr(owner, leaf):
+        delattr(owner, leaf)
+    owner.register_parameter(leaf, value)
 
 
 def names_of(module: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer, and the first name of the same tensor."""
     first: dict[int, str] = {}
-    held = [
+    tensors = [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]
-    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
 
 
 def drop_unread(module: GraphModule) -> bool:

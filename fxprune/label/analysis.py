@@ -12,29 +12,16 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.errors import PlanError
-from fxprune.graph.nodes import attribute, constants
+from fxprune.graph.nodes import constants
 from fxprune.label.coupling import Coupling, solve
 from fxprune.label.flops import costs
-from fxprune.label.groups import Analysis, ChannelGroup, CostTerm, Pinned
-from fxprune.label.propagation import Propagation, hint, unlabeled
+from fxprune.label.groups import Analysis
+from fxprune.label.keep import keep_random
+from fxprune.label.propagation import Propagation
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
-
-__all__ = [
-    "Analysis",
-    "ChannelGroup",
-    "CostTerm",
-    "Pinned",
-    "Propagation",
-    "activations",
-    "analyze_graph",
-    "attribute",
-    "examples_within",
-    "hint",
-    "unlabeled",
-]
 
 
 def analyze_graph(
@@ -53,10 +40,10 @@ def analyze_graph(
         batch: examples in the traced batch.
         ignore: parameter names that must keep their shape.
     """
-    found, heads = _settled(module, batch, ignore, whole_heads=True)
+    analysis, heads = _settle(module, batch, ignore, whole_heads=True)
     if heads:
-        found = max(found, _settled(module, batch, ignore, whole_heads=False)[0], key=_free)
-    return replace(found, costs=costs(module, found.values, batch))
+        analysis = max(analysis, _settle(module, batch, ignore, whole_heads=False)[0], key=_free)
+    return replace(analysis, costs=costs(module, analysis.values, batch))
 
 
 def activations(module: GraphModule, analysis: Analysis) -> list[float]:
@@ -72,7 +59,7 @@ def examples_within(limit: float, each: float, most: int) -> int:
     return int(min(max(limit / max(each, 1), 1), most))
 
 
-def _settled(
+def _settle(
     module: GraphModule, batch: int, ignore: Callable[[str], bool], whole_heads: bool
 ) -> tuple[Analysis, bool]:
     """An analysis that has passed its trial, and whether labels of entire heads took part in it."""
@@ -80,10 +67,10 @@ def _settled(
     run.run()
     while True:
         coupling = solve(module, run, batch)
-        found_wrong = _trial(module, coupling.analysis)
-        if not found_wrong:
+        met = _trial(module, coupling.analysis)
+        if not met:
             return coupling.analysis, run.record.met_heads
-        for conflict in found_wrong:
+        for conflict in met:
             _give_way(run.record, coupling, conflict)
 
 
@@ -96,13 +83,7 @@ def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> list[Confl
     """Remove channels at random from every group and run the labels through what is left."""
     if not analysis.groups:
         return []
-    generator = np.random.default_rng(seed)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    for group in analysis.groups:
-        kept = int(generator.integers(1, group.width))
-        for block in group.blocks:
-            keep_mask[generator.permutation(block)[kept:]] = False
-    return conflicts(module, analysis, keep_mask)
+    return conflicts(module, analysis, keep_random(analysis, np.random.default_rng(seed)))
 
 
 def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:

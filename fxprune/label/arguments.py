@@ -1,5 +1,8 @@
-"""New operators and shape arguments of calls when channels go."""
+"""New operators and shape arguments of calls when channels go: one function per family of
+operators whose arguments hold sizes or positions.
+"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,9 +10,11 @@ import numpy as np
 import torch
 from torch.fx import Node
 
+from fxprune.graph.convolution import CONVOLUTIONS, GENERAL, TRANSPOSED, convolution_of
+from fxprune.graph.nodes import argument
 from fxprune.graph.operators import operator_name
 from fxprune.label.groups import Analysis
-from fxprune.label.survivors import kept_before, shrunk
+from fxprune.label.survivors import kept_before, shrink
 from fxprune.rules.labels import Value, varying
 
 aten = torch.ops.aten
@@ -31,15 +36,25 @@ class Rewriter:
         """A node's value in the original graph."""
         return self.analysis.values[item.name] if isinstance(item, Node) else item
 
+    def shape(self, item: Any) -> tuple[int, ...]:
+        """A node's shape once the channels are gone."""
+        small: Value = shrink(self.value(item), self.keep_mask)
+        return small.shape
+
+    def position(self, value: Value, dim: int, index: int) -> int:
+        """Where an index along a dimension lands, counted from its end where negative."""
+        size = value.shape[dim]
+        index = index + size if index < 0 else min(index, size)
+        return kept_before(value, dim, index, self.keep_mask)
+
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Operator, positional and keyword arguments for the shrunken tensors."""
-        name = operator_name(node.target).removeprefix("aten.")
-        change = getattr(self, f"_{FAMILIES.get(name, '')}", None)
-        kwargs = dict(node.kwargs)
+        change = CHANGES.get(operator_name(node.target))
+        args, kwargs = list(node.args), dict(node.kwargs)
         if change is None or not self.touched(node):
             return node.target, node.args, kwargs
-        target, args = change(node, list(node.args), kwargs)
-        return target, tuple(args), kwargs
+        target = change(self, node, args, kwargs)
+        return target or node.target, tuple(args), kwargs
 
     def touched(self, node: Node) -> bool:
         """Whether a call reads or makes channels of a group."""
@@ -47,137 +62,146 @@ class Rewriter:
         flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
         return any(isinstance(v, Value) and v.axes for v in flat)
 
-    def _shape(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        old, new = self.value(node).shape, shrunk(self.value(node), self.keep_mask).shape
-        place = 2 if operator_name(node.target) == "aten.unflatten" else 1
-        wanted = list(args[place])
-        start = args[1] % self.value(node.args[0]).rank if place == 2 else 0
-        for i, size in enumerate(wanted):
-            at = start + i
-            if isinstance(size, int) and size not in (-1,) and old[at] != new[at]:
-                wanted[i] = new[at]
-        args[place] = wanted
-        return node.target, args
 
-    def _split(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        source = self.value(args[0])
-        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % source.rank
-        old = [v.shape[dim] for v in self.value(node)]
-        new = [shrunk(v, self.keep_mask).shape[dim] for v in self.value(node)]
-        if old == new:
-            return node.target, args
-        kwargs.clear()
-        return aten.split_with_sizes.default, [args[0], new, dim]
-
-    def _slice(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        source = self.value(args[0])
-        dim = (args[1] if len(args) > 1 else 0) % source.rank
-        if not any(dim in varying(a) for a in source.axes):
-            return node.target, args
-        narrow = operator_name(node.target) == "aten.narrow"
-        for place in (2, 3):
-            if place >= len(args) or not isinstance(args[place], int):
-                continue
-            position = args[place] + (node.args[2] if narrow and place == 3 else 0)
-            position = (
-                position + source.shape[dim] if position < 0 else min(position, source.shape[dim])
-            )
-            args[place] = kept_before(source, dim, position, self.keep_mask)
-        if narrow:
-            args[3] -= args[2]
-        return node.target, args
-
-    def _scatter(
-        self, node: Node, args: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Any]]:
-        source = self.value(args[0])
-        dim = (args[2] if len(args) > 2 else 0) % source.rank
-        for place in (3, 4):
-            if place < len(args) and isinstance(args[place], int):
-                position = (
-                    args[place] + source.shape[dim]
-                    if args[place] < 0
-                    else min(args[place], source.shape[dim])
-                )
-                args[place] = kept_before(source, dim, position, self.keep_mask)
-        return node.target, args
-
-    def _select(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        source = self.value(args[0])
-        dim = args[1] % source.rank
-        if isinstance(args[2], int) and any(dim in varying(a) for a in source.axes):
-            args[2] = kept_before(source, dim, args[2] % source.shape[dim], self.keep_mask)
-        return node.target, args
-
-    def _pad(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        source, out = self.value(args[0]), self.value(node)
-        amounts = list(args[1])
-        for index in range(len(amounts) // 2):
-            dim = source.rank - 1 - index
-            if not any(dim in varying(a) for a in out.axes) or not isinstance(
-                amounts[2 * index], int
-            ):
-                continue
-            before = amounts[2 * index]
-            inside = kept_before(out, dim, before + source.shape[dim], self.keep_mask)
-            total = kept_before(out, dim, out.shape[dim], self.keep_mask)
-            amounts[2 * index] = kept_before(out, dim, before, self.keep_mask)
-            amounts[2 * index + 1] = total - inside
-        args[1] = amounts
-        return node.target, args
-
-    def _convolution(
-        self, node: Node, args: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Any]]:
-        weight, source = self.value(args[1]), self.value(args[0])
-        place = 8 if operator_name(node.target) == "aten.convolution" else 6
-        if len(args) > place and args[place] > 1:
-            channel = source.rank - weight.rank + 1
-            if source.shape[channel] == args[place]:
-                args[place] = shrunk(source, self.keep_mask).shape[channel]
-        return node.target, args
-
-    def _attention(
-        self, node: Node, args: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Any]]:
-        query = self.value(args[0])
-        if (
-            kwargs.get("scale") is None
-            and shrunk(query, self.keep_mask).shape[-1] != query.shape[-1]
-        ):
-            kwargs["scale"] = query.shape[-1] ** -0.5
-        return node.target, args
-
-    def _instances(
-        self, node: Node, args: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Any]]:
-        source = self.value(args[0])
-        if args[1] == source.shape[1]:
-            args[1] = shrunk(source, self.keep_mask).shape[1]
-        return node.target, args
-
-    def _repeat(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        kwargs.pop("output_size", None)
-        return node.target, args
+Change = Callable[[Rewriter, Node, list[Any], dict[str, Any]], Any]
+"""Changes a call's arguments, positional and by keyword, in place; returns the operator to call
+instead, or None.
+"""
+CHANGES: dict[str, Change] = {}
+"""By the operator's name."""
 
 
-FAMILIES = (
-    dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "expand", "broadcast_to", "unflatten"), "shape"
-    )
-    | dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), "split")
-    | dict.fromkeys(("slice", "narrow"), "slice")
-    | dict.fromkeys(("pad", "constant_pad_nd"), "pad")
-    | dict.fromkeys(
-        [f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)]
-        + ["convolution"],
-        "convolution",
-    )
-    | {
-        "slice_scatter": "scatter",
-        "select": "select",
-        "scaled_dot_product_attention": "attention",
-        "group_norm": "instances",
-        "repeat_interleave": "repeat",
-    }
+def _changes(*operators: str) -> Callable[[Change], Change]:
+    def add(change: Change) -> Change:
+        CHANGES.update(dict.fromkeys(operators, change))
+        return change
+
+    return add
+
+
+@_changes(
+    "aten.view",
+    "aten.reshape",
+    "aten._unsafe_view",
+    "aten.expand",
+    "aten.broadcast_to",
+    "aten.unflatten",
 )
+def _shape(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Sizes of the result; -1 stays."""
+    old, new = rewriter.value(node).shape, rewriter.shape(node)
+    unflatten = operator_name(node.target) == "aten.unflatten"
+    place, start = (2, args[1] % rewriter.value(args[0]).rank) if unflatten else (1, 0)
+    wanted = list(args[place])
+    for dim, size in enumerate(wanted, start):
+        if isinstance(size, int) and size != -1 and old[dim] != new[dim]:
+            wanted[dim - start] = new[dim]
+    args[place] = wanted
+
+
+@_changes("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split")
+def _split(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Sizes of the parts, which need not be equal any more."""
+    dim = argument(node, 2, kwargs.get("dim", 0)) % rewriter.value(args[0]).rank
+    parts = rewriter.value(node)
+    new = [rewriter.shape(part)[dim] for part in parts]
+    if new == [part.shape[dim] for part in parts]:
+        return None
+    kwargs.clear()
+    args[:] = [args[0], new, dim]
+    return aten.split_with_sizes.default
+
+
+@_changes("aten.slice")
+def _slice(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Start and end."""
+    source = rewriter.value(args[0])
+    dim = argument(node, 1, 0) % source.rank
+    if not any(dim in varying(a) for a in source.axes):
+        return
+    for place in (2, 3):
+        if isinstance(argument(node, place), int):
+            args[place] = rewriter.position(source, dim, args[place])
+
+
+@_changes("aten.narrow")
+def _narrow(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Start and length."""
+    source, dim, start, length = rewriter.value(args[0]), *args[1:]
+    dim %= source.rank
+    given = isinstance(start, int) and isinstance(length, int)
+    if given and any(dim in varying(a) for a in source.axes):
+        start = start + source.shape[dim] if start < 0 else start
+        args[2] = rewriter.position(source, dim, start)
+        args[3] = rewriter.position(source, dim, start + length) - args[2]
+
+
+@_changes("aten.slice_scatter")
+def _scatter(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Start and end of the part that is replaced."""
+    source = rewriter.value(args[0])
+    dim = argument(node, 2, 0) % source.rank
+    for place in (3, 4):
+        if isinstance(argument(node, place), int):
+            args[place] = rewriter.position(source, dim, args[place])
+
+
+@_changes("aten.select")
+def _select(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """The index."""
+    source = rewriter.value(args[0])
+    dim = args[1] % source.rank
+    if isinstance(args[2], int) and any(dim in varying(a) for a in source.axes):
+        args[2] = rewriter.position(source, dim, args[2])
+
+
+@_changes("aten.pad", "aten.constant_pad_nd")
+def _pad(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Padding along a channel axis, whose channels go like others."""
+    source, out = rewriter.value(args[0]), rewriter.value(node)
+    amounts = list(args[1])
+    for index in range(len(amounts) // 2):
+        dim, before = source.rank - 1 - index, amounts[2 * index]
+        if not any(dim in varying(a) for a in out.axes) or not isinstance(before, int):
+            continue
+        inside = rewriter.position(out, dim, before + source.shape[dim])
+        amounts[2 * index] = rewriter.position(out, dim, before)
+        amounts[2 * index + 1] = rewriter.position(out, dim, out.shape[dim]) - inside
+    args[1] = amounts
+
+
+@_changes(*CONVOLUTIONS, *TRANSPOSED, GENERAL)
+def _convolution(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Groups of a depthwise convolution, of which there are as many as channels."""
+    convolution, source = convolution_of(node), rewriter.value(args[0])
+    if convolution is None or convolution.groups == 1:
+        return
+    channel = convolution.channel(source.rank)
+    if source.shape[channel] != convolution.groups:
+        return
+    left = rewriter.shape(args[0])[channel]
+    if convolution.groups_at < len(args):
+        args[convolution.groups_at] = left
+    else:
+        kwargs["groups"] = left
+
+
+@_changes("aten.scaled_dot_product_attention")
+def _attention(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """The scale that would follow from the number of channels stays the original's."""
+    channels = rewriter.value(args[0]).shape[-1]
+    if kwargs.get("scale") is None and rewriter.shape(args[0])[-1] != channels:
+        kwargs["scale"] = channels**-0.5
+
+
+@_changes("aten.group_norm")
+def _group_norm(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Groups of one channel each, of which there are as many as channels."""
+    if args[1] == rewriter.value(args[0]).shape[1]:
+        args[1] = rewriter.shape(args[0])[1]
+
+
+@_changes("aten.repeat_interleave")
+def _repeat(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """The size of the result, which torch computes where it is not given."""
+    kwargs.pop("output_size", None)

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fxprune.capture.batch import Batch
+from fxprune.graph.convolution import convolution_of
 from fxprune.label.groups import CostTerm
 from fxprune.label.propagation import empty, signature
 from fxprune.rules.labels import Value, narrow_constant
@@ -127,7 +128,7 @@ def _factors(node: Node, values: dict[str, Any]) -> tuple[np.ndarray, ...]:
         value = values[weight.name]
         for labels in value.axes:
             found.append(narrow_constant(labels).reshape(-1).numpy())
-        if "conv" in str(node.target) and value.rank > 2 and value.shape[1] == 1 and found:
+        if convolution_of(node) is not None and value.shape[1] == 1 and found:
             return (found[0],)
         return tuple(found)
     # Products of activations: what is contracted and what passes on.

@@ -1,4 +1,6 @@
-"""Keep masks: (channels + 1,) bool over an analysis' channel ids, True for those that stay."""
+"""Keep masks: which channels of an analysis stay, (channels + 1,) bool by channel id; index 0
+stands for everything that nothing may remove and is always True.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +10,7 @@ from fxprune.label.groups import Analysis
 
 
 def keep_all(analysis: Analysis) -> np.ndarray:
-    """Nothing goes; index 0 stands for everything that must stay."""
+    """The mask that removes nothing."""
     return np.ones(len(analysis.group_of()), dtype=bool)
 
 
@@ -19,10 +21,44 @@ def keep_last(
 
     Args:
         analysis: of the captured graph.
-        orders: (blocks, width) channel ids per group, first removed first.
-        widths: channels that stay in every block of each group.
+        orders: per group its channel ids in the order in which they go, (blocks, width).
+        widths: per group the channels to keep in each block.
     """
-    mask = keep_all(analysis)
+    keep_mask = keep_all(analysis)
     for group, order, width in zip(analysis.groups, orders, widths, strict=True):
-        mask[order[:, : group.width - int(width)].reshape(-1)] = False
-    return mask
+        keep_mask[order[:, : group.width - int(width)].reshape(-1)] = False
+    return keep_mask
+
+
+def keep_first(analysis: Analysis, widths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The first channels of each block, for what depends on their number only.
+
+    Args:
+        analysis: of the captured graph.
+        widths: per group the channels to keep in each block.
+    """
+    keep_mask = keep_all(analysis)
+    for group, width in zip(analysis.groups, widths, strict=True):
+        keep_mask[group.blocks[:, int(width) :].reshape(-1)] = False
+    return keep_mask
+
+
+def keep_random(
+    analysis: Analysis,
+    generator: np.random.Generator,
+    widths: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Channels chosen at random, in each block for itself.
+
+    Args:
+        analysis: of the captured graph.
+        generator: of the choice.
+        widths: per group the channels to keep in each block; by default a random number of each
+            group, at least one and not all.
+    """
+    keep_mask = keep_all(analysis)
+    for i, group in enumerate(analysis.groups):
+        width = int(generator.integers(1, group.width) if widths is None else widths[i])
+        for block in group.blocks:
+            keep_mask[generator.permutation(block)[width:]] = False
+    return keep_mask

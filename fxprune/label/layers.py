@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from fxprune.graph.convolution import CONVOLUTIONS, _argument, bias_of, groups
-from fxprune.graph.nodes import attribute
+from fxprune.graph.convolution import OUTPUTS_FIRST, bias_of, groups
+from fxprune.graph.nodes import argument, attribute
 from fxprune.graph.operators import operator_name
 
 MOST_OUTPUTS = 4096
@@ -54,8 +54,8 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
         for source in node.all_input_nodes:
             if source.op == "get_attr":
                 readers[str(source.target)] += 1
-        if operator_name(node.target) in (*CONVOLUTIONS, "aten.linear") and not node.kwargs:
-            weight = node.args[1]
+        if operator_name(node.target) in OUTPUTS_FIRST and not node.kwargs:
+            weight = argument(node, 1)
             if isinstance(weight, Node) and weight.op == "get_attr":
                 calls[str(weight.target)].append(node)
     found = {}
@@ -69,7 +69,7 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
             for n in norms
         }
         mean = (
-            means.pop() if len(means) == 1 and all(_argument(n, 2) is None for n in nodes) else None
+            means.pop() if len(means) == 1 and all(argument(n, 2) is None for n in nodes) else None
         )
         found[nodes[0].name] = Layer(
             tuple(nodes),

@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.errors import PlanError
-from fxprune.label.analysis import Analysis
+from fxprune.label.groups import Analysis
 
 
 def matcher(model: nn.Module, patterns: Sequence[str] | str, option: str) -> Callable[[str], bool]:

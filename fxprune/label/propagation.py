@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxprune.errors import CaptureError
-from fxprune.graph.nodes import attribute, where
-from fxprune.graph.operators import operator_name
+from fxprune.graph.convolution import groups
+from fxprune.graph.nodes import argument, attribute, where
 from fxprune.rules import Call, pointwise, rule_for
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
@@ -95,11 +95,8 @@ class Propagation:
         if isinstance(item, Node):
             return self.values[item.name]
         if isinstance(item, (tuple, list)):
-            return (
-                tuple(self._resolve(i) for i in item)
-                if isinstance(item, tuple)
-                else [self._resolve(i) for i in item]
-            )
+            parts = [self._resolve(i) for i in item]
+            return tuple(parts) if isinstance(item, tuple) else parts
         return item
 
     def _parameter(self, node: Node) -> Any:
@@ -115,8 +112,7 @@ class Propagation:
         for axis, size in enumerate(shape):
             if size == 1:
                 continue
-            groups = grouped if axis == 1 else 1
-            axes.append(self.record.axis(name, shape, axis, groups))
+            axes.append(self.record.axis(name, shape, axis, grouped if axis == 1 else 1))
         if self.ignore(name):
             for labels in axes:
                 self.record.pin(labels, "ignored on request")
@@ -194,15 +190,8 @@ def _weighted(node: Node) -> bool:
 
 
 def _grouped_user(node: Node) -> int:
-    """Groups of the convolution that alone reads this weight, else 1."""
-    users = list(node.users)
-    if len({u.args[6] if len(u.args) > 6 else 1 for u in users}) != 1:
-        return 1
-    user = users[0]
-    plain = user.op == "call_function" and operator_name(user.target).startswith(
-        ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_tr")
-    )
-    if not plain or user.args[1] is not node or len(user.args) < 7:
-        return 1
-    groups = user.args[6]
-    return groups if isinstance(groups, int) else 1
+    """Groups of the convolutions that read this weight; 1 where they differ or something else
+    reads it.
+    """
+    counts = {groups(user) if argument(user, 1) is node else 1 for user in node.users}
+    return counts.pop() if len(counts) == 1 else 1

@@ -64,10 +64,10 @@ def survivors(labels: Tensor, keep_mask: np.ndarray) -> Tensor:
     return torch.from_numpy(kept).reshape([left.get(d, 1) for d in range(labels.dim())])
 
 
-def shrunk(value: Any, keep_mask: np.ndarray) -> Any:
+def shrink(value: Any, keep_mask: np.ndarray) -> Any:
     """The value with its shape after removal, and no labels."""
     if isinstance(value, tuple):
-        return tuple(shrunk(v, keep_mask) for v in value)
+        return tuple(shrink(v, keep_mask) for v in value)
     if not isinstance(value, Value):
         return value
     shape = list(value.shape)

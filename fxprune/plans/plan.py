@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import PlanError
-from fxprune.label.analysis import Analysis
+from fxprune.label.groups import Analysis
 from fxprune.label.survivors import kept_axes
 from fxprune.plans.factoring import Factoring
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch.fx import GraphModule
 
-from fxprune.label.analysis import Analysis
-from fxprune.label.groups import CostTerm
+from fxprune.label.groups import Analysis, CostTerm
 
 
 class _TermSum:

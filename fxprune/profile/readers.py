@@ -9,7 +9,8 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.strata import Stratum
-from fxprune.label.analysis import Analysis, ChannelGroup, attribute
+from fxprune.graph.nodes import attribute
+from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.linalg.selection import Reader
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.label.analysis import Analysis
+from fxprune.label.groups import Analysis
 from fxprune.profile.selectors import SELECTORS, GroupStatistics, magnitude
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.label.analysis import Analysis, ChannelGroup, attribute
+from fxprune.graph.nodes import attribute
+from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.linalg import selection
 from fxprune.linalg.interpolation import precision_of, ridge_for
 from fxprune.linalg.selection import Reader, Removal

@@ -18,8 +18,10 @@ from torch.utils import _pytree as pytree
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.capture.batch import Batch
+from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
-from fxprune.label.analysis import Analysis, activations, attribute, examples_within
+from fxprune.label.analysis import activations, examples_within
+from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
 from fxprune.verify.decisions import squared_error
 

@@ -5,7 +5,16 @@ the recorder. Packages teach further operators through the entry point group `fx
 May import: errors, graph.
 """
 
-from fxprune.rules import contraction, movement, products, reduction  # noqa: F401  (registers the rules)
+from fxprune.rules import (  # noqa: F401  (registers the rules)
+    attention,
+    contraction,
+    einsum,
+    indexing,
+    joining,
+    movement,
+    products,
+    reduction,
+)
 from fxprune.rules.labels import Value
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import Call, register_rule, rule_for

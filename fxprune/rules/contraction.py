@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
+from fxprune.graph.convolution import (
+    CONVOLUTIONS,
+    GENERAL,
+    TRANSPOSED,
+    Convolution,
+    read_convolution,
+)
+from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, distinct, varying, vector
 from fxprune.rules.pointwise import meet
 from fxprune.rules.recorder import Consumer
@@ -46,9 +55,10 @@ def consume(
     position = next(i for i, a in enumerate(call.node.args) if call.args[i] is source)
     if owner is not None and torch.equal(owner.labels.flatten(), kept):
         node = call.node.args[position]
+        assert isinstance(node, Node)
         call.record.consumers.append(
-            Consumer(call.node.name, str(node.name), dim, owner.parameter, owner.axis)
-        )  # type: ignore[union-attr]
+            Consumer(call.node.name, node.name, dim, owner.parameter, owner.axis)
+        )
 
 
 @register_rule("aten.linear")
@@ -75,34 +85,38 @@ def linear(call: Call) -> Any:
     return replace(out, axes=meet(call, [out, bias], out.shape)) if bias is not None else out
 
 
-CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
-TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
-
-
-@register_rule(*CONVOLUTIONS, "aten.convolution")
+@register_rule(*CONVOLUTIONS, GENERAL)
 def convolution(call: Call) -> Any:
     """Input channels on axis 1 of the weight, output channels on axis 0; `groups` blocks of
-    both.
+    both. The other way round where the general operator says that it is transposed.
     """
-    groups = call.arg(6, "groups", 1)
-    if call.target is torch.ops.aten.convolution.default:
-        groups = call.args[8]
-        if call.args[6]:
-            return _convolve(call, groups, inputs=0, outputs=1)
-    return _convolve(call, groups, inputs=1, outputs=0)
+    return _convolve(call, _read(call, "aten.conv{}d"))
 
 
 @register_rule(*TRANSPOSED)
 def transposed_convolution(call: Call) -> Any:
     """Input channels on axis 0 of the weight, output channels on axis 1."""
-    return _convolve(call, call.arg(6, "groups", 1), inputs=0, outputs=1)
+    return _convolve(call, _read(call, "aten.conv_transpose{}d"))
 
 
-def _convolve(call: Call, groups: int, inputs: int, outputs: int) -> Any:
+def _read(call: Call, form: str) -> Convolution:
+    """How a call convolves; one of another package, for which a rule of this file is registered,
+    has the arguments of torch's operator of the same rank.
+    """
+    name = operator_name(call.target)
+    if name not in (*CONVOLUTIONS, *TRANSPOSED, GENERAL):
+        name = form.format(call.args[1].rank - 2)
+    convolution = read_convolution(name, call.args, call.kwargs)
+    if convolution is None:
+        raise NotImplementedError
+    return convolution
+
+
+def _convolve(call: Call, how: Convolution) -> Any:
     record = call.record
     source, weight = call.args[0], call.args[1]
     bias = call.arg(2, "bias")
-    channel = source.rank - len(weight.shape) + 1
+    channel = how.channel(source.rank)
     read, _ = only_axis(call, source, channel)
     for labels in source.axes:
         if channel not in varying(labels):
@@ -110,21 +124,16 @@ def _convolve(call: Call, groups: int, inputs: int, outputs: int) -> Any:
     for labels in weight.axes:
         if varying(labels) & frozenset(range(2, weight.rank)):
             record.pin(labels, "kernel positions of a convolution")
+    flat = None if read is None else vector(read, channel)
     produced: Tensor | None
-    if groups == 1:
-        contracted, _ = only_axis(call, weight, inputs)
-        consume(
-            call,
-            source,
-            channel,
-            None if read is None else vector(read, channel),
-            weight,
-            None if contracted is None else vector(contracted, inputs),
-        )
-        produced, _ = only_axis(call, weight, outputs)
-        produced = None if produced is None else vector(produced, outputs)
+    if how.groups == 1:
+        contracted, _ = only_axis(call, weight, how.inputs)
+        kept = None if contracted is None else vector(contracted, how.inputs)
+        consume(call, source, channel, flat, weight, kept)
+        produced, _ = only_axis(call, weight, how.outputs)
+        produced = None if produced is None else vector(produced, how.outputs)
     else:
-        produced = _grouped(call, groups, inputs, None if read is None else vector(read, channel))
+        produced = _grouped(call, how, flat)
     axes: tuple[Tensor, ...] = ()
     if produced is not None:
         view = [1] * call.out.rank
@@ -138,7 +147,7 @@ def _convolve(call: Call, groups: int, inputs: int, outputs: int) -> Any:
     return replace(call.out, axes=axes)
 
 
-def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tensor | None:
+def _grouped(call: Call, how: Convolution, read: Tensor | None) -> Tensor | None:
     """Output labels of a grouped convolution, (O,); blocks of inputs and outputs keep equal
     counts.
     """
@@ -148,7 +157,7 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         if read is not None:
             record.pin(read, "computed weight of a grouped convolution")
         return None
-    channel = source.rank - weight.rank + 1
+    channel, groups = how.channel(source.rank), how.groups
     per_group = source.shape[channel] // groups
     ends: tuple[Any, ...] = (0,) * (weight.rank - 2)
     # A grouped convolution may be left with one input channel per group; it still does not tie its
@@ -173,7 +182,7 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
     columns = record.axis(weight.parameter, weight.shape, 1, groups)[
         (slice(None, None, rows_each), slice(None), *ends)
     ]
-    if inputs == 0:
+    if how.transposed:
         return _grouped_transposed(call, groups, read, rows=produced, columns=columns)
     record.block(produced.view(groups, -1))
     if read is None:
@@ -182,8 +191,9 @@ def _grouped(call: Call, groups: int, inputs: int, read: Tensor | None) -> Tenso
         record.unite(read.view(groups, -1), columns)
         record.block(read.view(groups, -1))
         node = call.node.args[0]
+        assert isinstance(node, Node)
         record.consumers.append(
-            Consumer(call.node.name, str(node.name), channel, weight.parameter, 1, groups)  # type: ignore[union-attr]
+            Consumer(call.node.name, node.name, channel, weight.parameter, 1, groups)
         )
     return produced
 

@@ -78,7 +78,7 @@ register_rule(*IDENTITY, *UNTAGGED)(pointwise)
 
 
 @register_rule("aten.to", "aten.type_as")
-def converted(call: Call) -> Any:
+def convert(call: Call) -> Any:
     """What it is converted to may be given by another tensor, whose channels have no part in it."""
     return pointwise(replace(call, args=call.args[:1], kwargs={}))
 
@@ -95,7 +95,7 @@ def prelu(call: Call) -> Any:
 
 
 @register_rule("aten.glu")
-def gated(call: Call) -> Any:
+def glu(call: Call) -> Any:
     """One half of an axis gates the other: the halves are united."""
     source: Value = call.args[0]
     dim = call.arg(1, "dim", -1) % source.rank

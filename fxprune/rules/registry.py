@@ -1,20 +1,16 @@
 """Rules say what an operator does to channel labels; families of operators share one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.fx import Node
 
 from fxprune.graph.operators import operator_name
-
-if TYPE_CHECKING:
-    from fxprune.rules.labels import Value
-    from fxprune.rules.recorder import Recorder
+from fxprune.rules.labels import Value
+from fxprune.rules.recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,18 @@ class Call:
 
     def values(self) -> list[Value]:
         """Every tensor among the arguments, lists included."""
-        from fxprune.rules.labels import Value
-
-        found: list[Value] = []
+        tensors: list[Value] = []
 
         def visit(item: Any) -> None:
             if isinstance(item, Value):
-                found.append(item)
+                tensors.append(item)
             elif isinstance(item, (list, tuple)):
                 for part in item:
                     visit(part)
 
         visit(self.args)
         visit(tuple(self.kwargs.values()))
-        return found
+        return tensors
 
 
 Rule = Callable[[Call], Any]

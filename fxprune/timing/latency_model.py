@@ -13,11 +13,11 @@ from scipy.optimize import nnls
 from torch.fx import GraphModule, Node
 
 from fxprune.capture.batch import Batch
-from fxprune.label.analysis import Analysis
-from fxprune.label.groups import CostTerm
+from fxprune.label.groups import Analysis, CostTerm
+from fxprune.label.keep import keep_first
 from fxprune.passes import ReduceChannels
 from fxprune.rules.labels import Value, narrow_constant
-from fxprune.timing.latency_probe import LatencyProbe, keep_first_channels
+from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes, time_layers
 from fxprune.timing.workload import place_batch, place_model, use_settings
 
@@ -89,7 +89,7 @@ def _time_at_shares(
             # Widths of an earlier share come again where groups are too narrow.
             if any(np.array_equal(widths / full, k) for k in kept):
                 continue
-            keep_mask = keep_first_channels(analysis, widths)
+            keep_mask = keep_first(analysis, widths)
             reduced, device = place_model(
                 ReduceChannels(analysis, keep_mask)(graph).graph_module, probe.workload
             )

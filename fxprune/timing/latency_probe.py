@@ -6,7 +6,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.capture.batch import Batch
-from fxprune.label.analysis import Analysis
+from fxprune.label.groups import Analysis
+from fxprune.label.keep import keep_first
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.timing.clock import time_in_turns
 from fxprune.timing.workload import Call, Workload, prepare_call, use_settings
@@ -45,15 +46,7 @@ class LatencyProbe:
         """`ratio` of the rewritten graph, measured once for the same widths."""
         key = tuple(int(w) for w in widths)
         if key not in self._known:
-            keep_mask = keep_first_channels(analysis, widths)
+            keep_mask = keep_first(analysis, widths)
             reduced = ReduceChannels(analysis, keep_mask)(graph).graph_module
             self._known[key] = self.ratio(LiftModules()(reduced).graph_module)
         return self._known[key]
-
-
-def keep_first_channels(analysis: Analysis, widths: np.ndarray) -> np.ndarray:
-    """(channels + 1,) bool: the first channels of every block, which is as good as any for time."""
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    for group, width in zip(analysis.groups, widths, strict=True):
-        keep_mask[group.blocks[:, int(width) :].reshape(-1)] = False
-    return keep_mask

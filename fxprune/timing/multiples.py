@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fxprune.label.analysis import Analysis
+from fxprune.label.groups import Analysis
 from fxprune.timing.workload import Workload
 
 

@@ -11,7 +11,8 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.fit.reduction import Reduction
-from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis
 from fxprune.passes import ReduceChannels
 
 

@@ -14,7 +14,9 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.errors import PostconditionError, RequirementError
 from fxprune.graph.nodes import attribute
-from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis
+from fxprune.label.keep import keep_all
 from fxprune.label.survivors import Conflict
 from fxprune.passes import Factorize, Facts, LiftModules, Pass, ReduceChannels
 from fxprune.passes.facts import tensors_of
@@ -43,7 +45,7 @@ def captured() -> tuple[Captured, Analysis, np.ndarray]:
     )
     found = capture(model.double().eval(), make_batch((example(2),), {}))
     analysis = analyze_graph(found.graph, 2)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = keep_all(analysis)
     for group in analysis.groups:
         keep_mask[group.blocks[:, :1].reshape(-1)] = False
     return found, analysis, keep_mask
@@ -93,7 +95,7 @@ def test_reduced_channels_never_run_old_code(checked: bool) -> None:
 
 def test_keeping_everything_modifies_nothing() -> None:
     found, analysis, _ = captured()
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = keep_all(analysis)
     result = ReduceChannels(analysis, keep_mask)(found.graph)
     assert not result.modified
     assert result.graph_module is not found.graph

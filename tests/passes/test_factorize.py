@@ -11,8 +11,8 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.errors import PlanError
 from fxprune.fit.factor import factorize_layers
+from fxprune.graph.nodes import attribute
 from fxprune.handover.masked import merge_factors
-from fxprune.label.analysis import attribute
 from fxprune.label.layers import factorable
 from fxprune.passes import Factorize, LiftModules
 from fxprune.plans.factoring import Factoring

@@ -13,7 +13,9 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
-from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis
+from fxprune.label.keep import keep_all
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import Plan, keep_mask_of, make_plan, scatter
 from tests.blocks import SIZE
@@ -45,7 +47,7 @@ def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
 def choose(analysis: Analysis, seed: int, width: int = 0) -> np.ndarray:
     """In each group a random width (or the one given), in each of its blocks a random choice."""
     generator = np.random.default_rng(seed)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = keep_all(analysis)
     for group in analysis.groups:
         kept = width or int(generator.integers(1, group.width + 1))
         for block in group.blocks:
@@ -119,7 +121,7 @@ def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
 @given(networks())
 def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
     captured, analysis = analysed(model)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = keep_all(analysis)
     same = reduced(captured, analysis, keep_mask)
     assert distance(model(example(3)), same(example(3))) <= EXACT
     assert {n: t.shape for n, t in same.state_dict().items()} == {
@@ -132,7 +134,7 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), Flat(6, 4)).double().eval()
     captured, analysis = analysed(model)
     group = next(g for g in analysis.groups if g.name == "0")
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = keep_all(analysis)
     keep_mask[group.blocks[0][:2]] = False
     small = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)

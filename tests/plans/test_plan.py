@@ -15,6 +15,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.errors import PlanError
 from fxprune.label.analysis import analyze_graph
+from fxprune.label.keep import keep_all
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.plan import (
     VERSION,
@@ -63,7 +64,7 @@ def analysis_of(model: nn.Module, *shape: int) -> Any:
 @given(networks(), st.randoms(use_true_random=False))
 def test_keep_masks_both_ways(model: nn.Module, random: Any) -> None:
     analysis = analysis_of(model, 2, 3, 4, 4)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
+    keep_mask = keep_all(analysis)
     for group in analysis.groups:
         width = random.randint(1, group.width)
         for block in group.blocks:

@@ -9,7 +9,8 @@ from torch.fx import GraphModule
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.export import capture
-from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis
 from fxprune.profile.readers import metric, readers
 from fxprune.profile.removal import Profile, profile_groups
 from fxprune.profile.selectors import SELECTORS

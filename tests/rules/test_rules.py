@@ -4,7 +4,6 @@
 `EXPECTTEST_ACCEPT=1 pytest tests/rules` rewrites the texts; read the difference before committing it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,25 +14,14 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.label.analysis import Analysis, analyze_graph
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis
 from fxprune.rules import Call, pointwise, register_rule
 from fxprune.rules.labels import distinct, reshaped, squash, varying
 from fxprune.rules.registry import _RULES
 from tests.attention_blocks import CosineAttention, FusedCosineAttention, TalkingHeads
 from tests.blocks import conv
-
-
-class Net(nn.Module):
-    """Named layers and a forward over them."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module):
-        super().__init__()
-        self._forward = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(self, x)
+from tests.nets import Net
 
 
 def analysed(net: nn.Module, *shape: int) -> Analysis:

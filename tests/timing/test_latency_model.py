@@ -12,8 +12,8 @@ from torch import nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.label.analysis import Analysis, analyze_graph
-from fxprune.label.groups import CostTerm
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.groups import Analysis, CostTerm
 from fxprune.profile.costs import CostModel
 from fxprune.timing.latency_model import SHARES, evaluate, fit_call_seconds, fit_terms
 from fxprune.timing.latency_probe import LatencyProbe

@@ -1,0 +1,183 @@
+"""The canonical form of a trace: the same function, nothing in place, one name per tensor."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.utils.parametrizations import weight_norm
+
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import Captured, capture
+from fxprune.capture.functional import mutates, plain_inplace
+from fxprune.graph.operators import operator_name
+from tests.nets import Net
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def captured(net: nn.Module, x: Tensor = X) -> Captured:
+    """Capture, and insist that the graph computes what the model does and leaves its input."""
+    torch.manual_seed(0)
+    net.eval()
+    given = x.clone()
+    result = capture(net, make_batch((x.clone(),), {}))
+    with torch.no_grad():
+        assert torch.equal(result.graph(given), copy.deepcopy(net)(x.clone()))
+    assert torch.equal(given, x)
+    return result
+
+
+def operators(graph: GraphModule) -> list[str]:
+    return [operator_name(n.target) for n in graph.graph.nodes if n.op == "call_function"]
+
+
+def read(graph: GraphModule) -> list[str]:
+    return [str(n.target) for n in graph.graph.nodes if n.op == "get_attr" and n.users]
+
+
+def add_into(s: Any, x: Tensor) -> Tensor:
+    y: Tensor = s.a(x)
+    y += 1
+    y *= 2
+    return y.relu_()
+
+
+def write_into_a_view(s: Any, x: Tensor) -> Tensor:
+    y: Tensor = s.a(x)
+    y[:, :2].mul_(3)
+    return y + 1
+
+
+def write_and_read_before(s: Any, x: Tensor) -> Tensor:
+    y: Tensor = s.a(x)
+    z = y.view(-1)
+    y.add_(1)
+    return z.sum() + y
+
+
+def write_into_the_input(s: Any, x: Tensor) -> Tensor:
+    y = x.mul_(2)
+    return s.a(y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "forward", [add_into, write_into_a_view, write_and_read_before, write_into_the_input]
+)
+def test_in_place_calls_become_functional(forward: Callable[..., Any]) -> None:
+    graph = captured(Net(forward, a=nn.Linear(4, 4))).graph
+    assert not any(mutates(node) for node in graph.graph.nodes)
+
+
+def test_only_an_operand_that_nobody_reads_afterwards_is_plain() -> None:
+    def inplace(forward: Callable[..., Any]) -> list[bool]:
+        program = torch.export.export(Net(forward, a=nn.Linear(4, 4)).eval(), (X.clone(),))
+        return [plain_inplace(n) for n in program.module().graph.nodes if mutates(n)]
+
+    with torch.no_grad():
+        assert inplace(lambda s, x: s.a(x).relu_()) == [True]
+        assert inplace(lambda s, x: s.a(x).view(-1).relu_()) == [True]
+        # Under another name it is read afterwards.
+        assert inplace(write_into_a_view) == [False]
+        assert inplace(write_and_read_before) == [False]
+
+
+class Scaled(nn.Module):
+    """Numbers that are read from buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("size", torch.tensor(2))
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = int(self.size.item()) + 1
+        y: Tensor = self.a(x)
+        return y * size + 1 / size
+
+
+def test_numbers_become_numbers() -> None:
+    graph = captured(Scaled()).graph
+    assert not {"aten.item", "aten._local_scalar_dense"} & set(operators(graph))
+    assert "size" not in read(graph)
+
+
+def test_random_numbers_are_no_constants() -> None:
+    graph = captured(Net(lambda s, x: s.a(x) + torch.zeros(4), a=nn.Linear(4, 4))).graph
+    assert "aten.zeros" in operators(graph)
+
+
+def test_computed_weights_become_parameters() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
+    found = captured(net)
+    assert read(found.graph).count("0.weight") == 1
+    assert isinstance(found.graph.get_parameter("0.weight"), nn.Parameter)
+    assert torch.equal(found.graph.get_parameter("0.weight"), net[0].weight)
+    assert found.notes[0] == (
+        "0.weight: the weight that is computed from other parameters is folded into one"
+    )
+
+
+def test_weights_that_are_only_moved_stay_what_they_were() -> None:
+    moved = Net(lambda s, x: torch.nn.functional.linear(x, s.a.weight.t()), a=nn.Linear(4, 4))
+    found = captured(moved)
+    assert "a.weight" in read(found.graph)
+    assert not any("folded" in note for note in found.notes)
+
+
+def test_a_shared_tensor_is_read_under_one_name() -> None:
+    net = Net(lambda s, x: s.b(s.a(x)), a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    net.b.weight = net.a.weight
+    assert read(captured(net).graph).count("b.weight") == 0
+    graph = captured(Net(lambda s, x: s.a(s.a(x)), a=nn.Linear(4, 4))).graph
+    assert set(read(graph)) == {"a.weight", "a.bias"}
+
+
+def without_gradients(s: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        y = s.a(x)
+    return s.b(y)
+
+
+def without_autocast(s: Any, x: Tensor) -> Any:
+    with torch.autocast("cpu", enabled=False):
+        y, z = s.a(x), s.b(x)
+    return y * z
+
+
+@pytest.mark.parametrize("forward", [without_gradients, without_autocast])
+def test_regions_become_part_of_the_graph(forward: Callable[..., Any]) -> None:
+    graph = captured(Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))).graph
+    assert operators(graph).count("aten.linear") == 2
+    assert all(name.startswith("aten.") for name in operators(graph))
+
+
+class Constant(nn.Module):
+    """A buffer that no state dict holds, and a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.register_buffer("shift", torch.ones(4), persistent=False)
+        self.table = torch.full((4,), 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.a(x)
+        return y * self.table + self.shift
+
+
+def test_every_tensor_is_a_parameter_or_buffer() -> None:
+    graph = captured(Constant()).graph
+    registered = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
+    assert set(read(graph)) <= registered
+    assert "shift" not in graph.state_dict()
+
+
+def test_views_take_any_layout() -> None:
+    graph = captured(Net(lambda s, x: s.a(x).view(-1, 2, 2), a=nn.Linear(4, 4))).graph
+    assert "aten.reshape" in operators(graph)
+    assert not {"aten.view", "aten._unsafe_view"} & set(operators(graph))
