@@ -1,8 +1,6 @@
-"""Matrices of known condition number, and normal ones."""
+"""Matrices of known condition number."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
 ROWS, COLUMNS = 200, 12
 
@@ -13,8 +11,3 @@ def matrix(condition: float, seed: int = 0, rows: int = ROWS, columns: int = COL
     left, _ = np.linalg.qr(generator.standard_normal((rows, columns)))
     right, _ = np.linalg.qr(generator.standard_normal((columns, columns)))
     return np.asarray((left * np.geomspace(1, 1 / condition, columns)) @ right)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers, float64."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

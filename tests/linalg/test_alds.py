@@ -5,7 +5,7 @@ import scipy.linalg
 import torch
 
 from fxprune.linalg import alds, svd
-from tests.linalg.matrices import normal
+from tests.tensors import normal
 
 
 def test_alds_bounds_the_operator_norm() -> None:

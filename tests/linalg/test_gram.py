@@ -6,7 +6,7 @@ import torch
 
 import fxprune.linalg.gram as products
 from fxprune.linalg.gram import PANEL, gram, lower_panels, mirror, second_moment
-from tests.linalg.matrices import normal
+from tests.tensors import normal
 
 FEATURES = [1, PANEL, PANEL + 1, 2 * PANEL, 150]
 

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from fxprune.linalg import pca
-from tests.linalg.matrices import normal
+from tests.tensors import normal
 
 
 @pytest.mark.parametrize("intercept", [True, False])

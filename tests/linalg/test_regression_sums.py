@@ -10,7 +10,7 @@ from fxprune.linalg.regression_sums import (
     RegressionAccumulator,
     RegressionSums,
 )
-from tests.linalg.matrices import normal
+from tests.tensors import normal
 
 
 @pytest.mark.parametrize("library", [True, False], ids=["oneDNN", "MKL"])

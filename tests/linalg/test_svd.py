@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from fxprune.linalg import svd
-from tests.linalg.matrices import normal
+from tests.tensors import normal
 
 
 def test_svd_factors_are_the_best_of_their_rank() -> None:
