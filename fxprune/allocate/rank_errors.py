@@ -15,7 +15,7 @@ from fxprune.graph.convolution import groups
 from fxprune.label.layers import Layer
 from fxprune.linalg import alds, pca, svd
 from fxprune.plans.factoring import Factoring
-from fxprune.session import Statistics
+from fxprune.profile.statistics import Statistics
 
 ENCODERS = 8
 """Most parts that ALDS cuts a group's input channels into."""

@@ -11,7 +11,8 @@ from fxprune.allocate.rank_errors import CRITERIA, Criterion
 from fxprune.allocate.reduced_network import ReducedNetwork
 from fxprune.label.layers import Layer, factorable
 from fxprune.plans.factoring import Factoring
-from fxprune.session import Session, Statistics
+from fxprune.profile.statistics import Statistics
+from fxprune.session import Session
 
 
 def choose_ranks(
