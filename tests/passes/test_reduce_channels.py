@@ -15,7 +15,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
-from fxprune.label.keep import keep_all
+from fxprune.label.keep import keep_all, keep_random
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import Plan, keep_mask_of, make_plan, scatter
 from tests.blocks import SIZE
@@ -47,12 +47,8 @@ def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
 def choose(analysis: Analysis, seed: int, width: int = 0) -> np.ndarray:
     """In each group a random width (or the one given), in each of its blocks a random choice."""
     generator = np.random.default_rng(seed)
-    keep_mask = keep_all(analysis)
-    for group in analysis.groups:
-        kept = width or int(generator.integers(1, group.width + 1))
-        for block in group.blocks:
-            keep_mask[generator.permutation(block)[kept:]] = False
-    return keep_mask
+    widths = [width or int(generator.integers(1, g.width + 1)) for g in analysis.groups]
+    return keep_random(analysis, generator, widths)
 
 
 def masked(model: nn.Module, small: nn.Module, plan: Plan) -> nn.Module:
