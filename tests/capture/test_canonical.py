@@ -113,11 +113,11 @@ def test_random_numbers_are_no_constants() -> None:
 
 def test_computed_weights_become_parameters() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
-    found = captured(net)
+    normed: Any = weight_norm(nn.Linear(4, 6))
+    found = captured(nn.Sequential(normed, nn.ReLU(), nn.Linear(6, 2)))
     assert read(found.graph).count("0.weight") == 1
     assert isinstance(found.graph.get_parameter("0.weight"), nn.Parameter)
-    assert torch.equal(found.graph.get_parameter("0.weight"), net.get_parameter("0.weight"))
+    assert torch.equal(found.graph.get_parameter("0.weight"), normed.weight)
     assert found.notes[0] == (
         "0.weight: the weight that is computed from other parameters is folded into one"
     )
