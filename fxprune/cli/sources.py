@@ -70,24 +70,24 @@ def named(spec: str) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
     except Exception as error:
         raise SourceError(
             f"Importing {module} for {spec!r} fails: {type(error).__name__}: {error}."
         ) from error
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise SourceError(f"{spec!r}: {module} has no {path}.")
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def _called(spec: str) -> Any:
-    found = named(spec)
-    if isinstance(found, nn.Module) or not callable(found):
-        return found
+    factory = named(spec)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        return factory
     try:
-        return found()
+        return factory()
     except Exception as error:
         raise SourceError(
             f"{spec}() fails: {type(error).__name__}: {error}. A factory takes no argument."
@@ -127,7 +127,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise SourceError(f"There is no weights file {path}.")
     try:
-        held = (
+        state = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
@@ -139,11 +139,11 @@ def state_dict(path: Path) -> dict[str, Tensor]:
             f"{type(error).__name__}: {first}"
         ) from error
     for key in ("state_dict", "model"):
-        if isinstance(held, dict) and isinstance(held.get(key), dict):
-            held = held[key]
-    if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise SourceError(f"{path} holds no state dict (tensors by name).")
-    return held
+    return state
 
 
 def data(spec: str, options: ImageOptions, batch: int = 50, limit: int | None = None) -> Any:
@@ -191,22 +191,22 @@ def arrays(path: Path, options: ImageOptions, batch: int, limit: int | None) -> 
                     f"{path} holds the arrays {file.files}; name the inputs one of "
                     f"{', '.join(KEYS)}."
                 )
-            held = torch.from_numpy(np.ascontiguousarray(file[key][:limit]))
+            array = torch.from_numpy(np.ascontiguousarray(file[key][:limit]))
     except SourceError:
         raise
     except Exception as error:  # a damaged archive raises whatever its readers stumble over
         raise SourceError(
             f"{path} cannot be read as an .npz of plain arrays: {type(error).__name__}: {error}."
         ) from error
-    if held.dtype is torch.uint8:
-        if held.dim() not in (3, 4):
+    if array.dtype is torch.uint8:
+        if array.dim() not in (3, 4):
             raise SourceError(
-                f"{path}: images must be (N, H, W) or (N, H, W, C), not {tuple(held.shape)}."
+                f"{path}: images must be (N, H, W) or (N, H, W, C), not {tuple(array.shape)}."
             )
-        held = options.normalize(held.unsqueeze(1) if held.dim() == 3 else held.movedim(3, 1))
-    elif held.dtype is torch.float64:
-        held = held.float()
-    return list(held.split(batch)) if len(held) else []
+        array = options.normalize(array.unsqueeze(1) if array.dim() == 3 else array.movedim(3, 1))
+    elif array.dtype is torch.float64:
+        array = array.float()
+    return list(array.split(batch)) if len(array) else []
 
 
 class ImageFolder:

@@ -124,8 +124,8 @@ def report(small: nn.Module) -> Report:
     Raises:
         PlanError: the module did not come from fxprune.
     """
-    found: Report = _attached(small, "report")
-    return found
+    attached: Report = _attached(small, "report")
+    return attached
 
 
 def plan_of(small: nn.Module) -> Plan:
@@ -134,5 +134,5 @@ def plan_of(small: nn.Module) -> Plan:
     Raises:
         PlanError: the module did not come from fxprune.
     """
-    found: Plan = _attached(small, "plan")
-    return found
+    attached: Plan = _attached(small, "plan")
+    return attached

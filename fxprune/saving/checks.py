@@ -17,15 +17,15 @@ RESERVED = frozenset({"self", "torch", "fx_pytree", "pytree", "getattr"})
 """Names that the compiled source relies on."""
 
 
-def field(held: Any, name: str, kind: type | tuple[type, ...]) -> Any:
+def field(entry: Any, name: str, kind: type | tuple[type, ...]) -> Any:
     """An entry of a JSON object.
 
     Raises:
-        StorageError: `held` is no object, or the entry is missing or of another type.
+        StorageError: `entry` is no object, or the entry is missing or of another type.
     """
-    if not isinstance(held, dict) or name not in held:
+    if not isinstance(entry, dict) or name not in entry:
         raise StorageError(f"The file's description lacks {name!r}.")
-    value = held[name]
+    value = entry[name]
     if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
         raise StorageError(f"The file's description holds a {type(value).__name__} as {name!r}.")
     return value

@@ -58,12 +58,14 @@ def encode_graph(module: GraphModule, notes: list[str]) -> dict[str, Any]:
     return {"nodes": nodes, "structure": encode_structure(module.graph, notes)}
 
 
-def decode_graph(root: nn.Module, held: dict[str, Any], decoder: Decoder, name: str) -> GraphModule:
+def decode_graph(
+    root: nn.Module, description: dict[str, Any], decoder: Decoder, name: str
+) -> GraphModule:
     """Rebuild a GraphModule over layers and tensors that are already in place.
 
     Args:
         root: holds every layer and tensor that the nodes name.
-        held: what `encode_graph` wrote.
+        description: what `encode_graph` wrote.
         decoder: with no node known yet.
         name: of the class.
 
@@ -77,7 +79,7 @@ def decode_graph(root: nn.Module, held: dict[str, Any], decoder: Decoder, name: 
         n for n, _ in root.named_buffers(remove_duplicate=False)
     }
     graph = Graph()
-    for entry in field(held, "nodes", list):
+    for entry in field(description, "nodes", list):
         given = check_identifier(field(entry, "name", str))
         if given in decoder.nodes:
             raise StorageError(f"The file's graph has two nodes {given!r}.")
@@ -85,7 +87,7 @@ def decode_graph(root: nn.Module, held: dict[str, Any], decoder: Decoder, name: 
     ops = [n.op for n in graph.nodes]
     if ops.count("output") != 1 or ops[-1] != "output":
         raise StorageError("The file's graph does not end in its only output.")
-    structure = field(held, "structure", (dict, type(None)))
+    structure = field(description, "structure", (dict, type(None)))
     if structure is not None:
         graph.set_codegen(_PyTreeCodeGen(decode_structure(graph, structure, decoder)))
     graph.lint()
@@ -106,7 +108,7 @@ def _node(
         raise StorageError(
             f"Node {name} of the file's graph has arguments that a {op} does not take."
         )
-    found: str | Callable[..., Any] = target
+    callee: str | Callable[..., Any] = target
     if op == "placeholder":
         check_identifier(target)
     elif op == "get_attr":
@@ -126,8 +128,8 @@ def _node(
                 f"Node {name} of the file's graph calls {target} on something else than one tensor."
             )
     elif op == "call_function":
-        found = FUNCTIONS[target][0] if target in FUNCTIONS else operator_named(target)
-        check_call(target, found, args, kwargs)
+        callee = FUNCTIONS[target][0] if target in FUNCTIONS else operator_named(target)
+        check_call(target, callee, args, kwargs)
     elif op != "output":
         raise StorageError(f"Node {name} of the file's graph is a {op[:80]!r}.")
-    return graph.create_node(op, found, args, kwargs, name)
+    return graph.create_node(op, callee, args, kwargs, name)

@@ -98,20 +98,20 @@ def operator_named(text: str) -> OpOverload:
             f"This torch {torch.__version__} has no operator {text[:80]}. Install the version "
             "that the model was saved with."
         )
-    found = getattr(getattr(torch.ops.aten, name), overload)
-    if not isinstance(found, OpOverload):
+    overloaded = getattr(getattr(torch.ops.aten, name), overload)
+    if not isinstance(overloaded, OpOverload):
         raise StorageError(f"{text} is not an operator.")
-    arguments = found._schema.arguments
+    arguments = overloaded._schema.arguments
     refused = any(
         a.name == "filename" or any(t in str(a.type) for t in REFUSED_TYPES) for a in arguments
     )
     private = name.startswith("_") and not name.startswith("__") and not PRIVATE.fullmatch(name)
-    if refused or private or found._schema.is_mutable and "batch_norm" not in name:
+    if refused or private or overloaded._schema.is_mutable and "batch_norm" not in name:
         raise StorageError(
             f"The operator {text} changes its inputs, reads files or skips checks: a saved model "
             "may not hold it."
         )
-    return found
+    return overloaded
 
 
 def _fits(kind: str, value: Any) -> bool:

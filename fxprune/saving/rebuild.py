@@ -59,10 +59,10 @@ def _module(root: nn.Module, path: Any) -> nn.Module:
     """A submodule by name, found among modules only."""
     module = root
     for part in check_path(path).split(".") if path else ():
-        found = module._modules.get(part)
-        if found is None:
+        child = module._modules.get(part)
+        if child is None:
             raise StorageError(f"The file names {path}, but holds no such layer before.")
-        module = found
+        module = child
     return module
 
 
@@ -85,12 +85,12 @@ def _place(
     path, _, leaf = check_path(name).rpartition(".")
     owner = _module(root, path)
     if "same" in entry:
-        found = placed.get(field(entry, "same", str))
-        if found is None:
+        earlier = placed.get(field(entry, "same", str))
+        if earlier is None:
             raise StorageError(
                 f"The file shares {name} with a tensor that it does not hold before."
             )
-        tensor = found
+        tensor = earlier
     else:
         tensor = _restore(name, entry, tensors[name], device)
     persistent = field(entry, "persistent", bool)

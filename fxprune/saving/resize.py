@@ -82,23 +82,23 @@ def _replace_layer(module: nn.Module, path: str, small: GraphModule) -> None:
     parent, _, leaf = path.rpartition(".")
     try:
         pair = [small.get_submodule(f"{path}.{part}") for part in "01"]
-        held, owner = module.get_submodule(path), module.get_submodule(parent)
+        original, owner = module.get_submodule(path), module.get_submodule(parent)
     except AttributeError:
         return
-    if isinstance(held, (nn.Linear, _ConvNd)) and all(
-        isinstance(layer, type(held)) for layer in pair
+    if isinstance(original, (nn.Linear, _ConvNd)) and all(
+        isinstance(layer, type(original)) for layer in pair
     ):
-        setattr(owner, leaf, nn.Sequential(*copy.deepcopy(pair)).train(held.training))
+        setattr(owner, leaf, nn.Sequential(*copy.deepcopy(pair)).train(original.training))
 
 
 def _slot(module: nn.Module, name: str) -> tuple[nn.Module, str] | None:
     """The module that holds, or could hold, a tensor of this name."""
     path, _, leaf = name.rpartition(".")
     for part in path.split(".") if path else ():
-        found = module._modules.get(part)
-        if found is None:
+        child = module._modules.get(part)
+        if child is None:
             return None
-        module = found
+        module = child
     return (module, leaf) if leaf in module._parameters or leaf in module._buffers else None
 
 
@@ -111,8 +111,8 @@ def _problem(
             f"{name} is computed from other parameters in the module, and folded into one in "
             "the file"
         )
-    found = _slot(module, name)
-    if found is None:
+    slot = _slot(module, name)
+    if slot is None:
         # Constants that the trace made are the forward's own, unless channels were removed from
         # them.
         return (
@@ -120,17 +120,18 @@ def _problem(
             if isinstance(tensor, nn.Parameter) or name in plan.kept
             else None
         )
-    owner, leaf = found
-    held = owner._parameters.get(leaf) if leaf in owner._parameters else owner._buffers.get(leaf)
-    if held is None or held.shape == tensor.shape:
+    owner, leaf = slot
+    current = owner._parameters.get(leaf) if leaf in owner._parameters else owner._buffers.get(leaf)
+    if current is None or current.shape == tensor.shape:
         return None
     if isinstance(owner, HARD):
         return f"{name} belongs to a {type(owner).__name__}, whose forward knows its sizes"
-    wanted = reduced_shape(first, tuple(held.shape), plan)
-    if plan.shapes.get(first) != tuple(held.shape) or wanted != tuple(tensor.shape):
+    wanted = reduced_shape(first, tuple(current.shape), plan)
+    if plan.shapes.get(first) != tuple(current.shape) or wanted != tuple(tensor.shape):
         original = plan.shapes.get(first, tuple(tensor.shape))
         return (
-            f"{name} has the shape {tuple(held.shape)}, in the compressed model {tuple(original)}"
+            f"{name} has the shape {tuple(current.shape)}, in the compressed model "
+            f"{tuple(original)}"
         )
     return None
 
@@ -142,17 +143,19 @@ def _place(
     device: torch.device | None,
     shared: dict[int, Tensor],
 ) -> None:
-    found = _slot(module, name)
-    if found is None:
+    slot = _slot(module, name)
+    if slot is None:
         return
-    owner, leaf = found
+    owner, leaf = slot
     slots = owner._parameters if leaf in owner._parameters else owner._buffers
-    held = slots[leaf]
-    where = device or (held.device if held is not None and not held.is_meta else tensor.device)
+    current = slots[leaf]
+    where = device or (
+        current.device if current is not None and not current.is_meta else tensor.device
+    )
     # Shared in the file, shared in the module.
     if id(tensor) not in shared:
         moved = tensor.detach().to(where)
-        grad = tensor.requires_grad if held is None else held.requires_grad
+        grad = tensor.requires_grad if current is None else current.requires_grad
         shared[id(tensor)] = (
             nn.Parameter(moved, grad) if slots is owner._parameters else moved.clone()
         )

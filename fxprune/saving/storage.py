@@ -79,14 +79,14 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     plan = plan_of(small)
     notes: list[str] = []
     document, tensors = describe(small, notes)
-    held = report(small)
-    held = replace(
-        held, notes=(*held.notes, *(n for n in dict.fromkeys(notes) if n not in held.notes))
+    result = report(small)
+    result = replace(
+        result, notes=(*result.notes, *(n for n in dict.fromkeys(notes) if n not in result.notes))
     )
     texts = {
         "fxprune": json.dumps(document, allow_nan=False),
         "plan": plan.to_json(),
-        "report": held.to_json(),
+        "report": result.to_json(),
     }
     try:
         rebuild(json.loads(texts["fxprune"]), tensors, torch.device("cpu"))
@@ -148,9 +148,9 @@ def load(path: str | os.PathLike[str], into: Any = None, *, device: Any = None) 
         raise StorageError(f"device={device!r} is not a device: {_first(error)}.") from error
     try:
         target = wanted if wanted is not None and into is None else torch.device("cpu")
-        document, tensors, plan, held = _read(source)
+        document, tensors, plan, result = _read(source)
         small = rebuild(document, tensors, target)
-        attach(small, held, plan)
+        attach(small, result, plan)
     except StorageError as error:
         raise StorageError(f"{source}: {error}") from error
     except FxpruneError as error:
@@ -224,8 +224,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Plan, Report]:
 
 def _check_plan(plan: Plan) -> None:
     for name, axes in plan.kept.items():
-        for held in axes.values():
-            rows = held if held and isinstance(held[0], list) else [held]
+        for indices in axes.values():
+            rows = indices if indices and isinstance(indices[0], list) else [indices]
             if not all(
                 isinstance(row, list) and all(isinstance(i, int) for i in row) for row in rows
             ):

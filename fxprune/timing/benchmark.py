@@ -117,10 +117,10 @@ class Benchmark:
 
 
 def _weights(model: nn.Module, dtype: torch.dtype | None) -> int:
-    held = [*model.parameters(), *model.buffers()]
+    tensors = [*model.parameters(), *model.buffers()]
     return sum(
         t.numel() * (dtype.itemsize if dtype and t.is_floating_point() else t.element_size())
-        for t in held
+        for t in tensors
     )
 
 

@@ -81,15 +81,17 @@ def meet_latency(
             step = (target - low.measured) / max(high.measured - low.measured, 1e-9)
             limit = low.limit + min(max(step, 0.02), 0.98) * (high.limit - low.limit)
         widths = allocate(limit)
-        again = next((t for t in tried if np.array_equal(widths, t.widths)), None)
-        found = MeasuredWidths(widths, limit, measure(widths) if again is None else again.measured)
-        if RANGE[0] * target <= found.measured <= RANGE[1] * target:
-            return found
-        low, high = (low, found) if found.measured > target else (found, high)
+        earlier = next((t for t in tried if np.array_equal(widths, t.widths)), None)
+        attempt = MeasuredWidths(
+            widths, limit, measure(widths) if earlier is None else earlier.measured
+        )
+        if RANGE[0] * target <= attempt.measured <= RANGE[1] * target:
+            return attempt
+        low, high = (low, attempt) if attempt.measured > target else (attempt, high)
         # Widths in coarse multiples come again: the jump between two of them is looked for by
         # halves.
-        limit = None if again is None else (low.limit + high.limit) / 2
-        tried += [found] if again is None else []
+        limit = None if earlier is None else (low.limit + high.limit) / 2
+        tried += [attempt] if earlier is None else []
         if len(tried) == CORRECTIONS:
             break
     return min(tried, key=lambda t: (t.measured > CLOSE * target, abs(t.measured - target)))
