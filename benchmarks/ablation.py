@@ -4,38 +4,67 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from fxprune.allocate.planning import allocated
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.fx import GraphModule
 
 from benchmarks.datasets.images import DEBIAN, draw, split
 from benchmarks.examination.opened import opened
 from benchmarks.examination.outputs import logits
 from benchmarks.models.nets import NETS, trained
+from fxprune.allocate.allocation import choose_candidate
+from fxprune.allocate.problem import Problem, pose
 from fxprune.errors import CalibrationWarning
-from fxprune.fit.build import build, surviving_channels
+from fxprune.fit.build import build
+from fxprune.plans.methods import METHODS, FitName, Method
+from fxprune.profile.removal import profile_groups
+from fxprune.session import Session
+
+
+def uniform(selector: str, fit: FitName) -> Method:
+    """Uniform widths, with channels chosen and weights fitted as said."""
+    return replace(METHODS["uniform"], selector=selector, fit=fit)
+
 
 STEPS = (
-    ("smallest weights, nothing fitted", "magnitude", "uniform", "magnitude", True),
-    ("smallest weights, interpolated", "magnitude", "uniform", "paper-uniform", True),
-    ("pivoted QR, interpolated", "pivoted-qr", "uniform", "paper-uniform", True),
-    ("consumers' errors, interpolated", "output-aware", "uniform", "paper-uniform", False),
-    ("output's error, interpolated", "output-aware", "uniform", "paper-uniform", True),
-    ("pivoted QR, fitted in lockstep", "pivoted-qr", "uniform", "uniform", True),
-    ("consumers' errors, fitted in lockstep", "output-aware", "uniform", "uniform", False),
-    ("output's error, fitted in lockstep", "output-aware", "uniform", "uniform", True),
-    ("the same, best of the widths tried", "output-aware", "channels", "channels", True),
-    ("the same, with ranks", "output-aware", "auto", "auto", True),
+    ("smallest weights, nothing fitted", uniform("magnitude", "none"), True),
+    ("smallest weights, interpolated", uniform("magnitude", "one-shot"), True),
+    ("pivoted QR, interpolated", uniform("pivoted-qr", "one-shot"), True),
+    ("consumers' errors, interpolated", uniform("output-aware", "one-shot"), False),
+    ("output's error, interpolated", uniform("output-aware", "one-shot"), True),
+    ("pivoted QR, fitted in lockstep", uniform("pivoted-qr", "sequential"), True),
+    ("consumers' errors, fitted in lockstep", uniform("output-aware", "sequential"), False),
+    ("output's error, fitted in lockstep", uniform("output-aware", "sequential"), True),
+    ("the same, best of the widths tried", METHODS["channels"], True),
+    ("the same, with ranks", METHODS["auto"], True),
 )
-"""What is done; the selector, the allocation, the fit (a method of `build`), and whether errors
-count by what they do to the output.
-"""
+"""What is done, the method that does it, and whether errors count by what they do to the output."""
+
+
+def by_consumers(problem: Problem) -> Problem:
+    """The same problem with errors that count by what they do to each layer's own output."""
+    session = problem.session
+    moments = session.statistics.observed.all_moments
+    dtype = next(session.graph.parameters()).dtype
+    selector = session.options.chosen_selector
+    profiles = profile_groups(session.graph, session.analysis, moments, selector, dtype)
+    return replace(problem, profiles=profiles)
+
+
+def reduced(session: Session, flops: float, by_output: bool) -> GraphModule:
+    """The session's model at a share of its FLOPs."""
+    problem = pose(session, {"flops": flops})
+    if not by_output:
+        problem = by_consumers(problem)
+    chosen = choose_candidate(problem)
+    return build(session, problem.keep_mask(chosen.widths), chosen.ranks)
 
 
 @torch.no_grad()
@@ -45,22 +74,14 @@ def measure(
     """Agreement on the test images after each step."""
     net = trained(name)
     decided = logits(net, test).argmax(1)
+    session = opened(net, calibration, seed)
     rows: list[dict[str, object]] = []
-    for by_output in (True, False):
-        session = opened(net, calibration, seed)
-        if not by_output:
-            session.worth = {}
-        for title, selector, allocation, fit, needs in STEPS:
-            if needs is not by_output:
-                continue
-            profiles, plan = allocated(session, allocation, selector, {"flops": flops})
-            small = build(
-                session, surviving_channels(session, profiles, plan.widths), fit, plan.ranks
-            )
-            agreement = float((logits(small, test).argmax(1) == decided).float().mean())
-            rows.append(
-                {"net": name, "step": title, "flops": flops, "seed": seed, "agreement": agreement}
-            )
+    for title, method, by_output in STEPS:
+        small = reduced(session.using(method=method), flops, by_output)
+        agreement = float((logits(small, test).argmax(1) == decided).float().mean())
+        rows.append(
+            {"net": name, "step": title, "flops": flops, "seed": seed, "agreement": agreement}
+        )
     return rows
 
 

@@ -67,17 +67,17 @@ def train(net: nn.Module, examples: Data, epochs: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     mean, scale = examples.labels.mean(), examples.labels.std()
     steps = epochs * len(examples.batches(16))
-    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     net.train()
     for _ in range(epochs):
         for batch in examples.batches(
             16, torch.randperm(len(examples.labels), generator=generator)
         ):
             loss = (net(*batch.inputs) - (batch.labels - mean) / scale).square().mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     net.eval()
 

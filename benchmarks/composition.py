@@ -26,17 +26,16 @@ from benchmarks.datasets.images import DEBIAN, Split, draw, split
 from benchmarks.examination.opened import opened
 from benchmarks.examination.outputs import logits
 from benchmarks.models.nets import NETS, trained
-from fxprune.allocate.ranks import METHODS
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError
-from fxprune.handover.finish import finished
+from fxprune.pipeline import compress_session
+from fxprune.plans.methods import METHODS, RANK_METHODS
 from fxprune.session import Session
 
 BATCH, ROUNDS = 20, 15
 """Images per call whose latency is measured, and how often."""
 REDUCED = 0.6
 """FLOPs that channel reduction keeps before low rank."""
-SELECTOR = "output-aware"
 Row = dict[str, object]
 CHANNELS, JOINT, REVERSED = "channels alone", "joint", "pca, then channels"
 EVERY = "the best order of each case, known afterwards"
@@ -79,7 +78,7 @@ class Bench:
 
     def _made(self, session: Session, method: str, limits: dict[str, float]) -> nn.Module:
         with undisturbed(session.model, self.seed):
-            return finished(session, method, SELECTOR, limits)
+            return compress_session(session.using(method=METHODS[method]), limits)
 
     def sizes(self, small: nn.Module) -> dict[str, float]:
         """Fractions of the original, whatever the model was made from."""
@@ -130,7 +129,7 @@ class Bench:
         inner = opened(reduced, self.calibration, self.seed)
         for keep in keeps:
             budget: dict[str, float] = {}
-            for method in METHODS:
+            for method in RANK_METHODS:
                 composed = self.attempt(
                     COMPOSED.format(method), keep, inner, method, {"params": keep}
                 )
@@ -168,8 +167,8 @@ def show(rows: list[Row], console: Console) -> None:
     keys = ("params", "flops", "agreement", "accuracy", "latency")
     for column in ("net", "keep", "way", *keys):
         table.add_column(column, justify="right" if column in keys else "left")
-    wins: dict[str, dict[object, list[float]]] = {method: {} for method in METHODS}
-    orders = (REVERSED, *(COMPOSED.format(method) for method in METHODS))
+    wins: dict[str, dict[object, list[float]]] = {method: {} for method in RANK_METHODS}
+    orders = (REVERSED, *(COMPOSED.format(method) for method in RANK_METHODS))
     gaps: dict[str, list[float]] = {other: [] for other in (CHANNELS, *orders, EVERY)}
     for name, keep in dict.fromkeys((r["net"], r["keep"]) for r in rows):
         found = {
@@ -186,7 +185,7 @@ def show(rows: list[Row], console: Console) -> None:
                 what,
                 *(f"{100 * value:.2f}" for value in values if value is not None),
             )
-        for method in METHODS:
+        for method in RANK_METHODS:
             composed, alone = found.get(COMPOSED.format(method)), found.get(ALONE.format(method))
             if composed is not None and alone is not None:
                 wins[method].setdefault(name, []).append(composed - alone)

@@ -1,8 +1,8 @@
-"""What a plan promises and what a trial of it shows: `python -m benchmarks.plans`.
+"""The error predicted of a candidate and what a trial of it shows: `python -m benchmarks.plans`.
 
-After uniform widths were tried, every other plan's error is foreseen; here all of them are tried,
-on the calibration images alone. With `--finished` each is also fitted on all of these, and its
-error measured on 2,000 images of the calibration pool outside the draw.
+After uniform widths were tried, every other candidate's error is predicted; here all of them are
+tried, on the calibration images alone. With `--finished` each is also fitted on all of these, and
+its error measured on 2,000 images of the calibration pool outside the draw.
 """
 
 import math
@@ -20,62 +20,60 @@ from torch import Tensor
 from benchmarks.datasets.images import DEBIAN, draw, split
 from benchmarks.examination.opened import opened
 from benchmarks.models.nets import NETS, trained
-from fxprune.allocate import widths as allocate
-from fxprune.allocate.search import PROMISE, Candidate, Search
+from fxprune.allocate.prediction import RANKS_HANDICAP
+from fxprune.allocate.problem import Candidate, pose
+from fxprune.allocate.search import Search
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.fit.build import build, surviving_channels, trial
+from fxprune.fit.build import build, trial_error
 from fxprune.session import Session
 from fxprune.verify.agreement import compare
 
 OUTSIDE = 2000
 """Images that measure finished plans."""
-COLUMNS = ("net", "FLOPs", "mix", "stretch", "layers in two", "promised", "tried", "finished")
+COLUMNS = ("net", "FLOPs", "mix", "slack", "layers in two", "predicted", "tried", "finished")
 
 
 def tried(
     session: Session, flops: float, others: Tensor | None = None
 ) -> list[tuple[Candidate, float, float, float]]:
-    """Plans, what each promises after the first of them, uniform widths, was tried, what its own
-    trial shows, and its error on other images.
+    """Candidates, the error predicted of each after the first of them, uniform widths, was tried,
+    what its own trial shows, and its error on other images.
     """
-    limits = {"flops": flops}
-    profiles = session.profile("output-aware")
-    valid = allocate.Widths(session.analysis.groups, profiles, session.round_to, session.floor)
-    search = Search(session, profiles, session.costs(limits), valid, limits, ranked=True)
+    problem = pose(session, {"flops": flops})
+    search = Search(problem, ranked=True)
     found = []
-    for option in search.options():
-        keep_mask = surviving_channels(session, profiles, option.widths)
-        error = trial(session, keep_mask, option.ranks)
+    for candidate in search.candidates():
+        keep_mask = problem.keep_mask(candidate.widths)
+        error = trial_error(session, keep_mask, candidate.ranks)
         if not search.tried:
-            search.tried.append((error, option))
+            search.tried.append((error, candidate))
         finished = math.nan
         if others is not None:
-            small = build(session, keep_mask, "auto", option.ranks)
+            small = build(session, keep_mask, candidate.ranks)
             finished = compare(
                 session.graph, small, Calibration(session.model, others).batches()
             ).error
-        found.append(
-            (option, search.promise(option) / (PROMISE if option.ranks else 1), error, finished)
-        )
+        handicap = RANKS_HANDICAP if candidate.ranks else 1
+        found.append((candidate, search.predicted_error(candidate) / handicap, error, finished))
     return found
 
 
 class Findings:
-    """What the plans of one network promised, what their trials showed, and how they ended."""
+    """What was predicted of one network's candidates, what trials showed, and how they ended."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.pairs: list[tuple[float, float]] = []
-        """Promise and trial of every plan but the first of its budget."""
+        """Predicted and shown by a trial, of every candidate but the first of its budget."""
         self.ranks: list[float] = []
-        """By budget, the rank correlation of trials with finished plans."""
+        """By budget, the rank correlation of trials with finished models."""
         self.excess: list[float] = []
-        """By budget, error of the plan with the best trial over that of the best finished one."""
+        """By budget, error of the candidate with the best trial over that of the best one."""
 
     def add(self, rows: list[tuple[Candidate, float, float, float]], finished: bool) -> None:
-        """Take the plans of one budget."""
-        self.pairs += [(promised, error) for _, promised, error, _ in rows[1:]]
+        """Take the candidates of one budget."""
+        self.pairs += [(predicted, error) for _, predicted, error, _ in rows[1:]]
         if finished:
             shown, ends = zip(*(row[2:] for row in rows), strict=True)
             self.ranks.append(float(spearmanr(shown, ends)[0]))
@@ -83,12 +81,12 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """The summary."""
-        excess = np.log([error / promised for promised, error in self.pairs])
+        excess = np.log([error / predicted for predicted, error in self.pairs])
         low, middle, high = (math.exp(float(q)) for q in np.quantile(excess, [0.25, 0.5, 0.75]))
         yield (
             f"{self.name}: rank correlation "
             f"{spearmanr(*zip(*self.pairs, strict=True))[0]:.2f} over {len(self.pairs)} plans; "
-            f"a trial shows {middle:.2f} times what was promised (quartiles {low:.2f} to "
+            f"a trial shows {middle:.2f} times what was predicted (quartiles {low:.2f} to "
             f"{high:.2f})."
         )
         if self.ranks:
@@ -112,7 +110,7 @@ def main(
     ] = False,
     data: Path = DEBIAN,
 ) -> None:
-    """Print a line per plan and a summary per network."""
+    """Print a line per candidate and a summary per network."""
     console = Console(width=140)
     pool = split("calibration", data).images
     drawn = draw(pool, len(pool), seed)
@@ -127,8 +125,8 @@ def main(
         for budget in flops or [0.7, 0.5, 0.35]:
             with undisturbed(model, seed):
                 rows = tried(session, budget, others)
-            for option, *errors in rows:
-                what = (f"{option.mix:g}", f"{option.stretch:g}", str(len(option.ranks)))
+            for candidate, *errors in rows:
+                what = (f"{candidate.mix:g}", f"{candidate.slack:g}", str(len(candidate.ranks)))
                 table.add_row(name, f"{budget:g}", *what, *(f"{1e4 * e:.1f}" for e in errors))
             findings.add(rows, finished)
         lines += findings.lines()

@@ -16,8 +16,10 @@ from benchmarks.datasets.images import DEBIAN, draw, split
 from benchmarks.examination.opened import opened
 from benchmarks.examination.outputs import logits
 from benchmarks.models.nets import trained
-from fxprune.fit.build import build, surviving_channels
+from fxprune.fit.build import build
+from fxprune.label.keep import keep_last
 from fxprune.linalg.selection import pivoted_qr
+from fxprune.plans.methods import METHODS
 from fxprune.session import Session
 
 CLASSES = (
@@ -111,29 +113,27 @@ def scores(net: Net = "vgg", keep: float = 0.5, count: int = 1000, data: Path = 
 
 def group_scores(session: Session, keep: float) -> list[tuple[str, tuple[float, ...]]]:
     """By group, its `SCORES` at a share of its channels and the measured output error."""
-    ours, paper = session.profile("output-aware"), session.profile("pivoted-qr")
+    statistics = session.statistics
+    ours, paper = statistics.profiles("output-aware"), statistics.profiles("pivoted-qr")
+    moments = statistics.observed.all_moments
+    interpolated = session.using(method=METHODS["paper-uniform"])
+    orders = [profile.order for profile in ours]
     full = np.array([g.width for g in session.analysis.groups])
-    held_out = next(iter(session.batches(session.held_out)))
+    held_out = next(iter(statistics.batches(session.split.held_out)))
     reference = logits(session.graph, held_out.args[0])
     norm = float((reference - reference.mean(1, keepdim=True)).square().sum())
     rows: list[tuple[str, tuple[float, ...]]] = []
     for i, group in enumerate(session.analysis.groups):
-        site = next(
-            (
-                (c.parameter, c.axis)
-                for c in group.consumers
-                if (c.parameter, c.axis) in session.statistics()
-            ),
-            None,
-        )
+        sites = ((c.parameter, c.axis) for c in group.consumers)
+        site = next((site for site in sites if site in moments), None)
         width = max(round(keep * group.width), 1)
         if site is None or width == group.width:
             continue
         widths = full.copy()
         widths[i] = width
-        small = build(session, surviving_channels(session, ours, widths), "paper-uniform")
+        small = build(interpolated, keep_last(session.analysis, orders, widths))
         error = float((logits(small, held_out.args[0]) - reference).square().sum()) / norm
-        gram = session.statistics()[site].grams[0]
+        gram = moments[site].grams[0]
         diagonal = pivoted_qr(gram)[1]
         singular = np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
         place = max(round(keep * len(gram)), 1)

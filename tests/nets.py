@@ -75,7 +75,7 @@ def session_of(model: nn.Module, batches: Any, **options: Any) -> Session:
 class Net(nn.Module):
     """Named layers and a forward over them, written where a test says what it tests."""
 
-    def __init__(self, forward: "Callable[[Net, Tensor], Any]", **layers: nn.Module):
+    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module):
         super().__init__()
         self._forward = forward
         for name, layer in layers.items():

@@ -89,6 +89,20 @@ def test_plan_round_trip_and_apply() -> None:
             assert small.state_dict()[name].shape[axis] == len(kept)
 
 
+@pytest.mark.parametrize(("agreement", "examples"), [(0.9, 100), (None, 800)])
+def test_plan_decides_what_compress_does(agreement: float | None, examples: int) -> None:
+    head = nn.Linear(6, 2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), head)
+    # A class that always wins: every size agrees.
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([100.0, 0.0]))
+    data = images(examples)
+    made = fxprune.plan(net, data, agreement=agreement, method="magnitude", progress=False)
+    small = fxprune.compress(net, data, agreement=agreement, method="magnitude", progress=False)
+    assert made.kept == fxprune.plan_of(small).kept
+    assert fxprune.report(small).agreement is not None
+
+
 def test_a_plan_fits_another_checkpoint_but_no_other_model() -> None:
     made = fxprune.plan(tiny(), loader(), flops=0.5, progress=False)
     other = tiny()

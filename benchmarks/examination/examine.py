@@ -21,6 +21,7 @@ from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.flops import count_flops
 from fxprune.label.groups import Analysis
+from fxprune.label.keep import keep_random
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import make_plan
 from fxprune.profile.costs import CostModel
@@ -38,16 +39,6 @@ def uniform_widths(costs: CostModel, analysis: Analysis, flops: float) -> np.nda
         middle = (low + high) / 2
         low, high = (middle, high) if costs.flops(widths(middle)) / full <= flops else (low, middle)
     return widths(low)
-
-
-def random_survivors(analysis: Analysis, widths: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(channels + 1,) bool: in each block of each group a random choice."""
-    generator = np.random.default_rng(seed)
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    for group, width in zip(analysis.groups, widths, strict=True):
-        for block in group.blocks:
-            keep_mask[generator.permutation(block)[int(width) :]] = False
-    return keep_mask
 
 
 def shares(captured: Captured, analysis: Analysis, row: Row) -> None:
@@ -124,7 +115,7 @@ def _examine(row: Row, model: nn.Module, batch: Batch, compiling: bool) -> Graph
     costs = CostModel(captured.graph, analysis)
     widths = uniform_widths(costs, analysis, FLOPS)
     row.flops = costs.fractions(widths)["flops"]
-    keep_mask = random_survivors(analysis, widths)
+    keep_mask = keep_random(analysis, np.random.default_rng(0), widths)
     reduced = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
     row.counted = count_flops(reduced, batch) / max(count_flops(captured.graph, batch), 1)
     plan = make_plan(analysis, keep_mask, tensors(captured.graph), "random", {})

@@ -2,24 +2,22 @@
 
 from torch import Tensor, nn
 
+from fxprune.options import Options
 from fxprune.plans.budget import Budget
-from fxprune.session import Session, held_out_for, open_session
+from fxprune.plans.methods import METHODS
+from fxprune.session import Session, open_session
 
 
-def opened(net: nn.Module, calibration: Tensor, seed: int) -> Session:
+def opened(net: nn.Module, calibration: Tensor, seed: int, method: str = "auto") -> Session:
     """Capture and label once, as `compress(flops=)` does, for benchmarks that look into the
     stations.
+
+    Args:
+        net: to make smaller.
+        calibration: examples (N, ...).
+        seed: of the split into fitting and held-out examples.
+        method: of the method table; `Session.using` turns to another.
     """
-    return open_session(
-        net,
-        calibration,
-        example=None,
-        ignore=(),
-        keep=None,
-        round_to=1,
-        seed=seed,
-        memory=2e9,
-        progress=False,
-        decision=None,
-        held_out=held_out_for(Budget(flops=1.0)),
-    )
+    budget = Budget(flops=1.0)
+    options = Options(budget=budget, method=METHODS[method], seed=seed, progress=False)
+    return open_session(net, calibration, options)

@@ -39,13 +39,13 @@ def analyze(
     shape: options.Shape = "",
     data: options.Data = "",
     size: options.Size = 224,
-    grey: options.Grey = False,
+    gray: options.Gray = False,
     ignore: options.Ignore = None,
     as_json: options.Json = False,
 ) -> None:
     """List the channel groups of a model and what is left alone, with reasons; reads no weights."""
     net = sources.model(model)
-    example = read_example(net, shape, data, size, grey)
+    example = read_example(net, shape, data, size, gray)
     analysis = fxprune.analyze(net, example, ignore=ignore or ())
     show(tabulate(analysis), write_json(analysis), as_json)
 
@@ -71,7 +71,7 @@ def compress(
     batch: options.Examples = 50,
     limit: options.Limit = None,
     size: options.Size = 224,
-    grey: options.Grey = False,
+    gray: options.Gray = False,
     mean: options.Numbers = "",
     std: options.Numbers = "",
     out: options.Out = None,
@@ -79,7 +79,7 @@ def compress(
 ) -> None:
     """Compress a model and print the report."""
     net = sources.model(model, weights)
-    images = sources.ImageOptions(size, grey, parse_numbers(mean), parse_numbers(std))
+    images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
     small = fxprune.compress(
         net,
         sources.data(data, images, batch, limit),
@@ -118,7 +118,7 @@ def bench(
     shape: options.Shape = "",
     data: options.Data = "",
     size: options.Size = 224,
-    grey: options.Grey = False,
+    gray: options.Gray = False,
     batch: options.Batches = None,
     mode: options.Modes = None,
     device: options.Device = None,
@@ -131,7 +131,7 @@ def bench(
     result = fxprune.benchmark(
         fxprune.load(small / SAVED if small.is_dir() else small),
         net,
-        read_example(net, shape, data, size, grey),
+        read_example(net, shape, data, size, gray),
         batches=batch or (1, 32),
         modes=mode or MODES,
         device=device,

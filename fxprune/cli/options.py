@@ -26,7 +26,10 @@ Shape = Annotated[
     str, typer.Option(help="one example's shape without the batch, such as 3,224,224")
 ]
 Size = Annotated[int, typer.Option(help="images of a folder: side of the center crop")]
-Grey = Annotated[bool, typer.Option(help="images of a folder: one channel")]
+Gray = Annotated[
+    bool,
+    typer.Option("--gray/--no-gray", "--grey/--no-grey", help="images of a folder: one channel"),
+]
 Numbers = Annotated[
     str,
     typer.Option(help="per channel, comma-separated, of values in [0, 1]; ImageNet's by default"),
@@ -112,7 +115,7 @@ def parse_multiple(text: str) -> RoundTo | None:
         raise SourceError(f"--round-to {text!r} is neither a whole number nor auto.") from error
 
 
-def read_example(net: nn.Module, shape: str, data: str, size: int, grey: bool) -> Any:
+def read_example(net: nn.Module, shape: str, data: str, size: int, gray: bool) -> Any:
     """Two examples: zeros of a shape, or the first ones of the data.
 
     Raises:
@@ -126,6 +129,6 @@ def read_example(net: nn.Module, shape: str, data: str, size: int, grey: bool) -
                 f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224."
             ) from error
     if data:
-        images = sources.ImageOptions(size, grey)
+        images = sources.ImageOptions(size, gray)
         return Calibration(net, sources.data(data, images, limit=2)).example
     raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")

@@ -27,12 +27,12 @@ class ImageOptions:
 
     Attributes:
         size: side of the square crop; the shorter side is resized to it. Not applied to arrays.
-        grey: one channel instead of three.
-        mean, std: per channel, of values in [0, 1]; empty for ImageNet's (or 0.5 for grey).
+        gray: one channel instead of three.
+        mean, std: per channel, of values in [0, 1]; empty for ImageNet's (or 0.5 for gray).
     """
 
     size: int = 224
-    grey: bool = False
+    gray: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -249,7 +249,7 @@ class ImageFolder:
         size = self._options.size
         try:
             with self._image.open(path) as file:
-                image = file.convert("L" if self._options.grey else "RGB")
+                image = file.convert("L" if self._options.gray else "RGB")
         except OSError as error:
             raise SourceError(f"{path} cannot be decoded: {error}.") from error
         scale = size / min(image.size)

@@ -12,7 +12,7 @@ MEAN, STD = 0.2860, 0.3530
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Grey images (N, 28, 28) uint8 to (N, 1, 28, 28) float32 with zero mean and unit deviation."""
+    """Gray images (N, 28, 28) uint8 to (N, 1, 28, 28) float32 with zero mean and unit deviation."""
     return ((images.float() / 255 - MEAN) / STD).unsqueeze(1)
 
 

@@ -1,4 +1,4 @@
-"""The demo network: a plain VGG with BatchNorm and a two-layer classifier for 28 x 28 grey
+"""The demo network: a plain VGG with BatchNorm and a two-layer classifier for 28 x 28 gray
 images.
 """
 

@@ -32,7 +32,7 @@ def analyze_graph(
     Groups of several blocks (heads, convolution groups) choose freely in each block where that
     works: a random choice in every group is tried on the labels, and groups whose channels then do
     not meet have their blocks tied, or are pinned where even that fails. What is returned has
-    passed such a trial. Attention whose heads may go as a whole is also analysed with the heads
+    passed such a trial. Attention whose heads may go as a whole is also analyzed with the heads
     staying, and what frees more is returned.
 
     Args:

@@ -193,7 +193,7 @@ def test_image_folder(tmp_path: Path) -> None:
         )
     )
     assert found["agreement"]["examples"] == 12
-    folder = sources.ImageFolder(tmp_path, sources.ImageOptions(8, grey=True), 50, None)
+    folder = sources.ImageFolder(tmp_path, sources.ImageOptions(8, gray=True), 50, None)
     assert [tuple(b.shape) for b in folder] == [(50, 1, 8, 8), (20, 1, 8, 8)]
     assert len(folder) == 2
 

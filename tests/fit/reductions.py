@@ -13,6 +13,7 @@ from fxprune.capture.export import capture
 from fxprune.fit.reduction import Reduction
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
+from fxprune.label.keep import keep_first
 from fxprune.passes import ReduceChannels
 
 
@@ -35,10 +36,7 @@ class Recorded:
 
 def keep_share(analysis: Analysis, share: float) -> np.ndarray:
     """The keep mask of the first channels of every block."""
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    for group in analysis.groups:
-        keep_mask[group.blocks[:, int(share * group.width) :]] = False
-    return keep_mask
+    return keep_first(analysis, [int(share * group.width) for group in analysis.groups])
 
 
 def record(

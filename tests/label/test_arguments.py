@@ -18,8 +18,8 @@ from fxprune.label.arguments import Rewriter
 from fxprune.label.groups import Analysis
 from fxprune.label.keep import keep_all
 from fxprune.label.trial import conflicts
+from tests.blocks import conv
 from tests.nets import Net
-from tests.strategies import conv
 
 
 def without(

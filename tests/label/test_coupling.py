@@ -11,8 +11,8 @@ from fxprune.label.analysis import analyze_graph
 from fxprune.label.coupling import solve
 from fxprune.label.groups import Analysis
 from fxprune.label.propagation import Propagation
+from tests.blocks import conv
 from tests.nets import Net
-from tests.strategies import conv
 
 
 def analyzed(net: nn.Module, *shape: int) -> Analysis:

@@ -12,8 +12,8 @@ from fxprune.label.groups import Analysis
 from fxprune.label.keep import keep_all, keep_random
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import check, conflicts
+from tests.blocks import conv
 from tests.nets import Net
-from tests.strategies import conv
 
 
 def analyzed(net: nn.Module) -> tuple[Captured, Analysis]:

@@ -16,7 +16,7 @@ from fxprune.errors import PostconditionError, RequirementError
 from fxprune.graph.nodes import attribute
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
-from fxprune.label.keep import keep_all
+from fxprune.label.keep import keep_all, keep_last
 from fxprune.label.survivors import Conflict
 from fxprune.passes import Factorize, Facts, LiftModules, Pass, ReduceChannels
 from fxprune.passes.facts import tensors_of
@@ -45,10 +45,8 @@ def captured() -> tuple[Captured, Analysis, np.ndarray]:
     )
     found = capture(model.double().eval(), make_batch((example(2),), {}))
     analysis = analyze_graph(found.graph, 2)
-    keep_mask = keep_all(analysis)
-    for group in analysis.groups:
-        keep_mask[group.blocks[:, :1].reshape(-1)] = False
-    return found, analysis, keep_mask
+    orders, widths = zip(*((g.blocks, g.width - 1) for g in analysis.groups), strict=True)
+    return found, analysis, keep_last(analysis, orders, widths)
 
 
 def runs_its_graph(module: GraphModule) -> bool:

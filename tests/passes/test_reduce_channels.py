@@ -15,7 +15,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
-from fxprune.label.keep import keep_all
+from fxprune.label.keep import keep_all, keep_random
 from fxprune.passes import LiftModules, ReduceChannels
 from fxprune.plans.plan import Plan, keep_mask_of, make_plan, scatter
 from tests.blocks import SIZE
@@ -39,7 +39,7 @@ def example(batch: int, seed: int = 0) -> Tensor:
     )
 
 
-def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
+def analyzed(model: nn.Module) -> tuple[Captured, Analysis]:
     captured = capture(model, make_batch((example(2),), {}))
     return captured, analyze_graph(captured.graph, 2)
 
@@ -47,12 +47,8 @@ def analysed(model: nn.Module) -> tuple[Captured, Analysis]:
 def choose(analysis: Analysis, seed: int, width: int = 0) -> np.ndarray:
     """In each group a random width (or the one given), in each of its blocks a random choice."""
     generator = np.random.default_rng(seed)
-    keep_mask = keep_all(analysis)
-    for group in analysis.groups:
-        kept = width or int(generator.integers(1, group.width + 1))
-        for block in group.blocks:
-            keep_mask[generator.permutation(block)[kept:]] = False
-    return keep_mask
+    widths = [width or int(generator.integers(1, g.width + 1)) for g in analysis.groups]
+    return keep_random(analysis, generator, widths)
 
 
 def masked(model: nn.Module, small: nn.Module, plan: Plan) -> nn.Module:
@@ -79,7 +75,7 @@ def reduced(captured: Captured, analysis: Analysis, keep_mask: np.ndarray) -> Gr
 
 def prove(model: nn.Module, seed: int, width: int = 0) -> Analysis:
     """Shrink at random; compare in both precisions and at batch sizes that were not traced."""
-    captured, analysis = analysed(model)
+    captured, analysis = analyzed(model)
     keep_mask = choose(analysis, seed, width)
     small = reduced(captured, analysis, keep_mask)
     plan = make_plan(analysis, keep_mask, model.state_dict(), "random", {})
@@ -120,7 +116,7 @@ def test_every_construct_shrinks(block: type[nn.Module], width: int) -> None:
 @settings(relaxed, max_examples=5)
 @given(networks())
 def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
-    captured, analysis = analysed(model)
+    captured, analysis = analyzed(model)
     keep_mask = keep_all(analysis)
     same = reduced(captured, analysis, keep_mask)
     assert distance(model(example(3)), same(example(3))) <= EXACT
@@ -132,7 +128,7 @@ def test_keeping_everything_returns_the_original(model: nn.Module) -> None:
 def test_flatten_drops_every_pixel_of_a_channel() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), Flat(6, 4)).double().eval()
-    captured, analysis = analysed(model)
+    captured, analysis = analyzed(model)
     group = next(g for g in analysis.groups if g.name == "0")
     keep_mask = keep_all(analysis)
     keep_mask[group.blocks[0][:2]] = False
@@ -160,7 +156,7 @@ def test_a_weight_under_two_names_is_one_weight() -> None:
     """It shrinks once, under every name, and both layers that share it still share it."""
     torch.manual_seed(0)
     model = TwoNames().double().eval()
-    captured, analysis = analysed(model)
+    captured, analysis = analyzed(model)
     assert {
         name for name, _ in analysis.axes if name.startswith(("second", "right.weight"))
     } == set()

@@ -11,6 +11,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.flops import count_flops
+from fxprune.label.keep import keep_first
 from fxprune.passes import ReduceChannels
 from fxprune.profile.costs import CostModel
 from tests.passes.test_reduce_channels import example, relaxed
@@ -26,10 +27,8 @@ def agree(model: nn.Module, inputs: Tensor, seed: int) -> None:
     assert costs.flops(costs.full) == pytest.approx(count_flops(captured.graph, batch))
     generator = np.random.default_rng(seed)
     widths = np.array([generator.integers(1, g.width + 1) for g in analysis.groups])
-    keep_mask = np.ones(len(analysis.group_of()), dtype=bool)
-    for group, width in zip(analysis.groups, widths, strict=True):
-        keep_mask[group.blocks[:, width:].reshape(-1)] = False
-    small = ReduceChannels(analysis, keep_mask)(captured.graph).graph_module
+    reduce = ReduceChannels(analysis, keep_first(analysis, widths))
+    small = reduce(captured.graph).graph_module
     assert costs.flops(widths) == pytest.approx(count_flops(small, batch))
     assert costs.params(widths) == pytest.approx(sum(p.numel() for p in small.parameters()))
 

@@ -1,5 +1,6 @@
-"""A saved file, the folder it is opened in, and what it holds."""
+"""Quiet warnings; a saved file, and what it holds."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxprune
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    warnings.simplefilter("ignore")
 
 
 @pytest.fixture(scope="module")

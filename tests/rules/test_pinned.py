@@ -1,0 +1,52 @@
+# ruff: noqa: E501  (the golden lines are as long as they are)
+"""Golden reasons of what keeps its channels.
+
+`EXPECTTEST_ACCEPT=1 pytest tests/rules` rewrites the texts; read the difference before committing it.
+"""
+
+import torch
+from expecttest import assert_expected_inline
+from torch import nn
+
+from tests.blocks import conv
+from tests.nets import Net
+from tests.rules.golden import analyzed, reasons
+
+
+def test_an_unknown_operator_pins_and_says_so() -> None:
+    net = Net(
+        lambda s, x: s.b(torch.cumsum(s.a(x), 1)),
+        a=conv(3, 8, bias=False),
+        b=conv(8, 2, bias=False),
+    )
+    assert_expected_inline(
+        reasons(analyzed(net)),
+        """\
+a.weight[0]: every channel takes part in a softmax, sum or ordering (model: cumsum)
+a.weight[1]: reads channels that stay (a: conv2d)
+b.weight[0]: is the model's output (output)
+b.weight[1]: reads channels that stay (b: conv2d_1)""",
+    )
+    net = Net(
+        lambda s, x: s.b(torch.linalg.matrix_exp(s.a(x))),
+        a=conv(3, 8, bias=False),
+        b=conv(8, 2, bias=False),
+    )
+    assert_expected_inline(
+        reasons(analyzed(net)),
+        """\
+a.weight[0]: enters aten.linalg_matrix_exp.default, for which there is no rule (model: linalg_matrix_exp)
+a.weight[1]: reads channels that stay (a: conv2d)
+b.weight[0]: is the model's output (output)
+b.weight[1]: reads channels that stay (b: conv2d_1)""",
+    )
+
+
+def test_a_recurrent_network_is_pinned() -> None:
+    net = Net(
+        lambda s, x: s.b(s.rnn(s.a(x))[0]),
+        a=nn.Linear(6, 8, bias=False),
+        rnn=nn.LSTM(8, 5, batch_first=True),
+        b=nn.Linear(5, 2),
+    )
+    assert_expected_inline(str(analyzed(net, 7, 6)), """""")

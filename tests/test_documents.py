@@ -1,0 +1,48 @@
+"""The documents speak of modules, files and pages that are there."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TO_BE_WRITTEN = {"passes/remove_dropout.py", "tests/passes/test_remove_dropout.py"}
+"""By the reader of docs/writing-passes.md."""
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return bool(module) and hasattr(importlib.import_module(module), attribute)
+    return True
+
+
+@pages
+def test_names_in_the_package_exist(page: Path) -> None:
+    dotted = r"(?<![\w./])(?:fxprune|benchmarks)(?:\.[A-Za-z_]\w*)+"
+    names = set(re.findall(dotted, page.read_text()))
+    assert [name for name in sorted(names) if not exists(name)] == []
+
+
+@pages
+def test_files_and_folders_exist(page: Path) -> None:
+    places = r"`((?:fxprune|passes|benchmarks|tests|docs|changelog\.d|\.ci)/[\w./-]*)`"
+    named = set(re.findall(places, page.read_text())) - TO_BE_WRITTEN
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pages
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_every_page_is_linked_from_the_readme(page: Path) -> None:
+    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
