@@ -33,6 +33,7 @@ from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.multiples import choose_multiples
 from fxprune.verify.judge import Judge, settle
+from fxprune.verify.outputs import floating
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
@@ -40,6 +41,8 @@ the C library maps them anew for every call (docs/decisions/0014).
 """
 JUDGED_ON = 64
 """Fitting examples whose outputs say what the model decides."""
+MOST_JUDGED = 1 << 24
+"""Values of outputs that are enough for that."""
 LOOKED_AT = 8
 """Examples on which every layer is checked for values that are not finite, before any work."""
 
@@ -95,11 +98,14 @@ class Session:
         """
         if not self.split.held_out.any():
             return None
+        samples, values = list[tuple[Any, int]](), 0
         with torch.no_grad():
-            samples = [
-                (self.graph(*batch.args, **batch.kwargs), batch.size)
-                for batch in self.statistics.batches(self.split.first(JUDGED_ON))
-            ]
+            for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
+                output = self.graph(*batch.args, **batch.kwargs)
+                samples.append((output, batch.size))
+                values += sum(tensor.numel() for tensor in floating(output).values())
+                if values > MOST_JUDGED:
+                    break
         judge = settle(self.options.decision, samples)
         if judge.question:
             if self.options.budget.agreement is not None:

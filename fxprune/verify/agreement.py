@@ -119,7 +119,7 @@ def _summarize(judge: Judge, same: np.ndarray, errors: OutputErrors) -> Agreemen
         errors: of the outputs.
     """
     counts = [judged.counts for judged in judge.outputs]
-    equal = same[counts].all(axis=0)
+    equal: np.ndarray = np.all(same[counts], axis=0)
     own = errors.by_output()
     outputs = tuple(
         OutputAgreement(

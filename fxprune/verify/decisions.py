@@ -117,17 +117,18 @@ class _Sides(Rule):
         _check_number(self.name, "share", self.share, 1.0)
 
     def __call__(self, reference: Tensor, output: Tensor) -> Tensor:
-        rule = self.settle(reference) if self.threshold is None else self
-        assert isinstance(rule, _Sides)
-        equal = (reference > rule.threshold) == (output > rule.threshold)
+        threshold = self._threshold(reference)
+        equal = (reference > threshold) == (output > threshold)
         return _in_most(equal & ~(reference.isnan() | output.isnan()), self.share)
 
     def settle(self, reference: Tensor) -> Rule:
         share = 1.0 if reference[0].numel() == 1 else self.share
+        return replace(self, threshold=self._threshold(reference), share=share)
+
+    def _threshold(self, reference: Tensor) -> float:
         if self.threshold is not None:
-            return replace(self, share=share)
-        probabilities = bool(((reference >= 0) & (reference <= 1)).all())
-        return replace(self, threshold=0.5 if probabilities else 0.0, share=share)
+            return self.threshold
+        return 0.5 if bool(((reference >= 0) & (reference <= 1)).all()) else 0.0
 
 
 @dataclass(frozen=True)

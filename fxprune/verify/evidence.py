@@ -46,8 +46,9 @@ def class_axes(scores: Tensor) -> list[int]:
 def are_classes(scores: Tensor, axis: int) -> bool:
     """Whether values are class scores along an axis beyond doubt."""
     classes = scores.shape[axis]
-    rows = scores.detach().movedim(axis, -1).reshape(-1, classes)
-    rows = rows[:: max(1, math.ceil(len(rows) / ROWS))].cpu().double()
+    places = scores.detach().movedim(axis, -1).unsqueeze(1).flatten(1, -2)
+    step = math.ceil(places.shape[1] / max(1, ROWS // max(1, len(places))))
+    rows = places[:, :: max(1, step)].reshape(-1, classes).cpu().double()
     if classes < 2 or not len(rows) or not rows.isfinite().all():
         return False
     near = ROUNDING.get(scores.dtype, 1e-3)

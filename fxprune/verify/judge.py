@@ -57,7 +57,10 @@ class Judge:
         counted = [judged for judged in self.outputs if judged.counts]
         if len(counted) == 1 and counted[0].name in ("", ONLY):
             return str(counted[0].rule)
-        return "; ".join(f"{judged.name}: {judged.rule}" for judged in counted)
+        names: dict[str, list[str]] = {}
+        for judged in counted:
+            names.setdefault(str(judged.rule), []).append(judged.name)
+        return "; ".join(f"{', '.join(of)}: {rule}" for rule, of in names.items())
 
     def decide(self, reference: Any, output: Any, size: int) -> list[Tensor]:
         """(size,) bool for each of `outputs`, of one batch.
@@ -146,7 +149,8 @@ def _judge(
         for name, found in doubtful.items()
         for rule in found.doubts
     )
-    return Judge((*judged, *others), tuple(notes), _ask(doubtful, named) + question)
+    question = " ".join(part for part in (_ask(doubtful, named), question) if part)
+    return Judge((*judged, *others), tuple(notes), question)
 
 
 def _settle_one(rule: Rule, name: str, tensor: Tensor) -> Rule:
@@ -161,12 +165,15 @@ def _settle_one(rule: Rule, name: str, tensor: Tensor) -> Rule:
 
 
 def _make_rule(choice: Any) -> Rule | None:
-    if choice is None or isinstance(choice, Rule):
+    if choice is None:
+        return None
+    if isinstance(choice, Rule):
         return choice
     if isinstance(choice, str):
         return parse_rule(choice)
-    if isinstance(choice, type) and issubclass(choice, tuple(RULES.values())):
-        return choice()  # type: ignore[no-any-return]
+    for kind in RULES.values():
+        if choice is kind:
+            return kind()
     if callable(choice):
         return Custom(choice)
     raise UnsupportedError(
@@ -218,11 +225,11 @@ def _choose(decision: Mapping[str | int, Choice], names: Mapping[str, Any]) -> d
                 f"decision names the output {key!r}; the model returns {', '.join(names)}."
             )
         rule = _make_rule(choice)
-        unfit = [n for n in below if rule is not None and isinstance(names[n], str)]
-        if unfit:
-            reason = names[unfit[0]] or "it is no tensor"
-            raise UnsupportedError(f"decision: the output {unfit[0]} cannot be judged: {reason}.")
-        chosen |= dict.fromkeys(below, rule)
+        fit = [n for n in below if rule is None or isinstance(names[n], Tensor)]
+        if not fit:
+            reason = names[below[0]] or "it is no tensor"
+            raise UnsupportedError(f"decision: the output {below[0]} cannot be judged: {reason}.")
+        chosen |= dict.fromkeys(fit, rule)
     return chosen
 
 
@@ -244,8 +251,8 @@ def _ask(doubtful: Mapping[str, Inferred], named: Mapping[str, Tensor]) -> str:
             )
         )
     return (
-        f"Shape and values of the model's output leave open what it decides: {shapes}. Say when two "
-        f"outputs are the same decision: {answer} (or a callable)."
+        f"Shape and values of the model's output leave open what it decides: {shapes}. Say when "
+        f"two outputs are the same decision: {answer} (or a callable)."
     )
 
 
@@ -253,7 +260,7 @@ def _ask_rows(names: Sequence[str]) -> str:
     if not names:
         return ""
     return (
-        f" The output {names[0]} has no row for each example: leave it out by "
+        f"The output {names[0]} has no row for each example: leave it out by "
         f'decision={{"{names[0]}": None}}, or pass a callable that judges all outputs.'
     )
 
