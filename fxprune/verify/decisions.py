@@ -192,6 +192,22 @@ class Custom(Rule):
                 "(N,) bool."
             ) from error
 
+    def settle(self, reference: Tensor) -> Rule:
+        self.try_on(reference, len(reference))
+        return self
+
+    def try_on(self, output: Any, size: int) -> None:
+        """Check what the function gives where both outputs are the original's.
+
+        Raises:
+            UnsupportedError: not (size,) bool, or the original agrees nowhere with itself.
+        """
+        if not check_result(self(output, output), size, self).any():
+            raise UnsupportedError(
+                f"decision: by {self} the original does not agree with itself on any of {size} "
+                "examples. Give True where two outputs are the same decision."
+            )
+
     @property
     def _called(self) -> str:
         return str(getattr(self.function, "__name__", type(self.function).__name__))

@@ -56,11 +56,16 @@ def are_classes(scores: Tensor, axis: int) -> bool:
         return bool(((rows.sum(1) - 1).abs() < near).all())
     if bool((rows <= 0).all()) and bool((rows.logsumexp(1).abs() < near).all()):
         return True
-    return len(rows) >= ENOUGH and _are_logits(rows, scores.dim() == 3 and axis == 2)
+    return len(rows) >= ENOUGH and _are_logits(rows, axis if scores.dim() == 3 else None)
 
 
-def _are_logits(rows: Tensor, tokens: bool) -> bool:
-    """Whether rows (R, C) look like what a softmax was trained on."""
+def _are_logits(rows: Tensor, of_three: int | None) -> bool:
+    """Whether rows (R, C) look like what a softmax was trained on.
+
+    Args:
+        rows: one per position.
+        of_three: the axis they lie along, where it could be another.
+    """
     classes = rows.shape[1]
     counts = rows.argmax(1).bincount(minlength=classes)
     if int((counts > 0).sum()) < 2:
@@ -69,9 +74,9 @@ def _are_logits(rows: Tensor, tokens: bool) -> bool:
     spread = float((rows - mean).square().sum())
     level = float(mean.square().sum()) * classes * (classes - 1) / max(spread, 1e-30)
     sure = (float(rows.softmax(1).amax(1).mean()) - 1 / classes) / (1 - 1 / classes)
-    if tokens and classes >= VOCABULARY:
+    if of_three == 2 and classes >= VOCABULARY:
         return sure >= TOKEN
-    if level < LEVEL:
-        return sure >= SURE
+    if level < LEVEL or of_three:
+        return level < LEVEL and sure >= SURE
     frequent = float(counts.max()) / len(rows)
     return level < LOOSE and classes >= MANY and sure >= VERY_SURE and frequent <= LARGEST

@@ -102,7 +102,7 @@ def settle(decision: Decision, samples: Sequence[tuple[Any, int]]) -> Judge:
     output, size = samples[0]
     rule = None if isinstance(decision, Mapping) else _make_rule(decision)
     if isinstance(rule, Custom):
-        check_result(rule(output, output), size, rule)
+        rule.try_on(output, size)
         return Judge((Judged("", rule),))
     named, left_out = _judgeable(samples)
     chosen: dict[str, Rule | None] = dict.fromkeys(named, rule)
@@ -171,9 +171,9 @@ def _make_rule(choice: Any) -> Rule | None:
         return choice
     if isinstance(choice, str):
         return parse_rule(choice)
-    for kind in RULES.values():
-        if choice is kind:
-            return kind()
+    unmade = [kind for kind in RULES.values() if kind is choice]
+    if unmade:
+        return unmade[0]()
     if callable(choice):
         return Custom(choice)
     raise UnsupportedError(
