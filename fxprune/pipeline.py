@@ -113,10 +113,10 @@ def _tell(found: Agreement | None) -> str:
         (o for o in found.outputs if o.counts), key=lambda output: output.rate, default=None
     )
     several = worst is not None and sum(o.counts for o in found.outputs) > 1
-    least = f" (least in {worst.name}: {worst.rate:.2%})" if worst and several else ""
+    least = f"least in {worst.name}, {worst.rate:.2%}; " if worst and several else ""
     return (
-        f"{found.rate:.2%} of {found.examples} held-out examples{least}, which certifies "
-        f"{found.bound:.2%}; decision: {found.decision}"
+        f"{found.rate:.2%} of {found.examples} held-out examples ({least}decision: "
+        f"{found.decision}), which certifies {found.bound:.2%}"
     )
 
 

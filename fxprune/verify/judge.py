@@ -171,7 +171,7 @@ def _make_rule(choice: Any) -> Rule | None:
         return choice
     if isinstance(choice, str):
         return parse_rule(choice)
-    unmade = [kind for kind in RULES.values() if kind is choice]
+    unmade: list[type[Rule]] = [kind for kind in RULES.values() if kind is choice]
     if unmade:
         return unmade[0]()
     if callable(choice):
