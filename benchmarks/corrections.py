@@ -19,7 +19,7 @@ import fxprune
 from benchmarks.datasets.images import DEBIAN, draw, split
 from benchmarks.examination.outputs import logits
 from benchmarks.models.nets import NETS, trained
-from fxprune.verify.decisions import squared_error
+from fxprune.verify.outputs import squared_error
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Model = Callable[[Tensor], Tensor]

@@ -24,7 +24,8 @@ from fxprune.rules import register_rule
 from fxprune.saving.storage import load, save
 from fxprune.timing.benchmark import Benchmark, Timing, benchmark
 from fxprune.timing.workload import Workload
-from fxprune.verify.agreement import Agreement
+from fxprune.verify import decisions
+from fxprune.verify.agreement import Agreement, OutputAgreement
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "CaptureError",
     "ChannelGroup",
     "FxpruneError",
+    "OutputAgreement",
     "Plan",
     "PlanError",
     "Report",
@@ -49,6 +51,7 @@ __all__ = [
     "apply",
     "benchmark",
     "compress",
+    "decisions",
     "factorize",
     "load",
     "masked",

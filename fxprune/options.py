@@ -9,7 +9,7 @@ from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
 from fxprune.profile.selectors import SELECTORS
 from fxprune.timing.workload import Workload
-from fxprune.verify.decisions import Decision
+from fxprune.verify.judge import Decision, check_decision
 
 RoundTo = int | Literal["auto"]
 """Widths are multiples of this; `auto` for what the device's kernels use well."""
@@ -23,7 +23,7 @@ class Options:
         budget: what to reach.
         method: how; an entry of the method table.
         selector: which channels go first, where the method leaves it to the caller.
-        decision: when two outputs are the same decision; None for the default of their kind.
+        decision: when two outputs are the same decision; None to infer it (`fxprune.verify.infer`).
         example: what to trace with; None for the first examples of the loader.
         ignore: names (globs) of modules and parameters that keep their shape.
         keep: least share of the channels to keep, by name (glob) of a module.
@@ -41,7 +41,7 @@ class Options:
     budget: Budget = field(default_factory=make_budget)
     method: Method = METHODS["auto"]
     selector: str = "output-aware"
-    decision: Decision | None = None
+    decision: Decision = None
     example: Any = None
     ignore: Sequence[str] | str = ()
     keep: Mapping[str, float] | None = None
@@ -53,6 +53,7 @@ class Options:
     effort: int = 2
 
     def __post_init__(self) -> None:
+        check_decision(self.decision)
         if self.selector not in SELECTORS:
             raise UnsupportedError(
                 f"selector={self.selector!r} is not one of {', '.join(SELECTORS)}."

@@ -56,6 +56,7 @@ def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModu
         limits: fractions of the original to keep at most.
     """
     certified = session.options.budget.agreement is not None
+    session.settle_decision()
     fitted = certify(session) if certified else fit_within(session, limits)
     return hand_over(session, fitted.graph, fitted.allocation, fitted.agreement)
 
@@ -79,6 +80,7 @@ def certify(session: Session) -> Fitted:
     """
     budget = session.options.budget
     assert budget.agreement is not None
+    session.settle_decision()
     best, stopped = None, ""
     for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
         try:
@@ -90,12 +92,7 @@ def certify(session: Session) -> Fitted:
             break
         found = fitted.agreement
         if found is None or not found.bound >= budget.agreement:
-            rate = "" if found is None else f"{found.rate:.2%} of {found.examples}"
-            bound = 0.0 if found is None else found.bound
-            stopped = (
-                f"at FLOPs {fraction:g} the model agrees on {rate or 'none'} held-out examples, "
-                f"which certifies {bound:.2%}"
-            )
+            stopped = f"at FLOPs {fraction:g} the model agrees on {_tell(found)}"
             break
         best = fitted
     if best is None:
@@ -108,11 +105,26 @@ def certify(session: Session) -> Fitted:
     return best
 
 
+def _tell(found: Agreement | None) -> str:
+    """What was measured, and which of several outputs agrees least."""
+    if found is None:
+        return "none held-out examples, which certifies 0.00%"
+    worst = min(
+        (o for o in found.outputs if o.counts), key=lambda output: output.rate, default=None
+    )
+    several = worst is not None and sum(o.counts for o in found.outputs) > 1
+    least = f"least in {worst.name}, {worst.rate:.2%}; " if worst and several else ""
+    return (
+        f"{found.rate:.2%} of {found.examples} held-out examples ({least}decision: "
+        f"{found.decision}), which certifies {found.bound:.2%}"
+    )
+
+
 def verify(session: Session, small: nn.Module) -> Agreement | None:
     """How often a fitted model decides like the original on the held-out examples, if any."""
-    held_out = session.split.held_out
-    if not held_out.any():
+    held_out, judge = session.split.held_out, session.judge
+    if judge is None:
         return None
     with session.journal.station("verify", int(held_out.sum())) as advance:
         batches = session.statistics.batches(held_out, advance)
-        return compare(session.graph, small, batches, session.options.decision)
+        return compare(session.graph, small, batches, judge)

@@ -3,12 +3,14 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -18,7 +20,7 @@ from fxprune.calibrate.split import Split, split_examples
 from fxprune.capture.batch import example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.supported import check_model
-from fxprune.errors import UnsupportedError
+from fxprune.errors import CalibrationWarning, UnsupportedError
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
@@ -30,11 +32,17 @@ from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.multiples import choose_multiples
+from fxprune.verify.judge import Judge, settle
+from fxprune.verify.outputs import floating
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
 the C library maps them anew for every call (docs/decisions/0014).
 """
+JUDGED_ON = 64
+"""Fitting examples whose outputs say what the model decides."""
+MOST_JUDGED = 1 << 24
+"""Values of outputs that are enough for that."""
 LOOKED_AT = 8
 """Examples on which every layer is checked for values that are not finite, before any work."""
 
@@ -78,6 +86,40 @@ class Session:
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """When two outputs are the same decision, settled on a few fitting examples; None where no
+        example is held out to compare on.
+
+        Raises:
+            UnsupportedError: an agreement is to be certified, and it is open what the model
+                decides; or the caller's decision does not suit the output.
+        """
+        if not self.split.held_out.any():
+            return None
+        samples, values = list[tuple[Any, int]](), 0
+        with torch.no_grad():
+            for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
+                output = self.graph(*batch.args, **batch.kwargs)
+                samples.append((output, batch.size))
+                values += sum(tensor.numel() for tensor in floating(output).values())
+                if values > MOST_JUDGED:
+                    break
+        judge = settle(self.options.decision, samples)
+        if judge.question:
+            if self.options.budget.agreement is not None:
+                raise UnsupportedError(judge.question)
+            warnings.warn(
+                f"{judge.question} Until then it is: {judge}.", CalibrationWarning, stacklevel=5
+            )
+        for note in judge.notes:
+            self.journal.note(note)
+        return judge
+
+    def settle_decision(self) -> None:
+        """Settle `judge` now: what the caller has to say is asked before any long work."""
+        _ = self.judge
 
     @cached_property
     def latency_probe(self) -> LatencyProbe:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,6 +15,7 @@ from fxprune.capture.batch import Batch, make_batch
 from fxprune.errors import BudgetError, CalibrationError, PlanError
 from fxprune.options import Options
 from fxprune.pipeline import compress_whole
+from fxprune.verify.decisions import close
 
 
 class _Reached(Exception):
@@ -105,12 +107,14 @@ def compress_targets(
         raise BudgetError(
             "targets= needs flops= or params=: agreement is certified on a whole model's decisions."
         )
+    # A part's outputs are no decisions; they are to stay as they are.
+    judged = replace(options, decision=options.decision or close())
     result = copy.deepcopy(model).eval()
     calibration = Calibration(result, loader)
     for name in names:
         passing = Passing(result, name, calibration)
         try:
-            small = compress_whole(result.get_submodule(name), passing, options)
+            small = compress_whole(result.get_submodule(name), passing, judged)
         except CalibrationError as error:
             raise CalibrationError(f"Target {name}: {error}") from error
         parent, _, leaf = name.rpartition(".")

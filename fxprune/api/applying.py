@@ -16,7 +16,7 @@ from fxprune.plans.budget import Budget
 from fxprune.plans.methods import method_of_plan
 from fxprune.plans.plan import Plan, keep_mask_of
 from fxprune.session import open_session
-from fxprune.verify.decisions import Decision
+from fxprune.verify.judge import Decision
 
 
 def apply(
@@ -25,7 +25,7 @@ def apply(
     calib_loader: Any,
     *,
     example: Any = DEFAULTS.example,
-    decision: Decision | None = DEFAULTS.decision,
+    decision: Decision = DEFAULTS.decision,
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
@@ -57,6 +57,7 @@ def apply(
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
         keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
+        session.settle_decision()
         small = build(session, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {})
         return hand_over(session, small, allocation, verify(session, small))

@@ -12,7 +12,7 @@ from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.targets import compress_targets
 from fxprune.timing.workload import Workload
-from fxprune.verify.decisions import Decision
+from fxprune.verify.judge import Decision
 
 
 def compress(
@@ -26,7 +26,7 @@ def compress(
     workload: Workload | None = None,
     method: str = DEFAULTS.method.name,
     selector: str = DEFAULTS.selector,
-    decision: Decision | None = DEFAULTS.decision,
+    decision: Decision = DEFAULTS.decision,
     example: Any = DEFAULTS.example,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
@@ -63,8 +63,15 @@ def compress(
             fraction everywhere, fitted like auto); `paper` and `paper-uniform` (Chee et al.,
             NeurIPS 2022); `magnitude` (smallest weights removed, nothing corrected).
         selector: `output-aware`, `pivoted-qr` or `magnitude`.
-        decision: callable (reference output, output) -> (N,) bool; by default argmax for class
-            scores, 5 % relative error for regression.
+        decision: when two outputs are the same decision: "argmax", "sign", "multilabel" or "close",
+            a rule of `fxprune.decisions` such as `close(tolerance=0.02)`, a callable (reference
+            output, output) -> (N,) bool, or a dict of these by the name or index of an output
+            (None: not judged). All floating outputs are judged, and all must agree. By default
+            inferred from a few examples where shape and values leave no doubt: largest class where
+            values are class scores (they sum to one, or look like logits that a softmax was
+            trained on), 5 % relative error for one-sided quantities. In doubt the call asks, under
+            agreement= by an error, else by a warning, and 5 % relative error is taken. See
+            docs/deciding.md.
         example: what to trace with; by default two examples of the first batch.
         targets: names of submodules to compress in place, inside a model that cannot be captured
             whole.

@@ -10,7 +10,7 @@ from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import RANK_METHODS, find_method
-from fxprune.verify.decisions import Decision
+from fxprune.verify.judge import Decision
 
 HALF = 0.5
 """Share of the parameters that is kept where no budget is named."""
@@ -23,7 +23,7 @@ def factorize(
     params: float | None = None,
     flops: float | None = None,
     method: str = "pca",
-    decision: Decision | None = DEFAULTS.decision,
+    decision: Decision = DEFAULTS.decision,
     example: Any = DEFAULTS.example,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     progress: bool = DEFAULTS.progress,

@@ -14,7 +14,7 @@ from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.plans.plan import Plan
 from fxprune.session import open_session
 from fxprune.timing.workload import Workload
-from fxprune.verify.decisions import Decision
+from fxprune.verify.judge import Decision
 
 
 def plan(
@@ -28,7 +28,7 @@ def plan(
     workload: Workload | None = None,
     method: str = DEFAULTS.method.name,
     selector: str = DEFAULTS.selector,
-    decision: Decision | None = DEFAULTS.decision,
+    decision: Decision = DEFAULTS.decision,
     example: Any = DEFAULTS.example,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,

@@ -12,7 +12,12 @@ from fxprune.pipeline import compress_session
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.session import open_session
-from fxprune.verify.decisions import Decision
+from fxprune.verify.judge import Decision
+
+SHARED = (
+    "what the budgets of a sweep share (capture, labels, calibration, profiles) is timed in the "
+    "report of the first budget that needed it"
+)
 
 
 def sweep(
@@ -22,7 +27,7 @@ def sweep(
     budgets: Sequence[float] = (0.9, 0.7, 0.5, 0.35),
     method: str = DEFAULTS.method.name,
     selector: str = DEFAULTS.selector,
-    decision: Decision | None = DEFAULTS.decision,
+    decision: Decision = DEFAULTS.decision,
     example: Any = DEFAULTS.example,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -38,7 +43,8 @@ def sweep(
         budgets: fractions of the original's FLOPs to keep.
 
     Returns:
-        the compressed model of every budget, each with its own report.
+        the compressed model of every budget, each with its own report, whose times are its own:
+            what all share is timed once, in the first.
     """
     checked = [Budget(flops=fraction) for fraction in budgets]
     options = Options(
@@ -57,7 +63,9 @@ def sweep(
     )
     with undisturbed(model, seed):
         session = open_session(model, calib_loader, options)
-        return {
-            fraction: compress_session(session, budget.limits)
-            for fraction, budget in zip(budgets, checked, strict=True)
-        }
+        curve = {}
+        for fraction, budget in zip(budgets, checked, strict=True):
+            curve[fraction] = compress_session(session, budget.limits)
+            session.journal.seconds.clear()
+            session.journal.note(SHARED)
+        return curve

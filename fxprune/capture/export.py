@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.batch import Batch
 from fxprune.capture.canonical import canonicalize
 from fxprune.capture.functional import mutates, plain_inplace
+from fxprune.capture.returned import register_dataclasses
 from fxprune.capture.supported import check_model
 from fxprune.errors import CaptureError
 
@@ -253,7 +254,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         duplicate = copy.deepcopy(model).eval().requires_grad_(True)
         try:
-            duplicate(*batch.args, **batch.kwargs)
+            register_dataclasses(duplicate(*batch.args, **batch.kwargs))
         except Exception as error:
             raise CaptureError(
                 f"{type(model).__name__} does not run on the example "

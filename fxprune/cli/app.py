@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 
 import fxprune
 from fxprune.cli import options, sources
-from fxprune.cli.options import parse_multiple, parse_numbers, read_example
+from fxprune.cli.options import parse_decision, parse_multiple, parse_numbers, read_example
 from fxprune.cli.output import print_errors_as_lines, show, tabulate, write_json
 from fxprune.demo import run as demo_run
 from fxprune.errors import PlanError, SourceError
@@ -64,6 +64,7 @@ def compress(
     compiled: options.Compiled = False,
     method: options.Method = "auto",
     selector: options.Selector = "output-aware",
+    decision: options.Decision = None,
     ignore: options.Ignore = None,
     round_to: options.Multiple = "",
     effort: options.Effort = DEFAULTS.effort,
@@ -90,6 +91,7 @@ def compress(
         workload=fxprune.Workload(latency_batch, compiled),
         method=method,
         selector=selector,
+        decision=parse_decision(decision),
         ignore=ignore or (),
         round_to=parse_multiple(round_to),
         effort=effort,

@@ -1,5 +1,6 @@
 """Options of the commands: what `--help` says about each, and what its text means."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fxprune.calibrate.loader import Calibration
 from fxprune.cli import sources
 from fxprune.errors import SourceError
 from fxprune.options import RoundTo
+from fxprune.verify import judge
 
 Model = Annotated[
     str,
@@ -58,6 +60,14 @@ Method = Annotated[
     str, typer.Option(help="auto, channels, uniform, paper, paper-uniform or magnitude")
 ]
 Selector = Annotated[str, typer.Option(help="output-aware, pivoted-qr or magnitude")]
+Decision = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="when two outputs are the same: argmax, sign, multilabel, close, also "
+        "'argmax(dim=2)' or 'close(tolerance=0.02)'; of several outputs NAME=RULE (repeated; "
+        "NAME=none leaves one out)",
+    ),
+]
 Multiple = Annotated[
     str,
     typer.Option(help="widths are multiples of this, or auto; 1 by default, auto with --latency"),
@@ -99,6 +109,27 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise SourceError(f"{text!r} is not a comma-separated list of numbers.") from error
+
+
+def parse_decision(texts: Sequence[str] | None) -> judge.Decision:
+    """What --decision says: one rule, or rules by the names of outputs; None where it is left out.
+
+    Raises:
+        SourceError: one rule and rules by name are mixed.
+    """
+    named: dict[str | int, judge.Choice] = {}
+    single = []
+    for text in texts or ():
+        name, equals, rule = text.partition("=")
+        if equals and "(" not in name:
+            named[name.strip()] = None if rule.strip() == "none" else rule
+        else:
+            single.append(text)
+    if len(single) > 1 or (single and named):
+        raise SourceError(
+            "--decision names one rule for all outputs, or NAME=RULE for each of several."
+        )
+    return single[0] if single else named or None
 
 
 def parse_multiple(text: str) -> RoundTo | None:

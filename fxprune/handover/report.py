@@ -15,8 +15,9 @@ from fxprune.handover.rows import (
     tabulate_alone,
     tabulate_groups,
     tabulate_sizes,
+    tell_outputs,
 )
-from fxprune.handover.typed import read_typed
+from fxprune.handover.typed import finite, read_typed
 from fxprune.plans.plan import Plan
 from fxprune.verify.agreement import Agreement
 
@@ -57,8 +58,8 @@ class Report:
         return sum(row.error for row in self.groups)
 
     def to_json(self, **options: Any) -> str:
-        """The report as a JSON document."""
-        return json.dumps(asdict(self), **options)
+        """The report as a JSON document; numbers that are not finite become null."""
+        return json.dumps(finite(asdict(self)), **({"allow_nan": False} | options))
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
@@ -76,7 +77,9 @@ class Report:
             ) from error
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Tables for a terminal."""
+        """Tables for a terminal, under a line that says what a decision is."""
+        if self.agreement is not None and self.agreement.decision:
+            yield Text(f"Decision: {self.agreement.decision}.")
         yield tabulate_sizes(f"fxprune: {self.method}", self.flops, self.params, self.bytes)
         if self.agreement is not None:
             a = self.agreement
@@ -85,6 +88,7 @@ class Report:
                 f"least {a.bound:.2%} with 95 % confidence. Relative output error {a.error:.2e} "
                 f"({self.predicted_error:.2e} predicted before fitting)."
             )
+            yield from map(Text, tell_outputs(a))
         yield tabulate_groups(self.groups)
         if self.alone:
             yield tabulate_alone(self.alone)

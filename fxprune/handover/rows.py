@@ -1,9 +1,11 @@
 """Rows of a report, and the tables that show them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+
+from fxprune.verify.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,18 @@ def tabulate_sizes(
             f"{after / max(before, 1):.1%}",
         )
     return table
+
+
+def tell_outputs(agreement: Agreement) -> Iterator[str]:
+    """A line for each of several outputs, and for other readings of a doubtful one."""
+    if len(agreement.outputs) < 2:
+        return
+    for output in agreement.outputs:
+        role = "" if output.counts else "For information, not judged so: "
+        yield (
+            f"{role}{output.name}: {output.rate:.2%} of the examples agree in {output.rule}; "
+            f"relative error {output.error:.2e}."
+        )
 
 
 def tabulate_groups(rows: Sequence[GroupRow]) -> Table:

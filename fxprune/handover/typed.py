@@ -1,8 +1,21 @@
-"""JSON read as frozen dataclasses: every value of the type that its field is annotated with."""
+"""JSON read as frozen dataclasses: every value of the type that its field is annotated with.
 
+JSON has no numbers that are not finite: they are written as null, and null for a number is NaN.
+"""
+
+import math
 from dataclasses import is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def finite(value: Any) -> Any:
+    """Values for JSON: what is no finite number becomes None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_typed(kind: Any, value: Any, name: str) -> Any:
@@ -14,6 +27,8 @@ def read_typed(kind: Any, value: Any, name: str) -> Any:
     origin, of = get_origin(kind), get_args(kind)
     if kind is Any or kind is float and isinstance(value, int) and not isinstance(value, bool):
         return value
+    if kind is float and value is None:
+        return math.nan
     if origin in (Union, UnionType):
         return (
             None

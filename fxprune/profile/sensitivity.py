@@ -23,7 +23,7 @@ from fxprune.graph.operators import operator_name
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
-from fxprune.verify.decisions import squared_error
+from fxprune.verify.outputs import squared_error
 
 ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
 """Layers whose weight has its outputs first."""
@@ -106,7 +106,7 @@ def _probe(outputs: Any, generator: torch.Generator) -> Tensor:
     """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
     parts = []
     for leaf in pytree.tree_leaves(outputs):
-        if isinstance(leaf, Tensor) and leaf.requires_grad:
+        if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.dim():
             energy = squared_error(leaf, leaf)[1]
             probe = torch.randn(leaf.shape, generator=generator).to(leaf)
             parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)

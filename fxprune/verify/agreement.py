@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule, Interpreter
@@ -11,10 +12,28 @@ from torch.fx import GraphModule, Interpreter
 from fxprune.calibrate.recording import Recording
 from fxprune.capture.batch import Batch
 from fxprune.linalg.clopper_pearson import lower_bound
-from fxprune.verify.decisions import Decision, resolve, squared_error
+from fxprune.verify.judge import Decision, Judge, settle
+from fxprune.verify.outputs import OutputErrors
 
-TINY = 1e-30
-"""The least squared norm that an error is relative to."""
+
+@dataclass(frozen=True)
+class OutputAgreement:
+    """One output's part in an agreement.
+
+    Attributes:
+        name: of the output.
+        rule: how it is judged.
+        rate: share of examples on which it agrees.
+        error: its relative squared error.
+        counts: whether it is part of the joint decision, or another reading of a doubtful output,
+            told for information.
+    """
+
+    name: str
+    rule: str
+    rate: float
+    error: float
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -22,16 +41,20 @@ class Agreement:
     """A measured agreement.
 
     Attributes:
-        rate: share of examples with the same decision.
+        rate: share of examples with the same decision, in all outputs that are judged.
         bound: one-sided 95 % Clopper-Pearson lower bound (docs/decisions/0004).
         examples: how many were compared.
-        error: relative squared error of the outputs.
+        error: relative squared error of the outputs; their mean where there are several.
+        decision: when two outputs are the same decision.
+        outputs: each output's own rate.
     """
 
     rate: float
     bound: float
     examples: int
     error: float
+    decision: str = ""
+    outputs: tuple[OutputAgreement, ...] = ()
 
 
 @torch.no_grad()
@@ -42,16 +65,15 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
         recording: of the original; its chunks with recorded outputs are what is compared on.
         small: takes the same flat inputs.
     """
-    error, norm = 0.0, 0.0
+    errors = OutputErrors()
     for chunk in recording.chunks:
         if chunk.outputs:
             reference = recording.outputs(chunk)
             output = Interpreter(small).run(
                 *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
             )
-            a, b = squared_error(reference, small.graph.process_outputs(output))
-            error, norm = error + a, norm + b
-    return error / max(norm, TINY)
+            errors.add(reference, small.graph.process_outputs(output))
+    return errors.mean()
 
 
 @torch.no_grad()
@@ -59,25 +81,61 @@ def compare(
     original: Callable[..., Any],
     small: nn.Module,
     batches: Iterable[Batch],
-    decision: Decision | None = None,
+    decision: Judge | Decision = None,
 ) -> Agreement:
     """Run both models and count equal decisions.
 
     Args:
         original, small: take a batch's arguments.
         batches: examples that neither fit nor choice has seen.
-        decision: when two outputs count as the same; by the kind of output where left out.
+        decision: when two outputs count as the same; settled on the first batch where it is not
+            yet.
+
+    Raises:
+        UnsupportedError: outputs cannot be judged so; says why.
     """
-    agreeing, total, error, norm = 0, 0, 0.0, 0.0
+    judge = decision if isinstance(decision, Judge) else None
+    errors, parts = OutputErrors(), list[np.ndarray]()
     for batch in batches:
         reference, output = (
             original(*batch.args, **batch.kwargs),
             small(*batch.args, **batch.kwargs),
         )
-        same = resolve(decision, reference)(reference, output)
-        agreeing += int(same.sum())
-        total += len(same)
-        a, b = squared_error(reference, output)
-        error, norm = error + a, norm + b
-    rate, bound = agreeing / max(total, 1), lower_bound(agreeing, total)
-    return Agreement(rate, bound, total, error / max(norm, TINY))
+        judge = judge or settle(decision, [(reference, batch.size)])  # type: ignore[arg-type]
+        same = judge.decide(reference, output, batch.size)
+        parts.append(torch.stack(same).numpy())
+        errors.add(reference, output)
+    if judge is None:
+        return Agreement(0.0, 0.0, 0, 0.0)
+    return _summarize(judge, np.concatenate(parts, axis=1), errors)
+
+
+def _summarize(judge: Judge, same: np.ndarray, errors: OutputErrors) -> Agreement:
+    """The joint decision, its bound, and each output's own rate.
+
+    Args:
+        judge: of the outputs.
+        same: (outputs, examples) bool, in the order of the examples.
+        errors: of the outputs.
+    """
+    counts = [judged.counts for judged in judge.outputs]
+    equal: np.ndarray = np.all(same[counts], axis=0)
+    own = errors.by_output()
+    outputs = tuple(
+        OutputAgreement(
+            judged.name, str(judged.rule), float(row.mean()), own[judged.name], judged.counts
+        )
+        for judged, row in zip(judge.outputs, same, strict=True)
+        if judged.name
+    )
+    rate = float(equal.mean()) if len(equal) else 0.0
+    return Agreement(rate, bound(equal), len(equal), errors.mean(), str(judge), outputs)
+
+
+def bound(equal: np.ndarray) -> float:
+    """Lower bound of the rate at which decisions are the same.
+
+    Args:
+        equal: (examples,) bool, whether each held-out example's decision is the same.
+    """
+    return lower_bound(int(equal.sum()), len(equal))

@@ -1,93 +1,291 @@
-"""When two outputs count as the same decision."""
+"""Rules: when two outputs count as the same decision. Public as `fxprune.decisions`.
 
+A rule takes the original's and the compressed model's tensor on one batch, (N, ...) each, and gives
+(N,) bool. What is not a number never agrees.
+"""
+
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fxprune.errors import UnsupportedError
+from fxprune.verify.evidence import class_axes
 
-Decision = Callable[[Any, Any], Tensor]
-"""Takes the original's and the compressed model's outputs on one batch; gives (N,) bool."""
+SLACK = 1e-12
+"""Shares of equal positions are compared up to this rounding."""
 
 
-def argmax(dim: int = 1, share: float = 0.99) -> Decision:
+class Rule(ABC):
+    """When two tensors of one output are the same decision."""
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, reference: Tensor, output: Tensor) -> Tensor:
+        """(N,) bool of two tensors (N, ...)."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """For the report's first line: what is compared, where, how exactly, and the name."""
+
+    def settle(self, reference: Tensor) -> "Rule":
+        """The same rule with all that it leaves open fixed for outputs like this one.
+
+        Raises:
+            UnsupportedError: it does not suit the output.
+        """
+        return self
+
+
+@dataclass(frozen=True)
+class argmax(Rule):
     """Same largest class; of several positions per example (pixels, tokens), in most of them.
 
-    Args:
-        dim: the class dimension.
+    Attributes:
+        dim: the class axis; 1 by default, and of outputs with three axes the one whose values are
+            class scores.
         share: of the positions of one example that must agree.
     """
 
-    def same(reference: Any, output: Any) -> Tensor:
-        a, b = primary(reference), primary(output)
-        equal = (a.argmax(dim) == b.argmax(dim)).reshape(len(a), -1)
-        return equal.float().mean(1) >= (share if equal.shape[1] > 1 else 1.0)
+    dim: int | None = None
+    share: float = 0.99
 
-    return same
+    name = "argmax"
+
+    def __post_init__(self) -> None:
+        if self.dim is not None and (isinstance(self.dim, bool) or not isinstance(self.dim, int)):
+            raise UnsupportedError(f"argmax(dim={self.dim!r}): an axis is a whole number.")
+        _check_number("argmax", "share", self.share, 1.0)
+
+    def __call__(self, reference: Tensor, output: Tensor) -> Tensor:
+        dim = 1 if self.dim is None else self.dim
+        equal = reference.argmax(dim) == output.argmax(dim)
+        equal &= ~(reference.isnan().any(dim) | output.isnan().any(dim))
+        return _in_most(equal, self.share)
+
+    def __str__(self) -> str:
+        return f"largest class along axis {self.dim}{_positions(self.share)} (argmax)"
+
+    def settle(self, reference: Tensor) -> Rule:
+        axes = reference.dim()
+        dim = self._axis(reference) if self.dim is None else self.dim
+        if not -axes <= dim < axes or dim % axes == 0 or reference.shape[dim] < 2:
+            raise UnsupportedError(
+                f"argmax along axis {dim} of an output {_shape(reference)}: there must be two or "
+                "more classes along it, and axis 0 counts the examples. "
+                'Outputs without classes are judged by "sign" or "close".'
+            )
+        one = reference[0].numel() == reference.shape[dim]
+        return replace(self, dim=dim % axes, share=1.0 if one else self.share)
+
+    def _axis(self, reference: Tensor) -> int:
+        if reference.dim() != 3 or 1 in reference.shape[1:]:
+            wide = [axis for axis in range(1, reference.dim()) if reference.shape[axis] > 1]
+            return wide[0] if reference.dim() == 3 and wide else 1
+        likely = class_axes(reference)
+        if len(likely) != 1:
+            raise UnsupportedError(
+                f"argmax of an output {_shape(reference)}: say which axis holds the classes, "
+                'decision="argmax(dim=1)" or decision="argmax(dim=2)".'
+            )
+        return likely[0]
 
 
-def within(tolerance: float = 0.05) -> Decision:
+@dataclass(frozen=True)
+class _Sides(Rule):
+    """Scores on the same side of a threshold.
+
+    Attributes:
+        threshold: 0, or 0.5 where all reference values lie in [0, 1], by default.
+        share: of the scores of one example that must be on the same side.
+    """
+
+    threshold: float | None = None
+    share: float = 1.0
+
+    name = "sides"
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            _check_number(self.name, "threshold", self.threshold)
+        _check_number(self.name, "share", self.share, 1.0)
+
+    def __call__(self, reference: Tensor, output: Tensor) -> Tensor:
+        threshold = self._threshold(reference)
+        equal = (reference > threshold) == (output > threshold)
+        return _in_most(equal & ~(reference.isnan() | output.isnan()), self.share)
+
+    def settle(self, reference: Tensor) -> Rule:
+        share = 1.0 if reference[0].numel() == 1 else self.share
+        return replace(self, threshold=self._threshold(reference), share=share)
+
+    def _threshold(self, reference: Tensor) -> float:
+        if self.threshold is not None:
+            return self.threshold
+        return 0.5 if bool(((reference >= 0) & (reference <= 1)).all()) else 0.0
+
+
+@dataclass(frozen=True)
+class sign(_Sides):
+    """A binary logit on the same side of 0; of several positions per example, in most of them."""
+
+    share: float = 0.99
+
+    name = "sign"
+
+    def __str__(self) -> str:
+        return f"same side of {self.threshold or 0:g}{_positions(self.share)} (sign)"
+
+
+@dataclass(frozen=True)
+class multilabel(_Sides):
+    """Every label's score on the same side: of 0, or of 0.5 for probabilities."""
+
+    name = "multilabel"
+
+    def __str__(self) -> str:
+        most = _positions(self.share)
+        return f"every score on the same side of {self.threshold or 0:g}{most} (multilabel)"
+
+
+@dataclass(frozen=True)
+class close(Rule):
     """Relative L2 error per example at most `tolerance`."""
 
-    def same(reference: Any, output: Any) -> Tensor:
-        a, b = (primary(v).reshape(len(primary(v)), -1).double() for v in (reference, output))
-        close: Tensor = (a - b).norm(dim=1) <= tolerance * a.norm(dim=1)
-        return close
+    tolerance: float = 0.05
 
-    return same
+    name = "close"
+
+    def __post_init__(self) -> None:
+        _check_number("close", "tolerance", self.tolerance, torch.inf)
+
+    def __call__(self, reference: Tensor, output: Tensor) -> Tensor:
+        a, b = (v.reshape(len(v), -1).double() for v in (reference, output))
+        near: Tensor = (a - b).norm(dim=1) <= self.tolerance * a.norm(dim=1)
+        return near & b.isfinite().all(1)
+
+    def __str__(self) -> str:
+        return f"relative error at most {100 * self.tolerance:g} % per example (close)"
 
 
-def primary(output: Any) -> Tensor:
-    """The tensor of an output that decides: `logits` where there is one, else the first floating.
+@dataclass(frozen=True)
+class Custom(Rule):
+    """The caller's own function."""
+
+    function: Callable[[Any, Any], Any]
+
+    name = "custom"
+
+    def __call__(self, reference: Any, output: Any) -> Any:
+        try:
+            return self.function(reference, output)
+        except Exception as error:
+            raise UnsupportedError(
+                f"decision={self._called}: it raised {type(error).__name__}: {error}. It is called "
+                "with the original's and the compressed model's outputs on one batch, and gives "
+                "(N,) bool."
+            ) from error
+
+    def settle(self, reference: Tensor) -> Rule:
+        self.try_on(reference, len(reference))
+        return self
+
+    def try_on(self, output: Any, size: int) -> None:
+        """Check what the function gives where both outputs are the original's.
+
+        Raises:
+            UnsupportedError: not (size,) bool, or the original agrees nowhere with itself.
+        """
+        if not check_result(self(output, output), size, self).any():
+            raise UnsupportedError(
+                f"decision: by {self} the original does not agree with itself on any of {size} "
+                "examples. Give True where two outputs are the same decision."
+            )
+
+    @property
+    def _called(self) -> str:
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    def __str__(self) -> str:
+        return f"the caller's own ({self._called})"
+
+
+RULES: dict[str, type[Rule]] = {r.name: r for r in (argmax, sign, multilabel, close)}
+"""What `decision=` takes by name."""
+
+
+def parse_rule(text: str) -> Rule:
+    """A rule by its name, with or without arguments: `argmax`, `argmax(dim=2, share=0.95)`.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: there is none of this name, or it does not take these arguments.
     """
-    logits = output.get("logits") if hasattr(output, "get") else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim():
-            return leaf
-    raise UnsupportedError(
-        "The model returns no floating tensor to compare. Pass decision=callable(reference, "
-        "output) -> (N,) bool."
-    )
+    found = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
+    kind = RULES.get(found[1]) if found else None
+    if found is None or kind is None:
+        raise UnsupportedError(f"decision={text!r} is not one of {', '.join(RULES)}.")
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    arguments: dict[str, float] = {}
+    for part in filter(str.strip, (found[2] or "").split(",")):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            if key not in known:
+                raise ValueError
+            arguments[key] = int(value) if key == "dim" else float(value)
+        except ValueError as error:
+            raise UnsupportedError(
+                f"decision={text!r}: {kind.name} takes {', '.join(known)} as name=number."
+            ) from error
+    return kind(**arguments)
 
 
-def default(output: Any) -> Decision:
-    """The rule for a kind of output.
-
-    Argmax for class scores (N, C), (N, C, H, W), and (N, T, C) tokens; relative error for
-    regression, (N,) or (N, 1).
-    """
-    tensor = primary(output)
-    if tensor.dim() == 1 or tensor.shape[1:].numel() == 1:
-        return within()
-    return argmax(dim=-1 if tensor.dim() == 3 else 1)
-
-
-def resolve(decision: Decision | None, output: Any) -> Decision:
-    """The caller's decision, or the default for this kind of output.
+def check_result(same: Any, size: int, rule: Rule) -> Tensor:
+    """What a rule gave on a batch, as (N,) bool.
 
     Raises:
-        UnsupportedError: the decision cannot be called.
+        UnsupportedError: it is of another kind, shape or dtype, or holds other numbers than 0 and
+            1.
     """
-    if decision is None:
-        return default(output)
-    if not callable(decision):
+    wanted = f"It must give one bool per example, shape ({size},)."
+    if isinstance(same, np.ndarray) and same.dtype.kind in "biuf":
+        same = torch.from_numpy(same)
+    if not isinstance(same, Tensor):
+        raise UnsupportedError(f"decision: {rule} gave a {type(same).__name__}. {wanted}")
+    if tuple(same.shape) != (size,):
         raise UnsupportedError(
-            f"decision is a {type(decision).__name__}; pass a callable (reference, output) -> "
-            "(N,) bool."
+            f"decision: {rule} gave shape {tuple(same.shape)} for {size} examples. {wanted}"
         )
-    return decision
+    if same.is_complex() or not bool(((same == 0) | (same == 1)).all()):
+        raise UnsupportedError(
+            f"decision: {rule} gave {same.dtype} with other values than 0 and 1. {wanted}"
+        )
+    return same.detach().bool().cpu()
 
 
-def squared_error(reference: Any, output: Any) -> tuple[float, float]:
-    """Squared error and squared (centered) norm of the deciding tensors, summed."""
-    a, b = primary(reference).detach().double(), primary(output).detach().double()
-    center = a - a.mean(tuple(range(1, a.dim())), keepdim=True) if a[0].numel() > 1 else a
-    return float((a - b).square().sum()), float(torch.square(center).sum())
+def _in_most(equal: Tensor, share: float) -> Tensor:
+    """(N,) bool of (N, ...): whether a share of the positions is equal; all, where there is one."""
+    flat = equal.reshape(len(equal), -1)
+    return flat.double().mean(1) >= (share if flat.shape[1] > 1 else 1.0) - SLACK
+
+
+def _positions(share: float) -> str:
+    return f" on at least {100 * share:g} % of the positions" if share < 1 else ""
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(("N", *tensor.shape[1:])).replace("'", "")
+
+
+def _check_number(rule: str, name: str, value: object, most: float | None = None) -> None:
+    """A finite number; where `most` is given, at least 0 and at most that."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and abs(value) < torch.inf and (most is None or 0 <= value <= most):  # type: ignore[arg-type, operator]
+        return
+    limits = "" if most is None else " of 0 or more" if most > 1 else " from 0 to 1"
+    raise UnsupportedError(f"{rule}({name}={value!r}): it is a finite number{limits}.")

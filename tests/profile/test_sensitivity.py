@@ -103,7 +103,12 @@ class Undifferentiable(nn.Module):
 def test_without_derivatives_channels_are_chosen_by_each_layer() -> None:
     torch.manual_seed(0)
     small = fxprune.compress(
-        Undifferentiable(), torch.randn(500, 12), flops=0.5, method="uniform", progress=False
+        Undifferentiable(),
+        torch.randn(500, 12),
+        flops=0.5,
+        method="uniform",
+        decision="argmax",
+        progress=False,
     )
     report = fxprune.report(small)
     assert any("no derivative" in note for note in report.notes)

@@ -70,7 +70,7 @@ def test_odd_things_survive(tmp_path: Path) -> None:
         flops=0.7,
         method="magnitude",
         progress=False,
-        decision=lambda a, b: torch.ones(4, dtype=torch.bool),
+        decision=lambda a, b: torch.ones(len(a["y"]), dtype=torch.bool),
     )
     fxprune.save(small, tmp_path / "odd.safetensors")
     again = fxprune.load(tmp_path / "odd.safetensors")

@@ -24,7 +24,7 @@ class Shifted(nn.Module):
 def test_counts_equal_decisions_over_batches() -> None:
     x = torch.tensor([[1.0, 2.0], [-1.0, 2.0], [3.0, 1.0], [-2.0, -3.0], [4.0, 4.5]])
     batches = [make_batch((part,), {}) for part in x.split(2)]
-    found = compare(nn.Identity(), Shifted(), batches)
+    found = compare(nn.Identity(), Shifted(), batches, "argmax")
     assert (found.rate, found.examples) == (3 / 5, 5)
     assert found.bound == lower_bound(3, 5) < 3 / 5
     centered = x - x.mean(1, keepdim=True)

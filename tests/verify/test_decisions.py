@@ -1,9 +1,8 @@
-"""When two outputs count as the same decision, by kind of output."""
+"""Rules: when two tensors of an output count as the same decision."""
 
-from collections import OrderedDict
-from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,11 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxprune.errors import UnsupportedError
-from fxprune.verify.decisions import argmax, default, primary, resolve, squared_error, within
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from fxprune.verify.decisions import (
+    RULES,
+    Custom,
+    argmax,
+    check_result,
+    close,
+    multilabel,
+    parse_rule,
+    sign,
+)
+from tests.tensors import normal
 
 
 def one_hot(classes: Tensor, count: int) -> Tensor:
@@ -28,7 +33,7 @@ def one_hot(classes: Tensor, count: int) -> Tensor:
 def test_the_largest_class_decides_whatever_the_scores() -> None:
     reference = torch.tensor([[1.0, 2.0, 0.0], [5.0, 4.0, 3.0], [0.0, 0.1, 0.2]])
     output = torch.tensor([[0.0, 0.1, 0.0], [4.0, 5.0, 3.0], [-9.0, -9.0, -8.0]])
-    assert default(reference)(reference, output).tolist() == [True, False, True]
+    assert argmax()(reference, output).tolist() == [True, False, True]
 
 
 @settings(max_examples=50, deadline=None)
@@ -36,9 +41,8 @@ def test_the_largest_class_decides_whatever_the_scores() -> None:
 def test_classes_are_the_same_where_scores_rank_the_same(n: int, c: int, seed: int) -> None:
     """Any increasing function of the scores decides alike; the opposite scores never do."""
     scores = normal(n, c, seed=seed)
-    same = default(scores)
-    assert same(scores, 3 * scores.tanh() - 1).all()
-    assert not same(scores, -scores).any()
+    assert argmax()(scores, 3 * scores.tanh() - 1).all()
+    assert not argmax()(scores, -scores).any()
 
 
 @pytest.mark.parametrize(("wrong", "same"), [(0, True), (1, True), (2, False)])
@@ -48,18 +52,21 @@ def test_of_an_images_pixels_a_share_must_agree(wrong: int, same: bool) -> None:
     other = classes.clone()
     other[1, :wrong] = (other[1, :wrong] + 1) % 3
     reference, output = (one_hot(c, 3).movedim(-1, 1).view(2, 3, 10, 10) for c in (classes, other))
-    assert default(reference)(reference, output).tolist() == [True, same]
+    assert argmax()(reference, output).tolist() == [True, same]
 
 
-def test_of_tokens_the_last_axis_holds_the_classes() -> None:
-    """(N, T, C); one wrong of ten tokens is too many at 0.99, and enough at 0.9."""
+def test_the_axis_and_the_share_are_the_callers() -> None:
+    """One wrong of ten tokens is too many at 0.99, and enough at 0.9."""
     classes = torch.arange(20).view(2, 10) % 7
     other = classes.clone()
     other[0, 3] = 0
     reference, output = one_hot(classes, 7), one_hot(other, 7)
-    assert default(reference)(reference, output).tolist() == [False, True]
+    assert argmax(dim=-1)(reference, output).tolist() == [False, True]
     assert argmax(dim=-1, share=0.9)(reference, output).tolist() == [True, True]
     assert argmax(dim=-1, share=0.91)(reference, output).tolist() == [False, True]
+    assert str(argmax(dim=-1, share=0.9).settle(reference)) == (
+        "largest class along axis 2 on at least 90 % of the positions (argmax)"
+    )
 
 
 def test_one_position_per_example_has_no_share() -> None:
@@ -67,6 +74,59 @@ def test_one_position_per_example_has_no_share() -> None:
     assert argmax(share=0.0)(reference, output).tolist() == [True, False]
     one_pixel = reference[..., None, None], output[..., None, None]
     assert argmax(share=0.0)(*one_pixel).tolist() == [True, False]
+    assert str(argmax().settle(reference)) == "largest class along axis 1 (argmax)"
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 1, 8, 8), (4, 5, 1)])
+def test_one_class_is_never_an_argmax(shape: tuple[int, ...]) -> None:
+    """It would always agree."""
+    with pytest.raises(UnsupportedError, match="two or more classes"):
+        argmax(dim=-1 if len(shape) == 3 else None).settle(normal(*shape))
+
+
+def test_the_axis_of_three_is_asked_for_where_values_leave_it_open() -> None:
+    with pytest.raises(UnsupportedError, match=r'argmax\(dim=1\)" or decision="argmax\(dim=2'):
+        argmax().settle(normal(8, 5, 6))
+    tokens = normal(8, 5, 6).mul(9).softmax(2)
+    assert argmax().settle(tokens) == argmax(dim=2)
+    assert argmax().settle(tokens.mT) == argmax(dim=1)
+
+
+# Sides
+
+
+def test_a_binary_logit_decides_by_its_sign() -> None:
+    reference, output = torch.tensor([2.0, -3.0, 0.1]), torch.tensor([0.1, -9.0, -0.1])
+    for shape in ((3,), (3, 1), (3, 1, 1)):
+        pair = reference.view(shape), output.view(shape)
+        assert sign()(*pair).tolist() == [True, True, False]
+    assert str(sign().settle(reference)) == "same side of 0 (sign)"
+
+
+def test_a_probability_decides_by_a_half() -> None:
+    """By its sign it would always agree."""
+    reference, output = torch.tensor([[0.9], [0.2]]), torch.tensor([[0.4], [0.1]])
+    settled = sign().settle(reference)
+    assert str(settled) == "same side of 0.5 (sign)"
+    assert settled(reference, output).tolist() == sign()(reference, output).tolist()
+    assert settled(reference, output).tolist() == [False, True]
+
+
+def test_of_a_mask_most_pixels_must_agree() -> None:
+    reference = normal(2, 1, 10, 10)
+    output = reference.clone()
+    output[0, 0, 0, :1] *= -1
+    output[1, 0, 0, :2] *= -1
+    assert sign()(reference, output).tolist() == [True, False]
+
+
+def test_every_label_must_agree() -> None:
+    reference = torch.tensor([[3.0, -2.0, 1.0]] * 2)
+    output = torch.tensor([[1.0, -1.0, 9.0], [1.0, 1.0, 9.0]])
+    assert multilabel()(reference, output).tolist() == [True, False]
+    scores = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+    assert multilabel()(scores, scores + 0.2).tolist() == [True, False]
+    assert multilabel(threshold=0.8)(scores, scores.flip(1)).tolist() == [False, True]
 
 
 # Regression
@@ -76,119 +136,122 @@ def test_one_position_per_example_has_no_share() -> None:
 def test_numbers_may_differ_by_a_twentieth(shape: tuple[int, ...]) -> None:
     reference = torch.tensor([100.0, -100.0, 100.0]).view(shape)
     output = torch.tensor([104.9, -104.9, 105.1]).view(shape)
-    assert default(reference)(reference, output).tolist() == [True, True, False]
-    assert within(0.06)(reference, output).all()
+    assert close()(reference, output).tolist() == [True, True, False]
+    assert close(tolerance=0.06)(reference, output).all()
+    assert str(close(0.06)) == "relative error at most 6 % per example (close)"
 
 
 def test_tolerance_is_of_each_examples_own_norm() -> None:
     reference = torch.tensor([[1.0, 0.0], [100.0, 0.0]])
     output = reference + torch.tensor([0.0, 1.0])
-    assert within(0.05)(reference, output).tolist() == [False, True]
+    assert close()(reference, output).tolist() == [False, True]
 
 
 def test_zero_is_only_like_zero() -> None:
     reference = torch.zeros(2, 1)
-    assert within()(reference, torch.tensor([[0.0], [1e-30]])).tolist() == [True, False]
+    assert close()(reference, torch.tensor([[0.0], [1e-30]])).tolist() == [True, False]
 
 
 # Not a number
 
 
-def test_numbers_that_are_none_never_agree() -> None:
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_no_number_never_agrees(name: str) -> None:
     """Neither when the output is NaN nor when the reference is, even if both are."""
-    good, bad = torch.tensor([[1.0]]), torch.tensor([[torch.nan]])
-    for reference, output in ((good, bad), (bad, good), (bad, bad)):
-        assert not default(reference)(reference, output).any()
-
-
-def test_class_scores_that_are_no_numbers_count_as_the_largest() -> None:
-    """As torch has it: such a class is the decision; an output of NaN decides for the first."""
-    reference = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    output = torch.full((2, 2), torch.nan)
-    assert default(reference)(reference, output).tolist() == [False, True]
-    output = torch.tensor([[0.0, torch.nan], [0.0, torch.nan]])
-    assert default(reference)(reference, output).tolist() == [True, False]
+    good, bad = torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, torch.nan]])
+    everything = torch.full((1, 2), torch.nan)
+    rule = RULES[name]()
+    for reference, output in ((good, bad), (bad, good), (bad, bad), (good, everything)):
+        assert not rule(reference, output).any()
+    assert rule(good, good).all()
 
 
 def test_infinite_errors_are_none_to_compare() -> None:
     infinite = torch.tensor([[torch.inf]])
-    assert not within()(infinite, infinite).any()
-    assert not within()(torch.ones(1, 1), infinite).any()
+    assert not close()(infinite, infinite).any()
+    assert not close()(torch.ones(1, 1), infinite).any()
 
 
-# What of an output decides
+# Names and arguments
 
 
-@dataclass
-class ModelOutput:
-    loss: Tensor
-    logits: Tensor
+def test_rules_by_name() -> None:
+    assert [parse_rule(name) for name in RULES] == [argmax(), sign(), multilabel(), close()]
+    assert parse_rule(" argmax( dim=2, share=0.95 )") == argmax(2, 0.95)
+    assert parse_rule("close(tolerance=0.1)") == close(0.1)
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    "text",
+    ["", "max", "argmax(", "argmax(axis=1)", "argmax(2)", "close(tolerance=x)", "close(1)(2)"],
+)
+def test_no_such_rule(text: str) -> None:
+    with pytest.raises(UnsupportedError, match="^decision="):
+        parse_rule(text)
+
+
+@pytest.mark.parametrize(
+    "make",
     [
-        lambda t: {"aux": -t, "logits": t},
-        lambda t: OrderedDict(aux=-t, logits=t),
-        lambda t: SimpleNamespace(aux=-t, logits=t),
-        lambda t: ModelOutput(-t, t),
+        lambda: argmax(dim=1.5),  # type: ignore[arg-type]
+        lambda: argmax(dim=True),
+        lambda: argmax(share=1.1),
+        lambda: argmax(share=float("nan")),
+        lambda: close(tolerance=-0.1),
+        lambda: close(tolerance="a"),  # type: ignore[arg-type]
+        lambda: close(tolerance=float("inf")),
+        lambda: sign(threshold=float("nan")),
     ],
-    ids=["dict", "ordered", "namespace", "dataclass"],
 )
-def test_logits_decide_where_there_are_any(wrap) -> None:  # type: ignore[no-untyped-def]
-    reference, output = normal(4, 3), normal(4, 3, seed=1)
-    assert primary(wrap(reference)) is reference
-    assert torch.equal(
-        resolve(None, wrap(reference))(wrap(reference), wrap(output)),
-        default(reference)(reference, output),
-    )
+def test_arguments_are_checked(make: Any) -> None:
+    with pytest.raises(UnsupportedError, match="number"):
+        make()
+
+
+# The caller's own
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("result", "why"),
     [
-        lambda t: (t, -t),
-        lambda t: [torch.arange(4), t],
-        lambda t: {"indices": torch.arange(4), "out": t},
-        lambda t: (torch.tensor(0.5), {"nested": [t]}),
-        lambda t: {"logits": None, "out": t},
+        (torch.ones(4, 3, dtype=torch.bool), r"shape \(4, 3\)"),
+        (torch.ones(4, 1, dtype=torch.bool), r"shape \(4, 1\)"),
+        (torch.ones(3, dtype=torch.bool), r"shape \(3,\)"),
+        (torch.tensor(True), r"shape \(\)"),
+        (torch.tensor([0, 1, 2, 1]), "other values than 0 and 1"),
+        (torch.tensor([0.2, 0.9, 1.0, 1.0]), "other values than 0 and 1"),
+        (torch.tensor([1.0, torch.nan, 1.0, 1.0]), "other values than 0 and 1"),
+        (torch.tensor([1.0, torch.inf, 1.0, 1.0]), "other values than 0 and 1"),
+        (torch.ones(4, dtype=torch.complex64), "other values than 0 and 1"),
+        (True, "gave a bool"),
+        (None, "gave a NoneType"),
+        ([True] * 4, "gave a list"),
+        (0.97, "gave a float"),
+        (np.array(["a"] * 4), "gave a ndarray"),
     ],
-    ids=["tuple", "integers first", "dict", "scalar first", "logits are none"],
+    ids=lambda value: str(value)[:30],
 )
-def test_else_the_first_floating_tensor_with_examples(wrap) -> None:  # type: ignore[no-untyped-def]
-    scores = normal(4, 3)
-    assert primary(wrap(scores)) is scores
+def test_what_a_callers_function_may_not_give(result: Any, why: str) -> None:
+    with pytest.raises(UnsupportedError, match=why):
+        check_result(result, 4, Custom(lambda a, b: result))
 
 
 @pytest.mark.parametrize(
-    "output", [torch.tensor(1.5), torch.arange(3), None, (), {"logits": 3}], ids=str
+    "result",
+    [
+        torch.tensor([True, False]),
+        torch.tensor([1, 0]),
+        torch.tensor([1.0, 0.0]),
+        np.array([True, False]),
+    ],
 )
-def test_an_output_with_nothing_to_compare_is_an_error(output: object) -> None:
-    """A tensor without dimensions has no examples."""
-    with pytest.raises(UnsupportedError, match="no floating tensor to compare"):
-        resolve(None, output)
+def test_what_a_callers_function_may_give(result: Any) -> None:
+    assert check_result(result, 2, close()).tolist() == [True, False]
 
 
-def test_the_callers_decision_is_taken() -> None:
-    def never(reference: Tensor, output: Tensor) -> Tensor:
-        return torch.zeros(len(reference), dtype=torch.bool)
+def test_an_error_in_a_callers_function_says_whose_it_is() -> None:
+    def broken(reference: Any, output: Any) -> Tensor:
+        raise KeyError("boxes")
 
-    assert resolve(never, normal(2, 2)) is never
-    with pytest.raises(UnsupportedError, match="decision is a float"):
-        resolve(0.5, normal(2, 2))  # type: ignore[arg-type]
-
-
-# How far apart
-
-
-def test_error_is_relative_to_what_classes_differ_by() -> None:
-    """The norm is about the mean of each example's scores: a shift of all of them says nothing."""
-    reference, output = normal(4, 3), normal(4, 3, seed=1)
-    error, norm = squared_error(reference, output)
-    assert error == pytest.approx(float((reference - output).square().sum()))
-    assert norm == pytest.approx(float(torch.var(reference, 1, correction=0).sum()) * 3)
-    assert squared_error(reference + 10, output + 10)[1] == pytest.approx(norm, rel=1e-4)
-
-
-def test_single_numbers_are_relative_to_their_size() -> None:
-    assert squared_error(torch.tensor([[3.0], [4.0]]), torch.tensor([[3.0], [5.0]])) == (1.0, 25.0)
+    with pytest.raises(UnsupportedError, match=r"decision=broken: it raised KeyError: 'boxes'"):
+        Custom(broken)(None, None)
