@@ -185,8 +185,8 @@ def _decode_spec(held: Any) -> pytree.TreeSpec:
     if kind not in pytree.SUPPORTED_NODES:
         if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
             raise StorageError(
-                f"The model takes or returns a {getattr(kind, '__qualname__', kind)}, which torch.utils._pytree does "
-                "not know in this process. Register it, and load again."
+                f"The model takes or returns a {getattr(kind, '__qualname__', kind)}, which "
+                "torch.utils._pytree does not know in this process. Register it, and load again."
             )
         pytree.register_dataclass(kind)
     return pytree.TreeSpec(kind, context, [_decode_spec(child) for child in children])
