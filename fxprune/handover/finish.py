@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from fxprune.allocate.allocation import Allocation
 from fxprune.graph.nodes import attribute
 from fxprune.handover.left_alone import left_alone
+from fxprune.handover.module import CompressedModule
 from fxprune.handover.report import Report, attach
 from fxprune.handover.rows import AloneRow, GroupRow
 from fxprune.label.flops import count_flops
@@ -33,8 +34,7 @@ def hand_over(
     graph, example = session.graph, session.captured.example
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
-        small = LiftModules()(small).graph_module
-        small.eval()
+        small = CompressedModule.of(LiftModules()(small).graph_module).eval()
     plan = allocation.plan
     rows = _rows(session, allocation)
     notes = list(session.journal.notes)

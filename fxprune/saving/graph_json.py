@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen
 
 from fxprune.errors import StorageError
+from fxprune.handover.module import CompressedModule
 from fxprune.saving.checks import check_identifier, field
 from fxprune.saving.layers import LAYERS
 from fxprune.saving.operators import (
@@ -91,7 +92,7 @@ def decode_graph(
     if structure is not None:
         graph.set_codegen(_PyTreeCodeGen(decode_structure(graph, structure, decoder)))
     graph.lint()
-    small = GraphModule(root, graph, check_identifier(name))
+    small = CompressedModule(root, graph, check_identifier(name))
     # All of the root, in its order, not only what the graph reads.
     for attribute in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
         setattr(small, attribute, getattr(root, attribute))

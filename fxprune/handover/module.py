@@ -1,0 +1,192 @@
+"""The module that is handed over: a GraphModule that pickle, copy and other processes take.
+
+torch pickles a GraphModule as source that is traced again when it is read, by the tracer its graph
+was born of. torch.export's tracer cannot trace again, and none can look into nested inputs. Here
+the nodes themselves are the state, without what the trace noted about them.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
+from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import StorageError
+
+DERIVED = (
+    *("_graph", "_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec"),
+    *("_tracer_cls", "_tracer_extras", "shape_env"),
+)
+"""Attributes of a GraphModule that follow from its graph, or belong to one trace."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Another node among a node's arguments, by name."""
+
+    node: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """What `torch.ops` holds under a dotted name."""
+
+    name: str
+
+
+class CompressedModule(GraphModule):
+    """A GraphModule whose pickle and copies hold its nodes; in all else it is torch's.
+
+    What it takes and returns must be picklable for the whole to be: classes of one's own are
+    looked up where they were defined, as pickle does for every object.
+    """
+
+    @classmethod
+    def of(cls, module: GraphModule) -> "CompressedModule":
+        """The same graph over the same tensors and layers, without the marks of its trace.
+
+        Args:
+            module: not to be used afterwards: its graph becomes the result's.
+        """
+        graph = module.graph
+        graph._tracer_cls, graph._tracer_extras = None, {}
+        made = cls(nn.Module(), Graph(), type(module).__name__)
+        kept = {k: v for k, v in module.__dict__.items() if k not in DERIVED and k != "meta"}
+        made.__dict__.update(kept)
+        made.graph = graph
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Attributes, and the graph by names."""
+        attributes: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {
+            "name": type(self).__name__,
+            "attributes": {k: v for k, v in attributes.items() if k not in DERIVED},
+            "nodes": [_encode_node(node) for node in self.graph.nodes],
+            "convention": _encode_convention(self.graph),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read a state back.
+
+        Raises:
+            StorageError: an operator or a class of the inputs or outputs is not known here.
+        """
+        GraphModule.__init__(self, nn.Module(), Graph(), state["name"])
+        self.__dict__.update(state["attributes"])
+        graph, nodes = Graph(), dict[str, Node]()
+        for op, name, target, args, kwargs in state["nodes"]:
+            found = _decode(nodes)
+            nodes[name] = graph.create_node(
+                op, found(target), map_aggregate(args, found), map_aggregate(kwargs, found), name
+            )
+        if state["convention"] is not None:
+            names, inputs, outputs = state["convention"]
+            info = _PyTreeInfo(names, _decode_spec(inputs), outputs and _decode_spec(*outputs))
+            graph.set_codegen(_PyTreeCodeGen(info))
+        self.graph = graph
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An empty module, and its state, in which what refers to the module refers to it again."""
+        return _blank, (), self.__getstate__()
+
+    def __copy__(self) -> "CompressedModule":
+        """The same tensors and layers under a graph of its own."""
+        return self._with_state(self.__getstate__(), _blank())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompressedModule":
+        """Tensors and layers of its own too; the report and plan go along."""
+        made = memo[id(self)] = _blank()
+        return self._with_state(copy.deepcopy(self.__getstate__(), memo), made)
+
+    def _with_state(self, state: dict[str, Any], made: "CompressedModule") -> "CompressedModule":
+        made.__setstate__(state)
+        for old, new in zip(self.graph.nodes, made.graph.nodes, strict=True):
+            new.meta = dict(old.meta)
+        return made
+
+
+def _blank() -> CompressedModule:
+    """One whose state comes next."""
+    return CompressedModule.__new__(CompressedModule)
+
+
+def _encode_node(node: Node) -> tuple[Any, ...]:
+    """(op, name, target, args, kwargs) without objects of the graph."""
+    args, kwargs = map_aggregate(node.args, _encode), map_aggregate(node.kwargs, _encode)
+    return node.op, node.name, _encode(node.target), args, kwargs
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Node):
+        return Reference(value.name)
+    if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return Operator(str(value))
+    if isinstance(value, torch._ops.HigherOrderOperator):
+        return Operator(f"higher_order.{value.name()}")
+    return value
+
+
+def _decode(nodes: dict[str, Node]) -> Callable[[Any], Any]:
+    """`_encode` backwards, given the nodes made so far."""
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, Reference):
+            return nodes[value.node]
+        return _operator(value.name) if isinstance(value, Operator) else value
+
+    return decode
+
+
+def _operator(name: str) -> Any:
+    found: Any = torch.ops
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise StorageError(
+            f"The model calls torch.ops.{name}, which is not registered in this process. Import "
+            "what registers it, and load again."
+        ) from error
+    return found
+
+
+def _encode_convention(graph: Graph) -> tuple[Any, ...] | None:
+    """Argument names and the nests of inputs and outputs; None for a graph of plain arguments."""
+    codegen = graph._codegen
+    if isinstance(codegen, _PyTreeCodeGen):
+        info = codegen.pytree_info
+        outputs = None if info.out_spec is None else (_encode_spec(info.out_spec),)
+        return list(info.orig_args), _encode_spec(info.in_spec), outputs
+    if type(codegen) is not CodeGen:
+        raise StorageError(
+            f"The graph is written by a {type(codegen).__name__}, which cannot be copied."
+        )
+    return None
+
+
+def _encode_spec(spec: pytree.TreeSpec) -> Any:
+    """(type, context, children), None for a leaf: torch's own class warns when it is pickled."""
+    if spec.is_leaf():
+        return None
+    return spec.type, spec.context, [_encode_spec(child) for child in spec.children()]
+
+
+def _decode_spec(held: Any) -> pytree.TreeSpec:
+    if held is None:
+        return pytree.tree_structure(0)
+    kind, context, children = held
+    if kind not in pytree.SUPPORTED_NODES:
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            raise StorageError(
+                f"The model takes or returns a {getattr(kind, '__qualname__', kind)}, which "
+                "torch.utils._pytree does not know in this process. Register it, and load again."
+            )
+        pytree.register_dataclass(kind)
+    return pytree.TreeSpec(kind, context, [_decode_spec(child) for child in children])
