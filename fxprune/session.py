@@ -130,8 +130,9 @@ class Session:
     @cached_property
     def costs(self) -> CostModel:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
+        own = self.captured.original.parameters
         if self.options.budget.latency is None:
-            return CostModel(self.graph, self.analysis)
+            return CostModel(self.graph, self.analysis, parameters=own)
         probe = self.latency_probe
         with self.journal.station("measure"):
             table = LayerTimes(probe.device, self.options.workload)
@@ -139,7 +140,7 @@ class Session:
             seconds = fit_call_seconds(
                 self.graph, self.analysis, self.captured.example, probe, multiple, table
             )
-        return CostModel(self.graph, self.analysis, seconds)
+        return CostModel(self.graph, self.analysis, seconds, own)
 
 
 def open_session(

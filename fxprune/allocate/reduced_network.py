@@ -78,7 +78,7 @@ class ReducedNetwork:
         full = self.costs.full
         shares = {
             "flops": self._flops(layer) / max(self.costs.flops(full), 1.0),
-            "params": math.prod(self.shape(layer.weight)) / max(self.costs.params(full), 1.0),
+            "params": math.prod(self.shape(layer.weight)) / max(self.costs.total("params"), 1.0),
         }
         return np.array([shares[limit] for limit in self.limits])
 

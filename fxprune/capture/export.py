@@ -1,6 +1,5 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
-import copy
 import inspect
 import logging
 import time
@@ -20,9 +19,13 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.canonical import canonicalize
+from fxprune.capture.copying import copy_model
 from fxprune.capture.functional import mutates, plain_inplace
 from fxprune.capture.returned import register_dataclasses
+from fxprune.capture.original import Original, read_original
+from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.supported import check_model
+from fxprune.capture.unread import drop_unread_parameters
 from fxprune.errors import CaptureError
 
 
@@ -35,11 +38,13 @@ class Captured:
         graph: the module; a copy, sharing no tensor with the caller's model.
         example: the batch of two it was traced on.
         notes: what the trace lost, for the report.
+        original: what the model held before anything was folded or dropped.
     """
 
     graph: GraphModule
     example: Batch
     notes: tuple[str, ...]
+    original: Original
 
 
 def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
@@ -252,7 +257,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     """
     check_model(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        duplicate = copy.deepcopy(model).eval().requires_grad_(True)
+        duplicate = copy_model(model).eval().requires_grad_(True)
+        folded = fold_parametrizations(duplicate)
         try:
             register_dataclasses(duplicate(*batch.args, **batch.kwargs))
         except Exception as error:
@@ -278,13 +284,12 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         )
     else:
         notes = fixed
-    notes += canonicalize(module)
-    used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
-    lost = [
-        n
-        for n, _ in duplicate.named_parameters()
-        if n not in used and n not in dict(module.named_parameters())
-    ]
-    if lost:
-        notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
-    return Captured(module, batch, notes)
+    notes += tuple(
+        f"{weight}: its parametrization is folded into the weight" for weight in folded
+    ) + canonicalize(module)
+    return Captured(
+        module,
+        batch,
+        notes + drop_unread_parameters(module, duplicate),
+        read_original(model, folded),
+    )

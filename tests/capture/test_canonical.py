@@ -119,7 +119,7 @@ def test_computed_weights_become_parameters() -> None:
     assert isinstance(found.graph.get_parameter("0.weight"), nn.Parameter)
     assert torch.equal(found.graph.get_parameter("0.weight"), normed.weight)
     assert found.notes[0] == (
-        "0.weight: the weight that is computed from other parameters is folded into one"
+        "0.weight: its parametrization is folded into the weight"
     )
 
 
