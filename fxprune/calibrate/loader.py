@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.capture.batch import Batch, make_batch, to_batch
+from fxprune.capture.batch import Batch, make_batch, require_alike, to_batch
 from fxprune.errors import CalibrationError
 
 
@@ -182,6 +182,7 @@ def _check_like(first: Batch, batch: Batch, at: int) -> None:
     Args:
         at: number of its first example, for messages.
     """
+    require_alike(first, batch, at)
     for a, b in zip(first.tensors(), batch.tensors(), strict=True):
         if a.dtype != b.dtype or a.dim() != b.dim():
             raise CalibrationError(

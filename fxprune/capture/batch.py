@@ -114,3 +114,47 @@ def example_batch(model: nn.Module, example: Any) -> Batch:
     if batch.size == 1:
         batch = batch.map(lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t)
     return batch.part(0, 2)
+
+
+def require_alike(first: Batch, batch: Batch, at: int) -> None:
+    """Check that a batch has the first one's arguments, nests and constants.
+
+    Args:
+        at: number of its first example, for messages.
+
+    Raises:
+        CalibrationError: says which argument differs.
+    """
+    if batch.kwargs.keys() != first.kwargs.keys():
+        raise CalibrationError(
+            f"The calibration batch from example {at} is a dict with keys "
+            f"{sorted(batch.kwargs)}, the first one with {sorted(first.kwargs)}. Give every batch "
+            "the same keys."
+        )
+    pairs = [
+        *(
+            (f"argument {i + 1}", *p)
+            for i, p in enumerate(zip(first.args, batch.args, strict=False))
+        ),
+        *((name, first.kwargs[name], batch.kwargs[name]) for name in first.kwargs),
+    ]
+    for name, a, b in pairs:
+        leaves, form = pytree.tree_flatten(a)
+        others, other = pytree.tree_flatten(b)
+        if form != other or len(first.args) != len(batch.args):
+            raise CalibrationError(
+                f"The calibration batch from example {at} has another structure than the first "
+                f"one at {name}. Give every batch the same nest of tensors."
+            )
+        for x, y in zip(leaves, others, strict=True):
+            constants = not isinstance(x, Tensor) and not isinstance(y, Tensor)
+            if isinstance(x, Tensor) != isinstance(y, Tensor) or constants and x != y:
+                raise CalibrationError(
+                    f"The calibration batch from example {at} has {name}={_shown(y)}, the first "
+                    f"one {_shown(x)}. What is no tensor becomes a part of the compressed model: "
+                    "give every batch the same value, or compress once for each."
+                )
+
+
+def _shown(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.canonical import canonicalize
+from fxprune.capture.constants import check_constants
 from fxprune.capture.copying import copy_model
 from fxprune.capture.functional import mutates, plain_inplace
 from fxprune.capture.returned import register_dataclasses
@@ -290,6 +291,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     return Captured(
         module,
         batch,
-        notes + drop_unread_parameters(module, duplicate),
+        notes
+        + drop_unread_parameters(module, duplicate)
+        + check_constants(module, duplicate, batch),
         read_original(model, folded),
     )
