@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.graph.convolution import groups, read_convolution
 from fxprune.graph.nodes import attribute
+from fxprune.graph.operators import operator_name
+from fxprune.label.arguments import Rewriter
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import Layer
 from fxprune.label.survivors import shrink_parameter
@@ -66,6 +69,15 @@ class ReducedNetwork:
             if ids is None
             else torch.from_numpy(np.flatnonzero(self.keep_mask[ids]))
         )
+
+    def groups(self, layer: Layer) -> int:
+        """Convolution groups that stay; a depthwise layer has as many as channels reach it."""
+        node = layer.node
+        if groups(node) == 1:
+            return 1
+        target, args, kwargs = Rewriter(self.analysis, self.keep_mask).arguments(node)
+        found = read_convolution(operator_name(target), args, kwargs)
+        return 1 if found is None else found.groups
 
     def cost(self) -> np.ndarray:
         """Of everything without factoring, (limits,), as fractions of the original."""
