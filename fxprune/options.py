@@ -36,7 +36,8 @@ class Options:
         effort: candidates that are tried.
 
     Raises:
-        BudgetError, UnsupportedError, PlanError: a value is of the wrong kind; says which and what to give.
+        BudgetError, UnsupportedError, PlanError: a value is of the wrong kind; says which and
+            what to give.
     """
 
     budget: Budget = field(default_factory=make_budget)

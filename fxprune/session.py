@@ -169,6 +169,7 @@ def open_session(
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
     journal.notes.extend(captured.notes)
+    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
     with journal.station("label"):
         ignored = matcher(model, options.ignore, "ignore")
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)

@@ -158,3 +158,10 @@ def require_alike(first: Batch, batch: Batch, at: int) -> None:
 
 def _shown(value: Any) -> str:
     return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def is_mask(values: Tensor) -> bool:
+    """Whether a tensor is a mask to add to scores: zeros, and minus infinity where nothing is
+    seen.
+    """
+    return bool(((values == 0) | (values == -torch.inf)).all())

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,13 +17,16 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def check_constants(module: GraphModule, model: nn.Module, batch: Batch) -> tuple[str, ...]:
+def check_constants(
+    module: GraphModule, model: nn.Module, batch: Batch, most: int | None = None
+) -> tuple[str, ...]:
     """Make a captured graph check what is a constant in it, and give it the model's defaults.
 
     Args:
         module: changed in place.
         model: that was traced.
         batch: it was traced on.
+        most: examples per call up to which the trace is the model's; None for any number.
 
     Returns:
         a note per constant.
@@ -37,9 +41,20 @@ def check_constants(module: GraphModule, model: nn.Module, batch: Batch) -> tupl
     arguments = _in_order(model, given) or [
         Argument(name, False, REQUIRED, _leaves(given[name])) for name in names
     ]
-    if any(a.leaves is not None or a.default is not REQUIRED for a in arguments):
+    if most is not None:
+        arguments = [
+            replace(a, most=most if _has_rows(given.get(a.name), batch.size) else None)
+            for a in arguments
+        ]
+    if any(a.leaves is not None or a.default is not REQUIRED or a.most for a in arguments):
         set_arguments(module, arguments)
     return tuple(_notes(given))
+
+
+def _has_rows(value: Any, size: int) -> bool:
+    """Whether a tensor of an argument has a row for every example."""
+    leaves = pytree.tree_leaves(value)
+    return any(isinstance(t, Tensor) and t.dim() > 0 and t.shape[0] == size for t in leaves)
 
 
 def _leaves(value: Any) -> tuple[Any, ...] | None:

@@ -30,16 +30,20 @@ class Argument:
         default: where the caller leaves it out; `REQUIRED` for none.
         leaves: what it must be, leaf by leaf, `TENSOR` where any tensor will do; None for an
             argument of tensors alone, which the graph reads.
+        most: examples per call, where the model does something else on more.
     """
 
     name: str
     keyword_only: bool
     default: Any
     leaves: tuple[Any, ...] | None
+    most: int | None = None
 
     def __post_init__(self) -> None:
         literal(self.default)
         literal(self.leaves)
+        if self.most is not None and type(self.most) is not int:
+            raise TypeError(f"{self.most!r} is no number of examples.")
 
 
 def literal(value: Any) -> str:
@@ -91,6 +95,21 @@ def check_argument(name: str, value: Any, leaves: tuple[Any, ...]) -> None:
             )
 
 
+def check_rows(name: str, value: Any, most: int) -> None:
+    """Insist on the number of examples up to which a model does what it was traced doing.
+
+    Raises:
+        ArgumentError: there are more.
+    """
+    for found in pytree.tree_leaves(value):
+        if isinstance(found, Tensor) and found.dim() and found.shape[0] > most:
+            raise ArgumentError(
+                f"{name} holds {found.shape[0]} examples: the original does something else on more "
+                f"than {most} in one call, and this model only what it does up to there. Call it "
+                f"on at most {most}, or free the original's forward of the batch size."
+            )
+
+
 def _equal(found: Any, leaf: Any) -> bool:
     both = isinstance(found, float) and isinstance(leaf, float)
     return bool(found == leaf) or (both and math.isnan(found) and math.isnan(leaf))
@@ -126,7 +145,7 @@ class CheckedArguments(_PyTreeCodeGen):
         if options.get("expanded_def"):
             return text
         _, line, body = text.partition("\n")
-        head, names = ["self"], [a.name for a in self.arguments]
+        head = ["self"]
         for argument in self.arguments:
             if argument.keyword_only and "*" not in head:
                 head.append("*")
@@ -135,15 +154,19 @@ class CheckedArguments(_PyTreeCodeGen):
                 argument.name if default is REQUIRED else f"{argument.name} = {literal(default)}"
             )
         checks = "".join(
-            f"\n    check_argument({name!r}, {name}, {literal(argument.leaves)})"
-            for name, argument in zip(names, self.arguments, strict=True)
-            if argument.leaves is not None
+            f"\n    check_argument({a.name!r}, {a.name}, {literal(a.leaves)})"
+            for a in self.arguments
+            if a.leaves is not None
+        )
+        checks += "".join(
+            f"\n    check_rows({a.name!r}, {a.name}, {a.most})" for a in self.arguments if a.most
         )
         return f"def forward({', '.join(head)}){maybe_return_annotation}:{checks}{line}{body}"
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         """What the function calls."""
-        return [*super().additional_globals(), ("check_argument", check_argument)]
+        own = (("check_argument", check_argument), ("check_rows", check_rows))
+        return [*super().additional_globals(), *own]
 
 
 def set_arguments(module: GraphModule, arguments: Sequence[Argument]) -> None:
