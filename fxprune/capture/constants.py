@@ -10,11 +10,10 @@ from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
-from fxprune.capture.batch import Batch
+from fxprune.capture.batch import OPEN, Batch
 from fxprune.graph.arguments import REQUIRED, TENSOR, Argument, literal, set_arguments
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_constants(
