@@ -70,9 +70,7 @@ def _signature(model: nn.Module) -> tuple[int, set[str], bool, set[str]]:
     except (TypeError, ValueError):
         return 1, set(), True, set()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [
-        p for p in parameters if p.kind not in OPEN and p.default is inspect.Parameter.empty
-    ]
+    needed = [p for p in parameters if p.kind not in OPEN and p.default is inspect.Parameter.empty]
     required = sum(p.kind in kinds for p in needed)
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     return max(required, 1), {p.name for p in parameters}, anything, {p.name for p in needed}

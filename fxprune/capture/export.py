@@ -23,11 +23,11 @@ from fxprune.capture.canonical import canonicalize
 from fxprune.capture.constants import check_constants
 from fxprune.capture.copying import copy_model
 from fxprune.capture.functional import mutates, plain_inplace
-from fxprune.capture.returned import register_dataclasses
 from fxprune.capture.image_sizes import attends, holds_image_size, splits_image
 from fxprune.capture.original import Original, read_original
 from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.plain_masks import plain_masks
+from fxprune.capture.returned import register_dataclasses
 from fxprune.capture.supported import check_model
 from fxprune.capture.unread import drop_unread_parameters
 from fxprune.errors import CaptureError

@@ -1,6 +1,7 @@
 """Arguments that are no tensors: checked where they were frozen, left out where they may be."""
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_another_constant_is_an_error_that_names_it(tmp_path: Path) -> None:
     ]
     check_frozen(small)
     check_frozen(copy.deepcopy(small))
+    check_frozen(pickle.loads(pickle.dumps(small)))
     fxprune.save(small, tmp_path / "small.safetensors")
     check_frozen(fxprune.load(tmp_path / "small.safetensors"))
     compiled = torch.compile(small, backend="eager", fullgraph=True)
