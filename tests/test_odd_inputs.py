@@ -205,7 +205,7 @@ def test_options_of_the_wrong_kind(wrong: Any, error: type[Exception], message: 
 @pytest.mark.parametrize("number", [np.float64, np.array, torch.tensor])
 def test_scalars_of_arrays_and_tensors_are_numbers(number: Any) -> None:
     assert Budget(flops=number(0.5)) == Budget(flops=0.5)
-    count = np.int64 if number is np.float64 else number
+    count: Any = np.int64 if number is np.float64 else number
     wanted = Options(seed=3, effort=2, round_to=4, memory=1e9, keep={"0": 0.5})
     given = Options(
         seed=count(3),

@@ -10,7 +10,7 @@ MANY = 1 << 16
 
 def most_examples(program: ExportedProgram) -> int | None:
     """The most examples per call that a trace's guards allow; None where they allow any number."""
-    bounds = []
+    bounds: list[int] = []
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op != "placeholder" or not isinstance(value, Tensor) or not value.dim():

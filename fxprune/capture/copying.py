@@ -31,7 +31,7 @@ def copy_model(model: M) -> M:
         with warnings.catch_warnings():
             # torch's own pytree specs warn about themselves when copied.
             warnings.simplefilter("ignore", FutureWarning)
-            return copy.deepcopy(model, memo)  # type: ignore[arg-type]
+            return copy.deepcopy(model, memo)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise CaptureError(

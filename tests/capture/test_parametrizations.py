@@ -79,7 +79,7 @@ def test_a_weight_whose_tensors_others_use_stays_computed() -> None:
     model = wrapped(parametrizations.spectral_norm)
     held: Any = model[2].parametrizations
     model.add_module("tied", Net(lambda s, x: x))
-    model.tied.register_parameter("w", held.weight.original)
+    model.get_submodule("tied").register_parameter("w", held.weight.original)
     assert set(fold_parametrizations(copy_model(model))) == {"0.weight", "6.weight"}
 
 
