@@ -29,6 +29,10 @@ class PlanError(FxpruneError):
     """The plan does not fit the model."""
 
 
+class ArgumentError(FxpruneError):
+    """A compressed model was called with another constant than it was compressed for."""
+
+
 class CalibrationWarning(UserWarning):
     """The calibration data is thin for what is fitted on it."""
 

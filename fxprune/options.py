@@ -1,12 +1,13 @@
 """Everything a caller may choose beside model and data: one frozen value, checked once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fxprune.errors import BudgetError, UnsupportedError
+from fxprune.errors import BudgetError, PlanError, UnsupportedError
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
+from fxprune.plans.numbers import is_number, read_number
 from fxprune.profile.selectors import SELECTORS
 from fxprune.timing.workload import Workload
 from fxprune.verify.judge import Decision, check_decision
@@ -35,7 +36,8 @@ class Options:
         effort: candidates that are tried.
 
     Raises:
-        BudgetError, UnsupportedError: a value is of the wrong kind; says which and what to give.
+        BudgetError, UnsupportedError, PlanError: a value is of the wrong kind; says which and
+            what to give.
     """
 
     budget: Budget = field(default_factory=make_budget)
@@ -54,7 +56,10 @@ class Options:
 
     def __post_init__(self) -> None:
         check_decision(self.decision)
-        if self.selector not in SELECTORS:
+        for name in ("round_to", "seed", "memory", "effort"):
+            object.__setattr__(self, name, read_number(getattr(self, name)))
+        self._check_kinds()
+        if not isinstance(self.selector, str) or self.selector not in SELECTORS:
             raise UnsupportedError(
                 f"selector={self.selector!r} is not one of {', '.join(SELECTORS)}."
             )
@@ -68,6 +73,39 @@ class Options:
                 f"effort={self.effort!r}: how many plans are tried is a whole number, 1 (uniform "
                 "widths, untried) or more."
             )
+
+    def _check_kinds(self) -> None:
+        """Check what only goes wrong later, when hours may have passed."""
+        seed, memory, ignore = self.seed, self.memory, self.ignore
+        if not is_number(seed) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise BudgetError(f"seed={seed!r}: a seed is a whole number, 0 or more.")
+        if not is_number(memory) or not memory >= 0:
+            raise BudgetError(f"memory={memory!r}: give a number of bytes, such as 2e9.")
+        if not isinstance(self.workload, Workload):
+            raise BudgetError(
+                f"workload={self.workload!r}: give a fxprune.Workload, such as "
+                "fxprune.Workload(batch=8)."
+            )
+        names = [ignore] if isinstance(ignore, str) else ignore
+        if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+            raise PlanError(
+                f"ignore={ignore!r}: give names (globs) of modules or parameters, such as "
+                '["head.*"].'
+            )
+        if self.keep is not None:
+            if not isinstance(self.keep, Mapping):
+                raise PlanError(
+                    f"keep={self.keep!r}: give the least share to keep by names (globs) of "
+                    'modules, such as {"layer4.*": 0.8}.'
+                )
+            kept = {name: read_number(share) for name, share in self.keep.items()}
+            for name, share in kept.items():
+                if not isinstance(name, str) or not is_number(share) or not 0 < share <= 1:
+                    raise PlanError(
+                        f"keep[{name!r}]={share!r}: give the least share of the channels to keep, "
+                        "above 0 and at most 1, by the name (glob) of a module."
+                    )
+            object.__setattr__(self, "keep", kept)
 
     @property
     def multiple(self) -> RoundTo:

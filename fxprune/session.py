@@ -130,8 +130,9 @@ class Session:
     @cached_property
     def costs(self) -> CostModel:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
+        own = self.captured.original.parameters
         if self.options.budget.latency is None:
-            return CostModel(self.graph, self.analysis)
+            return CostModel(self.graph, self.analysis, parameters=own)
         probe = self.latency_probe
         with self.journal.station("measure"):
             table = LayerTimes(probe.device, self.options.workload)
@@ -139,7 +140,7 @@ class Session:
             seconds = fit_call_seconds(
                 self.graph, self.analysis, self.captured.example, probe, multiple, table
             )
-        return CostModel(self.graph, self.analysis, seconds)
+        return CostModel(self.graph, self.analysis, seconds, own)
 
 
 def open_session(
@@ -168,6 +169,7 @@ def open_session(
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
     journal.notes.extend(captured.notes)
+    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
     with journal.station("label"):
         ignored = matcher(model, options.ignore, "ignore")
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)

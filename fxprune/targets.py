@@ -1,6 +1,5 @@
 """Compress named submodules in place inside a model that cannot be captured whole."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -12,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.loader import Calibration
 from fxprune.capture.batch import Batch, make_batch
+from fxprune.capture.copying import copy_model
+from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, CalibrationError, PlanError
 from fxprune.options import Options
 from fxprune.pipeline import compress_whole
@@ -109,8 +110,9 @@ def compress_targets(
         )
     # A part's outputs are no decisions; they are to stay as they are.
     judged = replace(options, decision=options.decision or close())
-    result = copy.deepcopy(model).eval()
-    calibration = Calibration(result, loader)
+    result = copy_model(model).eval()
+    with undisturbed(model, options.seed):
+        calibration = Calibration(result, loader)
     for name in names:
         passing = Passing(result, name, calibration)
         try:

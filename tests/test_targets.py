@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import fxprune
 
@@ -84,3 +85,13 @@ def test_sweep_reuses_one_calibration(detector: Detector) -> None:
     for flops, small in curve.items():
         before, after = fxprune.report(small).flops
         assert after <= flops * before
+
+
+def test_the_callers_random_state_stays(detector: Detector) -> None:
+    """Loaders that shuffle draw from it."""
+    loader = DataLoader(torch.randn(64, 3, 8, 8), batch_size=16, shuffle=True)  # type: ignore[arg-type]
+    before = torch.get_rng_state()
+    fxprune.compress(
+        detector, loader, flops=0.6, method="magnitude", targets="backbone", progress=False
+    )
+    assert torch.equal(torch.get_rng_state(), before)

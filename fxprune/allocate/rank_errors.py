@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fxprune.allocate.reduced_network import ReducedNetwork
-from fxprune.graph.convolution import groups
 from fxprune.label.layers import Layer
 from fxprune.linalg import alds, pca, svd
 from fxprune.plans.factoring import Factoring
@@ -44,7 +43,7 @@ def principal_components(
 
     Where the model has no derivative, relative to the layer's own outputs.
     """
-    count = groups(layer.node)
+    count = network.groups(layer)
     sensitivities = statistics.sensitivities
     kept = network.outputs(layer.weight)
     moments = statistics.output_moments[layer.weight]
@@ -60,14 +59,14 @@ def principal_components(
 
 def singular_values(network: ReducedNetwork, layer: Layer, statistics: Statistics) -> list[Curve]:
     """Squared singular values of the weight that are lost, relative to all."""
-    form = Factoring(1, groups(layer.node))
+    form = Factoring(1, network.groups(layer))
     return [(form, _relative(svd.dropped(form.fold(network.weight(layer.weight)))))]
 
 
 def learned_rank(network: ReducedNetwork, layer: Layer, statistics: Statistics) -> list[Curve]:
     """Squared singular values of the weight as k1 x 1 after 1 x k2 (Idelbayev et al. 2020)."""
     separable = len(network.shape(layer.weight)) > 2
-    form = Factoring(1, groups(layer.node), separable=separable)
+    form = Factoring(1, network.groups(layer), separable=separable)
     return [(form, svd.dropped(form.fold(network.weight(layer.weight))))]
 
 
@@ -76,7 +75,7 @@ def grouped_encoders(network: ReducedNetwork, layer: Layer, statistics: Statisti
     shape = network.shape(layer.weight)
     most = min(ENCODERS, shape[1]) if len(shape) > 2 else 1
     encoders = [k for k in range(1, most + 1) if shape[1] % k == 0]
-    forms = [Factoring(1, groups(layer.node), k) for k in encoders]
+    forms = [Factoring(1, network.groups(layer), k) for k in encoders]
     return [(form, alds.bounds(form.fold(network.weight(layer.weight)))) for form in forms]
 
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.graph.convolution import groups, read_convolution
 from fxprune.graph.nodes import attribute
+from fxprune.graph.operators import operator_name
+from fxprune.label.arguments import Rewriter
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import Layer
 from fxprune.label.survivors import shrink_parameter
@@ -67,6 +70,15 @@ class ReducedNetwork:
             else torch.from_numpy(np.flatnonzero(self.keep_mask[ids]))
         )
 
+    def groups(self, layer: Layer) -> int:
+        """Convolution groups that stay; a depthwise layer has as many as channels reach it."""
+        node = layer.node
+        if groups(node) == 1:
+            return 1
+        target, args, kwargs = Rewriter(self.analysis, self.keep_mask).arguments(node)
+        found = read_convolution(operator_name(target), args, kwargs)
+        return 1 if found is None else found.groups
+
     def cost(self) -> np.ndarray:
         """Of everything without factoring, (limits,), as fractions of the original."""
         widths = np.array([int(self.keep_mask[g.blocks[0]].sum()) for g in self.analysis.groups])
@@ -78,7 +90,7 @@ class ReducedNetwork:
         full = self.costs.full
         shares = {
             "flops": self._flops(layer) / max(self.costs.flops(full), 1.0),
-            "params": math.prod(self.shape(layer.weight)) / max(self.costs.params(full), 1.0),
+            "params": math.prod(self.shape(layer.weight)) / max(self.costs.total("params"), 1.0),
         }
         return np.array([shares[limit] for limit in self.limits])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.capture.batch import Batch, make_batch, to_batch
+from fxprune.capture.batch import Batch, is_mask, make_batch, require_alike, to_batch
 from fxprune.errors import CalibrationError
 
 
@@ -103,6 +103,8 @@ class Calibration:
         first: Batch | None = None
         for item in self._loader:
             batch = to_batch(model, item)
+            if not batch.size:
+                continue
             first = first or batch
             _check_like(first, batch, self.size)
             self.size += batch.size
@@ -182,13 +184,14 @@ def _check_like(first: Batch, batch: Batch, at: int) -> None:
     Args:
         at: number of its first example, for messages.
     """
+    require_alike(first, batch, at)
     for a, b in zip(first.tensors(), batch.tensors(), strict=True):
         if a.dtype != b.dtype or a.dim() != b.dim():
             raise CalibrationError(
                 f"The calibration batch from example {at} has a tensor {tuple(b.shape)} "
                 f"{b.dtype}, the first one {tuple(a.shape)} {a.dtype}."
             )
-        if b.is_floating_point() and not torch.isfinite(b).all():
+        if b.is_floating_point() and not torch.isfinite(b).all() and not is_mask(b):
             raise CalibrationError(
                 f"The calibration batch from example {at} holds NaN or infinite values. Clean the "
                 "data first."

@@ -11,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CalibrationError
 
+OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Kinds of arguments that stand for any number of them."""
 LABEL_KEYS = frozenset({"label", "labels", "target", "targets"})
 
 
@@ -59,26 +61,29 @@ def make_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:
     return Batch(args, kwargs, leaves[0].shape[0] if leaves[0].dim() else 1)
 
 
-def _signature(model: nn.Module) -> tuple[int, set[str], bool]:
-    """Required positional arguments of forward, its names, and whether it takes any keyword."""
+def _signature(model: nn.Module) -> tuple[int, set[str], bool, set[str]]:
+    """Required positional arguments of forward, its names, whether it takes any keyword, and the
+    names that it requires.
+    """
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
-        return 1, set(), True
+        return 1, set(), True, set()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    needed = [p for p in parameters if p.kind not in OPEN and p.default is inspect.Parameter.empty]
+    required = sum(p.kind in kinds for p in needed)
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    return max(required, 1), {p.name for p in parameters}, anything
+    return max(required, 1), {p.name for p in parameters}, anything, {p.name for p in needed}
 
 
 def to_batch(model: nn.Module, item: Any) -> Batch:
     """Turn what a loader yields into the model's arguments; labels are dropped.
 
     A tensor is the only argument. Of a tuple or list as many leading items are taken as forward
-    requires. A dict is keyword arguments; keys such as `labels` and keys that forward does not
-    know are left out.
+    requires. A dict is keyword arguments; keys such as `labels`, unless forward requires them, and
+    keys that forward does not know are left out.
     """
-    required, names, anything = _signature(model)
+    required, names, anything, needed = _signature(model)
     if isinstance(item, Batch):
         return item
     if isinstance(item, Tensor):
@@ -93,7 +98,9 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
         return make_batch(tuple(item[:required]), {})
     if hasattr(item, "keys"):
         kwargs = {
-            k: item[k] for k in item.keys() if (k in names or anything) and k not in LABEL_KEYS
+            k: item[k]
+            for k in item.keys()
+            if (k in names or anything) and (k not in LABEL_KEYS or k in needed)
         }
         if not kwargs:
             raise CalibrationError(
@@ -114,3 +121,54 @@ def example_batch(model: nn.Module, example: Any) -> Batch:
     if batch.size == 1:
         batch = batch.map(lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t)
     return batch.part(0, 2)
+
+
+def require_alike(first: Batch, batch: Batch, at: int) -> None:
+    """Check that a batch has the first one's arguments, nests and constants.
+
+    Args:
+        at: number of its first example, for messages.
+
+    Raises:
+        CalibrationError: says which argument differs.
+    """
+    if batch.kwargs.keys() != first.kwargs.keys():
+        raise CalibrationError(
+            f"The calibration batch from example {at} is a dict with keys "
+            f"{sorted(batch.kwargs)}, the first one with {sorted(first.kwargs)}. Give every batch "
+            "the same keys."
+        )
+    pairs = [
+        *(
+            (f"argument {i + 1}", *p)
+            for i, p in enumerate(zip(first.args, batch.args, strict=False))
+        ),
+        *((name, first.kwargs[name], batch.kwargs[name]) for name in first.kwargs),
+    ]
+    for name, a, b in pairs:
+        leaves, form = pytree.tree_flatten(a)
+        others, other = pytree.tree_flatten(b)
+        if form != other or len(first.args) != len(batch.args):
+            raise CalibrationError(
+                f"The calibration batch from example {at} has another structure than the first "
+                f"one at {name}. Give every batch the same nest of tensors."
+            )
+        for x, y in zip(leaves, others, strict=True):
+            constants = not isinstance(x, Tensor) and not isinstance(y, Tensor)
+            if isinstance(x, Tensor) != isinstance(y, Tensor) or constants and x != y:
+                raise CalibrationError(
+                    f"The calibration batch from example {at} has {name}={_shown(y)}, the first "
+                    f"one {_shown(x)}. What is no tensor becomes a part of the compressed model: "
+                    "give every batch the same value, or compress once for each."
+                )
+
+
+def _shown(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def is_mask(values: Tensor) -> bool:
+    """Whether a tensor is a mask to add to scores: zeros, and minus infinity where nothing is
+    seen.
+    """
+    return bool(((values == 0) | (values == -torch.inf)).all())

@@ -1,6 +1,5 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
-import copy
 import inspect
 import logging
 import time
@@ -14,15 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
+from fxprune.capture.bounds import most_examples
 from fxprune.capture.canonical import canonicalize
+from fxprune.capture.constants import check_constants
+from fxprune.capture.copying import copy_model
 from fxprune.capture.functional import mutates, plain_inplace
+from fxprune.capture.image_sizes import attends, holds_image_size, splits_image
+from fxprune.capture.original import Original, read_original
+from fxprune.capture.parametrizations import fold_parametrizations
+from fxprune.capture.plain_masks import plain_masks
 from fxprune.capture.returned import register_dataclasses
 from fxprune.capture.supported import check_model
+from fxprune.capture.unread import drop_unread_parameters
 from fxprune.errors import CaptureError
 
 
@@ -35,11 +42,15 @@ class Captured:
         graph: the module; a copy, sharing no tensor with the caller's model.
         example: the batch of two it was traced on.
         notes: what the trace lost, for the report.
+        original: what the model held before anything was folded or dropped.
+        most: examples per call up to which the graph is the model's; None for any number.
     """
 
     graph: GraphModule
     example: Batch
     notes: tuple[str, ...]
+    original: Original
+    most: int | None = None
 
 
 def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
@@ -69,11 +80,11 @@ def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgra
     except Exception as error:
         return _fixed(model, batch, error), ()
     if not any(t.dim() >= 4 for t in batch.tensors()) or not any(
-        _sized(node) for node in program.graph.nodes
+        holds_image_size(node) for node in program.graph.nodes
     ):
         return program, ()
     # Windows, grids and attention make symbolic sizes that take minutes to simplify.
-    if not any(_attends(node) or _folds(node) for node in program.graph.nodes):
+    if not any(attends(node) or splits_image(node) for node in program.graph.nodes):
         try:
             with _Deadline(time.monotonic() + PATIENCE + 4 * (time.monotonic() - start)):
                 return _traced(model, batch, spatial=True), ()
@@ -166,77 +177,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten", "repeat"})
-CUTS = frozenset(
-    {
-        "slice",
-        "narrow",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "select",
-        "roll",
-        "unfold",
-        "index_select",
-    }
-)
-MAKERS = frozenset(
-    {
-        "arange",
-        "zeros",
-        "ones",
-        "full",
-        "linspace",
-        "meshgrid",
-        "im2col",
-        "col2im",
-        "affine_grid_generator",
-        "pad",
-    }
-)
-
-
-def _sized(node: Node) -> bool:
-    """Whether a call of a trace may hold the example's image size as a number."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    name, val = node.target._opname, node.meta.get("val")
-    if name in RESHAPES and isinstance(val, Tensor):
-        return val.dim() > 2 and any(isinstance(s, int) and s > 1 for s in val.shape[2:])
-    if name in CUTS:
-        dim = (
-            node.args[2]
-            if name.startswith(("split", "roll")) and len(node.args) > 2
-            else node.args[1]
-            if len(node.args) > 1
-            else 0
-        )
-        return not isinstance(dim, int) or dim not in (0, 1)
-    if name.startswith("avg_pool"):
-        source, kernel = node.args[0].meta["val"], list(node.args[1])  # type: ignore[union-attr, arg-type]
-        return tuple(source.shape[-len(kernel) :]) == tuple(kernel)
-    return name in MAKERS or name.startswith(
-        ("upsample", "_upsample", "constant_pad", "grid_sampler")
+def _same_beyond(
+    program: torch.export.ExportedProgram, model: nn.Module, batch: Batch, most: int
+) -> bool:
+    """Whether a trace of more examples than its guards allow is the same: operators choose their
+    kernels by size (cdist), and that is no branch of the model's.
+    """
+    times = most // batch.size + 1
+    more = batch.map(
+        lambda t: torch.cat([t] * times) if t.dim() and t.shape[0] == batch.size else t
     )
-
-
-def _attends(node: Node) -> bool:
-    """A product of two activations."""
-    name = getattr(node.target, "_opname", "")
-    if not name.startswith(
-        ("matmul", "bmm", "einsum", "scaled_dot_product", "_scaled_dot_product")
-    ):
+    try:
+        beyond = _traced(model, more, spatial=False)
+    except Exception:
         return False
-    return all(n.op == "call_function" for n in node.all_input_nodes[:2])
-
-
-def _folds(node: Node) -> bool:
-    """A reshape that splits image axes, as into windows or patches."""
-    if getattr(node.target, "_opname", "") not in RESHAPES or not isinstance(node.args[0], Node):
-        return False
-    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
-    image = len(before) > 2 and any(s != 1 for s in before[2:])
-    return image and len(after) > len(before) and tuple(before[-2:]) != tuple(after[-2:])
+    return most_examples(beyond) is None and beyond.graph_module.code == program.graph_module.code
 
 
 def capture(model: nn.Module, batch: Batch) -> Captured:
@@ -252,7 +207,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     """
     check_model(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        duplicate = copy.deepcopy(model).eval().requires_grad_(True)
+        duplicate = copy_model(model).eval().requires_grad_(True)
+        folded = fold_parametrizations(duplicate)
         try:
             register_dataclasses(duplicate(*batch.args, **batch.kwargs))
         except Exception as error:
@@ -261,12 +217,17 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
                 f"{[tuple(t.shape) for t in batch.tensors()]}: "
                 f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
             ) from error
-        with _quiet():
+        with _quiet(), plain_masks():
             program, fixed = _export(duplicate, batch)
+            most = most_examples(program)
+            if most is not None and _same_beyond(program, duplicate, batch, most):
+                most = None
         module = program.module(check_guards=False)
         if any(mutates(node) and not plain_inplace(node) for node in module.graph.nodes):
             module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, GraphModule)
+    # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
+    module._forward_pre_hooks.clear()
     if not any(
         isinstance(v, torch.SymInt)
         for n in module.graph.nodes
@@ -278,13 +239,17 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         )
     else:
         notes = fixed
-    notes += canonicalize(module)
-    used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
-    lost = [
-        n
-        for n, _ in duplicate.named_parameters()
-        if n not in used and n not in dict(module.named_parameters())
-    ]
-    if lost:
-        notes += tuple(f"{name} takes no part in inference and is dropped" for name in lost)
-    return Captured(module, batch, notes)
+    if most is not None:
+        notes += (f"the model does something else on more than {most} examples in one call",)
+    notes += tuple(
+        f"{weight}: its parametrization is folded into the weight" for weight in folded
+    ) + canonicalize(module)
+    return Captured(
+        module,
+        batch,
+        notes
+        + drop_unread_parameters(module, duplicate)
+        + check_constants(module, duplicate, batch, most),
+        read_original(model, folded),
+        most,
+    )

@@ -12,6 +12,9 @@ from fxprune.graph.convolution import reads_weight
 from fxprune.graph.nodes import argument, attribute, constants, module_path
 from fxprune.graph.tensors import set_parameter
 
+FOLDED = "the weight that is computed from other parameters is folded into one"
+"""Note on a weight, after its name."""
+
 
 def fold_numbers(module: GraphModule) -> None:
     """Numbers that a model reads from its own tensors (strides, temperatures) become numbers in
@@ -67,9 +70,7 @@ def fold_weights(module: GraphModule) -> tuple[str, ...]:
         }
         weight.replace_all_uses_with(folded)
         constant.add(folded)
-        notes.append(
-            f"{target}: the weight that is computed from other parameters is folded into one"
-        )
+        notes.append(f"{target}: {FOLDED}")
     if notes:
         graph.eliminate_dead_code()
         module.recompile()

@@ -1,5 +1,7 @@
 """Which models can be compressed: floating-point weights that have values."""
 
+import keyword
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +11,15 @@ DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what cannot be compressed: meta, quantized or integer weights.
+    """Refuse what cannot be compressed: scripted modules, names that are keywords, and meta,
+    quantized or integer weights.
 
     Raises:
         UnsupportedError: names the first offending parameter.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"The model is a {type(model).__name__}, not a torch.nn.Module.")
+    _check_names(model)
     if not any(True for _ in model.parameters()):
         raise UnsupportedError("The model has no parameters: there is nothing to compress.")
     for name, tensor in model.named_parameters():
@@ -38,4 +42,22 @@ def check_model(model: nn.Module) -> None:
             raise UnsupportedError(
                 f"Module {name} is a quantized {type(module).__name__}. Compress the float model "
                 "first, then quantize the result."
+            )
+
+
+def _check_names(model: nn.Module) -> None:
+    """Refuse modules without a source to trace, and names that no source can hold."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedError(
+                f"{name or 'The model'} is a scripted or traced {type(module).__name__}, whose "
+                "source is compiled away. Pass the module that torch.jit.script or torch.jit.trace "
+                "was given, and script the result."
+            )
+        odd = next((key for key in module._modules if keyword.iskeyword(key)), None)
+        if odd is not None:
+            raise UnsupportedError(
+                f"{name or 'The model'} holds a module under the name {odd!r}, a keyword of "
+                "Python, which the source of a traced model cannot name. Rename it, such as to "
+                f"{odd + '_'!r}, and the state dict's keys alike."
             )

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from fxprune.capture.supported import check_model
 
 @contextmanager
 def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """The caller's random state and the model's modes come back as they were."""
+    """The caller's random state and the model's modes come back as they were; the caller's autocast
+    and gradient modes do not reach what runs inside.
+    """
     check_model(model)
     modes = [(m, m.training) for m in model.modules()]
     state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _plain_arithmetic():
         torch.manual_seed(seed)
         try:
             yield
@@ -26,3 +28,17 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)
             for module, training in modes:
                 module.training = training
+
+
+@contextmanager
+def _plain_arithmetic() -> Iterator[None]:
+    """Without the caller's autocast, inference mode and disabled gradients: what is fitted is so
+    in the model's own dtype, and sensitivities are gradients.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield

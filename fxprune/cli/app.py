@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import typer
 from torch.fx import GraphModule
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 SAVED = "model.safetensors"
 """The compressed model in the folder that `compress --out` writes."""
+RESULTS = (SAVED, "plan.json", "report.json")
+"""All that is in it."""
 
 
 @app.command()
@@ -79,6 +82,8 @@ def compress(
     as_json: options.Json = False,
 ) -> None:
     """Compress a model and print the report."""
+    if out is not None:
+        check_folder(out)
     net = sources.model(model, weights)
     images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
     small = fxprune.compress(
@@ -101,6 +106,33 @@ def compress(
         write_results(small, out)
     result = fxprune.report(small)
     show(result, result.to_json(), as_json)
+
+
+def check_folder(folder: Path) -> None:
+    """Whether results can be written to a folder, before there are any; nothing is left there.
+
+    Raises:
+        SourceError: says why not.
+    """
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir()
+            made.append(path)
+        taken = next((n for n in RESULTS if (folder / n).is_dir()), None)
+        if taken is not None:
+            raise SourceError(f"--out {folder} holds a folder {taken}. Name another one.")
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SourceError(
+            f"--out {folder} cannot be written to: {error}. Name a folder that exists or can be "
+            "made."
+        ) from error
+    finally:
+        for path in reversed(made):
+            path.rmdir()
 
 
 def write_results(small: GraphModule, folder: Path) -> None:

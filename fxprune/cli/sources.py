@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from fxprune.errors import SourceError
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+DEEP = ("I", "F")
+"""How the modes of images of 16 or 32 bits begin, which Pillow clips to white as it converts."""
 KEYS = ("calibration", "images", "inputs", "x")
 """Arrays looked for in an .npz of several, in this order."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -242,14 +244,20 @@ class ImageFolder:
     def __iter__(self) -> Iterator[Tensor]:
         for at in range(0, len(self._files), self._batch):
             yield self._options.normalize(
-                torch.stack([self._read(p) for p in self._files[at : at + self._batch]])
+                torch.stack([self._read(p).float() for p in self._files[at : at + self._batch]])
             )
 
     def _read(self, path: Path) -> Tensor:
         size = self._options.size
         try:
             with self._image.open(path) as file:
-                image = file.convert("L" if self._options.gray else "RGB")
+                deep = file.mode.startswith(DEEP)
+                values = np.asarray(file, dtype=np.float32) if deep else None
+                image = (
+                    file.convert("L" if self._options.gray else "RGB")
+                    if values is None
+                    else self._image.fromarray(_to_bytes(values, file.mode, path))
+                )
         except OSError as error:
             raise SourceError(f"{path} cannot be decoded: {error}.") from error
         scale = size / min(image.size)
@@ -257,4 +265,23 @@ class ImageFolder:
         image = image.resize((width, height), self._image.Resampling.BILINEAR)
         left, top = (width - size) // 2, (height - size) // 2
         pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))
-        return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.movedim(2, 0)
+        if pixels.dim() == 2:
+            return pixels.expand(3 if deep and not self._options.gray else 1, -1, -1)
+        return pixels.movedim(2, 0)
+
+
+def _to_bytes(values: np.ndarray, mode: str, path: Path) -> np.ndarray:
+    """The values of a deep image as float32 from 0 to 255, whatever range they are from.
+
+    Raises:
+        SourceError: no range of the file's kind holds them.
+    """
+    low, high = float(values.min()), float(values.max())
+    ranges = (1.0, 255.0, 65535.0) if mode.startswith("F") else (65535.0,)
+    top = next((top for top in ranges if high <= top), None)
+    if not low >= 0 or top is None:
+        raise SourceError(
+            f"{path} holds values from {low:g} to {high:g}. Images of floats are read from 0 to 1, "
+            "255 or 65535, and of 16 bits from 0 to 65535: scale them, or give an .npz of inputs."
+        )
+    return values * np.float32(255 / top)

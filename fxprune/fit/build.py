@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.calibrate.split import EVERY_PART, TRIAL
+from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, TRIAL
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import fold_all
 from fxprune.fit.layer import FitOptions
@@ -69,7 +69,9 @@ def trial_error(
         folded = _fold(session, keep_mask, session.statistics.observed.moments, ridged=True)
         _place(small, folded)
         options = FitOptions(_ranks(factorings), folded, TRIAL_RIDGE)
-        _fit_layers(session, small, keep_mask, (TRIAL,), options, advance)
+        # Of very few examples none are for trials.
+        parts = (TRIAL,) if session.split.part(TRIAL).any() else FITTED_FIRST
+        _fit_layers(session, small, keep_mask, parts, options, advance)
     with journal.station("allocate"):
         return validation_error(session.statistics.observed.recording, small)
 

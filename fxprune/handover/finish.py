@@ -3,7 +3,7 @@
 import resource
 import sys
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
@@ -36,14 +36,15 @@ def hand_over(
         flops = (count_flops(graph, example), count_flops(small, example))
         small = CompressedModule.of(LiftModules()(small).graph_module).eval()
     plan = allocation.plan
+    _freeze(small, session.captured.original.frozen, plan)
     rows = _rows(session, allocation)
     notes = list(session.journal.notes)
     if "measured" in plan.settings:
         notes.append(f"measured latency: {plan.settings['measured']}")
     report = Report(
         flops=flops,
-        params=(_parameters(graph), _parameters(small)),
-        bytes=(_bytes(graph), _bytes(small)),
+        params=(session.captured.original.parameters, sum(p.numel() for p in small.parameters())),
+        bytes=(_bytes_before(session), _bytes(*small.parameters(), *small.buffers())),
         agreement=agreement,
         groups=rows,
         alone=_left_alone(session, plan, rows),
@@ -107,12 +108,29 @@ def _left_alone(session: Session, plan: Plan, rows: tuple[GroupRow, ...]) -> tup
     return (*pinned, *whole, *layers)
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _freeze(small: nn.Module, frozen: frozenset[str], plan: Plan) -> None:
+    """Parameters ask for a gradient where they did in the original, both of two layers as the one
+    they were.
+    """
+    sources = {name: name for name, _ in small.named_parameters(remove_duplicate=False)}
+    for weight in plan.factorings:
+        first, second = names(weight)
+        bias = second.removesuffix("weight") + "bias"
+        sources |= {first: weight, second: weight}
+        sources |= {bias: weight.removesuffix("weight") + "bias"} if bias in sources else {}
+    for name, source in sources.items():
+        small.get_parameter(name).requires_grad_(source not in frozen)
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+def _bytes(*tensors: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _bytes_before(session: Session) -> int:
+    """Of the original, with the constants that it holds in plain attributes."""
+    original = session.captured.original
+    constants = (t for name, t in session.graph.named_buffers() if name not in original.buffers)
+    return original.bytes + _bytes(*constants)
 
 
 def _peak_memory() -> int:

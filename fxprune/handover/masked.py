@@ -3,15 +3,17 @@
 Factors are multiplied back, and zeros stand where channels went.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.capture.copying import copy_model
+from fxprune.capture.fold_constants import FOLDED
+from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.errors import PlanError
 from fxprune.graph.tensors import names_of
-from fxprune.handover.report import plan_of
+from fxprune.handover.report import plan_of, report
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan, reduced_shape, scatter
 
@@ -24,13 +26,21 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
         small: what `compress` made of it.
 
     Returns:
-        a copy of `model` in eval mode.
+        a copy of `model` in eval mode; weights that it computes from others (weight norm) are plain
+        ones there.
 
     Raises:
         PlanError: `small` was not made from this model.
     """
     plan = plan_of(small)
-    full = copy.deepcopy(model).eval()
+    if any(FOLDED in note for note in report(small).notes):
+        raise PlanError(
+            f"A weight of this {type(model).__name__} is computed in its forward, and the "
+            "compressed model holds what comes out, which the original cannot be given. Compare "
+            "outputs instead."
+        )
+    full = copy_model(model).eval()
+    fold_parametrizations(full)
     originals = dict(full.named_parameters(remove_duplicate=False)) | dict(
         full.named_buffers(remove_duplicate=False)
     )

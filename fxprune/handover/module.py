@@ -18,6 +18,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import StorageError
+from fxprune.graph.arguments import CheckedArguments
 
 DERIVED = (
     *("_graph", "_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec"),
@@ -87,9 +88,11 @@ class CompressedModule(GraphModule):
                 op, found(target), map_aggregate(args, found), map_aggregate(kwargs, found), name
             )
         if state["convention"] is not None:
-            names, inputs, outputs = state["convention"]
+            names, inputs, outputs, checked = state["convention"]
             info = _PyTreeInfo(names, _decode_spec(inputs), outputs and _decode_spec(*outputs))
-            graph.set_codegen(_PyTreeCodeGen(info))
+            graph.set_codegen(
+                _PyTreeCodeGen(info) if checked is None else CheckedArguments(info, checked)
+            )
         self.graph = graph
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -158,12 +161,15 @@ def _operator(name: str) -> Any:
 
 
 def _encode_convention(graph: Graph) -> tuple[Any, ...] | None:
-    """Argument names and the nests of inputs and outputs; None for a graph of plain arguments."""
+    """Argument names, the nests of inputs and outputs, and checked arguments; None for a graph of
+    plain arguments.
+    """
     codegen = graph._codegen
     if isinstance(codegen, _PyTreeCodeGen):
         info = codegen.pytree_info
         outputs = None if info.out_spec is None else (_encode_spec(info.out_spec),)
-        return list(info.orig_args), _encode_spec(info.in_spec), outputs
+        checked = codegen.arguments if isinstance(codegen, CheckedArguments) else None
+        return list(info.orig_args), _encode_spec(info.in_spec), outputs, checked
     if type(codegen) is not CodeGen:
         raise StorageError(
             f"The graph is written by a {type(codegen).__name__}, which cannot be copied."

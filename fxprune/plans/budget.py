@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fxprune.errors import BudgetError
+from fxprune.plans.numbers import is_number, read_number
 
 GOAL = 0.99
 """Agreement certified where the caller names no budget (docs/decisions/0004)."""
@@ -25,10 +26,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("flops", "params", "agreement", "latency"):
-            value = getattr(self, name)
+            value = read_number(getattr(self, name))
+            object.__setattr__(self, name, value)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            if not is_number(value) or not 0 < value <= 1:
                 raise BudgetError(
                     f"{name}={value!r}: a budget is the fraction of the original to keep, above 0 "
                     "and at most 1."

@@ -44,12 +44,19 @@ class CostModel:
         module: the captured graph.
         analysis: of that graph.
         seconds: terms of the latency, from `seconds_of_calls`; no latency without.
+        parameters: of the original, of which shares are taken; by default the graph's.
 
     Attributes:
         full: (groups,) width of every group.
     """
 
-    def __init__(self, module: GraphModule, analysis: Analysis, seconds: Sequence[CostTerm] = ()):
+    def __init__(
+        self,
+        module: GraphModule,
+        analysis: Analysis,
+        seconds: Sequence[CostTerm] = (),
+        parameters: int | None = None,
+    ):
         group_of = analysis.group_of()
         self.full = np.array([g.width for g in analysis.groups], dtype=float)
         axes: dict[str, list[np.ndarray]] = {}
@@ -69,6 +76,8 @@ class CostModel:
         self._totals = {
             name: max(total.at(np.ones(groups)), 1e-12) for name, total in self._sums.items()
         }
+        if parameters is not None:
+            self._totals["params"] = float(parameters)
 
     def flops(self, widths: np.ndarray) -> float:
         """FLOPs per example of convolutions and matrix products (a multiply-add counts 2)."""
@@ -77,6 +86,10 @@ class CostModel:
     def params(self, widths: np.ndarray) -> float:
         """Number of parameters."""
         return self._sums["params"].at(np.asarray(widths) / self.full)
+
+    def total(self, name: str) -> float:
+        """What the original costs, of which shares are taken."""
+        return self._totals[name]
 
     def fractions(self, widths: np.ndarray, names: Iterable[str] | None = None) -> dict[str, float]:
         """`flops`, `params` and, where measured, `latency` (or those named) as fractions of the

@@ -13,7 +13,9 @@ from fxprune.errors import StorageError
 
 PART = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_ +:@<>=|,-]*", re.ASCII)
 IDENTIFIER = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-RESERVED = frozenset({"self", "torch", "fx_pytree", "pytree", "getattr"})
+RESERVED = frozenset(
+    {"self", "torch", "fx_pytree", "pytree", "getattr", "check_argument", "check_rows"}
+)
 """Names that the compiled source relies on."""
 
 

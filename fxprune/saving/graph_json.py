@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.graph import _PyTreeCodeGen
 
 from fxprune.errors import StorageError
 from fxprune.handover.module import CompressedModule
@@ -23,7 +22,7 @@ from fxprune.saving.operators import (
     operator_named,
     operator_text,
 )
-from fxprune.saving.structure import decode_structure, encode_structure
+from fxprune.saving.structure import decode_codegen, encode_structure
 from fxprune.saving.values import Decoder, encode
 
 
@@ -90,7 +89,7 @@ def decode_graph(
         raise StorageError("The file's graph does not end in its only output.")
     structure = field(description, "structure", (dict, type(None)))
     if structure is not None:
-        graph.set_codegen(_PyTreeCodeGen(decode_structure(graph, structure, decoder)))
+        graph.set_codegen(decode_codegen(graph, structure, decoder))
     graph.lint()
     small = CompressedModule(root, graph, check_identifier(name))
     # All of the root, in its order, not only what the graph reads.

@@ -9,6 +9,8 @@ from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from fxprune.capture.copying import copy_model
+from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.errors import StorageError
 from fxprune.graph.tensors import names_of
 from fxprune.handover.report import attach, plan_of, report
@@ -32,7 +34,8 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
         StorageError: names and shapes differ from those of the model that was compressed; says
             which.
     """
-    result = copy.deepcopy(module)
+    result = copy_model(module)
+    fold_parametrizations(result)
     plan, notes = plan_of(small), report(small).notes
     for name in plan.factorings:
         _replace_layer(result, name.rpartition(".")[0], small)

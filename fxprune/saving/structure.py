@@ -10,6 +10,7 @@ from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import StorageError
+from fxprune.graph.arguments import REQUIRED, Argument, CheckedArguments
 from fxprune.saving.checks import check_identifier, field
 from fxprune.saving.values import Decoder, encode
 
@@ -39,6 +40,19 @@ def encode_structure(graph: Graph, notes: list[str]) -> dict[str, Any] | None:
     }
     if info.out_spec is not None:
         structure["outputs"] = [encode(_skeleton(info.out_spec, notes))]
+    if isinstance(codegen, CheckedArguments):
+        structure["arguments"] = [
+            encode(
+                [
+                    a.name,
+                    a.keyword_only,
+                    [] if a.default is REQUIRED else [a.default],
+                    [] if a.leaves is None else [list(a.leaves)],
+                    a.most,
+                ]
+            )
+            for a in codegen.arguments
+        ]
     return structure
 
 
@@ -88,6 +102,37 @@ def _skeleton(spec: pytree.TreeSpec, notes: list[str]) -> Any:
         "the model so that its inputs and "
         "outputs are tensors, tuples, lists and dicts."
     )
+
+
+def decode_codegen(graph: Graph, structure: dict[str, Any], decoder: Decoder) -> _PyTreeCodeGen:
+    """What writes the forward of a graph: its nests of inputs and outputs, and checked arguments.
+
+    Raises:
+        StorageError: it does not fit the graph.
+    """
+    info = decode_structure(graph, structure, decoder)
+    if "arguments" not in structure:
+        return _PyTreeCodeGen(info)
+    arguments = [_decode_argument(decoder(held)) for held in field(structure, "arguments", list)]
+    names = [a.name for a in arguments]
+    if len(set(names)) != len(names) or not set(info.orig_args) <= set(names):
+        raise StorageError("The file's checked arguments are not those of its graph.")
+    return CheckedArguments(info, arguments)
+
+
+def _decode_argument(held: Any) -> Argument:
+    """One checked argument, whose constants have nothing in them but constants."""
+    try:
+        name, keyword_only, default, leaves, most = held
+        return Argument(
+            check_identifier(name),
+            bool(keyword_only),
+            default[0] if default else REQUIRED,
+            tuple(leaves[0]) if leaves else None,
+            most,
+        )
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise StorageError(f"The file describes an argument as {str(held)[:80]}.") from error
 
 
 def decode_structure(graph: Graph, structure: dict[str, Any], decoder: Decoder) -> _PyTreeInfo:

@@ -24,6 +24,9 @@ from fxprune.timing.workload import place_batch, place_model, use_settings
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Fractions of every group's width that layers are timed at (docs/decisions/0005)."""
 
+NOTHING = 1e-100
+"""Share of a call's work below which a feature is none."""
+
 
 def fit_call_seconds(
     graph: GraphModule,
@@ -143,6 +146,8 @@ def fit_terms(
         [sum(evaluate(cost, owner, shares) for cost in feature) for shares in kept]
         for feature in features
     ]
+    # What is next to nothing at full width would need a coefficient beyond all numbers.
+    columns = [c if max(c) > NOTHING else [0.0] * len(c) for c in columns]
     weights = 1 / np.maximum(np.array(seconds), 1e-9)
     # Relative errors count: a layer at a quarter of its width matters as much as at full width.
     coefficients, _ = nnls(np.array(columns).T * weights[:, None], np.ones(len(weights)))

@@ -1,7 +1,5 @@
 """What models are measured on, and models and inputs placed there."""
 
-import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch
+from fxprune.capture.copying import copy_model
 from fxprune.errors import UnsupportedError
 
 Call = Callable[[], Any]
@@ -86,11 +85,7 @@ def place_model(model: nn.Module, workload: Workload) -> tuple[nn.Module, torch.
     """A copy of the model in eval mode, on the workload's device and in its dtype."""
     first = next(model.parameters(), torch.empty(0))
     device = torch.device(workload.device) if workload.device is not None else first.device
-    with warnings.catch_warnings():
-        # torch's own pytree specs warn about themselves when copied.
-        warnings.simplefilter("ignore", FutureWarning)
-        copied = copy.deepcopy(model)
-    return copied.to(device, workload.dtype).eval(), device
+    return copy_model(model).to(device, workload.dtype).eval(), device
 
 
 def prepare_call(model: nn.Module, example: Batch, workload: Workload) -> Call:

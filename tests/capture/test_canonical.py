@@ -118,9 +118,7 @@ def test_computed_weights_become_parameters() -> None:
     assert read(found.graph).count("0.weight") == 1
     assert isinstance(found.graph.get_parameter("0.weight"), nn.Parameter)
     assert torch.equal(found.graph.get_parameter("0.weight"), normed.weight)
-    assert found.notes[0] == (
-        "0.weight: the weight that is computed from other parameters is folded into one"
-    )
+    assert found.notes[0] == ("0.weight: its parametrization is folded into the weight")
 
 
 def test_weights_that_are_only_moved_stay_what_they_were() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -95,6 +95,7 @@ def three_groups() -> Analysis:
 
 
 @settings(deadline=None)
+@example([[(0.0, []), (5e-324, [])]], [1.0] * 4, (1.0,) * 3, (1.0,) * 3)
 @given(
     st.lists(COST_TERMS, min_size=1, max_size=3),
     st.lists(st.floats(1e-9, 1), min_size=4, max_size=4),
