@@ -15,8 +15,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.split import Split, split_examples
+from fxprune.calibrate.soundness import random_outputs, require_sizes
+from fxprune.calibrate.spill import Spill
+from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.supported import check_model
@@ -101,7 +104,7 @@ class Session:
         samples, values = list[tuple[Any, int]](), 0
         with torch.no_grad():
             for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
-                output = self.graph(*batch.args, **batch.kwargs)
+                output = self.graph.forward(*batch.args, **batch.kwargs)
                 samples.append((output, batch.size))
                 values += sum(tensor.numel() for tensor in floating(output).values())
                 if values > MOST_JUDGED:
@@ -161,17 +164,18 @@ def open_session(
     """
     check_model(model)
     journal = Journal(options.progress)
-    calibration = Calibration(model, loader)
-    held_out = options.budget.held_out(calibration.size)
-    split = split_examples(calibration.size, held_out, options.seed)
+    store = Spill(options.memory)
+    calibration = Calibration(model, loader, store=store, groups=options.groups)
+    split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         example = options.example
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
-    journal.notes.extend(captured.notes)
-    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+        calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+        notes = _examine(captured, model, calibration, options)
+    journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
+    ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
-        ignored = matcher(model, options.ignore, "ignore")
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
@@ -180,7 +184,6 @@ def open_session(
     if captured.example.tensors()[0].device.type == "cpu":
         largest = max(activations(captured.graph, analysis), default=0.0)
         calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
-    multiple = options.multiple
     session = Session(
         options=options,
         model=model,
@@ -193,19 +196,51 @@ def open_session(
             split,
             ignored,
             options.seed,
+            store,
             options.memory,
             journal,
         ),
         ignored=ignored,
-        multiple=choose_multiples(analysis, model, options.workload)
-        if multiple == "auto"
-        else multiple,
+        multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )
     first = next(iter(calibration.batches()))
     require_finite(captured.graph, first.part(0, min(first.size, LOOKED_AT)).channels_last())
     return session
+
+
+def _examine(
+    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
+) -> list[str]:
+    """Whether the graph takes what the loader gives, the model always gives the same, and the
+    examples differ.
+
+    Returns:
+        what the report should say.
+
+    Raises:
+        CalibrationError: batches have sizes that the graph does not take.
+        UnsupportedError: agreement is asked for and the model is random.
+    """
+    random = random_outputs(captured.graph, model, captured.example)
+    require_sizes(captured.graph, model, calibration, values=random is None)
+    if random is not None and options.budget.agreement is not None:
+        raise UnsupportedError(
+            f"agreement={options.budget.agreement:g} cannot be certified: {random}. Switch that "
+            "off in eval mode, or ask for flops= or params=."
+        )
+    notes = [] if random is None else [f"{random}: the agreement is that of single runs"]
+    near = (
+        None if options.groups is not None else warn_of_near_duplicates(calibration, options.seed)
+    )
+    return notes if near is None else [*notes, near]
+
+
+def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:
+    """What widths are multiples of: one number, or what the device likes, one per group."""
+    chosen = options.multiple
+    return choose_multiples(analysis, model, options.workload) if chosen == "auto" else chosen
 
 
 def _nothing_to_reduce(analysis: Analysis) -> UnsupportedError:
