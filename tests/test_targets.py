@@ -1,5 +1,7 @@
 """Compressing submodules in place inside models that cannot be captured whole."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,7 +91,7 @@ def test_sweep_reuses_one_calibration(detector: Detector) -> None:
 
 def test_the_callers_random_state_stays(detector: Detector) -> None:
     """Loaders that shuffle draw from it."""
-    loader = DataLoader(torch.randn(64, 3, 8, 8), batch_size=16, shuffle=True)  # type: ignore[arg-type]
+    loader: Any = DataLoader(list(torch.randn(64, 3, 8, 8)), batch_size=16, shuffle=True)  # type: ignore[arg-type]
     before = torch.get_rng_state()
     fxprune.compress(
         detector, loader, flops=0.6, method="magnitude", targets="backbone", progress=False
