@@ -1,6 +1,5 @@
 """Whether the captured graph answers for the model on everything that the loader gives."""
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.loader import Calibration, Sizes, sizes_of
 from fxprune.capture.batch import Batch
+from fxprune.capture.copying import copy_model
 from fxprune.errors import CalibrationError
 
 ROUNDING = 1000
@@ -36,7 +36,7 @@ def random_outputs(graph: GraphModule, model: nn.Module, batch: Batch) -> str | 
     first, second = (graph.forward(*batch.args, **batch.kwargs) for _ in range(2))
     apart = _difference(first, second)
     if not apart > 0:
-        own = copy.deepcopy(model).eval()
+        own = copy_model(model).eval()
         first, second = (own(*batch.args, **batch.kwargs) for _ in range(2))
         apart = _difference(first, second)
     if not apart > 0:
@@ -66,7 +66,7 @@ def require_sizes(
     batches = sorted(calibration.shapes(), key=lambda pair: _elements(pair[0]))
     if len(batches) == 1 and sizes_of(calibration.example) == batches[0][0]:
         return
-    own = copy.deepcopy(model).eval()
+    own = copy_model(model).eval()
     failed: dict[Sizes, str] = {}
     for sizes, batch in _spread(batches):
         wanted = _run(own, batch)
