@@ -1,6 +1,7 @@
 """The documents speak of modules, files and pages that are there."""
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -14,13 +15,27 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or an attribute of one."""
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError:
-        module, _, attribute = name.rpartition(".")
-        return bool(module) and hasattr(importlib.import_module(module), attribute)
+    """Whether a dotted name is a module, or what one holds.
+
+    Commands are looked for and not imported: what they need beside fxprune may not be installed.
+    """
+    module, attributes = name, list[str]()
+    while not is_module(module):
+        module, _, attribute = module.rpartition(".")
+        attributes.insert(0, attribute)
+    held: object = importlib.import_module(module) if attributes else None
+    for attribute in attributes:
+        if not hasattr(held, attribute):
+            return False
+        held = getattr(held, attribute)
     return True
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @pages
