@@ -196,7 +196,6 @@ def open_session(
             split,
             ignored,
             options.seed,
-            store,
             options.memory,
             journal,
         ),
