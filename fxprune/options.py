@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fxprune.calibrate.groups import Groups, check_groups
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
@@ -25,6 +26,7 @@ class Options:
         method: how; an entry of the method table.
         selector: which channels go first, where the method leaves it to the caller.
         decision: when two outputs are the same decision; None to infer it (`fxprune.verify.infer`).
+        groups: which calibration examples belong together; None where each is on its own.
         example: what to trace with; None for the first examples of the loader.
         ignore: names (globs) of modules and parameters that keep their shape.
         keep: least share of the channels to keep, by name (glob) of a module.
@@ -44,6 +46,7 @@ class Options:
     method: Method = METHODS["auto"]
     selector: str = "output-aware"
     decision: Decision = None
+    groups: Groups | None = None
     example: Any = None
     ignore: Sequence[str] | str = ()
     keep: Mapping[str, float] | None = None
@@ -56,6 +59,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_decision(self.decision)
+        check_groups(self.groups)
         for name in ("round_to", "seed", "memory", "effort"):
             object.__setattr__(self, name, read_number(getattr(self, name)))
         self._check_kinds()

@@ -15,8 +15,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.split import Split, split_examples
+from fxprune.calibrate.soundness import random_outputs, require_sizes
+from fxprune.calibrate.spill import Spill
+from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.supported import check_model
@@ -101,7 +104,7 @@ class Session:
         samples, values = list[tuple[Any, int]](), 0
         with torch.no_grad():
             for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
-                output = self.graph(*batch.args, **batch.kwargs)
+                output = self.graph.forward(*batch.args, **batch.kwargs)
                 samples.append((output, batch.size))
                 values += sum(tensor.numel() for tensor in floating(output).values())
                 if values > MOST_JUDGED:
@@ -161,14 +164,15 @@ def open_session(
     """
     check_model(model)
     journal = Journal(options.progress)
-    calibration = Calibration(model, loader)
-    held_out = options.budget.held_out(calibration.size)
-    split = split_examples(calibration.size, held_out, options.seed)
+    store = Spill(options.memory)
+    calibration = Calibration(model, loader, store=store, groups=options.groups)
+    split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         example = options.example
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
-    journal.notes.extend(captured.notes)
+        notes = _examine(captured, model, calibration, options)
+    journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
     calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
     with journal.station("label"):
         ignored = matcher(model, options.ignore, "ignore")
@@ -193,6 +197,7 @@ def open_session(
             split,
             ignored,
             options.seed,
+            store,
             options.memory,
             journal,
         ),
@@ -206,6 +211,33 @@ def open_session(
     first = next(iter(calibration.batches()))
     require_finite(captured.graph, first.part(0, min(first.size, LOOKED_AT)).channels_last())
     return session
+
+
+def _examine(
+    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
+) -> list[str]:
+    """Whether the graph takes what the loader gives, the model always gives the same, and the
+    examples differ.
+
+    Returns:
+        what the report should say.
+
+    Raises:
+        CalibrationError: batches have sizes that the graph does not take.
+        UnsupportedError: agreement is asked for and the model is random.
+    """
+    random = random_outputs(captured.graph, model, captured.example)
+    require_sizes(captured.graph, model, calibration, values=random is None)
+    if random is not None and options.budget.agreement is not None:
+        raise UnsupportedError(
+            f"agreement={options.budget.agreement:g} cannot be certified: {random}. Switch that "
+            "off in eval mode, or ask for flops= or params=."
+        )
+    notes = [] if random is None else [f"{random}: the agreement is that of single runs"]
+    near = (
+        None if options.groups is not None else warn_of_near_duplicates(calibration, options.seed)
+    )
+    return notes if near is None else [*notes, near]
 
 
 def _nothing_to_reduce(analysis: Analysis) -> UnsupportedError:

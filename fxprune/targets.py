@@ -5,11 +5,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.copying import copy_model
 from fxprune.capture.undisturbed import undisturbed
@@ -24,7 +26,7 @@ class _Reached(Exception):
 
 
 class Passing:
-    """A re-iterable loader of what one submodule is called with while the whole model runs on the
+    """A loader of what one submodule is called with while the whole model runs on the
     calibration data.
 
     Args:
@@ -35,6 +37,21 @@ class Passing:
 
     def __init__(self, model: nn.Module, name: str, calibration: Calibration):
         self._model, self._name, self._calibration = model, name, calibration
+        self._labels: np.ndarray | None = None
+
+    def labels(self, batch: Batch) -> np.ndarray:
+        """The groups of the examples in the batch that was handed out last.
+
+        Raises:
+            CalibrationError: what the submodule is called with has not a row for every example.
+        """
+        assert self._labels is not None
+        if batch.size != len(self._labels):
+            raise CalibrationError(
+                f"{self._name} is called with {batch.size} rows for {len(self._labels)} examples, "
+                "so that groups= cannot be followed into it. Leave groups= out with targets=."
+            )
+        return self._labels
 
     def __iter__(self) -> Iterator[Batch]:
         module = self._model.get_submodule(self._name)
@@ -46,7 +63,8 @@ class Passing:
             raise _Reached
 
         self._model.eval()
-        for batch in self._calibration.batches():
+        for numbers, batch in self._calibration.numbered():
+            self._labels = self._calibration.groups[numbers]
             hook = module.register_forward_pre_hook(keep, with_kwargs=True)
             try:
                 with torch.no_grad():
@@ -110,13 +128,14 @@ def compress_targets(
         )
     # A part's outputs are no decisions; they are to stay as they are.
     judged = replace(options, decision=options.decision or close())
-    result = copy_model(model).eval()
+    result, store = copy_model(model).eval(), Spill(options.memory)
     with undisturbed(model, options.seed):
-        calibration = Calibration(result, loader)
+        calibration = Calibration(result, loader, store=store, groups=options.groups)
     for name in names:
         passing = Passing(result, name, calibration)
+        own = replace(judged, groups=None if options.groups is None else passing.labels)
         try:
-            small = compress_whole(result.get_submodule(name), passing, judged)
+            small = compress_whole(result.get_submodule(name), passing, own)
         except CalibrationError as error:
             raise CalibrationError(f"Target {name}: {error}") from error
         parent, _, leaf = name.rpartition(".")

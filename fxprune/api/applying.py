@@ -6,6 +6,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
+from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
@@ -24,6 +25,7 @@ def apply(
     plan: Plan,
     calib_loader: Any,
     *,
+    groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     decision: Decision = DEFAULTS.decision,
     progress: bool = DEFAULTS.progress,
@@ -36,7 +38,7 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        example, decision, progress, seed, memory: as for `compress`.
+        groups, example, decision, progress, seed, memory: as for `compress`.
 
     Returns:
         as `compress`.
@@ -47,6 +49,7 @@ def apply(
     options = Options(
         budget=Budget(flops=1.0),
         method=method_of_plan(plan.method),
+        groups=groups,
         example=example,
         decision=decision,
         progress=progress,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from fxprune.calibrate.groups import Groups
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import make_budget
@@ -27,6 +28,7 @@ def compress(
     method: str = DEFAULTS.method.name,
     selector: str = DEFAULTS.selector,
     decision: Decision = DEFAULTS.decision,
+    groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
@@ -44,8 +46,9 @@ def compress(
     Args:
         model: any nn.Module in any mode. Never modified; mode and random state come back as they
             were.
-        calib_loader: a re-iterable of batches (tensors, (x, y) tuples whose labels are ignored,
-            dicts of keyword inputs), or one tensor.
+        calib_loader: an iterable of batches (tensors, (x, y) tuples whose labels are ignored,
+            dicts of keyword inputs), or one tensor. It is read once; loaders that shuffle,
+            augment or end after one pass are fine.
         flops, params: fractions of the original to keep at most.
         agreement: the smallest model whose one-sided 95 % Clopper-Pearson lower bound of
             agreement, on calibration examples held out from fitting, stays at or above this. With
@@ -72,6 +75,9 @@ def compress(
             trained on), 5 % relative error for one-sided quantities. In doubt the call asks, under
             agreement= by an error, else by a warning, and 5 % relative error is taken. See
             docs/deciding.md.
+        groups: one label per example of what belongs together (frames of a scene, scans of a
+            patient): a callable that takes what the loader yields, an array in its order, or the
+            key of dict batches. No group is held out and fitted on, and the bound counts groups.
         example: what to trace with; by default two examples of the first batch.
         targets: names of submodules to compress in place, inside a model that cannot be captured
             whole.
@@ -100,6 +106,7 @@ def compress(
         method=find_method(method, WIDTH_METHODS),
         selector=selector,
         decision=decision,
+        groups=groups,
         example=example,
         ignore=ignore,
         keep=keep,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from fxprune.calibrate.groups import Groups
 from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import Budget
@@ -24,6 +25,7 @@ def factorize(
     flops: float | None = None,
     method: str = "pca",
     decision: Decision = DEFAULTS.decision,
+    groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     progress: bool = DEFAULTS.progress,
@@ -40,7 +42,8 @@ def factorize(
             original's outputs); or without looking at the data: `svd`, `learned-rank` (k1 x 1
             after 1 x k2; Idelbayev & Carreira-Perpinan, CVPR 2020) and `alds` (grouped encoders;
             Liebenwein et al., NeurIPS 2021).
-        model, calib_loader, decision, example, ignore, progress, seed, memory: as for `compress`.
+        model, calib_loader, decision, groups, example, ignore, progress, seed, memory: as for
+            `compress`.
 
     Returns:
         as `compress`. A layer `conv2` has become `conv2.0` and `conv2.1`.
@@ -53,6 +56,7 @@ def factorize(
         budget=Budget(flops, HALF if flops is None and params is None else params),
         method=find_method(method, RANK_METHODS),
         decision=decision,
+        groups=groups,
         example=example,
         ignore=ignore,
         progress=progress,

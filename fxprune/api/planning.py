@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.allocate.allocation import allocate
+from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import certify
@@ -29,6 +30,7 @@ def plan(
     method: str = DEFAULTS.method.name,
     selector: str = DEFAULTS.selector,
     decision: Decision = DEFAULTS.decision,
+    groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -51,6 +53,7 @@ def plan(
         method=find_method(method, WIDTH_METHODS),
         selector=selector,
         decision=decision,
+        groups=groups,
         example=example,
         ignore=ignore,
         keep=keep,

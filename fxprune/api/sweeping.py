@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_session
@@ -28,6 +29,7 @@ def sweep(
     method: str = DEFAULTS.method.name,
     selector: str = DEFAULTS.selector,
     decision: Decision = DEFAULTS.decision,
+    groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -52,6 +54,7 @@ def sweep(
         method=find_method(method, WIDTH_METHODS),
         selector=selector,
         decision=decision,
+        groups=groups,
         example=example,
         ignore=ignore,
         keep=keep,

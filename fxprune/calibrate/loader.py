@@ -1,6 +1,7 @@
-"""A calibration loader that can be read as often as the method needs."""
+"""The calibration examples: read once, kept, and handed out as often as the method needs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,169 +9,222 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.calibrate.fingerprint import fingerprints
+from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
+from fxprune.calibrate.joined import Joined, has_rows
+from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, is_mask, make_batch, require_alike, to_batch
 from fxprune.errors import CalibrationError
 
+MEMORY = 2e9
+"""Bytes held in memory where the caller brings no store."""
+HELD = frozenset({list, tuple, dict, Tensor})
+"""Loaders that hold their batches themselves."""
+WAITING = 8
+"""Sizes of which incomplete batches wait for more examples at a time."""
 
-class _Joined:
-    """Several calls put together as one, in tensors made once.
+Sizes = tuple[tuple[int, ...], ...]
+"""The shapes of a call's tensors, without the number of examples."""
 
-    Many small ones that wait would fragment the memory.
 
-    Args:
-        first: the first of them.
-        most: examples there is room for.
+@dataclass(frozen=True)
+class _Kept:
+    """A batch in the store.
+
+    Attributes:
+        form: the tree of its arguments.
+        leaves: their handles.
+        size: examples in it.
+        sizes: of its tensors.
     """
 
-    def __init__(self, first: Batch, most: int):
-        self._first, self._most, self.size = first, most, 0
-        leaves, self._form = pytree.tree_flatten((first.args, first.kwargs))
-        self._grows = [_by_example((t,), (first.size,)) for t in leaves]
-        self._leaves = [
-            t.new_empty(most, *t.shape[1:]) if grows else t
-            for t, grows in zip(leaves, self._grows, strict=True)
-        ]
-
-    def add(self, batch: Batch) -> bool:
-        """Take a call that differs from the first in its number of examples only.
-
-        Returns:
-            whether it fits; nothing is taken where it does not.
-        """
-        first, other = (pytree.tree_leaves((b.args, b.kwargs)) for b in (self._first, batch))
-        pairs = list(zip(first, other, strict=True))
-        grows = [_by_example(pair, (self._first.size, batch.size)) for pair in pairs]
-        alike = all(
-            a.shape[1:] == b.shape[1:] and a.device == b.device if by_example else _equal(a, b)
-            for by_example, (a, b) in zip(grows, pairs, strict=True)
-        )
-        stop = self.size + batch.size
-        if not alike or stop > self._most:
-            return False
-        for leaf, by_example, value in zip(self._leaves, grows, other, strict=True):
-            if by_example:
-                leaf[self.size : stop] = value
-        self.size = stop
-        return True
-
-    def batch(self) -> Batch:
-        """What was taken: rows of examples one after the other, the rest as in the first call."""
-        leaves = [
-            leaf[: self.size] if grows else leaf
-            for leaf, grows in zip(self._leaves, self._grows, strict=True)
-        ]
-        return make_batch(*pytree.tree_unflatten(leaves, self._form))
-
-
-def _by_example(values: Sequence[Any], sizes: Sequence[int]) -> bool:
-    """Whether each value is a tensor with a row for every example of its call."""
-    return all(
-        isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size
-        for v, size in zip(values, sizes, strict=True)
-    )
-
-
-def _equal(x: Any, y: Any) -> bool:
-    return (
-        torch.equal(x, y)
-        if isinstance(x, Tensor) and isinstance(y, Tensor)
-        else bool(x is y or x == y)
-    )
+    form: pytree.TreeSpec
+    leaves: tuple[Any, ...]
+    size: int
+    sizes: Sizes
 
 
 class Calibration:
-    """A calibration loader that can be read as often as the method needs.
+    """The calibration examples: read once, kept, and handed out as often as the method needs.
+
+    A loader that shuffles, augments at random or can be read only once gives the same examples
+    under the same numbers every time (docs/decisions/0015).
 
     Args:
         model: whose forward the batches are for.
-        loader: any re-iterable of batches, or one tensor. One-shot iterators are refused: a second
-            pass would see nothing.
+        loader: any iterable of batches, or one tensor. What is in memory already, a list, tuple,
+            tensor or dict, is not copied; everything else is, as it comes.
         chunk: most examples per batch handed out; longer ones are cut. May be changed between two
             readings.
+        store: where the examples are kept; one of its own by default.
+        groups: one label per example; see `Labels`.
 
     Attributes:
         size: examples in all.
-        example: the first two examples, to capture the model with.
+        example: two examples, to capture the model with.
+        groups: (size,) number of every example's group; identical examples share one.
+        copies: how many examples are identical with an earlier one.
 
     Raises:
-        CalibrationError: the loader cannot be read, or its batches are empty, of different kinds
-            or not finite.
+        CalibrationError: the loader cannot be read, its batches are empty, of different kinds or
+            not finite, or `groups` does not fit.
     """
 
-    def __init__(self, model: nn.Module, loader: Any, chunk: int = 128):
-        self._model, self._loader, self.chunk = model, _readable(loader), chunk
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Any,
+        chunk: int = 128,
+        store: Spill | None = None,
+        groups: Groups | None = None,
+    ):
+        self.chunk, self._store = chunk, Spill(MEMORY) if store is None else store
+        self._kept: list[_Kept] = []
         self.size = self._largest = 0
+        own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
         first: Batch | None = None
-        for item in self._loader:
-            batch = to_batch(model, item)
+        for item in _readable(loader):
+            batch = to_batch(model, labels.without(item))
+            labels.read(item, batch.size)
             if not batch.size:
                 continue
             first = first or batch
             _check_like(first, batch, self.size)
-            self.size += batch.size
-            self._largest = max(self._largest, batch.size)
-        if first is None or self.size == 0:
+            marks += fingerprints(batch)
+            self._keep(batch, own)
+        if not self._kept:
             raise CalibrationError(
                 "The calibration loader yields no example. A few hundred unlabeled inputs are "
                 "needed."
             )
-        self.example = first.part(0, min(first.size, 2))
+        self.example = self._example()
+        self.groups = number_groups(marks, labels.all())
+        self.copies = self.size - len(set(marks))
+
+    def _keep(self, batch: Batch, copied: bool) -> None:
+        leaves, form = pytree.tree_flatten((batch.args, batch.kwargs))
+        handles = tuple(self._store.keep(leaf, copied) for leaf in leaves)
+        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch)))
+        self.size += batch.size
+        self._largest = max(self._largest, batch.size)
+
+    def _get(self, kept: _Kept) -> Batch:
+        leaves = [self._store.get(leaf) for leaf in kept.leaves]
+        return make_batch(*pytree.tree_unflatten(leaves, kept.form))
+
+    def _example(self) -> Batch:
+        """The first two examples; of batches of one, two alike put together, or one twice.
+
+        A trace of one example would take its size for a constant.
+        """
+        first = self._get(self._kept[0])
+        if first.size > 1:
+            return first.part(0, 2)
+        both = Joined(first, 2)
+        both.add(first)
+        others = (self._get(k).part(0, 1) for k in self._kept[1:] if k.sizes == self._kept[0].sizes)
+        if not any(both.add(other) for other in others):
+            both.add(first)
+        return both.batch()
+
+    def notes(self, held_out: np.ndarray) -> list[str]:
+        """What a report should say of examples that belong together.
+
+        Args:
+            held_out: (size,) bool, which examples certify the result.
+        """
+        groups = len(np.unique(self.groups))
+        if groups == self.size:
+            return []
+        copies = f", {self.copies} of them copies of others" if self.copies else ""
+        return [
+            f"the {self.size} calibration examples are {groups} groups{copies}; no group is both "
+            f"fitted and held out, and the {int(held_out.sum())} held-out examples count as "
+            f"{independent(self.groups[held_out]):.0f} independent ones in the bound"
+        ]
+
+    def shapes(self) -> Iterator[tuple[Sizes, Batch]]:
+        """Every combination of sizes that comes, and at most two examples of it."""
+        first = dict[Sizes, _Kept]()
+        for kept in self._kept:
+            first.setdefault(kept.sizes, kept)
+        for sizes, kept in first.items():
+            yield sizes, self._get(kept).part(0, 2)
 
     def batches(self, chosen: np.ndarray | None = None) -> Iterator[Batch]:
-        """Stream the examples in order, in batches of at most `chunk` and no larger than the
-        loader's.
+        """Stream the examples in batches of at most `chunk` and no larger than the loader's: in
+        order where all have the same sizes, and never two sizes in one batch.
 
         Args:
             chosen: (size,) bool, which examples; all by default. What is left of neighboring
                 batches is put together.
         """
-        most = min(self.chunk, self._largest)
-        waiting: _Joined | None = None
-        for part in self._pieces(chosen):
-            if waiting is not None and not waiting.add(part):
-                yield waiting.batch()
-                waiting = None
-            if waiting is None and part.size == most:
-                yield part
-            elif waiting is None:
-                waiting = _Joined(part, most)
-                waiting.add(part)
-        if waiting is not None:
-            yield waiting.batch()
+        for _, batch in self.numbered(chosen):
+            yield batch
 
-    def _pieces(self, chosen: np.ndarray | None) -> Iterator[Batch]:
+    def numbered(self, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Stream the examples as `batches` does, with their numbers."""
+        most = min(self.chunk, self._largest)
+        waiting: dict[Sizes, _Waiting] = {}
+        for sizes, numbers, part in self._pieces(chosen):
+            if sizes in waiting and not waiting[sizes].add(numbers, part):
+                yield waiting.pop(sizes).done()
+            elif sizes in waiting:
+                continue
+            if part.size == most:
+                yield numbers, part
+                continue
+            if len(waiting) == WAITING:
+                yield waiting.pop(next(iter(waiting))).done()
+            waiting[sizes] = _Waiting(part, most)
+            waiting[sizes].add(numbers, part)
+        for joined in waiting.values():
+            yield joined.done()
+
+    def _pieces(self, chosen: np.ndarray | None) -> Iterator[tuple[Sizes, np.ndarray, Batch]]:
         """What is chosen of every batch, cut into at most `chunk` examples."""
         seen = 0
-        for item in self._loader:
-            batch = to_batch(self._model, item)
-            if chosen is not None:
-                index = torch.from_numpy(np.flatnonzero(chosen[seen : seen + batch.size]))
-                seen += batch.size
-                if not len(index):
-                    continue
-                if len(index) < batch.size:
-                    batch = batch.take(index)
-            else:
-                seen += batch.size
+        for kept in self._kept:
+            start, seen = seen, seen + kept.size
+            index = np.flatnonzero(np.ones(kept.size) if chosen is None else chosen[start:seen])
+            if not len(index):
+                continue
+            batch = self._get(kept)
+            if len(index) < kept.size:
+                batch = batch.take(torch.from_numpy(index))
             for at in range(0, batch.size, self.chunk):
-                yield batch.part(at, min(at + self.chunk, batch.size))
-        if seen < self.size:
-            raise CalibrationError(
-                f"The calibration loader gave {self.size} examples at first and {seen} later. "
-                "Pass a loader that starts anew each time."
-            )
+                stop = min(at + self.chunk, batch.size)
+                yield kept.sizes, start + index[at:stop], batch.part(at, stop)
+
+
+class _Waiting:
+    """Examples of one combination of sizes that wait for more, as `Joined`, and their numbers."""
+
+    def __init__(self, first: Batch, most: int):
+        self._joined, self._numbers = Joined(first, most), list[np.ndarray]()
+
+    def add(self, numbers: np.ndarray, batch: Batch) -> bool:
+        """Take a call, where it fits."""
+        fits = self._joined.add(batch)
+        self._numbers += [numbers] * fits
+        return fits
+
+    def done(self) -> tuple[np.ndarray, Batch]:
+        """What was taken."""
+        return np.concatenate(self._numbers), self._joined.batch()
+
+
+def sizes_of(batch: Batch) -> Sizes:
+    """The sizes of a call's tensors, without the number of examples."""
+    return tuple(
+        tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
+    )
 
 
 def _readable(loader: Any) -> Iterable[Any]:
-    """A loader that starts anew each time it is iterated; one tensor or dict is its only batch."""
+    """What can be iterated; one tensor or dict is its only batch."""
     if isinstance(loader, (Tensor, dict)):
         return [loader]
-    if isinstance(loader, Iterator):
-        raise CalibrationError(
-            f"The calibration loader is a one-shot {type(loader).__name__}: it can be read once, "
-            "and calibration reads it several times. Pass list(loader), a DataLoader, or an "
-            "object whose __iter__ starts anew."
-        )
     if not isinstance(loader, Iterable):
         raise CalibrationError(
             f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."

@@ -1,6 +1,7 @@
-"""Activations of the calibration set: in memory up to a limit, past it on disk."""
+"""What is held of the calibration set: in memory up to a limit, past it on disk."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor
 
 SMALL = 1 << 16
-"""Bytes below which a tensor is not worth a file."""
+"""Bytes below which a tensor is not worth a file of its own."""
+TINY = 1 << 10
+"""Bytes below which a tensor is not worth a place in a file either."""
+INPUTS = 0.5
+"""Share of the limit that kept inputs may take: they are read a few times only, what is recorded at
+every fit.
+"""
+SPARE = 4
+"""A tensor stays on its device where that has this many times its size left."""
 
 
 class Spill:
@@ -26,23 +35,53 @@ class Spill:
         self._held = 0
         self._folder: TemporaryDirectory[str] | None = None
         self._number = 0
+        self._packed = 0
 
     def put(self, value: Any) -> Any:
         """Take a value; returns what `get` and `drop` want back. Only tensors count and spill."""
         if not isinstance(value, Tensor):
             return value
         value = value.detach()
-        size = value.numel() * value.element_size()
+        size = _bytes(value)
         if self._held + size <= self._limit or size < SMALL or value.device.type != "cpu":
             self._held += size
             return value
+        self._number += 1
+        return self._write(value, str(self._number))
+
+    def keep(self, value: Any, copied: bool = True) -> Any:
+        """Take a value that stays as long as the store; returns what `get` wants back.
+
+        Args:
+            value: only tensors count and spill. Small ones share a file, and those of a device
+                without much room come to the CPU; `get` brings them back.
+            copied: the caller may change the tensor afterwards.
+        """
+        if not isinstance(value, Tensor):
+            return value
+        value, size = value.detach(), _bytes(value)
+        fits = self._held + size <= self._limit * INPUTS or size < TINY
+        if fits and _room(value.device, size):
+            self._held += size
+            return value.clone() if copied else value
+        if fits:
+            self._held += size
+            return _Elsewhere(value.cpu(), value.device)
+        if size >= SMALL:
+            self._number += 1
+            return self._write(value, str(self._number))
+        found = self._write(value, "packed", self._packed)
+        self._packed += size
+        return found
+
+    def _write(self, value: Tensor, name: str, offset: int = 0) -> "_OnDisk":
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="fxprune-")
             finalize(self, self._folder.cleanup)
-        self._number += 1
-        path = Path(self._folder.name) / str(self._number)
-        value.contiguous().view(torch.uint8 if value.dim() else value.dtype).numpy().tofile(path)
-        return _OnDisk(path, tuple(value.shape), value.dtype)
+        path, flat = Path(self._folder.name) / name, value.cpu().contiguous()
+        with path.open("ab") as file:
+            flat.view(torch.uint8 if value.dim() else value.dtype).numpy().tofile(file)
+        return _OnDisk(path, offset, tuple(value.shape), value.dtype, value.device)
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Room for a tensor that stays; None where the limit leaves none."""
@@ -54,18 +93,45 @@ class Spill:
 
     def get(self, item: Any) -> Any:
         """The value of a handle."""
+        if isinstance(item, _Elsewhere):
+            return item.value.to(item.device)
         if not isinstance(item, _OnDisk):
             return item
-        return torch.from_numpy(np.fromfile(item.path, np.uint8)).view(item.dtype).view(item.shape)
+        size = math.prod(item.shape) * item.dtype.itemsize
+        flat = torch.from_numpy(np.fromfile(item.path, np.uint8, size, offset=item.offset))
+        return flat.view(item.dtype).view(item.shape).to(item.device)
 
     def drop(self, item: Any) -> None:
-        """The value is no longer needed."""
+        """A value that was `put` is no longer needed."""
         if isinstance(item, _OnDisk):
             item.path.unlink(missing_ok=True)
         elif isinstance(item, Tensor):
-            self._held -= item.numel() * item.element_size()
+            self._held -= _bytes(item)
 
 
+@dataclass(frozen=True)
 class _OnDisk:
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype):
-        self.path, self.shape, self.dtype = path, shape, dtype
+    """A tensor in a file, from a byte on."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A tensor that waits on the CPU, and the device it belongs to."""
+
+    value: Tensor
+    device: torch.device
+
+
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _room(device: torch.device, size: int) -> bool:
+    """Whether a device has room for as much that stays."""
+    return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > SPARE * size

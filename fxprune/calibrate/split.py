@@ -1,10 +1,13 @@
 """Which calibration examples certify the result, validate fits and candidates, or are fitted."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from fxprune.calibrate.groups import independent
 from fxprune.calibrate.recording import VALIDATION
 
 VALIDATION_EXAMPLES, TRIAL_EXAMPLES = 192, 128
@@ -21,27 +24,45 @@ EVERY_PART = (TRIAL, VALIDATION, REST)
 """All of the fitting examples."""
 
 
+class HoldsOut(Protocol):
+    """What says how many examples certify the result: a budget."""
+
+    def held_out(self, examples: int, kind: str = "example") -> int:
+        """How many of so many independent examples or groups."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Calibration examples by what they are for; drawn once from the seed.
 
+    No group stands in two of the parts, held out, trial, validation and rest.
+
     Attributes:
         held_out: (examples,) bool; they certify the result and take no part in anything else.
-        order: numbers of the fitting examples, in random order.
+        order: numbers of the fitting examples, in random order, each group in one piece.
+        groups: (examples,) number of every example's group.
     """
 
     held_out: np.ndarray
     order: np.ndarray
+    groups: np.ndarray
 
     @property
     def fitting(self) -> int:
         """How many examples are not held out."""
         return len(self.order)
 
+    @property
+    def independent(self) -> float:
+        """For how many independent examples the held-out ones count."""
+        return independent(self.groups[self.held_out])
+
     def part(self, name: str) -> np.ndarray:
         """One of `EVERY_PART` as (examples,) bool."""
-        validating = min(VALIDATION_EXAMPLES, int(self.fitting * VALIDATION_SHARE))
-        trying = validating + min(TRIAL_EXAMPLES, int(self.fitting * TRIAL_SHARE))
+        validating = self._cut(0, min(VALIDATION_EXAMPLES, int(self.fitting * VALIDATION_SHARE)))
+        trying = self._cut(
+            validating, validating + min(TRIAL_EXAMPLES, int(self.fitting * TRIAL_SHARE))
+        )
         bounds = {
             VALIDATION: slice(0, validating),
             TRIAL: slice(validating, trying),
@@ -53,20 +74,60 @@ class Split:
         """At most so many of the fitting examples as (examples,) bool."""
         return self._mask(self.order[:count])
 
+    def _cut(self, start: int, wanted: int) -> int:
+        """The last border of two groups in `order` up to a position, or the first after `start`.
+
+        The position itself where there is none: then a group is cut after all.
+        """
+        groups = self.groups[self.order]
+        borders = np.flatnonzero(groups[1:] != groups[:-1]) + 1
+        borders = borders[borders > start]
+        if wanted == start or not len(borders):
+            return wanted
+        at = int(np.searchsorted(borders, wanted, side="right")) - 1
+        return int(borders[max(at, 0)])
+
     def _mask(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         mask = np.zeros(len(self.held_out), dtype=bool)
         mask[numbers] = True
         return mask
 
 
-def split_examples(examples: int, held_out: int, seed: int) -> Split:
+def split_examples(
+    examples: int, held_out: int, seed: int, groups: np.ndarray | None = None
+) -> Split:
     """Draw which examples are held out, and the order of the others.
 
     Args:
         examples: how many there are.
-        held_out: how many of them certify the result.
+        held_out: how many of them certify the result; of groups, as many of those.
         seed: of the draw; the same seed gives the same split.
+        groups: (examples,) number of every example's group, from 0; each is its own by default.
     """
-    chosen = np.zeros(examples, dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(examples)[:held_out]] = True
-    return Split(chosen, np.random.default_rng(seed).permutation(np.flatnonzero(~chosen)))
+    numbers: np.ndarray = np.arange(examples) if groups is None else groups
+    total = int(numbers.max(initial=-1)) + 1
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(total)[:held_out]] = True
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(~chosen))
+    members: np.ndarray = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=total))
+    pieces = [members[ends[g - 1] if g else 0 : ends[g]] for g in order]
+    return Split(chosen[numbers], np.concatenate([members[:0], *pieces]), numbers)
+
+
+def draw_split(groups: np.ndarray, budget: HoldsOut, seed: int) -> Split:
+    """Hold out as many groups as a budget asks for.
+
+    Args:
+        groups: (examples,) number of every example's group, from 0.
+        budget: what the held-out ones are to certify.
+        seed: of the draw.
+
+    Raises:
+        BudgetError: the groups are too few for the agreement asked for.
+    """
+    total, units = int(groups.max(initial=-1)) + 1, independent(groups)
+    whole = math.floor(units + 1e-9)
+    kind = "example" if total == len(groups) else "group"
+    share = budget.held_out(whole, kind) * total / max(whole, 1)
+    return split_examples(len(groups), math.ceil(share - 1e-9), seed, groups)

@@ -3,14 +3,22 @@
 from scipy.stats import beta
 
 
-def lower_bound(agreeing: int, examples: int, confidence: float = 0.95) -> float:
+def lower_bound(
+    agreeing: int, examples: int, confidence: float = 0.95, independent: float | None = None
+) -> float:
     """One-sided Clopper-Pearson lower bound of a proportion (Clopper & Pearson 1934).
+
+    Of examples that belong together it is the bound that as many independent ones would give: the
+    rates within groups lie in [0, 1], and a sum of such is never spread wider than a binomial
+    (Hoeffding 1956; docs/decisions/0015).
 
     Args:
         agreeing: examples with the same decision.
         examples: examples compared.
         confidence: probability that the bound holds.
+        independent: for how many independent examples these count; for all by default.
     """
     if agreeing == 0 or examples == 0:
         return 0.0
-    return float(beta.ppf(1 - confidence, agreeing, examples - agreeing + 1))
+    weight = 1.0 if independent is None else min(independent / examples, 1.0)
+    return float(beta.ppf(1 - confidence, weight * agreeing, weight * (examples - agreeing) + 1))

@@ -9,6 +9,12 @@ from fxprune.plans.numbers import is_number, read_number
 GOAL = 0.99
 """Agreement certified where the caller names no budget (docs/decisions/0004)."""
 
+GROUPED = (
+    "identical examples and those with one label of groups= count as one, and fewer where groups "
+    "differ in size"
+)
+"""Why there are fewer groups than examples, for messages."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -47,8 +53,12 @@ class Budget:
         limits = {"flops": self.flops, "params": self.params, "latency": self.latency}
         return {name: float(limit) for name, limit in limits.items() if limit is not None}
 
-    def held_out(self, examples: int) -> int:
+    def held_out(self, examples: int, kind: str = "example") -> int:
         """How many of so many calibration examples certify the result instead of fitting it.
+
+        Args:
+            examples: how many independent ones there are.
+            kind: `example`, or `group` of examples that belong together.
 
         Raises:
             BudgetError: they are too few to certify the agreement asked for.
@@ -58,11 +68,12 @@ class Budget:
         needed = math.ceil(math.log(0.05) / math.log(self.agreement))
         count = max(examples * 2 // 5, min(needed + 20, examples * 7 // 10))
         if count < needed:
+            why = "" if kind == "example" else f" ({GROUPED})"
             raise BudgetError(
-                f"agreement={self.agreement:g} needs {needed} held-out examples without a single "
-                f"disagreement; {examples} calibration examples leave {count}, which can certify "
-                f"at most {0.05 ** (1 / max(count, 1)):.3f}. Give {needed * 10 // 7 + 1} examples "
-                "or more, or ask for flops= or params= instead."
+                f"agreement={self.agreement:g} needs {needed} held-out {kind}s without a single "
+                f"disagreement; {examples} calibration {kind}s{why} leave {count}, which can "
+                f"certify at most {0.05 ** (1 / max(count, 1)):.3f}. Give {needed * 10 // 7 + 1} "
+                f"{kind}s or more, or ask for flops= or params= instead."
             )
         return count
 

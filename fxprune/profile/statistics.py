@@ -55,6 +55,7 @@ class Statistics:
         calibration: the examples.
         split: what they are for.
         ignored: parameter names that must keep their shape.
+        store: where the examples are, and what is recorded goes.
         seed, memory: as in `Options`.
         journal: of the run.
     """
@@ -65,6 +66,7 @@ class Statistics:
     split: Split
     ignored: Callable[[str], bool]
     seed: int
+    store: Spill
     memory: float
     journal: Journal
 
@@ -80,7 +82,7 @@ class Statistics:
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         split = self.split
-        recording = Recording(self.graph, split.fitting, Spill(self.memory), self.seed)
+        recording = Recording(self.graph, split.fitting, self.store, self.seed)
 
         def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[Batch]:
             for part in parts:

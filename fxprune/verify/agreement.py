@@ -82,6 +82,7 @@ def compare(
     small: nn.Module,
     batches: Iterable[Batch],
     decision: Judge | Decision = None,
+    independent: float | None = None,
 ) -> Agreement:
     """Run both models and count equal decisions.
 
@@ -90,6 +91,7 @@ def compare(
         batches: examples that neither fit nor choice has seen.
         decision: when two outputs count as the same; settled on the first batch where it is not
             yet.
+        independent: for how many independent examples these count; for all by default.
 
     Raises:
         UnsupportedError: outputs cannot be judged so; says why.
@@ -107,16 +109,19 @@ def compare(
         errors.add(reference, output)
     if judge is None:
         return Agreement(0.0, 0.0, 0, 0.0)
-    return _summarize(judge, np.concatenate(parts, axis=1), errors)
+    return _summarize(judge, np.concatenate(parts, axis=1), errors, independent)
 
 
-def _summarize(judge: Judge, same: np.ndarray, errors: OutputErrors) -> Agreement:
+def _summarize(
+    judge: Judge, same: np.ndarray, errors: OutputErrors, independent: float | None
+) -> Agreement:
     """The joint decision, its bound, and each output's own rate.
 
     Args:
         judge: of the outputs.
         same: (outputs, examples) bool, in the order of the examples.
         errors: of the outputs.
+        independent: for how many independent examples these count.
     """
     counts = [judged.counts for judged in judge.outputs]
     equal: np.ndarray = np.all(same[counts], axis=0)
@@ -129,13 +134,16 @@ def _summarize(judge: Judge, same: np.ndarray, errors: OutputErrors) -> Agreemen
         if judged.name
     )
     rate = float(equal.mean()) if len(equal) else 0.0
-    return Agreement(rate, bound(equal), len(equal), errors.mean(), str(judge), outputs)
+    return Agreement(
+        rate, bound(equal, independent), len(equal), errors.mean(), str(judge), outputs
+    )
 
 
-def bound(equal: np.ndarray) -> float:
+def bound(equal: np.ndarray, independent: float | None = None) -> float:
     """Lower bound of the rate at which decisions are the same.
 
     Args:
         equal: (examples,) bool, whether each held-out example's decision is the same.
+        independent: for how many independent examples these count; for all by default.
     """
-    return lower_bound(int(equal.sum()), len(equal))
+    return lower_bound(int(equal.sum()), len(equal), independent=independent)

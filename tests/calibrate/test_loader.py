@@ -1,4 +1,4 @@
-"""A loader read again and again: batches cut, put together, and refused."""
+"""A loader read once and handed out again and again: batches cut, put together, and refused."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -92,28 +92,9 @@ def test_a_changed_chunk_counts_from_the_next_reading() -> None:
     assert [b.size for b in calibration.batches()] == [4, 4, 2]
 
 
-class Fading:
-    """Gives less at every reading."""
-
-    def __init__(self) -> None:
-        self.left = 3
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.left -= 1
-        return iter([torch.ones(4, 2)] * self.left)
-
-
-def test_a_loader_that_gives_less_later_is_an_error() -> None:
-    calibration = Calibration(Takes(), Fading())
-    with pytest.raises(CalibrationError, match="8 examples at first and 4 later"):
-        list(calibration.batches())
-
-
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        ((x for x in [torch.ones(2, 2)]), "one-shot generator: it can be read once"),
-        (iter([torch.ones(2, 2)]), "one-shot list_iterator"),
         (7, "is a int, which cannot be iterated"),
         ([], "yields no example"),
         ([torch.ones(0, 2)], "yields no example"),

@@ -1,0 +1,142 @@
+"""Whether the captured graph answers for the model on everything that the loader gives."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from fxprune.calibrate.loader import Calibration, Sizes, sizes_of
+from fxprune.capture.batch import Batch
+from fxprune.capture.copying import copy_model
+from fxprune.errors import CalibrationError
+
+ROUNDING = 1000
+"""Units of the last place, of the largest value, up to which two runs count as the same."""
+ROUGH = 0.05
+"""Share of the largest value that is never taken for rounding."""
+TRIED = 8
+"""Combinations of sizes that are tried."""
+
+
+@torch.no_grad()
+def random_outputs(graph: GraphModule, model: nn.Module, batch: Batch) -> str | None:
+    """What of a model is random: two runs on the same inputs are compared.
+
+    Args:
+        graph: captured of the model.
+        model: the caller's; a copy in eval mode runs.
+        batch: a few examples.
+
+    Returns:
+        a sentence for the report; None where both runs give the same.
+    """
+    first, second = (graph.forward(*batch.args, **batch.kwargs) for _ in range(2))
+    apart = _difference(first, second)
+    if not apart > 0:
+        own = copy_model(model).eval()
+        first, second = (own(*batch.args, **batch.kwargs) for _ in range(2))
+        apart = _difference(first, second)
+    if not apart > 0:
+        return None
+    return (
+        f"the model is random: on the same inputs in eval mode its outputs change by {apart:.1%} "
+        "of their largest value from run to run (dropout that is left on, noise in forward)"
+    )
+
+
+@torch.no_grad()
+def require_sizes(
+    graph: GraphModule, model: nn.Module, calibration: Calibration, values: bool = True
+) -> None:
+    """Check that the graph gives what the model gives at every combination of sizes.
+
+    Args:
+        graph: captured of the model.
+        model: the caller's; a copy in eval mode runs.
+        calibration: the examples; no more than a few of their combinations of sizes are tried, the
+            smallest and the largest among them.
+        values: outputs must be the same, not only of the same shape.
+
+    Raises:
+        CalibrationError: names the sizes that the graph cannot take.
+    """
+    batches = sorted(calibration.shapes(), key=lambda pair: _elements(pair[0]))
+    if len(batches) == 1 and sizes_of(calibration.example) == batches[0][0]:
+        return
+    own = copy_model(model).eval()
+    failed: dict[Sizes, str] = {}
+    for sizes, batch in _spread(batches):
+        wanted = _run(own, batch)
+        if isinstance(wanted, Exception):
+            raise CalibrationError(
+                f"The model does not run on the calibration batches of sizes {_named(sizes)}: "
+                f"{type(wanted).__name__}: {wanted}"
+            ) from wanted
+        found = _run(graph.forward, batch)
+        if isinstance(found, Exception):
+            failed[sizes] = "it cannot take them"
+        elif _difference(wanted, found) > (0 if values else 1e300):
+            failed[sizes] = "it gives something else than the model"
+    if failed:
+        raise CalibrationError(
+            "The calibration batches come in several sizes, and the captured graph holds those of "
+            f"its example, {_named(sizes_of(calibration.example))}, as numbers: on "
+            f"{', '.join(map(_named, failed))} {next(iter(failed.values()))}. Give all batches the "
+            "same sizes: resize or crop images, pad sequences to one length (tokenizers: "
+            "padding='max_length')."
+        )
+
+
+def _run(call: Callable[..., Any], batch: Batch) -> Any:
+    """What a call gives, or the exception it raises."""
+    try:
+        return call(*batch.args, **batch.kwargs)
+    except Exception as error:  # whatever a model raises
+        return error
+
+
+def _spread(batches: list[tuple[Sizes, Batch]]) -> Iterable[tuple[Sizes, Batch]]:
+    """At most `TRIED` of them, the first and the last included."""
+    if len(batches) <= TRIED:
+        return batches
+    return [batches[i * (len(batches) - 1) // (TRIED - 1)] for i in range(TRIED)]
+
+
+def _difference(first: Any, second: Any) -> float:
+    """Largest difference of two outputs, relative to their largest value; 0 where it is rounding,
+    infinite where they are of different kinds.
+    """
+    pairs = [pytree.tree_leaves(output) for output in (first, second)]
+    if len(pairs[0]) != len(pairs[1]):
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(*pairs, strict=True):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.numel():
+            continue
+        if a.shape != b.shape:
+            return float("inf")
+        worst = max(worst, _relative(a, b))
+    return worst
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    rounding = 0.0
+    if a.is_floating_point():
+        rounding = min(ROUNDING * torch.finfo(a.dtype).eps, ROUGH)
+    a, b = a.double(), b.double()
+    # What is infinite or NaN in both is the same.
+    change = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).max()
+    largest = torch.where(a.isfinite(), a.abs(), 0.0).max()
+    apart = float(change / largest.clamp(min=torch.finfo(torch.float64).tiny))
+    return 0.0 if apart <= rounding else apart
+
+
+def _elements(sizes: Sizes) -> int:
+    return sum(torch.Size(size).numel() for size in sizes)
+
+
+def _named(sizes: Sizes) -> str:
+    return " and ".join(map(str, sizes))
