@@ -77,13 +77,13 @@ class Split:
     def _cut(self, start: int, wanted: int) -> int:
         """The last border of two groups in `order` up to a position, or the first after `start`.
 
-        The position itself where there is none: then a group is cut after all.
+        Where there is none, a single group is cut after all, and a last one is not.
         """
         groups = self.groups[self.order]
         borders = np.flatnonzero(groups[1:] != groups[:-1]) + 1
         borders = borders[borders > start]
         if wanted == start or not len(borders):
-            return wanted
+            return wanted if wanted == start or start == 0 else len(groups)
         at = int(np.searchsorted(borders, wanted, side="right")) - 1
         return int(borders[max(at, 0)])
 

@@ -1,6 +1,5 @@
 """A loader read once and handed out again and again: batches cut, put together, and refused."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
