@@ -99,3 +99,33 @@ def test_files_go_with_the_store(folder: Path) -> None:
     assert len(files(folder)) == 1
     del store
     assert not files(folder)
+
+
+@pytest.mark.parametrize("limit", [1e9, 0.0], ids=["in memory", "on disk"])
+def test_what_is_kept_is_a_copy(limit: float, folder: Path) -> None:
+    store, value = Spill(limit), torch.randn(LARGE, 2)
+    items = [store.keep(value), store.keep(value[:500, 1]), store.keep(value[:3])]
+    before = [value.clone(), value[:500, 1].clone(), value[:3].clone()]
+    value.zero_()
+    for item, wanted in zip(items, before, strict=True):
+        assert torch.equal(store.get(item), wanted)
+    assert len(files(folder)) == (2 if limit == 0 else 0)
+
+
+def test_small_tensors_that_are_kept_share_a_file(folder: Path) -> None:
+    store = Spill(0)
+    values = [torch.randn(1, 3, 16, 16).to(dtype) for dtype in (torch.float32, torch.half)] * 20
+    items = [store.keep(value) for value in values]
+    assert len(files(folder)) == 1
+    for item, value in zip(items, values, strict=True):
+        assert torch.equal(store.get(item), value)
+
+
+def test_kept_inputs_leave_half_of_the_limit(folder: Path) -> None:
+    store = Spill(8 * LARGE)
+    first = torch.randn(LARGE)
+    assert store.get(store.keep(first, copied=False)) is not None
+    assert not files(folder)
+    store.keep(first)
+    assert len(files(folder)) == 1
+    assert store.put(first).data_ptr() == first.data_ptr()

@@ -16,3 +16,10 @@ def test_bound_is_clopper_pearson(agreeing: int, examples: int) -> None:
         .low
     )
     assert lower_bound(agreeing, examples) == pytest.approx(exact, abs=1e-12)
+
+
+def test_groups_of_equal_size_count_as_many_examples() -> None:
+    assert lower_bound(950, 1000, independent=20) == pytest.approx(lower_bound(19, 20))
+    assert lower_bound(1000, 1000, independent=20) == pytest.approx(0.05 ** (1 / 20))
+    assert lower_bound(95, 100, independent=100) == lower_bound(95, 100)
+    assert lower_bound(95, 100, independent=1e9) == lower_bound(95, 100)
