@@ -20,6 +20,8 @@ frames often come one after the other.
 SIDE, WIDTH, FEWEST = 16, 1024, 50
 """Pixels along every axis and numbers of an example that are compared at most; the fewest examples.
 """
+BLOCK = 200
+"""Examples that are compared with all others at a time."""
 CLOSE = 0.3
 """Share of the expected distance to the nearest other example below which two are too close."""
 SHARE = 0.25
@@ -83,12 +85,17 @@ def too_close(table: Tensor, groups: Tensor) -> int:
     table = table - table.mean(0)
     covariance = table.mT @ table
     dimensions = float(covariance.trace() ** 2 / covariance.square().sum().clamp(min=1e-30))
-    apart = torch.cdist(table, table)
-    others = groups[:, None] != groups[None]
-    if not others.any() or not dimensions > 0:
+    if len(groups.unique()) < 2 or not dimensions > 0:
         return 0
-    median = float(apart[others].median())
-    nearest = apart.masked_fill(~others, torch.inf).min(1).values
+    some = torch.arange(0, len(table), -(-len(table) // BLOCK))
+    apart = torch.cdist(table[some], table)
+    median = float(apart[groups[some, None] != groups].median())
+    nearest = torch.cat(
+        [
+            torch.cdist(part, table).masked_fill_(own[:, None] == groups, torch.inf).min(1).values
+            for part, own in zip(table.split(BLOCK), groups.split(BLOCK), strict=True)
+        ]
+    )
     expected = median * len(table) ** (-1 / dimensions)
     return int((nearest < CLOSE * expected).sum())
 
