@@ -103,7 +103,14 @@ class Labels:
     def _labels_in(self, item: Any) -> Any:
         if not isinstance(self._groups, str):
             assert callable(self._groups)
-            return self._groups(item)
+            try:
+                return self._groups(item)
+            except Exception as error:  # whatever a caller's function raises
+                raise CalibrationError(
+                    f"groups= fails on the calibration batch from example {len(self._found)}, a "
+                    f"{type(item).__name__}: {type(error).__name__}: {error}. It is called with "
+                    "what the loader yields."
+                ) from error
         if not hasattr(item, "keys") or self._groups not in item.keys():
             held = sorted(map(str, item.keys())) if hasattr(item, "keys") else type(item).__name__
             raise CalibrationError(

@@ -54,6 +54,7 @@ def test_one_label_per_example_however_it_is_given(loader: Any, groups: Any) -> 
     [
         (X, LABELS[:4], "has 4 labels; the calibration loader gives more examples"),
         (X, [*LABELS, "e"], "has 7 labels; the calibration loader gives 6 examples"),
+        ([(X,)], lambda batch: batch[:, 0], "groups= fails on .* a tuple: TypeError"),
         (X, lambda batch: [1], "gives 1 labels for the calibration batch from example 0"),
         (X, lambda batch: [None] * 6, "gives None in the calibration batch"),
         (X, lambda batch: [float("nan")] * 6, "gives nan in the calibration batch"),

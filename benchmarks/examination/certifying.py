@@ -1,0 +1,152 @@
+"""Certifications of a model whose true agreement is known, from every kind of loader."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from benchmarks.examination.cluster_bounds import Found, rates
+from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.split import draw_split
+from fxprune.plans.budget import Budget
+from fxprune.verify.agreement import compare
+from fxprune.verify.decisions import argmax
+
+BATCH = 32
+
+Draw = Callable[[Tensor, torch.Generator], Any]
+"""Makes a loader of examples."""
+
+
+class Original(nn.Module):
+    """The first class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+
+class Fitted(nn.Module):
+    """Decides like the original on scenes that it was fitted on, and else wrongly at the rate that
+    stands in the example, by its other numbers.
+
+    Args:
+        known: scenes, or single examples, that were fitted on.
+    """
+
+    def __init__(self, known: set[float]):
+        super().__init__()
+        self._known = known
+
+    def forward(self, x: Tensor) -> Tensor:
+        wrong = (x[:, 2].double() * 9973).frac().abs() < x[:, 1].double()
+        fitted = torch.tensor([float(scene) in self._known for scene in x[:, 0]])
+        return torch.stack([(~wrong | fitted).float(), (wrong & ~fitted).float()], 1)
+
+
+class Augmented(Dataset[Tensor]):
+    """Other numbers at every reading."""
+
+    def __init__(self, x: Tensor):
+        self._x = x
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, index: int) -> Tensor:
+        row = self._x[index].clone()
+        row[[0, 2]] = torch.rand(2)
+        return row
+
+
+def shuffled(x: Tensor, generator: torch.Generator) -> Any:
+    """In another order at every reading."""
+    return DataLoader(TensorDataset(x), BATCH, shuffle=True, generator=generator)
+
+
+def replaced(x: Tensor, generator: torch.Generator) -> Any:
+    """As many examples as there are, drawn with replacement at every reading."""
+    data = TensorDataset(x)
+    sampler = RandomSampler(data, True, len(x), generator=generator)
+    return DataLoader(data, BATCH, sampler=sampler)
+
+
+LOADERS: dict[str, Draw] = {
+    "list": lambda x, generator: list(x.split(BATCH)),
+    "DataLoader, shuffle=True": shuffled,
+    "augmenting data set": lambda x, generator: DataLoader(Augmented(x), BATCH, shuffle=True),
+    "drawn with replacement": replaced,
+    "every example 5 times": lambda x, generator: list(x[: len(x) // 5].repeat(5, 1).split(BATCH)),
+    "generator": lambda x, generator: (part for part in x.split(BATCH)),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was certified how often.
+
+    Attributes:
+        loader: a key of `LOADERS`.
+        examples: that it gives.
+        agreement: the true one.
+        each: examples of a scene.
+        correlation: of the decisions within a scene.
+        grouped: `groups=` names the scenes.
+    """
+
+    loader: str
+    examples: int
+    agreement: float
+    each: int = 1
+    correlation: float = 0.0
+    grouped: bool = False
+
+    @property
+    def must_hold(self) -> bool:
+        """Whether the bound is promised: not where scenes are kept from it."""
+        return self.each == 1 or self.grouped
+
+
+def certified(row: Row, seed: int) -> float:
+    """The bound of one certification."""
+    random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    groups = row.examples // row.each
+    scenes = np.repeat(random.random(groups), row.each)
+    wrong = np.repeat(rates(row.agreement, row.correlation, groups, random), row.each)
+    columns = np.stack([scenes, wrong, random.random(len(scenes))], 1)
+    x = torch.from_numpy(columns).float()
+    labels = (lambda batch: batch[0][:, 0]) if row.grouped else None
+    loader = LOADERS[row.loader](x, generator)
+    calibration = Calibration(Original(), loader, groups=labels)
+    split = draw_split(calibration.groups, Budget(flops=0.5), seed)
+    known = {
+        float(scene)
+        for batch in calibration.batches(~split.held_out)
+        for scene in batch.args[0][:, 0]
+    }
+    batches = calibration.batches(split.held_out)
+    return compare(Original(), Fitted(known), batches, argmax(), split.independent).bound
+
+
+def run(row: Row, runs: int) -> Found:
+    """Certify again and again."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bounds = np.array([certified(row, seed) for seed in range(runs)])
+    return Found(int((bounds <= row.agreement).sum()), runs, float(bounds.mean()))
+
+
+def rows() -> Iterator[Row]:
+    """Every loader and number of examples; scenes, and some of them without `groups=`."""
+    for name in LOADERS:
+        for examples, agreement in ((100, 0.9), (400, 0.9), (400, 0.97)):
+            yield Row(name, examples, agreement)
+    for name in ("list", "DataLoader, shuffle=True"):
+        yield Row(name, 1600, 0.97)
+    for each, examples in ((10, 1000), (50, 1000), (20, 2000)):
+        for correlation in (0.0, 0.1, 0.5, 1.0):
+            yield Row("DataLoader, shuffle=True", examples, 0.97, each, correlation, True)
+        yield Row("DataLoader, shuffle=True", examples, 0.97, each, 0.1)
