@@ -89,6 +89,8 @@ class Calibration:
             if not batch.size:
                 continue
             first = first or batch
+            if first.kwargs.keys() == batch.kwargs.keys():
+                batch = make_batch(batch.args, {name: batch.kwargs[name] for name in first.kwargs})
             _check_like(first, batch, self.size)
             marks += fingerprints(batch)
             self._keep(batch, own)
