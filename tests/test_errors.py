@@ -1,7 +1,6 @@
 """Bad input: each its own clear error, and nothing changed."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -53,21 +52,6 @@ def refused(
 def test_empty_loader() -> None:
     refused(CalibrationError, "no example", data=[])
     refused(CalibrationError, "no example", data=images(0))
-
-
-def test_one_shot_generator() -> None:
-    refused(CalibrationError, "one-shot", "list(loader)", data=(x for x in loader()))
-
-
-def test_loader_that_runs_dry() -> None:
-    class Dry:
-        left = 2
-
-        def __iter__(self) -> Iterator[Tensor]:
-            self.left -= 1
-            return iter(loader() if self.left > 0 else loader()[:1])
-
-    refused(CalibrationError, "128 examples at first", data=Dry())
 
 
 def test_not_a_loader() -> None:
