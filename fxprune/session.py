@@ -171,8 +171,8 @@ def open_session(
         example = options.example
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
-        notes = _examine(captured, model, calibration, options)
-    journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
+        journal.notes.extend(captured.notes + calibration.notes(split.held_out))
+        journal.notes.extend(_examine(captured, model, calibration, options))
     calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
     with journal.station("label"):
         ignored = matcher(model, options.ignore, "ignore")
@@ -184,7 +184,6 @@ def open_session(
     if captured.example.tensors()[0].device.type == "cpu":
         largest = max(activations(captured.graph, analysis), default=0.0)
         calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
-    multiple = options.multiple
     session = Session(
         options=options,
         model=model,
@@ -197,14 +196,13 @@ def open_session(
             split,
             ignored,
             options.seed,
-            store,
             options.memory,
             journal,
         ),
         ignored=ignored,
         multiple=choose_multiples(analysis, model, options.workload)
-        if multiple == "auto"
-        else multiple,
+        if options.multiple == "auto"
+        else options.multiple,
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )

@@ -61,6 +61,7 @@ class Calibration:
 
     Attributes:
         size: examples in all.
+        store: where they are.
         example: two examples, to capture the model with.
         groups: (size,) number of every example's group; identical examples share one.
         copies: how many examples are identical with an earlier one.
@@ -78,7 +79,7 @@ class Calibration:
         store: Spill | None = None,
         groups: Groups | None = None,
     ):
-        self.chunk, self._store = chunk, Spill(MEMORY) if store is None else store
+        self.chunk, self.store = chunk, Spill(MEMORY) if store is None else store
         self._kept: list[_Kept] = []
         self.size = self._largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
@@ -105,13 +106,13 @@ class Calibration:
 
     def _keep(self, batch: Batch, copied: bool) -> None:
         leaves, form = pytree.tree_flatten((batch.args, batch.kwargs))
-        handles = tuple(self._store.keep(leaf, copied) for leaf in leaves)
+        handles = tuple(self.store.keep(leaf, copied) for leaf in leaves)
         self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch)))
         self.size += batch.size
         self._largest = max(self._largest, batch.size)
 
     def _get(self, kept: _Kept) -> Batch:
-        leaves = [self._store.get(leaf) for leaf in kept.leaves]
+        leaves = [self.store.get(leaf) for leaf in kept.leaves]
         return make_batch(*pytree.tree_unflatten(leaves, kept.form))
 
     def _example(self) -> Batch:
@@ -129,7 +130,7 @@ class Calibration:
             both.add(first)
         return both.batch()
 
-    def notes(self, held_out: np.ndarray) -> list[str]:
+    def notes(self, held_out: np.ndarray) -> tuple[str, ...]:
         """What a report should say of examples that belong together.
 
         Args:
@@ -137,13 +138,13 @@ class Calibration:
         """
         groups = len(np.unique(self.groups))
         if groups == self.size:
-            return []
+            return ()
         copies = f", {self.copies} of them copies of others" if self.copies else ""
-        return [
+        return (
             f"the {self.size} calibration examples are {groups} groups{copies}; no group is both "
             f"fitted and held out, and the {int(held_out.sum())} held-out examples count as "
-            f"{independent(self.groups[held_out]):.0f} independent ones in the bound"
-        ]
+            f"{independent(self.groups[held_out]):.0f} independent ones in the bound",
+        )
 
     def shapes(self) -> Iterator[tuple[Sizes, Batch]]:
         """Every combination of sizes that comes, and at most two examples of it."""

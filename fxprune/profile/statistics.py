@@ -12,7 +12,6 @@ from torch.fx import GraphModule
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.recording import VALIDATION, Recording
-from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import FITTED_FIRST, Split
 from fxprune.capture.batch import Batch
 from fxprune.errors import CalibrationWarning
@@ -55,7 +54,6 @@ class Statistics:
         calibration: the examples.
         split: what they are for.
         ignored: parameter names that must keep their shape.
-        store: where the examples are, and what is recorded goes.
         seed, memory: as in `Options`.
         journal: of the run.
     """
@@ -66,7 +64,6 @@ class Statistics:
     split: Split
     ignored: Callable[[str], bool]
     seed: int
-    store: Spill
     memory: float
     journal: Journal
 
@@ -82,7 +79,7 @@ class Statistics:
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         split = self.split
-        recording = Recording(self.graph, split.fitting, self.store, self.seed)
+        recording = Recording(self.graph, split.fitting, self.calibration.store, self.seed)
 
         def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[Batch]:
             for part in parts:

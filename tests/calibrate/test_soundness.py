@@ -37,7 +37,7 @@ def net(
     [
         net(inside=lambda x: functional.dropout(x, 0.2, training=True)),
         net(before=lambda x: x + 0.01 * torch.randn_like(x)),
-        net(before=lambda x: x * (1 + 0.01 * random.random())),
+        net(before=lambda x: x * (1 + random.random())),
     ],
     ids=["dropout left on", "noise", "a number that the trace holds"],
 )
