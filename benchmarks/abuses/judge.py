@@ -95,8 +95,10 @@ def state_of(things: list[Any]) -> list[Any]:
     return held
 
 
-PARTS = ("random state", "NumPy's random state", "Python's random state", "threads")
-PARTS += ("default dtype", "gradient mode")
+PARTS = (
+    *("random state", "NumPy's random state", "Python's random state", "threads"),
+    *("default dtype", "gradient mode"),
+)
 
 
 def _tensors(model: nn.Module) -> list[Any]:
@@ -134,17 +136,19 @@ def judge(abuse: Abuse) -> Outcome:
         run, watched = abuse.prepare()
         before = state_of(watched)
         start = time.monotonic()
+        verdict: Verdict = "works"
+        text = ""
         try:
             with limited(LIMIT):
                 run()
-            verdict, text = _good("works", "")
         except FxpruneError as error:
             verdict, text = _refused(error)
         except Stopped:
             verdict, text = "violation", f"stopped after {LIMIT} s"
         except TypeError as error:
-            python = abuse.python and "argument" in str(error)
-            verdict, text = _good("refused", str(error)) if python else _raised(error)
+            verdict, text = _raised(error)
+            if abuse.python and "unexpected keyword argument" in str(error):
+                verdict, text = "refused", str(error)
         except BaseException as error:
             verdict, text = _raised(error)
         seconds = time.monotonic() - start
@@ -155,10 +159,6 @@ def judge(abuse: Abuse) -> Outcome:
     if verdict == "refused" and seconds > PATIENCE and "reach" not in text:
         return Outcome(abuse, "violation", f"refused after {seconds:.0f} s: {text}", seconds)
     return Outcome(abuse, verdict, text, seconds)
-
-
-def _good(verdict: Verdict, text: str) -> tuple[Verdict, str]:
-    return verdict, text
 
 
 def _refused(error: FxpruneError) -> tuple[Verdict, str]:
