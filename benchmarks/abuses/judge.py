@@ -32,12 +32,14 @@ class Abuse:
         kind: of abuse, for the table.
         prepare: makes arguments and hands on what runs them, and what must not change.
         python: whether Python itself refuses it, with a TypeError.
+        process: whether it stands for a process, whose random state is its own.
     """
 
     name: str
     kind: str
     prepare: Callable[[], tuple[Callable[[], Any], list[Any]]]
     python: bool = False
+    process: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def judge(abuse: Abuse) -> Outcome:
         except BaseException as error:
             verdict, text = _raised(error)
         seconds = time.monotonic() - start
-        changed = _changed(before, state_of(watched))
+        changed = "" if abuse.process else _changed(before, state_of(watched))
     if changed:
         return Outcome(abuse, "violation", f"{changed} changed ({text or verdict})", seconds)
     # Whether a budget can be reached is found by trying.

@@ -66,7 +66,7 @@ def line(kind: str, arguments: Sequence[str]) -> Abuse:
 
     shown = [a if len(a) < 40 else a[:18] + "..." + a[-18:] for a in arguments]
     name = "fxprune " + " ".join(a if a and " " not in a else repr(a) for a in shown)
-    return Abuse(name, kind, lambda: (run, []))
+    return Abuse(name, kind, lambda: (run, []), process=True)
 
 
 def base(command: str, folder: Path) -> dict[str, str]:
