@@ -35,6 +35,18 @@ def every(folder: Path) -> list[Abuse]:
     return [*python_abuses(folder), *line_abuses(folder)]
 
 
+def draw(abuses: list[Abuse], count: int, seed: int) -> list[Abuse]:
+    """That many, of every kind in turn."""
+    left = abuses.copy()
+    random.Random(seed).shuffle(left)
+    turns = Counter[str]()
+    numbered = []
+    for at, abuse in enumerate(left):
+        numbered.append((turns[abuse.kind], at))
+        turns[abuse.kind] += 1
+    return [left[at] for _, at in sorted(numbered)[:count]]
+
+
 def known(outcome: Outcome) -> bool:
     """A violation that is known and not yet mended."""
     return outcome.verdict == "violation" and any(
@@ -72,7 +84,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         chosen = [a for a in every(Path(folder)) if fnmatchcase(a.name, only)]
         if sample:
-            chosen = random.Random(seed).sample(chosen, min(sample, len(chosen)))
+            chosen = draw(chosen, sample, seed)
         for abuse in chosen[first::of]:
             outcome = judge(abuse)
             outcomes.append(outcome)

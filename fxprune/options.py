@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from fxprune.calibrate.groups import Groups, check_groups
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
 from fxprune.plans.budget import Budget, make_budget
@@ -67,11 +69,14 @@ class Options:
             raise UnsupportedError(
                 f"selector={self.selector!r} is not one of {', '.join(SELECTORS)}."
             )
-        if self.round_to not in (None, "auto") and not _counts(self.round_to):
+        named = self.round_to is None or isinstance(self.round_to, str) and self.round_to == "auto"
+        if not named and not _counts(self.round_to):
             raise BudgetError(
                 f"round_to={self.round_to!r}: widths are multiples of a whole number, 1 or more, "
                 'or "auto".'
             )
+        if not isinstance(self.progress, (bool, int, np.bool_)):
+            raise UnsupportedError(f"progress={self.progress!r}: bars are shown or not.")
         if not _counts(self.effort):
             raise BudgetError(
                 f"effort={self.effort!r}: how many plans are tried is a whole number, 1 (uniform "

@@ -41,7 +41,7 @@ def encoder() -> nn.Module:
     """An encoder layer on the rows of (N, 3, 8, 8)."""
     layer = nn.TransformerEncoderLayer(24, 2, 32, dropout=0.0, batch_first=True)
     return Net(
-        lambda net, x: net.head(net.block(x.transpose(1, 2).flatten(2)).mean(1)),  # type: ignore[operator]
+        lambda net, x: net.head(net.block(x.transpose(1, 2).flatten(2)).mean(1)),
         block=layer,
         head=nn.Linear(24, 4),
     )

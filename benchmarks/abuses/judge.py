@@ -32,12 +32,14 @@ class Abuse:
         kind: of abuse, for the table.
         prepare: makes arguments and hands on what runs them, and what must not change.
         python: whether Python itself refuses it, with a TypeError.
+        process: whether it stands for a process, whose random state is its own.
     """
 
     name: str
     kind: str
     prepare: Callable[[], tuple[Callable[[], Any], list[Any]]]
     python: bool = False
+    process: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,10 @@ def state_of(things: list[Any]) -> list[Any]:
     return held
 
 
-PARTS = ("random state", "NumPy's random state", "Python's random state", "threads")
-PARTS += ("default dtype", "gradient mode")
+PARTS = (
+    *("random state", "NumPy's random state", "Python's random state", "threads"),
+    *("default dtype", "gradient mode"),
+)
 
 
 def _tensors(model: nn.Module) -> list[Any]:
@@ -134,31 +138,29 @@ def judge(abuse: Abuse) -> Outcome:
         run, watched = abuse.prepare()
         before = state_of(watched)
         start = time.monotonic()
+        verdict: Verdict = "works"
+        text = ""
         try:
             with limited(LIMIT):
                 run()
-            verdict, text = _good("works", "")
         except FxpruneError as error:
             verdict, text = _refused(error)
         except Stopped:
             verdict, text = "violation", f"stopped after {LIMIT} s"
         except TypeError as error:
-            python = abuse.python and "argument" in str(error)
-            verdict, text = _good("refused", str(error)) if python else _raised(error)
+            verdict, text = _raised(error)
+            if abuse.python and "unexpected keyword argument" in str(error):
+                verdict, text = "refused", str(error)
         except BaseException as error:
             verdict, text = _raised(error)
         seconds = time.monotonic() - start
-        changed = _changed(before, state_of(watched))
+        changed = "" if abuse.process else _changed(before, state_of(watched))
     if changed:
         return Outcome(abuse, "violation", f"{changed} changed ({text or verdict})", seconds)
     # Whether a budget can be reached is found by trying.
     if verdict == "refused" and seconds > PATIENCE and "reach" not in text:
         return Outcome(abuse, "violation", f"refused after {seconds:.0f} s: {text}", seconds)
     return Outcome(abuse, verdict, text, seconds)
-
-
-def _good(verdict: Verdict, text: str) -> tuple[Verdict, str]:
-    return verdict, text
 
 
 def _refused(error: FxpruneError) -> tuple[Verdict, str]:

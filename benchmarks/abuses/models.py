@@ -47,6 +47,10 @@ def _failing(net: Doing, x: Tensor) -> Any:
     raise ZeroDivisionError("odd\nmodel")
 
 
+def _failing_hook(net: nn.Module, args: Any) -> Any:
+    raise ZeroDivisionError("odd\nhook")
+
+
 def _branching(net: Doing, x: Tensor) -> Any:
     return net.net(x) if x.sum() > 0 else -net.net(x)
 
@@ -72,6 +76,11 @@ def _with(change: Callable[[nn.Module], Any]) -> Callable[[], nn.Module]:
     return make
 
 
+def _give_gradients(made: nn.Module) -> None:
+    for parameter in made.parameters():
+        parameter.grad = parameter.clone()
+
+
 def _frozen_mode() -> nn.Module:
     with torch.inference_mode():
         return model()
@@ -83,18 +92,19 @@ def _shared() -> nn.Module:
 
 
 def _quantized() -> nn.Module:
-    return torch.ao.quantization.quantize_dynamic(model(), {nn.Linear})
+    made: nn.Module = torch.ao.quantization.quantize_dynamic(model(), {nn.Linear})
+    return made
 
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "a class": lambda: nn.Linear,
-    "a function": lambda: torch.relu,
+    "a module class": lambda: nn.Linear,
+    "an operator": lambda: torch.relu,
     "its weights": lambda: model().state_dict(),
     "a list": lambda: [model()],
     "empty": lambda: nn.Sequential(),
     "no parameters": lambda: nn.ReLU(),
     "no forward": Blank,
-    "a ModuleList": lambda: nn.ModuleList(model()),
+    "a ModuleList": lambda: nn.ModuleList([model()]),
     "forward fails": lambda: Doing(_failing),
     "returns None": lambda: Doing(lambda net, x: None),
     "returns a number": lambda: Doing(lambda net, x: 3),
@@ -144,9 +154,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "old weight norm": _with(lambda m: nn.utils.weight_norm(m.get_submodule("2"))),
     "spectral norm": _with(lambda m: nn.utils.parametrizations.spectral_norm(m.get_submodule("2"))),
     "hooked": _with(lambda m: m.register_forward_hook(lambda *a: None)),
-    "hook that fails": _with(lambda m: m.register_forward_pre_hook(_failing)),
+    "hook that fails": _with(lambda m: m.register_forward_pre_hook(_failing_hook)),
     "hooked gradients": _with(lambda m: m.register_full_backward_hook(lambda *a: None)),
-    "with gradients": _with(lambda m: [setattr(p, "grad", p.clone()) for p in m.parameters()]),
+    "with gradients": _with(_give_gradients),
     "dropout": lambda: nn.Sequential(model(), nn.Dropout(0.5)),
     "mixed modes": _with(lambda m: m.get_submodule("2").eval()),
     "a keyword's name": lambda: nn.ModuleDict({"class": model()}),

@@ -1,6 +1,7 @@
 """Values that no keyword is meant to take, and what each keyword asks beyond them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,13 @@ DECISIONS: dict[str, Callable[[], Any]] = {
     "'nonsense'": lambda: "nonsense",
 }
 
+
+def _plan_with(key: str, value: str) -> str:
+    """A plan's JSON with one entry replaced."""
+    entries = {"version": "2", "kept": "{}", "shapes": "{}", "widths": "{}"} | {key: value}
+    return "{" + ", ".join(f'"{k}": {v}' for k, v in entries.items()) + "}"
+
+
 SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
     "decision": DECISIONS,
     "round_to": {"a prime": lambda: 7, "wider than any": lambda: 4096},
@@ -104,6 +112,15 @@ SPECIAL: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "batches": {"0 in it": lambda: (0,), "text": lambda: ("a",), "numpy": lambda: np.array([2])},
     "modes": {"text": lambda: "eager", "unknown": lambda: ("eager", "odd")},
+    "text": {
+        "deep": lambda: "[" * 100_000,
+        "null": lambda: "null",
+        **{
+            f"a plan whose {key} is {value}": partial(_plan_with, key, value)
+            for key in ("version", "kept", "shapes", "widths", "method", "settings", "factorings")
+            for value in ("null", "3", "1e400", "-1", "[]", '"a"', '{"a": 1e400}', '{"a": [1]}')
+        },
+    },
     "memory": {"one byte": lambda: 1, "none": lambda: 0.0},
     "device": {"unknown": lambda: "odd:7", "absent": lambda: "cuda:99", "meta": lambda: "meta"},
     "dtype": {"int": lambda: torch.int8, "complex": lambda: torch.complex64, "bool": lambda: bool},

@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.errors import PlanError
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
 from fxprune.handover.finish import hand_over
@@ -46,6 +47,11 @@ def apply(
     Raises:
         PlanError: the plan does not fit the model.
     """
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            f"The plan is a {type(plan).__name__}. Pass what fxprune.plan, fxprune.plan_of or "
+            "fxprune.Plan.from_json returned."
+        )
     options = Options(
         budget=Budget(flops=1.0),
         method=method_of_plan(plan.method),

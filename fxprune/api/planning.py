@@ -58,7 +58,7 @@ def plan(
         ignore=ignore,
         keep=keep,
         round_to=round_to,
-        workload=workload or DEFAULTS.workload,
+        workload=DEFAULTS.workload if workload is None else workload,
         progress=progress,
         seed=seed,
         memory=memory,

@@ -10,7 +10,7 @@ from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_session
-from fxprune.plans.budget import Budget
+from fxprune.plans.budget import Budget, each_flops
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.session import open_session
 from fxprune.verify.judge import Decision
@@ -48,9 +48,9 @@ def sweep(
         the compressed model of every budget, each with its own report, whose times are its own:
             what all share is timed once, in the first.
     """
-    checked = [Budget(flops=fraction) for fraction in budgets]
+    checked = each_flops(budgets)
     options = Options(
-        budget=checked[0] if checked else Budget(flops=1.0),
+        budget=next(iter(checked.values()), Budget(flops=1.0)),
         method=find_method(method, WIDTH_METHODS),
         selector=selector,
         decision=decision,
@@ -67,7 +67,7 @@ def sweep(
     with undisturbed(model, seed):
         session = open_session(model, calib_loader, options)
         curve = {}
-        for fraction, budget in zip(budgets, checked, strict=True):
+        for fraction, budget in checked.items():
             curve[fraction] = compress_session(session, budget.limits)
             session.journal.seconds.clear()
             session.journal.note(SHARED)

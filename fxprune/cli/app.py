@@ -125,7 +125,7 @@ def check_folder(folder: Path) -> None:
             raise SourceError(f"--out {folder} holds a folder {taken}. Name another one.")
         with TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SourceError(
             f"--out {folder} cannot be written to: {error}. Name a folder that exists or can be "
             "made."

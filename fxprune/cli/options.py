@@ -155,7 +155,7 @@ def read_example(net: nn.Module, shape: str, data: str, size: int, gray: bool) -
     if shape:
         try:
             return torch.zeros(2, *(int(s) for s in shape.split(",")))
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, TypeError) as error:
             raise SourceError(
                 f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224."
             ) from error

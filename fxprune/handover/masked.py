@@ -32,6 +32,8 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
     Raises:
         PlanError: `small` was not made from this model.
     """
+    if not isinstance(model, nn.Module):
+        raise PlanError(f"The original is a {type(model).__name__}, not a torch.nn.Module.")
     plan = plan_of(small)
     if any(FOLDED in note for note in report(small).notes):
         raise PlanError(

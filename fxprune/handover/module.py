@@ -18,7 +18,6 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import StorageError
-from fxprune.graph.arguments import CheckedArguments
 
 DERIVED = (
     *("_graph", "_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec"),
@@ -88,11 +87,7 @@ class CompressedModule(GraphModule):
                 op, found(target), map_aggregate(args, found), map_aggregate(kwargs, found), name
             )
         if state["convention"] is not None:
-            names, inputs, outputs, checked = state["convention"]
-            info = _PyTreeInfo(names, _decode_spec(inputs), outputs and _decode_spec(*outputs))
-            graph.set_codegen(
-                _PyTreeCodeGen(info) if checked is None else CheckedArguments(info, checked)
-            )
+            graph.set_codegen(_decode_convention(*state["convention"]))
         self.graph = graph
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -161,20 +156,30 @@ def _operator(name: str) -> Any:
 
 
 def _encode_convention(graph: Graph) -> tuple[Any, ...] | None:
-    """Argument names, the nests of inputs and outputs, and checked arguments; None for a graph of
-    plain arguments.
+    """What writes the forward: its class, argument names, the nests of inputs and outputs, and
+    what else the class holds; None for a graph of plain arguments.
     """
     codegen = graph._codegen
     if isinstance(codegen, _PyTreeCodeGen):
         info = codegen.pytree_info
         outputs = None if info.out_spec is None else (_encode_spec(info.out_spec),)
-        checked = codegen.arguments if isinstance(codegen, CheckedArguments) else None
-        return list(info.orig_args), _encode_spec(info.in_spec), outputs, checked
+        own = {k: v for k, v in vars(codegen).items() if k not in vars(_PyTreeCodeGen(info))}
+        return type(codegen), list(info.orig_args), _encode_spec(info.in_spec), outputs, own
     if type(codegen) is not CodeGen:
         raise StorageError(
             f"The graph is written by a {type(codegen).__name__}, which cannot be copied."
         )
     return None
+
+
+def _decode_convention(
+    kind: type[_PyTreeCodeGen], names: list[str], inputs: Any, outputs: Any, own: dict[str, Any]
+) -> _PyTreeCodeGen:
+    spec = None if outputs is None else _decode_spec(*outputs)
+    codegen = kind.__new__(kind)
+    _PyTreeCodeGen.__init__(codegen, _PyTreeInfo(names, _decode_spec(inputs), spec))
+    vars(codegen).update(own)
+    return codegen
 
 
 def _encode_spec(spec: pytree.TreeSpec) -> Any:

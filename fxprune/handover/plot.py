@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxprune.errors import PlanError, StorageError
 from fxprune.handover.report import report
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ def plot(curves: Curve | Mapping[str, Curve], file: str | Path | None = None) ->
     Raises:
         ImportError: matplotlib is missing.
         PlanError: a model does not come from fxprune.
+        StorageError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    named: Mapping[str, Curve] = curves if all(isinstance(k, str) for k in curves) else {"": curves}  # type: ignore[assignment,dict-item]
+    named = _named(curves)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     for name, curve in named.items():
@@ -54,5 +56,23 @@ def plot(curves: Curve | Mapping[str, Curve], file: str | Path | None = None) ->
     if any(named):
         left.legend()
     if file is not None:
-        figure.savefig(file, dpi=150)
+        try:
+            figure.savefig(Path(file), dpi=150)
+        except (OSError, ValueError, TypeError) as error:
+            raise StorageError(
+                f"The picture cannot be written to {file!r}: {error}. Name a file such as "
+                "curve.png in a folder that exists."
+            ) from error
     return figure
+
+
+def _named(curves: Any) -> Mapping[str, Curve]:
+    """Curves by name; the only one has none."""
+    if isinstance(curves, Mapping):
+        named = curves if all(isinstance(k, str) for k in curves) else {"": curves}
+        if all(isinstance(curve, Mapping) for curve in named.values()):
+            return named
+    raise PlanError(
+        f"curves is a {type(curves).__name__}: give what fxprune.sweep returned, or a dict of "
+        "several by name."
+    )

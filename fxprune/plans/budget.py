@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from fxprune.errors import BudgetError
 from fxprune.plans.numbers import is_number, read_number
@@ -76,6 +77,22 @@ class Budget:
                 f"{kind}s or more, or ask for flops= or params= instead."
             )
         return count
+
+
+def each_flops(fractions: Any) -> dict[float, Budget]:
+    """A budget per fraction of the FLOPs, by the fraction.
+
+    Raises:
+        BudgetError: they are no list of fractions.
+    """
+    try:
+        listed = list(fractions)
+    except TypeError as error:
+        raise BudgetError(
+            f"budgets={fractions!r}: give a list of fractions of the FLOPs, such as (0.7, 0.5)."
+        ) from error
+    budgets = [Budget(flops=fraction) for fraction in listed]
+    return {budget.flops: budget for budget in budgets if budget.flops is not None}
 
 
 def make_budget(

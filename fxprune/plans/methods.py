@@ -67,7 +67,7 @@ def find_method(name: str, among: tuple[str, ...]) -> Method:
     Raises:
         UnsupportedError: it is not one of those.
     """
-    if name not in among:
+    if not isinstance(name, str) or name not in among:
         raise UnsupportedError(f"method={name!r} is not one of {', '.join(among)}.")
     return METHODS[name]
 
@@ -78,7 +78,7 @@ def method_of_plan(name: str) -> Method:
     Raises:
         PlanError: no such method is known.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise PlanError(
             f"The plan's method {name!r} is not one of {', '.join(METHODS)}, so how its model is "
             "to be fitted is not known. Make the plan anew with fxprune.plan(...)."

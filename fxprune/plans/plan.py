@@ -55,7 +55,7 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"This is not a plan: {error}. Pass what Plan.to_json wrote."
             ) from error
@@ -80,7 +80,7 @@ class Plan:
                 dict(data.get("settings", {})),
                 {str(n): Factoring(**how) for n, how in data.get("factorings", {}).items()},
             )
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError(f"The plan is malformed: {error}.") from error
 
     def __hash__(self) -> int:

@@ -76,7 +76,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
             else "Pass what compress returned."
         )
         raise StorageError(f"A {type(small).__name__} cannot be saved by fxprune. {advice}")
-    plan = plan_of(small)
+    plan, target = plan_of(small), _path(path)
     notes: list[str] = []
     document, tensors = describe(small, notes)
     result = report(small)
@@ -95,7 +95,6 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
             f"The graph could not be loaded again: {type(error).__name__}: {_first(error)}. "
             "Nothing was written."
         ) from error
-    target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part, {"format": "pt", **texts, "sha256": _digest(texts)})
@@ -137,15 +136,15 @@ def load(path: str | os.PathLike[str], into: Any = None, *, device: Any = None) 
         StorageError: the file is damaged, tampered with, newer, not of fxprune, or `into` does not
             fit; says what.
     """
-    source = Path(path)
+    source = _path(path)
     if into is not None and not isinstance(into, nn.Module):
         raise StorageError(
             f"into= takes an instance of the original model, not a {type(into).__name__}."
         )
     try:
-        wanted = None if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise StorageError(f"device={device!r} is not a device: {_first(error)}.") from error
+        wanted = None if device is None else torch.empty(0, device=torch.device(device)).device
+    except (*MALFORMED, NotImplementedError) as error:
+        raise StorageError(f"device={device!r} is not a device here: {_first(error)}.") from error
     try:
         target = wanted if wanted is not None and into is None else torch.device("cpu")
         document, tensors, plan, result = _read(source)
@@ -160,7 +159,21 @@ def load(path: str | os.PathLike[str], into: Any = None, *, device: Any = None) 
             f"{source} is damaged or was tampered with: {type(error).__name__}: {_first(error)}. "
             f"{AGAIN}"
         ) from error
-    return small if into is None else load_into(into, small, wanted)
+    if into is None:
+        return small
+    try:
+        return load_into(into, small, wanted)
+    except MALFORMED as error:
+        raise StorageError(
+            f"This {type(into).__name__} cannot be given the weights of {source}: "
+            f"{type(error).__name__}: {_first(error)}. Give an instance of the original class."
+        ) from error
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).name or "\0" in str(path):
+        raise StorageError(f"path={path!r}: give the name of a file.")
+    return Path(path)
 
 
 def _first(error: BaseException) -> str:

@@ -4,7 +4,9 @@
 
 import datetime
 import json
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import nn
 from fxprune.capture.batch import Batch, to_batch
 from fxprune.errors import UnsupportedError
 from fxprune.timing.clock import machine_name, measure_peak_memory, time_in_turns
-from fxprune.timing.workload import Workload, prepare_call, use_settings
+from fxprune.timing.workload import Workload, is_whole, prepare_call, use_settings
 
 MODES = ("eager", "compiled")
 
@@ -149,6 +151,36 @@ def compare_models(
     )
 
 
+def check_request(
+    small: Any, original: Any, batches: Any, modes: Any, rounds: Any, seconds: Any
+) -> None:
+    """Check what `benchmark` was asked before anything runs.
+
+    Raises:
+        UnsupportedError: a value is of the wrong kind; says which and what to give.
+    """
+    for name, model in (("small", small), ("original", original)):
+        if not isinstance(model, nn.Module):
+            raise UnsupportedError(f"{name} is a {type(model).__name__}, not a torch.nn.Module.")
+    if not isinstance(modes, Iterable) or not all(isinstance(m, str) for m in modes):
+        raise UnsupportedError(f"modes={modes!r}: give a list of {' and '.join(MODES)}.")
+    for mode in modes:
+        if mode not in MODES:
+            raise UnsupportedError(f"modes: {mode!r} is not one of {', '.join(MODES)}.")
+    try:
+        for size in batches:
+            operator.index(size)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedError(
+            f"batches={batches!r}: give a list of whole numbers, such as (1, 32)."
+        ) from error
+    if not is_whole(rounds) or rounds < 1:
+        raise UnsupportedError(f"rounds={rounds!r}: one or more are needed.")
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 <= seconds < math.inf:
+        raise UnsupportedError(f"seconds={seconds!r}: how long a turn lasts is 0 or more.")
+
+
 def benchmark(
     small: nn.Module,
     original: nn.Module,
@@ -184,20 +216,16 @@ def benchmark(
         the figures; `str` of it is a table, `.row("eager", 1).speedup` a number.
 
     Raises:
-        UnsupportedError: a mode is unknown, or a model does not run on a workload.
+        UnsupportedError: a value is of the wrong kind, or a model does not run on a workload.
     """
-    for mode in modes:
-        if mode not in MODES:
-            raise UnsupportedError(f"modes: {mode!r} is not one of {', '.join(MODES)}.")
-    if rounds < 1:
-        raise UnsupportedError(f"rounds={rounds}: one or more are needed.")
+    check_request(small, original, batches, modes, rounds, seconds)
     batch = to_batch(original, example)
     rows = tuple(
         compare_models(
             small,
             original,
             batch,
-            Workload(size, mode == "compiled", device, dtype, threads),
+            Workload(operator.index(size), mode == "compiled", device, dtype, threads),
             rounds,
             seconds,
         )

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from fxprune.capture.copying import copy_model
 from fxprune.errors import UnsupportedError
 
 Call = Callable[[], Any]
+MOST = 2**31
+"""Numbers that torch takes are below this."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,22 @@ class Workload:
 
     def __post_init__(self) -> None:
         for name, value in (("batch", self.batch), ("threads", self.threads)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
+            if name == "threads" and value is None:
+                continue
+            if value is None or not is_whole(value) or not 1 <= value < MOST:
                 raise UnsupportedError(
                     f"{name}={value!r}: a workload has a whole number of them, 1 or more."
                 )
+        if not isinstance(self.compiled, (bool, np.bool_)):
+            raise UnsupportedError(f"compiled={self.compiled!r}: a workload is compiled or not.")
+        try:
+            torch.device(self.device or "cpu")
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedError(
+                f"device={self.device!r} is no device. Give one such as cuda."
+            ) from error
+        if self.dtype is not None and not isinstance(self.dtype, torch.dtype):
+            raise UnsupportedError(f"dtype={self.dtype!r}: give one such as torch.bfloat16.")
 
     def __str__(self) -> str:
         """For reports: `eager, batch 8, cuda, bfloat16, 4 threads`; defaults are left out."""
@@ -56,6 +69,11 @@ class Workload:
     def mode(self) -> str:
         """`eager` or `compiled`."""
         return "compiled" if self.compiled else "eager"
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number, NumPy's too; True is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 @contextmanager

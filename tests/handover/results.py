@@ -77,7 +77,7 @@ class Siamese(nn.Module):
 def encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
     head = nn.Linear(16, 4)
-    return Net(lambda net, x: net.head(net.block(x).mean(1)), block=layer, head=head)  # type: ignore[operator]
+    return Net(lambda net, x: net.head(net.block(x).mean(1)), block=layer, head=head)
 
 
 Case = tuple[GraphModule, tuple[Any, ...], dict[str, Any]]

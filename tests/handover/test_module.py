@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 import fxprune
 from fxprune.errors import StorageError
@@ -98,6 +99,28 @@ def test_hooks_that_can_be_pickled_come_along() -> None:
     small.register_forward_hook(doubled)
     for again in (copy.deepcopy(small), WAYS["pickle"](small)):
         assert torch.equal(again(images(2)), small(images(2)))
+
+
+class Doubling(_PyTreeCodeGen):
+    """Writes a forward that returns its output twice over."""
+
+    def __init__(self, info: _PyTreeInfo, times: int):
+        super().__init__(info)
+        self.times = times
+
+    def generate_output(self, output_args: Any, **options: Any) -> str:
+        text: str = super().generate_output(output_args, **options)
+        return f"{text} * {self.times}"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_forward_that_is_written_otherwise_stays_so(way: str) -> None:
+    small = copy.deepcopy(made("cnn")[0])
+    expected = 2 * small(images(2))
+    codegen: Any = small.graph._codegen
+    small.graph.set_codegen(Doubling(codegen.pytree_info, 2))
+    small.recompile()
+    assert torch.equal(WAYS[way](small)(images(2)), expected)
 
 
 def doubled(module: nn.Module, args: Any, output: Tensor) -> Tensor:
