@@ -140,7 +140,13 @@ def rows(
     for method in methods:
         for budget in budgets:
             small = fxprune.compress(
-                model, loader, flops=budget, method=method, seed=seed, progress=False
+                model,
+                loader,
+                flops=budget,
+                method=method,
+                decision="close",
+                seed=seed,
+                progress=False,
             )
             before, after = fxprune.report(small).flops
             size = sum(p.numel() for p in small.parameters())

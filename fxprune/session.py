@@ -116,8 +116,9 @@ class Session:
             warnings.warn(
                 f"{judge.question} Until then it is: {judge}.", CalibrationWarning, stacklevel=5
             )
-        for note in judge.notes:
-            self.journal.note(note)
+        for note in (*judge.notes, judge.question.rstrip(".")):
+            if note:
+                self.journal.note(note)
         return judge
 
     def settle_decision(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxprune.cli.options import parse_multiple, parse_numbers, read_example
+from fxprune.cli.options import parse_decision, parse_multiple, parse_numbers, read_example
 from fxprune.errors import SourceError
 from tests.cli.test_app import LOADER, TINY, bad
 from tests.nets import images, tiny
@@ -34,6 +34,29 @@ def test_multiples() -> None:
             parse_multiple(text)
 
 
+@pytest.mark.parametrize(
+    ("texts", "decision"),
+    [
+        (None, None),
+        ([], None),
+        (["argmax"], "argmax"),
+        (["close(tolerance=0.02)"], "close(tolerance=0.02)"),
+        (
+            ["logits=argmax", "box.0 = argmax(dim=2)", "aux=none"],
+            {"logits": "argmax", "box.0": " argmax(dim=2)", "aux": None},
+        ),
+    ],
+)
+def test_decisions(texts: list[str] | None, decision: object) -> None:
+    assert parse_decision(texts) == decision
+
+
+@pytest.mark.parametrize("texts", [["argmax", "sign"], ["argmax", "a=sign"]])
+def test_one_rule_and_rules_by_name_are_not_mixed(texts: list[str]) -> None:
+    with pytest.raises(SourceError, match="one rule for all outputs"):
+        parse_decision(texts)
+
+
 def test_an_example_has_two_rows() -> None:
     zeros = read_example(tiny(), "3,8,8", "", 224, False)
     assert torch.equal(zeros, torch.zeros(2, 3, 8, 8))
@@ -56,6 +79,12 @@ def test_an_example_has_two_rows() -> None:
         (("compress", TINY, "--data", LOADER, "--round-to", "0"), "round_to=0"),
         (("compress", TINY, "--data", LOADER, "--effort", "0"), "effort=0"),
         (("compress", TINY, "--data", LOADER, "--selector", "best"), "best"),
+        (("compress", TINY, "--data", LOADER, "--decision", "largest"), "one of argmax, sign"),
+        (
+            ("compress", TINY, "--data", LOADER, "--agreement", "0.9", "--decision", "a=argmax"),
+            "the output 'a'",
+        ),
+        (("compress", TINY, "--data", LOADER, "--agreement", "0.9"), "leave open what it decides"),
         (("compress", TINY, "--data", "tests.nets:not_there"), "no not_there"),
         (("compress", TINY, "--data", "x.npz"), "no file x.npz"),
         (("analyze", TINY, "--shape", "3,-8,8"), "list of sizes"),

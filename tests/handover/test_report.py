@@ -1,7 +1,7 @@
 """Reports: JSON both ways, what is refused, and the text of the tables."""
 
 import json
-import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from fxprune.errors import PlanError
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import AloneRow, GroupRow
 from fxprune.plans.plan import Plan
-from fxprune.verify.agreement import Agreement
+from fxprune.verify.agreement import Agreement, OutputAgreement
 
 COUNTS = st.integers(0, 10**12)
 SIZES = st.floats(0, 1e15)
@@ -24,7 +24,17 @@ REPORTS = st.builds(
     st.tuples(COUNTS, COUNTS),
     st.tuples(COUNTS, COUNTS),
     st.none()
-    | st.from_type(Agreement).filter(lambda a: not math.isnan(a.rate + a.bound + a.error)),
+    | st.builds(
+        Agreement,
+        SIZES,
+        SIZES,
+        COUNTS,
+        SIZES,
+        TEXTS,
+        st.lists(
+            st.builds(OutputAgreement, TEXTS, TEXTS, SIZES, SIZES, st.booleans()), max_size=2
+        ).map(tuple),
+    ),
     st.lists(
         st.builds(GroupRow, TEXTS, st.lists(TEXTS).map(tuple), COUNTS, COUNTS, SIZES), max_size=3
     ).map(tuple),
@@ -65,6 +75,20 @@ AGREEMENT: dict[str, Any] = {"rate": 0.995, "bound": 0.99, "examples": 200, "err
 def test_text_of_the_tables() -> None:
     lines = [line.rstrip() for line in str(example()).splitlines()]
     assert lines == GOLDEN.strip("\n").splitlines()
+
+
+def test_the_first_line_says_what_a_decision_is() -> None:
+    outputs = (
+        OutputAgreement("a", "largest class along axis 1 (argmax)", 1.0, 0.0),
+        OutputAgreement("b", "same side of 0 (sign)", 0.995, 0.01),
+    )
+    told = Agreement(**AGREEMENT, decision="a: one thing; b: another", outputs=outputs)
+    lines = str(replace(example(), agreement=told)).splitlines()
+    assert lines[0] == "Decision: a: one thing; b: another."
+    assert (
+        "b: 99.50% of the examples agree in same side of 0 (sign); relative error 1.00e-02."
+        in lines
+    )
 
 
 def test_without_agreement_and_without_rows() -> None:
