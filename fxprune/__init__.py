@@ -4,6 +4,7 @@
 >>> print(fxprune.report(small))  # doctest: +SKIP
 """
 
+from fxprune import decisions
 from fxprune.api import analyze, apply, compress, factorize, plan, sweep
 from fxprune.errors import (
     BudgetError,
@@ -24,7 +25,6 @@ from fxprune.rules import register_rule
 from fxprune.saving.storage import load, save
 from fxprune.timing.benchmark import Benchmark, Timing, benchmark
 from fxprune.timing.workload import Workload
-from fxprune.verify import decisions
 from fxprune.verify.agreement import Agreement, OutputAgreement
 
 __version__ = "0.1.0"

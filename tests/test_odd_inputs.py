@@ -176,7 +176,7 @@ def test_kernels_that_are_chosen_by_size_bound_nothing() -> None:
     """torch.cdist takes another one from 26 rows on."""
     net = mlp()
     model = Net(lambda s, x: torch.cdist(s.net(x), torch.ones(5, 4)), net=net)
-    small = fxprune.compress(model, vectors(*[40] * 4), **FAST)
+    small = fxprune.compress(model, vectors(*[40] * 4), decision="close", **FAST)
     assert fxprune.report(small).notes == ()
     check_masked(model, small, *vectors(200))
 

@@ -23,6 +23,7 @@ ROOMS = (
     "calibrate",
     "plans",
     "verify",
+    "decisions",
     "passes",
     "profile",
     "timing",

@@ -1,4 +1,4 @@
-"""Rules: when two outputs count as the same decision. Public as `fxprune.decisions`.
+"""Rules: when two outputs count as the same decision. `fxprune.decisions` makes them public.
 
 A rule takes the original's and the compressed model's tensor on one batch, (N, ...) each, and gives
 (N,) bool. What is not a number never agrees.
