@@ -95,8 +95,7 @@ class Options:
                 f"workload={self.workload!r}: give a fxprune.Workload, such as "
                 "fxprune.Workload(batch=8)."
             )
-        names = [ignore] if isinstance(ignore, str) else ignore
-        if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        if not _texts(ignore):
             raise PlanError(
                 f"ignore={ignore!r}: give names (globs) of modules or parameters, such as "
                 '["head.*"].'
@@ -132,6 +131,14 @@ class Options:
     def chosen_selector(self) -> str:
         """The method's selector, or the caller's where the method leaves it open."""
         return self.method.selector or self.selector
+
+
+def _texts(value: object) -> bool:
+    """A text, or a row of them; a tensor without an axis can be iterated by its type alone."""
+    try:
+        return isinstance(value, Iterable) and all(isinstance(text, str) for text in value)
+    except TypeError:
+        return False
 
 
 def _counts(value: object) -> bool:
