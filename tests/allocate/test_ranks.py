@@ -20,6 +20,7 @@ def test_a_budget_out_of_reach_names_the_closest() -> None:
         fxprune.factorize(tiny(), loader(), params=0.01, progress=False)
 
 
+@pytest.mark.slow
 def test_joint_factors_where_that_pays_and_only_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

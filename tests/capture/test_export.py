@@ -114,6 +114,7 @@ class ReadTwice(nn.Linear):
         return nn.functional.linear(nn.functional.linear(x, 2 * self.weight), self.weight)
 
 
+@pytest.mark.slow
 def test_a_weight_with_other_readers_is_not_folded() -> None:
     """However long the network behind them is."""
     model = nn.Sequential(ReadTwice(4, 4, bias=False), *[nn.Tanh() for _ in range(1200)])

@@ -81,6 +81,7 @@ def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
     assert json.loads(good("report", out / "report.json", "--json")) == found
 
 
+@pytest.mark.slow
 def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(

@@ -60,6 +60,7 @@ def analysis_of(model: nn.Module, *shape: int) -> Any:
     return analyze_graph(captured.graph, shape[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 1000))
 def test_keep_masks_both_ways(model: nn.Module, seed: int) -> None:

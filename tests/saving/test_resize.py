@@ -14,7 +14,10 @@ from fxprune.errors import StorageError
 from tests.saving.trained import compressed
 
 
-@pytest.mark.parametrize("name", ["vgg", "resnet20", "mobilenet", "densenet", "mlp"])
+@pytest.mark.parametrize(
+    "name",
+    ["vgg", "resnet20", "mobilenet", pytest.param("densenet", marks=pytest.mark.slow), "mlp"],
+)
 def test_into_the_original_class(name: str, tmp_path: Path) -> None:
     small, original = compressed(name), nets.NETS[name]().eval()
     state = copy.deepcopy(original.state_dict())
