@@ -1,6 +1,6 @@
 """Everything a caller may choose beside model and data: one frozen value, checked once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,11 +95,13 @@ class Options:
                 f"workload={self.workload!r}: give a fxprune.Workload, such as "
                 "fxprune.Workload(batch=8)."
             )
-        if not _texts(ignore):
+        names = _texts(ignore)
+        if names is None:
             raise PlanError(
                 f"ignore={ignore!r}: give names (globs) of modules or parameters, such as "
                 '["head.*"].'
             )
+        object.__setattr__(self, "ignore", names)
         if self.keep is not None:
             if not isinstance(self.keep, Mapping):
                 raise PlanError(
@@ -133,12 +135,13 @@ class Options:
         return self.method.selector or self.selector
 
 
-def _texts(value: object) -> bool:
-    """A text, or a row of them; a tensor without an axis can be iterated by its type alone."""
+def _texts(value: Any) -> tuple[str, ...] | None:
+    """A text, or several, also of an iterator; None of anything else."""
     try:
-        return isinstance(value, Iterable) and all(isinstance(text, str) for text in value)
+        texts = (value,) if isinstance(value, str) else tuple(value)
     except TypeError:
-        return False
+        return None
+    return texts if all(isinstance(text, str) for text in texts) else None
 
 
 def _counts(value: object) -> bool:

@@ -221,3 +221,11 @@ def test_a_plan_of_an_unknown_method_is_not_fitted_like_another() -> None:
     )
     with pytest.raises(PlanError, match="'joint' is not one of auto"):
         fxprune.apply(tiny(), made, images(60), progress=False)
+
+
+def test_names_of_an_iterator_are_read_once_and_kept() -> None:
+    names: Any = (name for name in ["hidden"])
+    small = fxprune.compress(
+        tiny(), loader(), flops=0.8, method="magnitude", progress=False, ignore=names
+    )
+    assert tuple(small.get_parameter("hidden.weight").shape) == (16, 8)
