@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,17 +98,14 @@ def test_plan_decides_what_compress_does(agreement: float | None, examples: int)
     with torch.no_grad():
         head.bias.copy_(torch.tensor([100.0, 0.0]))
     data = images(examples)
-    made, small = (
-        call(
-            net,
-            data,
-            agreement=agreement,
-            method="magnitude",
-            decision="argmax",
-            progress=False,
-        )
-        for call in (fxprune.plan, fxprune.compress)
-    )
+    asked: dict[str, Any] = {
+        "agreement": agreement,
+        "method": "magnitude",
+        "decision": "argmax",
+        "progress": False,
+    }
+    made = fxprune.plan(net, data, **asked)
+    small = fxprune.compress(net, data, **asked)
     assert made.kept == fxprune.plan_of(small).kept
     assert fxprune.report(small).agreement is not None
 
