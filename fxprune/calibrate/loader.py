@@ -14,7 +14,7 @@ from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
 from fxprune.calibrate.joined import Joined, has_rows
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, is_mask, make_batch, require_alike, to_batch
-from fxprune.errors import CalibrationError
+from fxprune.errors import CalibrationError, FxpruneError
 
 MEMORY = 2e9
 """Bytes held in memory where the caller brings no store."""
@@ -84,7 +84,7 @@ class Calibration:
         self.size = self._largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
         first: Batch | None = None
-        for item in _readable(loader):
+        for item in _items(loader):
             batch = to_batch(model, labels.without(item))
             labels.read(item, batch.size)
             if not batch.size:
@@ -224,15 +224,28 @@ def sizes_of(batch: Batch) -> Sizes:
     )
 
 
-def _readable(loader: Any) -> Iterable[Any]:
-    """What can be iterated; one tensor or dict is its only batch."""
-    if isinstance(loader, (Tensor, dict)):
-        return [loader]
-    if not isinstance(loader, Iterable):
+def _items(loader: Any) -> Iterator[Any]:
+    """What a loader yields; one tensor or dict is its only batch.
+
+    Raises:
+        CalibrationError: it cannot be iterated, or fails on the way; says after how many batches.
+    """
+    if not isinstance(loader, (Tensor, dict, Iterable)):
         raise CalibrationError(
             f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."
         )
-    return loader
+    count = 0
+    try:
+        for item in [loader] if isinstance(loader, (Tensor, dict)) else loader:
+            yield item
+            count += 1
+    except FxpruneError:
+        raise
+    except Exception as error:
+        raise CalibrationError(
+            f"The calibration loader, a {type(loader).__name__}, fails after {count} batches: "
+            f"{type(error).__name__}: {error}."
+        ) from error
 
 
 def _check_like(first: Batch, batch: Batch, at: int) -> None:

@@ -82,10 +82,24 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
     A tensor is the only argument. Of a tuple or list as many leading items are taken as forward
     requires. A dict is keyword arguments; keys such as `labels`, unless forward requires them, and
     keys that forward does not know are left out.
+
+    Raises:
+        CalibrationError: nothing of that can be made of it, or a tensor has no values that can be
+            computed with: sparse ones, and those on the meta device.
     """
+    batch = item if isinstance(item, Batch) else _to_batch(model, item)
+    for tensor in batch.tensors():
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            kind = "on the meta device" if tensor.is_meta else f"of layout {tensor.layout}"
+            raise CalibrationError(
+                f"A calibration batch holds a tensor {tuple(tensor.shape)} {kind}. Yield dense "
+                "tensors with values, such as tensor.to_dense()."
+            )
+    return batch
+
+
+def _to_batch(model: nn.Module, item: Any) -> Batch:
     required, names, anything, needed = _signature(model)
-    if isinstance(item, Batch):
-        return item
     if isinstance(item, Tensor):
         return make_batch((item,), {})
     if isinstance(item, (tuple, list)):
@@ -116,8 +130,17 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
 
 
 def example_batch(model: nn.Module, example: Any) -> Batch:
-    """A batch of two examples, as tracing with a free batch size needs."""
+    """A batch of two examples, as tracing with a free batch size needs.
+
+    Raises:
+        CalibrationError: there is no example in it, or as `to_batch`.
+    """
     batch = to_batch(model, example)
+    if not batch.size:
+        raise CalibrationError(
+            f"example= holds no example: its first tensor has the shape "
+            f"{tuple(batch.tensors()[0].shape)}. Give one or two, or leave it out."
+        )
     if batch.size == 1:
         batch = batch.map(lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t)
     return batch.part(0, 2)

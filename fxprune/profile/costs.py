@@ -21,6 +21,7 @@ class _TermSum:
     """
 
     def __init__(self, terms: Sequence[CostTerm], group_of: np.ndarray, groups: int):
+        terms = [term for term in terms if term.amount]
         axes = max((len(term.axes) for term in terms), default=0)
         self._amounts = np.array([term.amount for term in terms])
         # Of every axis of every term: the share that stays whatever is removed, and each group's.

@@ -73,6 +73,8 @@ def narrow_constant(labels: Tensor) -> Tensor:
 
 def vector(labels: Tensor, dim: int) -> Tensor:
     """The labels along one dimension, (size,), of a label tensor that changes along no other."""
+    if not labels.numel():  # no element has a label
+        return torch.full((labels.shape[dim],), FIXED)
     return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
 
 
