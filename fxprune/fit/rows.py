@@ -5,7 +5,6 @@ are the targets; what the layer reads for them are the features, one *tap* for e
 convolution's kernel.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from fxprune.graph.convolution import setting
+from fxprune.graph.convolution import convolution_of
 from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, varying, vector
 
@@ -91,15 +90,17 @@ def read_features(node: Node, x: Tensor, kernel: tuple[int, ...], at: Tensor) ->
         return features[:, None]
     if x.dim() == len(kernel) + 1:
         x, at = x[None], F.pad(at, (0, 0, 1, 0))
-    window = _read_window(node, kernel)
+    convolution = convolution_of(node)
+    assert convolution is not None  # layers are linear maps or convolutions
+    before = convolution.padding_before(kernel)
     # (rows, taps so far): which pixel each tap reads, and whether that lies outside the image.
     pixels, outside = at[0][:, None], torch.zeros(at.shape[1], 1, dtype=torch.bool)
     for dim, taps in enumerate(kernel):
         size = x.shape[2 + dim]
         reads = (
-            at[1 + dim][:, None] * window.stride[dim]
-            - window.before[dim]
-            + torch.arange(taps) * window.dilation[dim]
+            at[1 + dim][:, None] * convolution.stride[dim]
+            - before[dim]
+            + torch.arange(taps) * convolution.dilation[dim]
         )
         pixels = (pixels[:, :, None] * size + reads[:, None]).flatten(1)
         outside = (outside[:, :, None] | ((reads < 0) | (reads >= size))[:, None]).flatten(1)
@@ -108,31 +109,3 @@ def read_features(node: Node, x: Tensor, kernel: tuple[int, ...], at: Tensor) ->
     runs = x.movedim(1, -1).reshape(-1, x.shape[1])
     chosen = pixels.flatten().to(x.device).index_fill_(0, padded, 0)
     return runs.index_select(0, chosen).index_fill_(0, padded, 0).view(*pixels.shape, -1)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """How a convolution moves over its input, one number per kernel axis.
-
-    Attributes:
-        stride: input positions between neighboring outputs.
-        before: zeros in front of the input.
-        dilation: input positions between neighboring taps.
-    """
-
-    stride: list[int]
-    before: list[int]
-    dilation: list[int]
-
-
-def _read_window(node: Node, kernel: tuple[int, ...]) -> _Window:
-    rank = len(kernel)
-    stride, dilation = setting(node, 3, 1, rank), setting(node, 5, 1, rank)
-    padding: Any = node.args[4] if len(node.args) > 4 else 0
-    if padding == "same":
-        before = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-    elif padding == "valid":
-        before = [0] * rank
-    else:
-        before = setting(node, 4, 0, rank)
-    return _Window(stride, before, dilation)

@@ -151,8 +151,3 @@ def channel_dim(node: Node, weight_rank: int) -> int:
     if operator_name(node.target) == LINEAR:
         return -1
     return int(node.meta["val"].dim()) - weight_rank + 1
-
-
-def setting(node: Node, index: int, default: int, rank: int) -> list[int]:
-    """A stride, padding or dilation of a convolution, one number per kernel axis."""
-    return list(_per_axis(argument(node, index, default), rank))

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.capture.batch import Batch
+from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
 from fxprune.label.analysis import activations, examples_within
@@ -25,8 +26,6 @@ from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
 from fxprune.verify.outputs import squared_error
 
-ORDINARY = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
-"""Layers whose weight has its outputs first."""
 CHUNK = 64
 """Most examples whose activations are held at once."""
 
@@ -131,7 +130,7 @@ def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
 
     (elements, 1) of mean output where one matrix of all outputs is not to be had.
     """
-    if operator not in ORDINARY or len(weight) > MOST_OUTPUTS:
+    if operator not in OUTPUTS_FIRST or len(weight) > MOST_OUTPUTS:
         return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
     channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
     return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])
