@@ -8,6 +8,7 @@ import numpy as np
 
 from fxprune.calibrate.groups import Groups, check_groups
 from fxprune.errors import BudgetError, PlanError, UnsupportedError
+from fxprune.label.named import read_names
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
 from fxprune.plans.numbers import is_number, read_number
@@ -95,13 +96,7 @@ class Options:
                 f"workload={self.workload!r}: give a fxprune.Workload, such as "
                 "fxprune.Workload(batch=8)."
             )
-        names = _texts(ignore)
-        if names is None:
-            raise PlanError(
-                f"ignore={ignore!r}: give names (globs) of modules or parameters, such as "
-                '["head.*"].'
-            )
-        object.__setattr__(self, "ignore", names)
+        object.__setattr__(self, "ignore", read_names(ignore, "ignore"))
         if self.keep is not None:
             if not isinstance(self.keep, Mapping):
                 raise PlanError(
@@ -133,15 +128,6 @@ class Options:
     def chosen_selector(self) -> str:
         """The method's selector, or the caller's where the method leaves it open."""
         return self.method.selector or self.selector
-
-
-def _texts(value: Any) -> tuple[str, ...] | None:
-    """A text, or several, also of an iterator; None of anything else."""
-    try:
-        texts = (value,) if isinstance(value, str) else tuple(value)
-    except TypeError:
-        return None
-    return texts if all(isinstance(text, str) for text in texts) else None
 
 
 def _counts(value: object) -> bool:

@@ -16,6 +16,7 @@ from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.copying import copy_model
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, CalibrationError, PlanError
+from fxprune.label.named import read_names
 from fxprune.options import Options
 from fxprune.pipeline import compress_whole
 from fxprune.verify.decisions import close
@@ -83,7 +84,7 @@ def resolve_targets(model: nn.Module, targets: Sequence[str] | str) -> list[str]
     Raises:
         PlanError: a name matches nothing, or one target holds another.
     """
-    patterns = [targets] if isinstance(targets, str) else list(targets)
+    patterns = read_names(targets, "targets")
     names = [n for n, _ in model.named_modules() if n]
     found: list[str] = []
     for pattern in patterns:

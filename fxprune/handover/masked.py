@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fxprune.capture.copying import copy_model
 from fxprune.capture.fold_constants import FOLDED
 from fxprune.capture.parametrizations import fold_parametrizations
+from fxprune.capture.supported import check_model
 from fxprune.errors import PlanError
 from fxprune.graph.tensors import names_of
 from fxprune.handover.report import plan_of, report
@@ -31,9 +32,11 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
 
     Raises:
         PlanError: `small` was not made from this model.
+        UnsupportedError: the original has no weights, or ones without values.
     """
     if not isinstance(model, nn.Module):
         raise PlanError(f"The original is a {type(model).__name__}, not a torch.nn.Module.")
+    check_model(model)
     plan = plan_of(small)
     if any(FOLDED in note for note in report(small).notes):
         raise PlanError(

@@ -2,6 +2,7 @@
 own.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def factorable(
             or owner._buffers
         ):
             others[layer.weight] = "its module holds more than a weight and a bias"
-        elif min(len(weight) // groups(layer.node), weight[0].numel()) < 2:
+        elif min(len(weight) // groups(layer.node), math.prod(weight.shape[1:])) < 2:
             others[layer.weight] = "its rank is 1"
         elif len(weight) > MOST_OUTPUTS:
             others[layer.weight] = f"it has more than {MOST_OUTPUTS} outputs"

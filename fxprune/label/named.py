@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -10,13 +11,30 @@ from fxprune.errors import PlanError
 from fxprune.label.groups import Analysis
 
 
+def read_names(value: Any, option: str) -> tuple[str, ...]:
+    """One name or several, as a tuple; an iterator is read once.
+
+    Raises:
+        PlanError: it is something else.
+    """
+    try:
+        names = (value,) if isinstance(value, str) else tuple(value)
+    except TypeError:
+        names = (value,)
+    if not all(isinstance(name, str) for name in names):
+        raise PlanError(
+            f'{option}={value!r}: give names (globs) of modules or parameters, such as ["head.*"].'
+        )
+    return names
+
+
 def matcher(model: nn.Module, patterns: Sequence[str] | str, option: str) -> Callable[[str], bool]:
     """A test whether a parameter belongs to a named module; names may be globs.
 
     Raises:
         PlanError: a name matches nothing.
     """
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = read_names(patterns, option)
     names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(n, pattern) for n in names):

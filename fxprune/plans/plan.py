@@ -122,7 +122,7 @@ def make_plan(
 
 def _indices_per_row(mask: np.ndarray) -> list[list[int]]:
     """Indices that stay: a list per convolution group where the axis is grouped, else one list."""
-    return [np.flatnonzero(row).tolist() for row in mask.reshape(-1, mask.shape[-1])]
+    return [np.flatnonzero(row).tolist() for row in np.atleast_2d(mask)]
 
 
 def keep_mask_of(analysis: Analysis, plan: Plan) -> np.ndarray:
@@ -157,7 +157,7 @@ def keep_mask_of(analysis: Analysis, plan: Plan) -> np.ndarray:
 def _positions(name: str, axis: int, indices: Indices, shape: tuple[int, ...]) -> np.ndarray:
     """Indices of a weight axis as bool, of the shape of the axis' channel ids."""
     mask = np.zeros(shape, dtype=bool)
-    rows = mask.reshape(-1, shape[-1])
+    rows = np.atleast_2d(mask)
     try:
         for row, kept in zip(rows, indices if mask.ndim == 2 else [indices], strict=True):
             if not isinstance(kept, list):

@@ -162,7 +162,8 @@ def check_request(
     for name, model in (("small", small), ("original", original)):
         if not isinstance(model, nn.Module):
             raise UnsupportedError(f"{name} is a {type(model).__name__}, not a torch.nn.Module.")
-    if not isinstance(modes, Iterable) or not all(isinstance(m, str) for m in modes):
+    single = getattr(modes, "ndim", 1) == 0  # of numpy and torch
+    if single or not isinstance(modes, Iterable) or not all(isinstance(m, str) for m in modes):
         raise UnsupportedError(f"modes={modes!r}: give a list of {' and '.join(MODES)}.")
     for mode in modes:
         if mode not in MODES:
