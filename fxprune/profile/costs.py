@@ -44,7 +44,7 @@ class CostModel:
     Args:
         module: the captured graph.
         analysis: of that graph.
-        seconds: terms of the latency, from `seconds_of_calls`; no latency without.
+        seconds: terms of the latency, from `fit_call_seconds`; no latency without.
         parameters: of the original, of which shares are taken; by default the graph's.
 
     Attributes:
