@@ -73,7 +73,9 @@ def _filled(shape: Sequence[int], count: int) -> tuple[int, ...]:
 @register_rule(*MOVEMENT)
 def movement(call: Call) -> Any:
     """View, reshape, permute, split, slice, roll, expand, shuffle..."""
-    source = call.values()[0]
+    source = call.args[0]
+    if not isinstance(source, Value):  # several tensors at once
+        raise NotImplementedError
     _pin_broken_order(call, source)
     results = [run_on_labels(call, pick) for pick in range(len(source.axes))]
     if isinstance(call.out, Value):
