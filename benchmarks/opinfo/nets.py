@@ -62,7 +62,7 @@ class OperatorNet(nn.Module):
         ):
             tensor = layer(source)
             flat = self.variant.leaves[place].dim() == 1
-            made.append(tensor[0] if flat else tensor.movedim(-1, axis))
+            made.append(tensor[0] if flat else tensor.movedim(-1, axis).contiguous())
         leaves: list[Any] = list(self.variant.leaves)
         for place, name in self.fixed.items():
             leaves[place] = getattr(self, name)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, narrow_constant, reshaped, squash, varying
+from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
 
 MOVEMENT = (
@@ -17,8 +18,7 @@ MOVEMENT = (
     "aten.transpose aten.t aten.numpy_T "
     "aten.split aten.split_with_sizes aten.chunk aten.tensor_split aten.unbind aten.select "
     "aten.slice aten.narrow "
-    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.expand_as aten.view_as "
-    "aten.reshape_as aten.repeat "
+    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.repeat "
     "aten.repeat_interleave aten.unfold "
     "aten.pixel_shuffle aten.pixel_unshuffle aten.channel_shuffle aten.native_channel_shuffle "
     "aten.movedim aten.swapaxes "
@@ -28,6 +28,7 @@ MOVEMENT = (
 
 
 RESHAPES = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
+RESHAPES_ALIKE = frozenset({"aten.view_as", "aten.reshape_as"})
 ALONG = {"aten.roll": 2, "aten.flip": 1}
 """Operators that move elements along the dimensions given by this argument, and leave every other
 alone.
@@ -59,6 +60,8 @@ def run_on_labels(call: Call, pick: int) -> Any:
         # Labels are stride-0 views of another layout than the tensor's: what is a view there may
         # need a copy here.
         return reshaped(args[0], _filled(args[1], args[0].numel()))
+    if name in RESHAPES_ALIKE:
+        return reshaped(args[0], tuple(args[1].shape))
     if name in ALONG and call.arg(ALONG[name], "dims"):
         return call.target(narrow_constant(args[0]), *args[1:], **kwargs).expand(args[0].shape)
     return call.target(*args, **kwargs)
@@ -87,6 +90,13 @@ def movement(call: Call) -> Any:
         replace(out, axes=_several(call, [squash(r[i]) for r in results]))
         for i, out in enumerate(call.out)
     )
+
+
+@register_rule(*RESHAPES_ALIKE)
+def reshape_alike(call: Call) -> Any:
+    """The shape is another tensor's: where that is shortened, the result is."""
+    moved = movement(call)
+    return replace(moved, axes=meet(call, [moved, call.args[1]], moved.shape))
 
 
 def _several(call: Call, axes: list[Tensor]) -> tuple[Tensor, ...]:
