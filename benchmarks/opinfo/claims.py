@@ -39,7 +39,7 @@ PRODUCTS = frozenset(
 """What sums over channels of two tensors that a net made: what goes there goes as zeros."""
 NOISE = 1e-7
 """Of the largest output, when inputs change by 1e-12."""
-MASKS = 3
+MASKS = 2
 """Choices of what stays, per analysis."""
 
 
@@ -92,7 +92,9 @@ class Claims:
         if _worst(base, self._values(weights, near)["output"]) > NOISE:
             raise Unstable("its values jump with rounding")
 
-    def _check_mask(self, weights: Weights, keep_mask: np.ndarray, draw: np.random.Generator) -> None:
+    def _check_mask(
+        self, weights: Weights, keep_mask: np.ndarray, draw: np.random.Generator
+    ) -> None:
         try:
             small = ReduceChannels(self.analysis, keep_mask)(self.graph).graph_module
         except FxpruneError as error:
@@ -112,7 +114,9 @@ class Claims:
         operator's own tensors; and in products, which sum over them, everywhere.
         """
         read = {(c.parameter, c.axis) for c in self.analysis.consumers}
-        made = {key for key in self.analysis.axes if key[0].startswith(f"{MADE}.") and key not in read}
+        made = {
+            key for key in self.analysis.axes if key[0].startswith(f"{MADE}.") and key not in read
+        }
         every = set(self.analysis.axes)
         rows = {key for key in made if not keep_mask[self.analysis.axes[key]].all()}
         layers = sorted({name.rpartition(".")[0] for name, _ in rows})
@@ -149,7 +153,9 @@ class Claims:
         if ids.ndim == 1:
             return lost.view(view).expand(tensor.shape)
         view[0] = tensor.shape[0]
-        return lost.repeat_interleave(tensor.shape[0] // len(ids), 0).view(view).expand(tensor.shape)
+        return (
+            lost.repeat_interleave(tensor.shape[0] // len(ids), 0).view(view).expand(tensor.shape)
+        )
 
     def _failure(
         self,
@@ -217,7 +223,8 @@ class Claims:
                 if isinstance(old, Tensor) and isinstance(value, Value):
                     wrong = _jumps(old, new, tolerance) & ~_removed(value, old, keep_mask)
                     if wrong.any():
-                        return f"{int(wrong.sum())} kept elements of {node.target} change with removed channels"
+                        count = f"{int(wrong.sum())} kept elements of {node.target}"
+                        return f"{count} change with removed channels"
         off = _worst(base["output"], values["output"])
         return "" if off <= tolerance else f"outputs change with removed channels by {off:.1e}"
 
@@ -257,7 +264,9 @@ class _Run(Interpreter):
         """Every node's result."""
         with torch.no_grad():
             output = self.run(*inputs)
-        found: dict[str, Any] = {node.name: value for node, value in self.env.items() if isinstance(node, Node)}
+        found: dict[str, Any] = {
+            node.name: value for node, value in self.env.items() if isinstance(node, Node)
+        }
         found["output"] = _tensors(output)
         return found
 

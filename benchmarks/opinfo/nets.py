@@ -57,9 +57,7 @@ class OperatorNet(nn.Module):
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         """What the layers behind the operator make of its results."""
         made = []
-        for (place, axis), layer, source in zip(
-            self.variant.made, self.make, inputs, strict=True
-        ):
+        for (place, axis), layer, source in zip(self.variant.made, self.make, inputs, strict=True):
             tensor = layer(source)
             flat = self.variant.leaves[place].dim() == 1
             made.append(tensor[0] if flat else tensor.movedim(-1, axis).contiguous())

@@ -6,8 +6,9 @@ import traceback
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch.testing._internal.opinfo.core import OpInfo
 
@@ -24,13 +25,10 @@ from fxprune.label.keep import keep_random
 from fxprune.label.propagation import Propagation
 from fxprune.label.trial import conflicts
 
-import numpy as np
-
 Verdict = Literal["error", "wrong", "caught", "known", "pinned", "refused", "not applicable"]
-VERDICTS: tuple[Verdict, ...] = (
-    *("error", "wrong", "caught", "known", "pinned", "refused", "not applicable"),
-)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 """The first that one of an entry's variants gets is the entry's."""
+MUST_BE_NONE = VERDICTS[:3]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def judge(name: str, op: OpInfo, most: int, seed: int) -> Outcome:
             return Outcome(name, "not applicable", str(reason))
         except Exception as error:
             return Outcome(name, "not applicable", f"its samples do not run here: {_line(error)}")
-        tried = tuple(try_variant(v, seed + i, free=i < 1) for i, v in enumerate(found))
+        tried = tuple(try_variant(v, seed + i, free=not i and v.whole) for i, v in enumerate(found))
     return summarize(name, tried)
 
 
@@ -144,7 +142,9 @@ def contradiction(captured: Captured, batch: int) -> str:
 
 def pinned_reason(analysis: Analysis) -> str:
     """Why what the layers before the operator make stays."""
-    reasons = [p.reason for p in analysis.pinned if p.parameter.startswith(f"{MADE}.") and not p.axis]
+    reasons = [
+        p.reason for p in analysis.pinned if p.parameter.startswith(f"{MADE}.") and not p.axis
+    ]
     return reasons[0] if reasons else "no channels were found"
 
 

@@ -80,6 +80,11 @@ class Variant:
         """Whether channels stay apart in some result."""
         return any(reading.passes for reading in self.readings)
 
+    @property
+    def whole(self) -> bool:
+        """Whether layers make every tensor, so that none has a batch size of its own."""
+        return len(self.made) == sum(isinstance(leaf, Tensor) for leaf in self.leaves)
+
     def __str__(self) -> str:
         """The arguments, shapes for tensors, and `*` at the axis of the channels."""
         axes = dict(self.made)

@@ -85,6 +85,17 @@ def test_only_an_operand_that_nobody_reads_afterwards_is_plain() -> None:
         assert inplace(write_and_read_before) == [False]
 
 
+@pytest.mark.parametrize(
+    "forward",
+    [lambda s, x: s.a(s.a(x).gt_(0)), lambda s, x: s.a(s.a(x).mul_(torch.ones(4).double()))],
+    ids=["compares", "wider"],
+)
+def test_in_place_calls_keep_the_type_of_their_operand(forward: Callable[..., Any]) -> None:
+    net = Net(forward, a=nn.Linear(4, 4)).eval()
+    with torch.no_grad():
+        assert torch.equal(captured(net).graph(X), net(X))
+
+
 class Scaled(nn.Module):
     """Numbers that are read from buffers."""
 

@@ -1,0 +1,95 @@
+"""Golden groups around products of two tensors, and what passes or stays beside them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from expecttest import assert_expected_inline
+from torch import Tensor, nn
+
+import fxprune
+from tests.nets import Net
+from tests.rules.golden import analyzed, reasons
+
+
+def attention(s: Any, x: Tensor) -> Any:
+    """One head, without a reshape."""
+    scores = s.q(x) @ s.k(x).transpose(-1, -2)
+    return s.out(torch.softmax(scores, -1) @ s.v(x))
+
+
+def single_head() -> Net:
+    torch.manual_seed(0)
+    layers = {name: nn.Linear(6, 8) for name in "qkv"}
+    return Net(attention, **layers, out=nn.Linear(8, 3)).double()
+
+
+def test_what_a_layer_made_is_no_weight_that_reads_the_other_factor() -> None:
+    assert_expected_inline(
+        str(analyzed(single_head().float(), 5, 6)),
+        """\
+q: 8 | q.weight[0] q.bias[0] k.weight[0] k.bias[0] -> nothing
+v: 8 | v.weight[0] v.bias[0] -> out.weight[1]""",
+    )
+
+
+def test_attention_with_one_head_is_compressed() -> None:
+    net, x = single_head(), torch.randn(64, 5, 6, dtype=torch.float64)
+    small = fxprune.compress(net, x, flops=0.7, decision="close", progress=False)
+    rows = {row.name: row.after for row in fxprune.report(small).groups}
+    assert rows["q"] < 8
+    torch.testing.assert_close(fxprune.masked(net, small)(x), small(x))
+
+
+def test_a_product_over_nothing_stays() -> None:
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+            self.left = nn.Parameter(torch.zeros(2, 0))
+            self.right = nn.Parameter(torch.zeros(0, 5))
+
+        def forward(self, x: Tensor) -> Any:
+            return self.b(torch.addmm(self.a(x), self.left, self.right))
+
+    analysis = analyzed(Empty(), 4)
+    assert not analysis.groups
+    assert "enters aten.addmm.default" in reasons(analysis)
+
+
+LIKE: dict[str, Callable[[Any, Tensor], Any]] = {
+    "expand_as": lambda s, x: s.b(s.a(x)[:, :1].expand_as(s.c(x))),
+    "view_as": lambda s, x: s.b((s.a(x) + 1).view_as(s.c(x))),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_a_shape_given_by_a_tensor_shortens_with_it(name: str) -> None:
+    layers = {"a": nn.Linear(4, 6), "c": nn.Linear(4, 6), "b": nn.Linear(6, 2)}
+    analysis = analyzed(Net(LIKE[name], **layers), 4)
+    expected = {
+        "expand_as": "a: 5 | a.weight[0] a.bias[0] -> nothing\nc: 6 | c.weight[0] c.bias[0] -> b.weight[1]",
+        "view_as": "a: 6 | a.weight[0] a.bias[0] c.weight[0] c.bias[0] -> b.weight[1]",
+    }
+    assert str(analysis) == expected[name]
+
+
+def test_several_tensors_at_once_stay() -> None:
+    def both(s: Any, x: Tensor) -> Any:
+        first, second = torch.atleast_2d([s.a(x), s.b(x)])  # type: ignore[no-untyped-call]
+        return s.c(first + second)
+
+    layers = {"a": nn.Linear(4, 6), "b": nn.Linear(4, 6), "c": nn.Linear(6, 2)}
+    analysis = analyzed(Net(both, **layers), 4)
+    assert not analysis.groups
+    assert "enters aten.atleast_2d" in reasons(analysis)
+
+
+def test_statistics_of_a_norm_have_the_channels_that_they_are_of() -> None:
+    def normed(s: Any, x: Tensor) -> Any:
+        y, mean, _ = torch.native_layer_norm(s.a(x).transpose(1, 2), [5], None, None, 1e-5)
+        return s.b((y + mean).transpose(1, 2))
+
+    net = Net(normed, a=nn.Linear(4, 6), b=nn.Linear(6, 2))
+    assert str(analyzed(net, 5, 4)) == "a: 6 | a.weight[0] a.bias[0] -> b.weight[1]"
