@@ -51,7 +51,8 @@ class OperatorNet(nn.Module):
                 tensor = tensor.expand(2, -1)
             assert isinstance(layer, nn.Linear)
             wanted = (tensor - layer.bias.detach()).unsqueeze(-1)
-            found.append(torch.linalg.solve(layer.weight.detach(), wanted).squeeze(-1))
+            solved = torch.linalg.solve(layer.weight.detach(), wanted).squeeze(-1)
+            found.append(solved.contiguous().clone())  # a view would be traced as one, slowly
         return tuple(found)
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:

@@ -292,15 +292,21 @@ def _reading(place: int, base: Tensor, runs: list[Tensor], axis: int) -> Reading
 
 
 def _unlike(found: list[Variant], most: int, draw: random.Random) -> list[Variant]:
-    """Of every kind in turn, until there are enough."""
+    """Of every kind in turn, until there are enough; by turns such as keep channels apart, and
+    such as mix or read them.
+    """
     kinds: dict[object, list[Variant]] = {}
     for variant in found:
-        first = variant.leaves[variant.made[0][0]]
-        key = (variant.passes, len(variant.made), variant.made[0][0], variant.made[0][1] > 0)
-        kinds.setdefault((*key, min(first.dim(), 4)), []).append(variant)
+        place, axis = variant.made[0]
+        rank = variant.leaves[place].dim()
+        key = (variant.passes, len(variant.made), place, min(axis, 2), min(rank, 4))
+        kinds.setdefault(key, []).append(variant)
     for members in kinds.values():
         draw.shuffle(members)
-    ordered = sorted(kinds.values(), key=lambda members: not members[0].passes)
+    apart = [members for members in kinds.values() if members[0].passes]
+    mixed = [members for members in kinds.values() if not members[0].passes]
+    pairs = itertools.zip_longest(apart, mixed)
+    ordered = [members for pair in pairs for members in pair if members is not None]
     turns = itertools.zip_longest(*ordered)
     return [v for turn in turns for v in turn if v is not None][:most]
 

@@ -54,6 +54,8 @@ def consume(
         )
         return
     call.record.unite(read, kept)
+    if weight.parameter is None:
+        call.record.multiply(operand_node(call, source), operand_node(call, weight), kept)
     if owner is not None and torch.equal(owner.labels.flatten(), kept):
         node = operand_node(call, source)
         call.record.consumers.append(

@@ -78,6 +78,7 @@ def _contract(call: Call, left: Value, right: Value, read: Tensor, kept: Tensor)
     if not (varying(squash(kept)) <= {last} and varying(squash(read)) <= {last}):
         record.unite(read, kept)
         record.block_structure(squash(read))
+        record.multiply(operand_node(call, left), operand_node(call, right), read)
         return
     flat_read, flat_kept = vector(read, last), vector(kept, last)
     if reads_input(operand_node(call, right)) and not reads_input(operand_node(call, left)):

@@ -93,3 +93,48 @@ def test_statistics_of_a_norm_have_the_channels_that_they_are_of() -> None:
 
     net = Net(normed, a=nn.Linear(4, 6), b=nn.Linear(6, 2))
     assert str(analyzed(net, 5, 4)) == "a: 6 | a.weight[0] a.bias[0] -> b.weight[1]"
+
+
+KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "relu": (torch.relu, True),
+    "scaled and turned": (lambda q: q * 0.3 * torch.tensor([[1.0], [2], [3], [4], [5]]), True),
+    "cos": (torch.cos, False),
+    "elu + 1": (lambda q: nn.functional.elu(q) + 1, False),
+    "spread over positions": (lambda q: torch.softmax(q, 1), False),
+}
+PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "matmul": lambda q, k: q @ k.transpose(-1, -2),
+    "heads": lambda q, k: (
+        q.unflatten(-1, (2, 4)).transpose(1, 2) @ k.unflatten(-1, (2, 4)).permute(0, 2, 3, 1)
+    ),
+    "einsum": lambda q, k: torch.einsum("bic,bjc->bij", q, k),
+    "fused": lambda q, k: nn.functional.scaled_dot_product_attention(
+        q.unsqueeze(1), k.unsqueeze(1), torch.ones(2, 1, 5, 5)
+    ),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_a_product_of_activations_sums_over_vanishes_with_its_weights(
+    kernel: str, product: str
+) -> None:
+    bend, vanishes = KERNELS[kernel]
+    layers = {"q": nn.Linear(6, 8), "k": nn.Linear(6, 8), "out": nn.Linear(5, 2)}
+
+    def scores(s: Any, x: Tensor) -> Any:
+        return s.out(PRODUCTS[product](bend(s.q(x)), bend(s.k(x))))
+
+    analysis = analyzed(Net(scores, **layers), 5, 6)
+    assert bool(analysis.groups) == vanishes
+    if not vanishes:
+        assert "does not vanish with its weights" in reasons(analysis)
+
+
+def test_one_factor_that_vanishes_is_enough() -> None:
+    layers = {"q": nn.Linear(6, 8), "k": nn.Linear(6, 8), "out": nn.Linear(5, 2)}
+
+    def scores(s: Any, x: Tensor) -> Any:
+        return s.out(torch.cos(s.q(x)) @ s.k(x).transpose(-1, -2))
+
+    assert analyzed(Net(scores, **layers), 5, 6).groups
