@@ -7,41 +7,51 @@ import pytest
 from benchmarks.opinfo.isolated import from_json, judge_apart, to_json
 from benchmarks.opinfo.outcome import Outcome, Tried, judge
 from benchmarks.opinfo.page import page
-from benchmarks.opinfo.variants import entries
+from benchmarks.opinfo.variants import Entry, entries
 from fxprune.rules import pointwise, registry
 from fxprune.rules.movement import movement
 
-ENTRIES = entries()
-KNOWN = "abs add addmm cat cumsum expand_as gather native_layer_norm nn.functional.conv1d softmax"
+KNOWN = "abs add addmm cat cumsum expand_as matmul nn.functional.conv1d softmax view_as"
 PINNED = "linalg.cholesky nn.functional.pdist trapezoid"
 OTHERS = {"bitwise_not": "not applicable", "combinations": "refused", "bernoulli": "not applicable"}
 EXPECTED = dict.fromkeys(KNOWN.split(), "known") | dict.fromkeys(PINNED.split(), "pinned") | OTHERS
 
 
+@pytest.fixture(scope="module", name="database")
+def _database() -> dict[str, Entry]:
+    return entries()
+
+
 @pytest.mark.parametrize("name", EXPECTED)
-def test_labels_claim_nothing_false(name: str) -> None:
-    outcome = judge(name, ENTRIES[name], most=2, seed=0)
+def test_labels_claim_nothing_false(name: str, database: dict[str, Entry]) -> None:
+    outcome = judge(name, database[name], most=2, seed=0)
     assert outcome.verdict == EXPECTED[name], outcome
 
 
-def test_a_rule_that_lets_mixed_channels_go_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_lets_mixed_channels_go_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, database: dict[str, Entry]
+) -> None:
     monkeypatch.setitem(registry._RULES, "aten.cumsum", pointwise)
-    outcome = judge("cumsum", ENTRIES["cumsum"], most=6, seed=0)
+    outcome = judge("cumsum", database["cumsum"], most=6, seed=0)
     assert outcome.verdict == "wrong"
     assert "differs from the masked one" in outcome.text
 
 
-def test_a_rule_that_the_trial_contradicts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_the_trial_contradicts_is_caught(
+    monkeypatch: pytest.MonkeyPatch, database: dict[str, Entry]
+) -> None:
     monkeypatch.setitem(registry._RULES, "aten.expand_as", movement)
-    outcome = judge("expand_as", ENTRIES["expand_as"], most=2, seed=0)
+    outcome = judge("expand_as", database["expand_as"], most=2, seed=0)
     assert outcome.verdict == "caught"
 
 
-def test_an_entry_that_hangs_or_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_hangs_or_dies_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, database: dict[str, Entry]
+) -> None:
     monkeypatch.setattr("benchmarks.opinfo.isolated.judge", lambda *_: time.sleep(60))
-    assert "signal 9" in judge_apart("abs", ENTRIES["abs"], 1, 0, limit=0.2).text
+    assert "signal 9" in judge_apart("abs", database["abs"], 1, 0, limit=0.2).text
     monkeypatch.setattr("benchmarks.opinfo.isolated.judge", lambda *_: exit(3))
-    assert judge_apart("abs", ENTRIES["abs"], 1, 0).verdict == "error"
+    assert judge_apart("abs", database["abs"], 1, 0).verdict == "error"
 
 
 def test_records_and_page_hold_the_outcomes() -> None:

@@ -9,7 +9,6 @@ Labels say of every element of every tensor which channel it belongs to. When ch
 Neither asks `fxprune.label.trial` or `fxprune.masked`: the weights are changed here.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from torch.utils import _pytree as pytree
+from torch.fx import GraphModule, Node
 
+from benchmarks.opinfo.comparing import (
+    Running,
+    Weights,
+    items,
+    jumps,
+    removed,
+    stays_finite,
+    tensors,
+    worst,
+)
 from benchmarks.opinfo.nets import MADE
 from fxprune.errors import FxpruneError
 from fxprune.graph.nodes import attribute
@@ -29,7 +37,6 @@ from fxprune.label.keep import keep_random
 from fxprune.passes import ReduceChannels
 from fxprune.rules.labels import Value
 
-Weights = dict[str, Tensor]
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Of the largest value, by the dtype of the weights."""
 PRODUCTS = frozenset(
@@ -86,10 +93,10 @@ class Claims:
 
     def _require_stable(self, weights: Weights) -> None:
         base = self._values(weights, self.inputs)["output"]
-        if _worst(base, self._values(weights, self.inputs)["output"]) > 0:
+        if worst(base, self._values(weights, self.inputs)["output"]) > 0:
             raise Unstable("random: no two runs agree")
         near = tuple(t + 1e-12 * _wave(t) * t.abs().max() for t in self.inputs)
-        if _worst(base, self._values(weights, near)["output"]) > NOISE:
+        if worst(base, self._values(weights, near)["output"]) > NOISE:
             raise Unstable("its values jump with rounding")
 
     def _check_mask(
@@ -100,7 +107,7 @@ class Claims:
         except FxpruneError as error:
             raise Violation(f"cannot be reduced as the groups say: {error}") from error
         with torch.no_grad():
-            reduced = _tensors(small(*self.inputs))
+            reduced = tensors(small(*self.inputs))
         failures = []
         for masking in self._maskings(weights, keep_mask):
             failure = self._failure(masking, keep_mask, draw, reduced)
@@ -167,7 +174,7 @@ class Claims:
         """What does not hold of the original masked in this way; empty where all does."""
         base = self._values(masking.weights, self.inputs)
         tolerance = TOLERANCE[self.inputs[0].dtype]
-        off = _worst(base["output"], reduced)
+        off = worst(base["output"], reduced)
         if off > tolerance:
             return f"the reduced net differs from the masked one by {off:.1e} of its outputs"
         for layers in masking.apart:
@@ -175,7 +182,7 @@ class Claims:
                 rows = {key for key in masking.rows if key[0].rpartition(".")[0] in layers}
                 changed = self._changed(masking.weights, rows, keep_mask, draw, change)
                 values = self._values(changed, self.inputs)
-                if change is _noise and not _as_finite(base, values):
+                if change is _noise and not stays_finite(base, values):
                     continue  # outside of what the operator takes
                 found = self._dependence(base, values, keep_mask, tolerance)
                 if found:
@@ -192,7 +199,7 @@ class Claims:
     ) -> Weights:
         """The weights with other values in the rows that make removed channels."""
         result = dict(weights)
-        order = {}
+        order: dict[str, int] = {}
         for key in sorted(rows):
             name, axis = key
             # Weight and bias of a layer borrow from the same channels.
@@ -214,24 +221,23 @@ class Claims:
     ) -> str:
         """The first element with a kept label that changed; empty where none did."""
         for node in self.graph.graph.nodes:
-            if node.op != "call_function":
+            if node.op != "call_function" or _draws(node):
                 continue
             labels = self.analysis.values.get(node.name)
             named = labels if isinstance(labels, tuple) else (labels,)
-            pairs = zip(_items(base[node.name]), _items(values[node.name]), named, strict=True)
+            pairs = zip(items(base[node.name]), items(values[node.name]), named, strict=True)
             for old, new, value in pairs:
                 if isinstance(old, Tensor) and isinstance(value, Value):
-                    wrong = _jumps(old, new, tolerance) & ~_removed(value, old, keep_mask)
+                    wrong = jumps(old, new, tolerance) & ~removed(value, old, keep_mask)
                     if wrong.any():
                         count = f"{int(wrong.sum())} kept elements of {node.target}"
                         return f"{count} change with removed channels"
-        off = _worst(base["output"], values["output"])
+        off = worst(base["output"], values["output"])
         return "" if off <= tolerance else f"outputs change with removed channels by {off:.1e}"
 
     def _values(self, weights: Weights, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         """Every node's result under these weights; the outputs as `output`."""
-        module = copy.copy(self.graph)
-        return _Run(module, weights).values(inputs)
+        return Running(self.graph, weights).values(inputs)
 
 
 @dataclass(frozen=True)
@@ -249,84 +255,14 @@ class Masking:
     apart: list[set[str]]
 
 
-class _Run(Interpreter):
-    """Runs a graph with other weights and keeps every result."""
-
-    def __init__(self, module: GraphModule, weights: Weights):
-        super().__init__(module, garbage_collect_values=False)
-        self.weights = weights
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The weight given in its place."""
-        return self.weights.get(str(target), super().get_attr(target, args, kwargs))
-
-    def values(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-        """Every node's result."""
-        with torch.no_grad():
-            output = self.run(*inputs)
-        found: dict[str, Any] = {
-            node.name: value for node, value in self.env.items() if isinstance(node, Node)
-        }
-        found["output"] = _tensors(output)
-        return found
+def _draws(node: Node) -> bool:
+    """Whether a call makes random numbers, of which no two runs give the same."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _wave(tensor: Tensor) -> Tensor:
     """Numbers between -1 and 1 for every element."""
     return torch.sin(torch.arange(tensor.numel(), dtype=tensor.dtype)).view(tensor.shape)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def _removed(value: Value, tensor: Tensor, keep_mask: np.ndarray) -> Tensor:
-    """Which elements carry the label of a removed channel."""
-    gone = torch.zeros(tensor.shape, dtype=torch.bool)
-    for labels in value.axes:
-        gone |= torch.from_numpy(~keep_mask[labels.numpy()])
-    return gone
-
-
-def _jumps(old: Tensor, new: Tensor, tolerance: float) -> Tensor:
-    """Where two results of one node differ."""
-    if not old.is_floating_point():
-        return old != new
-    finite = old[old.isfinite()]
-    scale = max(float(finite.abs().max()) if len(finite) else 1.0, 1e-30)
-    return ~torch.isclose(old, new, rtol=0, atol=tolerance * scale, equal_nan=True)
-
-
-def _worst(left: list[Tensor], right: list[Tensor]) -> float:
-    """The largest difference of two lists of outputs, of the largest value; infinity where their
-    shapes differ.
-    """
-    worst = 0.0
-    for a, b in zip(left, right, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        if not a.numel():
-            continue
-        finite = a[a.isfinite()]
-        scale = max(float(finite.abs().max()) if len(finite) else 1.0, 1e-30)
-        equal = (a == b) | (a.isnan() & b.isnan())
-        off = torch.where(equal, 0.0, (a - b).abs()).double()
-        worst = max(worst, float(off.nan_to_num(nan=float("inf")).max()) / scale)
-    return worst
-
-
-def _as_finite(base: dict[str, Any], values: dict[str, Any]) -> bool:
-    """Whether every result is finite where it was."""
-    for name, old in base.items():
-        for a, b in zip(_items(old), _items(values[name]), strict=True):
-            if isinstance(a, Tensor) and a.is_floating_point():
-                if bool((a.isfinite() & ~b.isfinite()).any()):
-                    return False
-    return True
 
 
 def _borrowed(tensor: Tensor, axis: int, draw: np.random.Generator) -> Tensor:

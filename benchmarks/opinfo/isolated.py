@@ -12,15 +12,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from torch.testing._internal.opinfo.core import OpInfo
-
 from benchmarks.opinfo.outcome import Outcome, Tried, judge
+from benchmarks.opinfo.variants import Entry
 
 LIMIT = 300.0
 """Seconds after which an entry is stopped."""
 
 
-def judge_apart(name: str, op: OpInfo, most: int, seed: int, limit: float = LIMIT) -> Outcome:
+def judge_apart(name: str, op: Entry, most: int, seed: int, limit: float = LIMIT) -> Outcome:
     """As `judge`, in a fork of this process; an error where it dies or takes longer."""
     read, write = os.pipe()
     child = os.fork()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from benchmarks.opinfo.variants import Reading, Variant
+from benchmarks.opinfo.variant import Reading, Variant
 
 MADE, READ = "make", "read"
 """Names of the lists of layers before and behind the operator."""

@@ -10,11 +10,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch.testing._internal.opinfo.core import OpInfo
 
 from benchmarks.opinfo.claims import Claims, Unstable, Violation
 from benchmarks.opinfo.nets import MADE, OperatorNet
-from benchmarks.opinfo.variants import NotApplicable, Variant, variants
+from benchmarks.opinfo.variant import Variant
+from benchmarks.opinfo.variants import Entry, NotApplicable, variants
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.errors import FxpruneError
@@ -65,7 +65,7 @@ class Outcome:
     tried: tuple[Tried, ...] = field(default=())
 
 
-def judge(name: str, op: OpInfo, most: int, seed: int) -> Outcome:
+def judge(name: str, op: Entry, most: int, seed: int) -> Outcome:
     """Try up to `most` variants of an entry, and its other names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.opinfo.outcome import VERDICTS, Outcome
+from benchmarks.opinfo.outcome import VERDICTS, Outcome, Verdict
 
-MEANS = {
+MEANS: dict[Verdict, str] = {
     "known": "channels pass, and every claim about them held",
     "pinned": "its channels stay, with the reason that the report gives",
     "refused": "the capture, or the analysis before any work, says that it cannot take the model",
@@ -21,30 +21,36 @@ LONGEST = 160
 
 HEAD = """# Every operator of torch's test database
 
-`python -m benchmarks.operators` puts each of the {entries} entries of torch's OpInfo database (torch {version}) between layers:
-*linear -> operator -> linear*, in float64, with up to {most} of the entry's own samples, of different ranks and arguments, channels along
-different axes, and one or all of an operator's tensors made by layers; also in place, and under its other names. The layers before the
-operator are chosen such that it gets exactly its sample, so that nothing leaves what it can take.
+`python -m benchmarks.operators --variants {most} --out docs/operators.md` puts each of the
+{entries} entries of torch's OpInfo database between layers, *linear -> operator -> linear*, in
+float64: up to {most} of the entry's own samples, of different ranks and arguments, with channels
+along different axes, and with one or all of the operator's tensors made by layers; and one of them
+in place and under each other name that the operator has. The layers before the operator are chosen
+such that it gets exactly its sample, so that nothing leaves what it can take. The first net of an
+entry leaves its batch size free where layers make all tensors.
 
-What is checked are the labels' claims, by perturbation, and by neither the trial of the analysis nor `fxprune.masked`:
+What the labels claim is checked by perturbation, and by neither the trial of the analysis nor
+`fxprune.masked`:
 
-- the rows that make removed channels get other values: no element that the labels call kept may change, in any tensor up to the outputs;
+- the rows that make removed channels get other values: no element that the labels call kept may
+  change, in any tensor up to the outputs;
 - the reduced net must give what the original gives with zeros where removed channels are read.
 
-Both are asked of {masks} random choices of what stays, in every group. An entry's outcome is the gravest of its variants', `error` first;
-`known` if channels pass in one.
+Both are asked of {masks} random choices of what stays in every group. An entry's outcome is that of
+its gravest net, errors first; it is known if channels pass in one.
 
 | outcome | entries | meaning |
 | --- | ---: | --- |
 {counts}
 
-{entries} entries, {variants} nets, on a 2-core AMD EPYC, CPU, torch {version}, {date}.
+{variants} nets, on a 2-core AMD EPYC, CPU, torch {version}, {date}.
 
 ## By entry
 
-`*` marks the axis of the channels; sizes in brackets are tensors. One call of an entry's stands for all that were tried.
+`*` marks the axis of the channels; sizes in brackets are tensors. One call stands for all that were
+tried.
 
-| entry | outcome | nets | a call | groups, or the reason |
+| entry | outcome | nets | a call | channel groups, or the reason |
 | --- | --- | --- | --- | --- |
 {rows}
 """

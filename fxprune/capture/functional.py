@@ -87,7 +87,8 @@ def _keeps_type(node: Node) -> bool:
         return _concrete(value)
 
     try:
-        args, kwargs = map_arg((node.args, dict(node.kwargs)), without_values)
+        args: Any = map_arg(node.args, without_values)
+        kwargs: Any = map_arg(dict(node.kwargs), without_values)
         result = _functional(node.target)(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError):
         return False

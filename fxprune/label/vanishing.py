@@ -99,9 +99,11 @@ def _call_vanishes(
         return parts if parts else value
 
     try:
-        args, kwargs = map_arg((node.args, dict(node.kwargs)), made_up)
+        args: Any = map_arg(node.args, made_up)
+        kwargs: Any = map_arg(dict(node.kwargs), made_up)
+        call: Any = node.target
         with torch.no_grad():
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
+            result = call(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     results = result if isinstance(result, (tuple, list)) else (result,)

@@ -69,7 +69,8 @@ def test_a_shape_given_by_a_tensor_shortens_with_it(name: str) -> None:
     layers = {"a": nn.Linear(4, 6), "c": nn.Linear(4, 6), "b": nn.Linear(6, 2)}
     analysis = analyzed(Net(LIKE[name], **layers), 4)
     expected = {
-        "expand_as": "a: 5 | a.weight[0] a.bias[0] -> nothing\nc: 6 | c.weight[0] c.bias[0] -> b.weight[1]",
+        "expand_as": "a: 5 | a.weight[0] a.bias[0] -> nothing\n"
+        "c: 6 | c.weight[0] c.bias[0] -> b.weight[1]",
         "view_as": "a: 6 | a.weight[0] a.bias[0] c.weight[0] c.bias[0] -> b.weight[1]",
     }
     assert str(analysis) == expected[name]
@@ -77,7 +78,7 @@ def test_a_shape_given_by_a_tensor_shortens_with_it(name: str) -> None:
 
 def test_several_tensors_at_once_stay() -> None:
     def both(s: Any, x: Tensor) -> Any:
-        first, second = torch.atleast_2d([s.a(x), s.b(x)])  # type: ignore[no-untyped-call]
+        first, second = torch.atleast_2d([s.a(x), s.b(x)])
         return s.c(first + second)
 
     layers = {"a": nn.Linear(4, 6), "b": nn.Linear(4, 6), "c": nn.Linear(6, 2)}
