@@ -17,12 +17,16 @@ from torch.fx.node import map_arg
 
 from fxprune.graph.convolution import CONVOLUTIONS, GENERAL, TRANSPOSED
 from fxprune.graph.operators import operator_name
-from fxprune.rules.labels import Value, distinct
+from fxprune.rules.labels import Value, distinct, narrow_constant
+from fxprune.rules.movement import MOVEMENT
 from fxprune.rules.recorder import Product
 
 LASTS = "does not vanish with its weights, and a product sums over it"
 LINEAR = frozenset({*CONVOLUTIONS, *TRANSPOSED, GENERAL, "aten.linear"})
 """What is zero wherever the rows of its weight and bias are."""
+
+REARRANGING = frozenset({*MOVEMENT, "_operator.getitem"})
+"""What returns nothing but elements of its first argument."""
 
 
 def lasting(
@@ -87,8 +91,11 @@ def _call_vanishes(
     carriers = [n for n in node.all_input_nodes if n in zero]
     if not any(zero[n] for n in carriers):
         return False
-    if operator_name(node.target) in LINEAR and all(n.op == "get_attr" for n in carriers):
+    name = operator_name(node.target)
+    if name in LINEAR and all(n.op == "get_attr" for n in carriers):
         return True
+    if name in REARRANGING and isinstance(node.args[0], Node):
+        return zero.get(node.args[0], False)
     draw = torch.Generator().manual_seed(0)
 
     def made_up(item: Node) -> Any:
@@ -127,5 +134,5 @@ def _at(value: Value, gone: np.ndarray) -> Tensor:
     """Which elements lie at these channels."""
     there = torch.zeros(value.shape, dtype=torch.bool)
     for labels in value.axes:
-        there |= torch.from_numpy(np.isin(labels.numpy(), gone))
+        there |= torch.from_numpy(np.isin(narrow_constant(labels).numpy(), gone))
     return there

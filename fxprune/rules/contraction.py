@@ -55,7 +55,7 @@ def consume(
         return
     call.record.unite(read, kept)
     if weight.parameter is None:
-        call.record.multiply(operand_node(call, source), operand_node(call, weight), kept)
+        call.record.multiply(operand_node(call, weight), operand_node(call, source), kept)
     if owner is not None and torch.equal(owner.labels.flatten(), kept):
         node = operand_node(call, source)
         call.record.consumers.append(
