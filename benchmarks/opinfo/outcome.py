@@ -145,7 +145,7 @@ def pinned_reason(analysis: Analysis) -> str:
     reasons = [
         p.reason for p in analysis.pinned if p.parameter.startswith(f"{MADE}.") and not p.axis
     ]
-    return reasons[0] if reasons else "no channels were found"
+    return reasons[0] if reasons else "kernel positions of a convolution"
 
 
 def _reason(error: BaseException) -> str:

@@ -68,7 +68,8 @@ def variants(op: Entry, most: int, seed: int) -> list[Variant]:
     found = list(itertools.islice(_candidates(op, seed), CANDIDATES))
     if not found:
         raise NotApplicable("no sample has an axis for channels")
-    chosen = _unlike(found, most, random.Random(seed))
+    steady = [variant for variant in found if not variant.random]
+    chosen = _unlike(steady or found, most, random.Random(seed))
     base = next((v for v in chosen if v.passes), chosen[0])
     return [*chosen, *_other_forms(op, base)]
 
