@@ -44,6 +44,11 @@ PRODUCTS = frozenset(
     for name in "matmul mm bmm mv dot einsum addmm baddbmm scaled_dot_product_attention".split()
 )
 """What sums over channels of two tensors that a net made: what goes there goes as zeros."""
+UNWRITTEN = frozenset(
+    f"aten.{name}"
+    for name in "empty empty_like empty_permuted empty_strided new_empty new_empty_strided".split()
+)
+"""What holds any numbers."""
 NOISE = 1e-7
 """Of the largest output, when inputs change by 1e-12."""
 MASKS = 2
@@ -92,6 +97,8 @@ class Claims:
         return {n: t.detach() for n, t in found.items() if isinstance(t, Tensor)}
 
     def _require_stable(self, weights: Weights) -> None:
+        if any(operator_name(node.target) in UNWRITTEN for node in self.graph.graph.nodes):
+            raise Unstable("memory that nothing was written to")
         base = self._values(weights, self.inputs)["output"]
         if worst(base, self._values(weights, self.inputs)["output"]) > 0:
             raise Unstable("random: no two runs agree")

@@ -131,11 +131,12 @@ def _pin_broken_order(call: Call, source: Value) -> None:
 
 
 def indexed_dims(call: Call) -> frozenset[int]:
-    """Dimensions of the first argument that the second one indexes."""
+    """Dimensions of the first argument that another one indexes."""
     source: Value = call.args[0]
     if isinstance(call.args[1], (list, tuple)):
         return frozenset(i for i, v in enumerate(call.args[1]) if v is not None)
-    return frozenset({call.args[1] % source.rank})
+    along = operator_name(call.target) == "aten.take_along_dim"
+    return frozenset({call.arg(2 if along else 1, "dim") % source.rank})
 
 
 @register_rule("_operator.getitem")
