@@ -9,6 +9,7 @@ Labels say of every element of every tensor which channel it belongs to. When ch
 Neither asks `fxprune.label.trial` or `fxprune.masked`: the weights are changed here.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks.opinfo.comparing import (
     Weights,
     items,
     jumps,
+    layers_of,
     removed,
     stays_finite,
     tensors,
@@ -137,16 +139,22 @@ class Claims:
         zeroed = [self._zeroed(weights, keys, keep_mask) for keys in (read, every - made, every)]
         for at in (0, 1):
             yield Masking(zeroed[at], rows, [set(layers)])
-        if len(layers) > 1 and self._multiplies():
-            yield Masking(zeroed[2], rows, [{layer} for layer in layers])
+        factors = self._factors()
+        if factors:
+            both = set[str]().union(*(left & right for left, right in factors))
+            alone = [{layer} for layer in layers if layer not in both]
+            yield Masking(zeroed[2], rows, alone)
 
-    def _multiplies(self) -> bool:
-        """Whether the graph multiplies two tensors that are no weights."""
-        return any(
-            operator_name(node.target) in PRODUCTS
-            and sum(n.op == "call_function" for n in node.all_input_nodes) > 1
-            for node in self.graph.graph.nodes
-        )
+    def _factors(self) -> list[tuple[set[str], set[str]]]:
+        """The layers on which each factor depends, of every product of two tensors that are no
+        weights.
+        """
+        found = []
+        for node in self.graph.graph.nodes:
+            made = [n for n in node.all_input_nodes if n.op == "call_function"]
+            if operator_name(node.target) in PRODUCTS and len(made) > 1:
+                found += [(layers_of(a), layers_of(b)) for a, b in itertools.combinations(made, 2)]
+        return found
 
     def _zeroed(
         self, weights: Weights, keys: set[tuple[str, int]], keep_mask: np.ndarray

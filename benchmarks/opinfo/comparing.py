@@ -88,3 +88,13 @@ def stays_finite(base: dict[str, Any], values: dict[str, Any]) -> bool:
             if checked and bool((a.isfinite() & ~b.isfinite()).any()):
                 return False
     return True
+
+
+def layers_of(node: Node) -> set[str]:
+    """Names of the layers on which a node depends."""
+    seen, left = {node}, [node]
+    while left:
+        new = [n for n in left.pop().all_input_nodes if n not in seen]
+        seen.update(new)
+        left += new
+    return {str(n.target).rpartition(".")[0] for n in seen if n.op == "get_attr"}

@@ -20,7 +20,7 @@ MOVEMENT = (
     "aten.slice aten.narrow "
     "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.repeat "
     "aten.repeat_interleave aten.unfold "
-    "aten.pixel_shuffle aten.pixel_unshuffle aten.channel_shuffle aten.native_channel_shuffle "
+    "aten.pixel_shuffle aten.pixel_unshuffle "
     "aten.movedim aten.swapaxes "
     "aten.flip aten.tile aten.broadcast_to aten.adjoint aten.mT aten.diagonal aten.rot90 "
     "aten.atleast_2d aten.atleast_3d"
@@ -92,6 +92,16 @@ def movement(call: Call) -> Any:
     )
 
 
+@register_rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(call: Call) -> Any:
+    """Channels at the same place of each group go together: the groups stay alike, and in turn."""
+    for labels in call.args[0].axes:
+        if 1 in varying(labels):
+            rows = labels.movedim(1, 0).unflatten(0, (call.args[1], -1))
+            call.record.unite(rows, rows[:1])
+    return movement(call)
+
+
 @register_rule(*RESHAPES_ALIKE)
 def reshape_alike(call: Call) -> Any:
     """The shape is another tensor's: where that is shortened, the result is."""
@@ -121,6 +131,8 @@ def _pin_broken_order(call: Call, source: Value) -> None:
         moved = {call.arg(1, "dim", 0) % source.rank}
     elif name in ("index", "index_select", "gather", "take_along_dim"):
         moved = set(indexed_dims(call))
+    elif name == "pixel_unshuffle":
+        moved = {source.rank - 2, source.rank - 1}
     elif name in ("unfold", "diagonal", "rot90"):
         moved = {call.args[1] % source.rank} if name == "unfold" else set(range(source.rank))
     else:

@@ -78,3 +78,13 @@ def test_a_table_that_broadcasts_along_the_channels_lets_them_go() -> None:
     found = analyzed(Net(picked, **layers), 5, 4)
     assert str(found) == "a: 6 | a.weight[0] a.bias[0] -> b.weight[1]"
     assert not analyzed(Net(flat, **layers), 5, 4).groups
+
+
+def test_rows_that_are_unshuffled_stay() -> None:
+    def rows(s: Any, x: torch.Tensor) -> Any:
+        return s.b(nn.functional.pixel_unshuffle(s.a(x), 2))
+
+    layers = {"a": nn.Linear(4, 6), "b": nn.Linear(3, 2)}
+    assert "pixel_unshuffle along the channel axis" in reasons(
+        analyzed(Net(rows, **layers), 3, 6, 4)
+    )

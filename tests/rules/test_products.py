@@ -139,3 +139,16 @@ def test_one_factor_that_vanishes_is_enough() -> None:
         return s.out(torch.cos(s.q(x)) @ s.k(x).transpose(-1, -2))
 
     assert analyzed(Net(scores, **layers), 5, 6).groups
+
+
+def test_shuffled_groups_of_channels_stay_alike() -> None:
+    def shuffled(s: Any, x: Tensor) -> Any:
+        return s.b(nn.functional.channel_shuffle(s.a(x), 2))
+
+    layers = {"a": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 2, 1)}
+    analysis = analyzed(Net(shuffled, **layers))
+    (group,) = analysis.groups
+    assert group.width == 4
+    # Channel 1 and channel 5 are one.
+    made = analysis.axes["a.weight", 0]
+    assert made[:4].tolist() == made[4:].tolist()
