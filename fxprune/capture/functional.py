@@ -89,7 +89,8 @@ def _keeps_type(node: Node) -> bool:
     try:
         args: Any = map_arg(node.args, without_values)
         kwargs: Any = map_arg(dict(node.kwargs), without_values)
-        result = _functional(node.target)(*args, **kwargs)
+        target: Any = node.target
+        result = _functional(target)(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError):
         return False
     same: bool = result.dtype == args[0].dtype

@@ -57,7 +57,7 @@ def _contract(call: Call, left: list[Tensor], right: list[Tensor]) -> None:
         record.unite(left[0], right[0])
         record.block_structure(squash(left[0]))
         factors: Any = call.node.args[1]
-        record.multiply(*factors, left[0])
+        record.multiply(factors[0], factors[1], left[0])
         return
     for labels in left + right:
         record.pin(labels, "contracted with a tensor that is not a weight")
