@@ -197,12 +197,13 @@ def _same_beyond(
 def _out_of_place(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without calls that change a tensor."""
     try:
-        return program.run_decompositions({})
+        decomposed: torch.export.ExportedProgram = program.run_decompositions({})
     except Exception as error:
         raise CaptureError(
             "torch.export cannot do without a call that changes a tensor in place: "
             f"{str(error).splitlines()[0]} Write x = f(x) for it in the model's forward."
         ) from error
+    return decomposed
 
 
 def capture(model: nn.Module, batch: Batch) -> Captured:
