@@ -10,7 +10,7 @@ from scipy.stats import binom
 from benchmarks.examination.certifying import KEYED, LOADERS, SHUFFLED, Row
 from benchmarks.examination.cluster_bounds import BOUNDS, CERTAIN, CONFIDENCE, Found
 from benchmarks.examination.deciders import DECIDERS
-from benchmarks.examination.whole_calls import Call
+from benchmarks.examination.whole_calls import TRUTH, Call
 from fxprune.timing.clock import machine_name
 
 Rows = Mapping[Row, Found]
@@ -45,9 +45,9 @@ def page(rows: Rows, calls: Calls, bounds: Bounds) -> str:
         "## Whole calls",
         "",
         '`compress(method="uniform")` on networks of three linear layers, another one and other '
-        "examples in every run, from a `DataLoader` that shuffles; what is true is found on 20,000 "
-        "fresh examples. With `agreement=` sizes are tried until one fails, and what is to hold is "
-        "the agreement asked for.",
+        "examples in every run, from a `DataLoader` that shuffles; what is true is found on "
+        f"{TRUTH:,} fresh examples. With `agreement=` sizes are tried until one fails, and what is "
+        "to hold is the agreement asked for.",
         "",
         *_whole(calls),
         "",
@@ -85,11 +85,10 @@ def _tables(rows: Rows) -> Iterator[str]:
         },
     )
     scenes: dict[str, Row] = {}
-    for each, examples in ((10, 1000), (50, 1000), (20, 2000)):
-        for correlation in (0.0, 0.1, 0.5, 1.0):
-            row = Row("", SHUFFLED, examples, 0.97, each, correlation, True)
-            if any(replace(own, rule="") == row for own in rows):
-                scenes[f"{examples // each} of {each}, {correlation:g}"] = row
+    for row in rows:
+        if row.grouped and row.loader == SHUFFLED:
+            title = f"{row.examples // row.each} of {row.each}, {row.correlation:g}"
+            scenes[title] = replace(row, rule="")
     scenes["100 of 10, 0.5, key of dicts"] = Row("", KEYED, 1000, 0.97, 10, 0.5, True)
     scenes["100 of 10, 0.1, no `groups=`"] = Row("", SHUFFLED, 1000, 0.97, 10, 0.1)
     yield from _table(

@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 import fxprune
 from fxprune.cli import options, sources
+from fxprune.cli.groups import read_groups
 from fxprune.cli.options import parse_decision, parse_multiple, parse_numbers, read_example
 from fxprune.cli.output import print_errors_as_lines, show, tabulate, write_json
 from fxprune.demo import run as demo_run
@@ -74,6 +75,7 @@ def compress(
     seed: int = 0,
     batch: options.Examples = 50,
     limit: options.Limit = None,
+    groups: options.Groups = "",
     size: options.Size = 224,
     gray: options.Gray = False,
     mean: options.Numbers = "",
@@ -86,9 +88,10 @@ def compress(
         check_folder(out)
     net = sources.model(model, weights)
     images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
+    loader = sources.data(data, images, batch, limit)
     small = fxprune.compress(
         net,
-        sources.data(data, images, batch, limit),
+        loader,
         flops=flops,
         params=params,
         agreement=agreement,
@@ -97,6 +100,7 @@ def compress(
         method=method,
         selector=selector,
         decision=parse_decision(decision),
+        groups=read_groups(groups, data, loader, limit),
         ignore=ignore or (),
         round_to=parse_multiple(round_to),
         effort=effort,
