@@ -85,7 +85,7 @@ def _tables(rows: Rows) -> Iterator[str]:
         },
     )
     scenes: dict[str, Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.each, row.correlation)):
         if row.grouped and row.loader == SHUFFLED:
             title = f"{row.examples // row.each} of {row.each}, {row.correlation:g}"
             scenes[title] = replace(row, rule="")
@@ -103,7 +103,8 @@ def _tables(rows: Rows) -> Iterator[str]:
 def _table(rows: Rows, title: str, columns: Mapping[str, Row]) -> Iterator[str]:
     yield from (title, "", *_head(["rule", *columns]))
     for rule in DECIDERS:
-        cells = (_with_mean(rows[replace(row, rule=rule)]) for row in columns.values())
+        found = (rows.get(replace(row, rule=rule)) for row in columns.values())
+        cells = ("" if cell is None else _with_mean(cell) for cell in found)
         yield f"| {rule} | {' | '.join(cells)} |"
     yield ""
 

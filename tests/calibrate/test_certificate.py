@@ -48,7 +48,8 @@ def test_whole_calls_promise_no_more_than_is_true(rule: str) -> None:
 def test_every_row_stands_on_the_page() -> None:
     found = Found(190, 200, 0.123)
     text = page(dict.fromkeys(rows(), found), dict.fromkeys(calls(), (found, 0.9)), {})
-    assert text.count("0.123") == len(list(rows())) + len(list(calls())) + len(DECIDERS)
+    twice = len(DECIDERS)  # the loader that shuffles stands in two tables
+    assert text.count("0.123") == len(list(rows())) + len(list(calls())) + twice
     assert "| multilabel | 95.0% (0.123) |" in text
 
 
