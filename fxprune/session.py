@@ -170,9 +170,7 @@ def open_session(
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
         calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
-        notes = _examine(captured, model, calibration, options)
-        near = warn_of_near_duplicates(calibration, options.seed) if _alone(options) else None
-    notes += [near] if near else []
+        notes, compare_features = _examine(captured, model, calibration, options)
     journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
@@ -199,7 +197,7 @@ def open_session(
             options.seed,
             options.memory,
             journal,
-            compare_features=_alone(options) and near is None,
+            compare_features,
         ),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
@@ -213,11 +211,12 @@ def open_session(
 
 def _examine(
     captured: Captured, model: nn.Module, calibration: Calibration, options: Options
-) -> list[str]:
-    """Whether the graph takes what the loader gives, and the model always gives the same.
+) -> tuple[list[str], bool]:
+    """Whether the graph takes what the loader gives, the model always gives the same, and the
+    examples differ.
 
     Returns:
-        what the report should say.
+        what the report should say, and whether it is still open if the examples differ.
 
     Raises:
         CalibrationError: batches have sizes that the graph does not take.
@@ -230,12 +229,11 @@ def _examine(
             f"agreement={options.budget.agreement:g} cannot be certified: {random}. Switch that "
             "off in eval mode, or ask for flops= or params=."
         )
-    return [] if random is None else [f"{random}: the agreement is that of single runs"]
-
-
-def _alone(options: Options) -> bool:
-    """Whether nothing is said of what belongs together."""
-    return options.groups is None
+    notes = [] if random is None else [f"{random}: the agreement is that of single runs"]
+    if options.groups is not None:
+        return notes, False
+    near = warn_of_near_duplicates(calibration, options.seed)
+    return (notes, True) if near is None else ([*notes, near], False)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fxprune.calibrate.joined import has_rows
 from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.penultimate import Seen
 from fxprune.capture.batch import Batch
 from fxprune.errors import warn_caller
 
@@ -37,14 +38,20 @@ all are (tests/calibrate/test_near_duplicates.py).
 """
 NEAR, FAR = 20, 5
 """Parts of the examples whose last member says how features spread around an example."""
-ALIKE = 0.6
-"""Share of the expected distance between features below which two are too much alike.
+ALIKE, CHANCE = 0.6, 0.08
+"""Share of the expected distance between features below which two are alike, and the share of
+examples that may be by chance.
 
 Features crowd by class, so that what is close depends on where one stands: with neighbors at r and
 R around an example, the N/20-th and the N/5-th of N, they spread there in d = log 4 / log(R/r)
-dimensions (the median over the examples), and the nearest is expected at r (N/20)^(-1/d). Distances
-are those of cosines, of features about their mean. Set on crops of photographs whose photograph is
-known, and on Fashion-MNIST (`python -m benchmarks.near_duplicates`, docs/certificate.md).
+dimensions (the median over the examples), and the nearest is expected at r (N/20)^(-1/d); in few
+dimensions it often is much nearer. Distances are those of cosines, of features about their mean.
+"""
+SIMILAR = 0.05
+"""Share of the other examples that may be nearer in the distribution of their values than the one
+whose features are nearest: examples of one class are not alike in that, crops of one photograph
+are. All are set on crops of photographs whose photograph is known, and on Fashion-MNIST (`python -m
+benchmarks.near_duplicates`, docs/decisions/0018).
 """
 
 POOL: Mapping[int, Callable[..., Tensor]] = {
@@ -80,22 +87,22 @@ def warn_of_near_duplicates(calibration: Calibration, seed: int) -> str | None:
     return _warn(close, len(table), "nearly repeat another one, such as frames of one scene do")
 
 
-def warn_of_alike_features(features: Tensor, groups: np.ndarray) -> str | None:
+def warn_of_alike_examples(seen: Seen, groups: np.ndarray) -> str | None:
     """Warn where a model sees nearly the same in many calibration examples that are not of one
     group.
 
     Args:
-        features: (examples, features) float32, what its last layer reads.
+        seen: what is known of the examples.
         groups: (examples,) number of every example's group.
 
     Returns:
         the warning, for the report; None where there is no ground for one.
     """
-    if len(features) < FEWEST:
+    if len(seen.features) < FEWEST:
         return None
-    alike = int(too_alike(features, torch.from_numpy(groups)).sum())
+    alike = int(too_alike(seen.features, seen.values, torch.from_numpy(groups)).sum())
     text = "look to the model nearly like another one, such as crops and flips of one photograph do"
-    return _warn(alike, len(features), text)
+    return _warn(alike, len(seen.features), text)
 
 
 def _warn(found: int, examples: int, what: str) -> str | None:
@@ -135,30 +142,36 @@ def too_close(table: Tensor, groups: Tensor) -> int:
     return int((nearest < CLOSE * expected).sum())
 
 
-def too_alike(features: Tensor, groups: Tensor) -> Tensor:
-    """Which examples have one of another group whose features are much more alike than expected.
+def too_alike(features: Tensor, values: Tensor, groups: Tensor) -> Tensor:
+    """Which examples have one of another group that is much more alike than expected, in its
+    features and in the distribution of its values.
 
     Args:
         features: (examples, features) float32.
+        values: (examples, quantiles) float32.
         groups: (examples,) int64.
 
     Returns:
         (examples,) bool.
     """
-    near, far = max(len(features) // NEAR, 2), max(len(features) // FAR, 3)
+    near, far = max(len(features) // NEAR, 2), max(len(features) // FAR, 4)
     unit = functional.normalize(features - features.mean(0), dim=1)
-    ranks = list[Tensor]()
-    for part, own in zip(unit.split(BLOCK), groups.split(BLOCK), strict=True):
-        apart = (2 - 2 * part @ unit.mT).clamp(min=0).sqrt()
-        apart.masked_fill_(own[:, None] == groups, torch.inf)
-        ranks.append(apart.topk(far, largest=False).values[:, [0, near - 1, far - 1]])
-    nearest, r, big = torch.cat(ranks).unbind(1)
-    known = big.isfinite() & (r > 0)
+    distances, nearer = list[Tensor](), list[Tensor]()
+    for part in torch.arange(len(features)).split(BLOCK):
+        own = groups[part, None] == groups
+        apart = (2 - 2 * unit[part] @ unit.mT).clamp(min=0).sqrt().masked_fill_(own, torch.inf)
+        ranked = apart.topk(far, largest=False)
+        distances.append(ranked.values[:, [0, near - 1, far - 1]])
+        apart = torch.cdist(values[part], values).masked_fill_(own, torch.inf)
+        nearer.append((apart < apart.gather(1, ranked.indices[:, :1])).float().mean(1))
+    nearest, r, big = torch.cat(distances).unbind(1)
+    known = big.isfinite() & (r > 0) & (torch.cat(nearer) < SIMILAR)
     if not known.any():
         return known
-    spread = float((big / r)[known].log().median())
+    spread = float((big / r)[big.isfinite() & (r > 0)].log().median())
     dimensions = math.log(far / near) / max(spread, 1e-9)
-    alike: Tensor = known & (nearest < ALIKE * r * near ** (-1 / dimensions))
+    share = min(ALIKE, CHANCE ** (1 / dimensions))
+    alike: Tensor = known & (nearest < share * r * near ** (-1 / dimensions))
     return alike
 
 

@@ -84,8 +84,7 @@ def compress(
     as_json: options.Json = False,
 ) -> None:
     """Compress a model and print the report."""
-    if out is not None:
-        check_folder(out)
+    check_folder(out)
     net = sources.model(model, weights)
     images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
     loader = sources.data(data, images, batch, limit)
@@ -106,18 +105,24 @@ def compress(
         effort=effort,
         seed=seed,
     )
-    if out is not None:
-        write_results(small, out)
-    result = fxprune.report(small)
+    write_results(small, out)
+    show_report(fxprune.report(small), as_json)
+
+
+def show_report(result: fxprune.Report, as_json: bool) -> None:
+    """Print a report."""
     show(result, result.to_json(), as_json)
 
 
-def check_folder(folder: Path) -> None:
-    """Whether results can be written to a folder, before there are any; nothing is left there.
+def check_folder(folder: Path | None) -> None:
+    """Whether results can be written to a folder, if to any, before there are results; nothing is
+    left there.
 
     Raises:
         SourceError: says why not.
     """
+    if folder is None:
+        return
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     made: list[Path] = []
     try:
@@ -139,8 +144,10 @@ def check_folder(folder: Path) -> None:
             path.rmdir()
 
 
-def write_results(small: GraphModule, folder: Path) -> None:
-    """The compressed model, its plan and its report."""
+def write_results(small: GraphModule, folder: Path | None) -> None:
+    """The compressed model, its plan and its report, if a folder is named."""
+    if folder is None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(fxprune.plan_of(small).to_json())
     (folder / "report.json").write_text(fxprune.report(small).to_json(indent=1))
@@ -190,7 +197,7 @@ def report(path: options.ReportPath, as_json: options.Json = False) -> None:
         result = fxprune.Report.from_json(file.read_text())
     except UnicodeDecodeError as error:
         raise PlanError(f"{file} is not a report: {error}.") from error
-    show(result, result.to_json(), as_json)
+    show_report(result, as_json)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
-from fxprune.calibrate.near_duplicates import sample, warn_of_alike_features
+from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.penultimate import Penultimate
 from fxprune.calibrate.recording import VALIDATION, Recording
@@ -186,7 +186,8 @@ class Statistics:
         warn_caller(text)
 
     def _warn_if_alike(self, features: Penultimate) -> None:
-        table, numbers = features.table()
-        text = warn_of_alike_features(table, self.calibration.groups[numbers])
+        seen = features.seen()
+        groups = self.calibration.groups
+        text = None if seen is None else warn_of_alike_examples(seen, groups[seen.numbers])
         if text is not None:
             self.journal.note(text)
