@@ -13,6 +13,10 @@ from benchmarks.examination.deciders import DECIDERS
 from benchmarks.examination.whole_calls import TRUTH, Call
 from fxprune.timing.clock import machine_name
 
+TRIED = (
+    " With `agreement=` sizes are tried until one fails, and what is to hold is the agreement asked "
+    "for."
+)
 Rows = Mapping[Row, Found]
 Calls = Mapping[Call, tuple[Found, float]]
 Bounds = Mapping[tuple[int, int, float], Mapping[str, Found]]
@@ -46,8 +50,7 @@ def page(rows: Rows, calls: Calls, bounds: Bounds) -> str:
         "",
         '`compress(method="uniform")` on networks of three linear layers, another one and other '
         "examples in every run, from a `DataLoader` that shuffles; what is true is found on "
-        f"{TRUTH:,} fresh examples. With `agreement=` sizes are tried until one fails, and what is "
-        "to hold is the agreement asked for.",
+        f"{TRUTH:,} fresh examples.{TRIED if any(call.goal for call in calls) else ''}",
         "",
         *_whole(calls),
         "",
