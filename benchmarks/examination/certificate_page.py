@@ -14,8 +14,8 @@ from benchmarks.examination.whole_calls import TRUTH, Call
 from fxprune.timing.clock import machine_name
 
 TRIED = (
-    " With `agreement=` sizes are tried until one fails, and what is to hold is the agreement asked "
-    "for."
+    " With `agreement=` sizes are tried until one fails, and what is to hold is the agreement "
+    "asked for."
 )
 Rows = Mapping[Row, Found]
 Calls = Mapping[Call, tuple[Found, float]]
