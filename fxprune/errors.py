@@ -1,4 +1,12 @@
-"""Errors for people: each says where, what, why and what to do about it."""
+"""Errors for people: each says where, what, why and what to do about it. Warnings likewise, at the
+caller's line.
+"""
+
+import sys
+import warnings
+
+INSIDE = frozenset({"fxprune", "torch", "functools", "contextlib"})
+"""Packages whose lines a warning never points at: ours, and wrappers between ours."""
 
 
 class FxpruneError(Exception):
@@ -34,7 +42,9 @@ class ArgumentError(FxpruneError):
 
 
 class CalibrationWarning(UserWarning):
-    """The calibration data is thin for what is fitted on it."""
+    """Something that calibration shows and only the caller can mend: data that is thin for what is
+    fitted on it or repeats itself, an open decision, few decisions kept.
+    """
 
 
 class SourceError(FxpruneError):
@@ -63,3 +73,20 @@ class PostconditionError(PassError):
     """A pass left a graph that is not well formed, or not what the pass ensures. Its cause says
     where.
     """
+
+
+def warn_caller(text: str) -> None:
+    """Give a `CalibrationWarning` at the line that called fxprune."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in INSIDE:
+            break
+        frame = frame.f_back
+    warnings.warn_explicit(
+        text,
+        CalibrationWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )

@@ -39,6 +39,7 @@ class Options:
         seed: of the split and of all that is drawn.
         memory: bytes of activations held before they spill to disk.
         effort: candidates that are tried.
+        part: whether the model is a part of another, whose outputs are no decisions.
 
     Raises:
         BudgetError, UnsupportedError, PlanError: a value is of the wrong kind; says which and
@@ -59,6 +60,7 @@ class Options:
     seed: int = 0
     memory: float = 2e9
     effort: int = 2
+    part: bool = False
 
     def __post_init__(self) -> None:
         check_decision(self.decision)

@@ -13,9 +13,10 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import BudgetError
+from fxprune.errors import BudgetError, warn_caller
 from fxprune.fit.build import build
 from fxprune.handover.finish import hand_over
+from fxprune.handover.report import report
 from fxprune.options import Options
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
@@ -42,10 +43,21 @@ class Fitted:
 
 
 def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModule:
-    """`compress` and `factorize` on a model that can be captured."""
+    """`compress` and `factorize` on a model that can be captured; warns where few decisions were
+    kept.
+    """
     with undisturbed(model, options.seed):
         session = open_session(model, loader, options)
-        return compress_session(session, session.options.budget.limits)
+        small = compress_session(session, session.options.budget.limits)
+    warn_of_few(small)
+    return small
+
+
+def warn_of_few(small: GraphModule) -> None:
+    """Say at the caller's line what the report advises, if anything."""
+    advice = report(small).advice
+    if advice:
+        warn_caller(advice)
 
 
 def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModule:

@@ -3,7 +3,6 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.supported import check_model
-from fxprune.errors import CalibrationWarning, UnsupportedError
+from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
@@ -113,9 +112,7 @@ class Session:
         if judge.question:
             if self.options.budget.agreement is not None:
                 raise UnsupportedError(judge.question)
-            warnings.warn(
-                f"{judge.question} Until then it is: {judge}.", CalibrationWarning, stacklevel=5
-            )
+            warn_caller(f"{judge.question} Until then it is: {judge}.")
         for note in (*judge.notes, judge.question.rstrip(".")):
             if note:
                 self.journal.note(note)
@@ -173,7 +170,7 @@ def open_session(
         batch = calibration.example if example is None else example_batch(model, example)
         captured = capture(model, batch)
         calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
-        notes = _examine(captured, model, calibration, options)
+        notes, compare_features = _examine(captured, model, calibration, options)
     journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
@@ -195,10 +192,12 @@ def open_session(
             analysis,
             calibration,
             split,
+            options.budget,
             ignored,
             options.seed,
             options.memory,
             journal,
+            compare_features,
         ),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
@@ -212,12 +211,12 @@ def open_session(
 
 def _examine(
     captured: Captured, model: nn.Module, calibration: Calibration, options: Options
-) -> list[str]:
+) -> tuple[list[str], bool]:
     """Whether the graph takes what the loader gives, the model always gives the same, and the
     examples differ.
 
     Returns:
-        what the report should say.
+        what the report should say, and whether it is still open if the examples differ.
 
     Raises:
         CalibrationError: batches have sizes that the graph does not take.
@@ -231,10 +230,10 @@ def _examine(
             "off in eval mode, or ask for flops= or params=."
         )
     notes = [] if random is None else [f"{random}: the agreement is that of single runs"]
-    near = (
-        None if options.groups is not None else warn_of_near_duplicates(calibration, options.seed)
-    )
-    return notes if near is None else [*notes, near]
+    if options.groups is not None:
+        return notes, False
+    near = warn_of_near_duplicates(calibration, options.seed)
+    return (notes, True) if near is None else ([*notes, near], False)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

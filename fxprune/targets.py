@@ -128,7 +128,7 @@ def compress_targets(
             "targets= needs flops= or params=: agreement is certified on a whole model's decisions."
         )
     # A part's outputs are no decisions; they are to stay as they are.
-    judged = replace(options, decision=options.decision or close())
+    judged = replace(options, decision=options.decision or close(), part=True)
     result = copy_model(model).eval()
     with undisturbed(model, options.seed):
         store = Spill(options.memory)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -71,30 +72,45 @@ def python_abuses(folder: Path) -> Iterator[Abuse]:
     yield from _together(folder)
 
 
+@contextmanager
+def _meta_by_default() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+SURROUNDINGS: dict[str, Callable[[], Any]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "enable_grad": torch.enable_grad,
+    "autocast": lambda: torch.autocast("cpu"),
+    "detect_anomaly": torch.autograd.detect_anomaly,
+    "meta device": lambda: torch.device("meta"),
+    "meta by default": _meta_by_default,
+    "deterministic": lambda: torch.backends.mkldnn.flags(enabled=False),
+}
+
+
+def _surrounded(
+    name: str, make: Callable[[], dict[str, Any]], context: Callable[[], Any]
+) -> tuple[Callable[[], Any], list[Any]]:
+    arguments = make()
+
+    def run() -> None:
+        with context():
+            attrgetter(name)(fxprune)(**arguments)
+
+    return run, [v for v in arguments.values() if isinstance(v, torch.nn.Module)]
+
+
 def _together(folder: Path) -> Iterator[Abuse]:
-    """Surroundings: odd modes of torch, twice the same, and results passed on."""
-    compress = calls(folder)["compress"]
-    surroundings: dict[str, Callable[[], Any]] = {
-        "no_grad": torch.no_grad,
-        "inference_mode": torch.inference_mode,
-        "enable_grad": torch.enable_grad,
-        "autocast": lambda: torch.autocast("cpu"),
-        "detect_anomaly": torch.autograd.detect_anomaly,
-        "meta device": lambda: torch.device("meta"),
-        "deterministic": lambda: torch.backends.mkldnn.flags(enabled=False),
-    }
-    for label, context in surroundings.items():
-
-        def prepare(context: Callable[[], Any] = context) -> tuple[Callable[[], Any], list[Any]]:
-            arguments = compress()
-
-            def run() -> None:
-                with context():
-                    fxprune.compress(**arguments)
-
-            return run, [arguments["model"]]
-
-        yield Abuse(f"compress under {label}", "surroundings", prepare)
+    """Surroundings: odd modes of torch, and few examples."""
+    for name, make in calls(folder).items():
+        for label, context in SURROUNDINGS.items():
+            prepare = partial(_surrounded, name, make, context)
+            yield Abuse(f"{name} under {label}", "surroundings", prepare)
     for count in (1, 2, 3, 5):
 
         def few(count: int = count) -> tuple[Callable[[], Any], list[Any]]:

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compress": (
         *("data", "weights", "flops", "params", "agreement", "latency", "latency-batch", "method"),
         *("selector", "ignore", "round-to", "effort", "seed", "batch", "limit", "size", "mean"),
-        *("std", "out"),
+        *("std", "out", "groups"),
     ),
     "bench": ("weights", "shape", "data", "batch", "mode", "device", "threads", "rounds", "size"),
     "demo": ("flops", "seed"),

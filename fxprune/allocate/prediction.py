@@ -16,7 +16,7 @@ RANKS_HANDICAP = 1.2
 """
 GATHERING = 0.8
 """Logarithm of how much more the smallest predicted error compounds than that of uniform widths,
-where no trial says; a mix of the two does so with its square (docs/decisions/0018).
+where no trial says; a mix of the two does so with its square (docs/decisions/0019).
 """
 NEGLIGIBLE = 1e-12
 """Relative errors below this count as this where one is divided by another."""

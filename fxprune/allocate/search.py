@@ -25,7 +25,7 @@ SAVING = 0.25
 """Of its cost, which a layer must save to become two in such a candidate (docs/decisions/0011)."""
 MIXES, RANKED_MIXES = (1.0, 0.75, 0.5), (0.0, 0.5)
 """Allocations beside uniform, and those with slack for ranks: the geometric weight of the smallest
-predicted error against uniform (docs/decisions/0003, 0011, 0018).
+predicted error against uniform (docs/decisions/0003, 0011, 0019).
 """
 WORTH_TRYING = 0.8
 """One more candidate is tried where it is predicted to err less than this share of what the best

@@ -13,7 +13,7 @@ from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
 from fxprune.handover.finish import hand_over
 from fxprune.options import DEFAULTS, Options
-from fxprune.pipeline import verify
+from fxprune.pipeline import verify, warn_of_few
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import method_of_plan
 from fxprune.plans.plan import Plan, keep_mask_of
@@ -69,4 +69,6 @@ def apply(
         session.settle_decision()
         small = build(session, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {})
-        return hand_over(session, small, allocation, verify(session, small))
+        small = hand_over(session, small, allocation, verify(session, small))
+    warn_of_few(small)
+    return small

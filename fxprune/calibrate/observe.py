@@ -45,6 +45,23 @@ class Observer(Interpreter):
         return result
 
 
+def together(*watchers: Mapping[str, Callable[[Any], None]]) -> dict[str, Callable[[Any], None]]:
+    """Callbacks of all, as one; a node that several watch is shown to each."""
+    found: dict[str, Callable[[Any], None]] = {}
+    for watch in watchers:
+        for name, call in watch.items():
+            found[name] = call if name not in found else _both(found[name], call)
+    return found
+
+
+def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callable[[Any], None]:
+    def show(value: Any) -> None:
+        first(value)
+        second(value)
+
+    return show
+
+
 def arguments(module: GraphModule, batch: Batch) -> list[Any]:
     """A batch as the flat arguments of the graph's placeholders.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fxprune.calibrate.groups import independent
 from fxprune.calibrate.recording import VALIDATION
+from fxprune.errors import BudgetError
 
 VALIDATION_EXAMPLES, TRIAL_EXAMPLES = 192, 128
 """Most fitting examples that validate ridges and candidates, and most others that candidates are
@@ -59,7 +60,7 @@ class Split:
 
     def part(self, name: str) -> np.ndarray:
         """One of `EVERY_PART` as (examples,) bool."""
-        validating = self._cut(0, min(VALIDATION_EXAMPLES, int(self.fitting * VALIDATION_SHARE)))
+        validating = self._cut(0, _validating(self.fitting))
         trying = self._cut(
             validating, validating + min(TRIAL_EXAMPLES, int(self.fitting * TRIAL_SHARE))
         )
@@ -91,6 +92,38 @@ class Split:
         mask = np.zeros(len(self.held_out), dtype=bool)
         mask[numbers] = True
         return mask
+
+
+def _validating(fitting: int) -> int:
+    """How many of so many fitting examples validate."""
+    return min(VALIDATION_EXAMPLES, int(fitting * VALIDATION_SHARE))
+
+
+def examples_needed(fitted: int, groups: np.ndarray, budget: HoldsOut) -> int:
+    """With how many calibration examples at least so many are neither held out nor validate.
+
+    Args:
+        fitted: how many are wanted.
+        groups: (examples,) number of every example's group, whose size is taken to stay as it is.
+        budget: what the held-out ones are to certify.
+    """
+    each = len(groups) / max(int(groups.max(initial=-1)) + 1, 1)
+
+    def enough(total: int) -> bool:
+        try:
+            fitting = math.floor((total - budget.held_out(total)) * each)
+        except BudgetError:
+            return False
+        return fitting - _validating(fitting) >= fitted
+
+    high = 1
+    while not enough(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return math.ceil(high * each)
 
 
 def split_examples(

@@ -194,6 +194,18 @@ def _same_beyond(
     return most_examples(beyond) is None and beyond.graph_module.code == program.graph_module.code
 
 
+def _out_of_place(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without calls that change a tensor."""
+    try:
+        decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+    except Exception as error:
+        raise CaptureError(
+            "torch.export cannot do without a call that changes a tensor in place: "
+            f"{str(error).splitlines()[0]} Write x = f(x) for it in the model's forward."
+        ) from error
+    return decomposed
+
+
 def capture(model: nn.Module, batch: Batch) -> Captured:
     """Trace a copy of the model in eval mode with a free batch size.
 
@@ -224,7 +236,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
                 most = None
         module = program.module(check_guards=False)
         if any(mutates(node) and not plain_inplace(node) for node in module.graph.nodes):
-            module = program.run_decompositions({}).module(check_guards=False)
+            module = _out_of_place(program).module(check_guards=False)
     assert isinstance(module, GraphModule)
     # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
     module._forward_pre_hooks.clear()

@@ -4,7 +4,9 @@ import operator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
 """Of Python's own in-place operators."""
@@ -28,7 +30,7 @@ def plain_inplace(node: Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload) or _functional(node.target) is None:
         return False
     source = node.args[0]
-    if not isinstance(source, Node):
+    if not isinstance(source, Node) or not _keeps_type(node):
         return False
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     aliases = _aliases(source)
@@ -70,6 +72,35 @@ def _functional(target: torch._ops.OpOverload) -> Any:
         return None
     packet = getattr(torch.ops.aten, name[:-1], None)
     return getattr(packet, target._overloadname, None) if packet is not None else None
+
+
+def _keeps_type(node: Node) -> bool:
+    """Whether a call gives its operand's dtype out of place too: in place it does, however wide
+    its other arguments are and though it may compare.
+    """
+
+    def without_values(item: Any) -> Any:
+        value = item.meta.get("val")
+        if isinstance(value, Tensor):
+            sizes = [_concrete(size) for size in value.shape]
+            return torch.empty(sizes, dtype=value.dtype, device="meta")
+        return _concrete(value)
+
+    try:
+        args: Any = map_arg(node.args, without_values)
+        kwargs: Any = map_arg(dict(node.kwargs), without_values)
+        target: Any = node.target
+        result = _functional(target)(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    same: bool = result.dtype == args[0].dtype
+    return same
+
+
+def _concrete(size: Any) -> Any:
+    """A symbolic size as the example's; None where it depends on the data."""
+    symbolic = isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool))
+    return size.node.hint if symbolic else size
 
 
 def make_functional(module: GraphModule) -> None:

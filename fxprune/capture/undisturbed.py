@@ -14,12 +14,12 @@ from fxprune.capture.supported import check_model
 @contextmanager
 def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
     """The caller's random state and the model's modes come back as they were; the caller's autocast
-    and gradient modes do not reach what runs inside.
+    and gradient modes, and a default device that is not the model's, do not reach what runs inside.
     """
     check_model(model)
     modes = [(m, m.training) for m in model.modules()]
     state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(), _plain_arithmetic():
+    with torch.random.fork_rng(), _plain_arithmetic(), default_device(model):
         torch.manual_seed(seed)
         try:
             yield
@@ -41,4 +41,17 @@ def _plain_arithmetic() -> Iterator[None]:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def default_device(model: nn.Module) -> Iterator[None]:
+    """Where the default device is neither the CPU nor one of the model's (such as meta, which has
+    no values), tensors are made on the CPU.
+    """
+    own = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
+    if torch.get_default_device().type in own | {"cpu"}:
+        yield
+        return
+    with torch.device("cpu"):
         yield

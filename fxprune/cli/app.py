@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 import fxprune
 from fxprune.cli import options, sources
+from fxprune.cli.groups import read_groups
 from fxprune.cli.options import parse_decision, parse_multiple, parse_numbers, read_example
 from fxprune.cli.output import print_errors_as_lines, show, tabulate, write_json
 from fxprune.demo import run as demo_run
@@ -74,6 +75,7 @@ def compress(
     seed: int = 0,
     batch: options.Examples = 50,
     limit: options.Limit = None,
+    groups: options.Groups = "",
     size: options.Size = 224,
     gray: options.Gray = False,
     mean: options.Numbers = "",
@@ -82,13 +84,13 @@ def compress(
     as_json: options.Json = False,
 ) -> None:
     """Compress a model and print the report."""
-    if out is not None:
-        check_folder(out)
+    check_folder(out)
     net = sources.model(model, weights)
     images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
+    loader = sources.data(data, images, batch, limit)
     small = fxprune.compress(
         net,
-        sources.data(data, images, batch, limit),
+        loader,
         flops=flops,
         params=params,
         agreement=agreement,
@@ -97,23 +99,30 @@ def compress(
         method=method,
         selector=selector,
         decision=parse_decision(decision),
+        groups=read_groups(groups, data, loader, limit),
         ignore=ignore or (),
         round_to=parse_multiple(round_to),
         effort=effort,
         seed=seed,
     )
-    if out is not None:
-        write_results(small, out)
-    result = fxprune.report(small)
+    write_results(small, out)
+    show_report(fxprune.report(small), as_json)
+
+
+def show_report(result: fxprune.Report, as_json: bool) -> None:
+    """Print a report."""
     show(result, result.to_json(), as_json)
 
 
-def check_folder(folder: Path) -> None:
-    """Whether results can be written to a folder, before there are any; nothing is left there.
+def check_folder(folder: Path | None) -> None:
+    """Whether results can be written to a folder, if to any, before there are results; nothing is
+    left there.
 
     Raises:
         SourceError: says why not.
     """
+    if folder is None:
+        return
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     made: list[Path] = []
     try:
@@ -135,8 +144,10 @@ def check_folder(folder: Path) -> None:
             path.rmdir()
 
 
-def write_results(small: GraphModule, folder: Path) -> None:
-    """The compressed model, its plan and its report."""
+def write_results(small: GraphModule, folder: Path | None) -> None:
+    """The compressed model, its plan and its report, if a folder is named."""
+    if folder is None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(fxprune.plan_of(small).to_json())
     (folder / "report.json").write_text(fxprune.report(small).to_json(indent=1))
@@ -186,7 +197,7 @@ def report(path: options.ReportPath, as_json: options.Json = False) -> None:
         result = fxprune.Report.from_json(file.read_text())
     except UnicodeDecodeError as error:
         raise PlanError(f"{file} is not a report: {error}.") from error
-    show(result, result.to_json(), as_json)
+    show_report(result, as_json)
 
 
 def main() -> None:

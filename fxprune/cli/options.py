@@ -38,6 +38,14 @@ Numbers = Annotated[
 ]
 Examples = Annotated[int, typer.Option(help="examples per batch, of folders and arrays")]
 Limit = Annotated[int | None, typer.Option(help="most examples, of folders and arrays")]
+Groups = Annotated[
+    str,
+    typer.Option(
+        help="which examples belong together, such as crops of one photograph: FILE.csv:COLUMN; of "
+        "a folder of images also folder, or a regular expression matched in their paths; of an "
+        ".npz, another array; of a loader, a key of its dict batches or package.module:function",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="module or parameter that keeps its shape (globs; may be repeated)"),

@@ -1,7 +1,9 @@
 """What the commands print: tables or JSON on stdout, an error as one line on stderr."""
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -10,21 +12,43 @@ from rich.console import Console
 from rich.table import Table
 
 import fxprune
-from fxprune.errors import FxpruneError
+from fxprune.errors import CalibrationWarning, FxpruneError
 
 
 def print_errors_as_lines(command: Callable[..., None]) -> Callable[..., None]:
-    """One line on stderr and exit code 1 for every error that fxprune raises on purpose."""
+    """One line on stderr and exit code 1 for every error that fxprune raises on purpose; else a
+    line for every warning of its own, after the result.
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with _collected_warnings() as warned:
+                command(*args, **kwargs)
         except FxpruneError as error:
             typer.echo("fxprune: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(1) from error
+        for text in warned:
+            typer.echo("fxprune: warning: " + " ".join(text.split()), err=True)
 
     return run
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """Texts of our own warnings, which are not shown; those of others are."""
+    texts: list[str] = []
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+            if issubclass(category, CalibrationWarning):
+                texts.append(str(message))
+            else:
+                others(message, category, *where, **rest)
+
+        warnings.showwarning = keep
+        yield texts
 
 
 def show(table: Any, text: str, as_json: bool) -> None:

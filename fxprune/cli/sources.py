@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fxprune.cli.stored import INPUTS, KEYS, stored
 from fxprune.errors import SourceError
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DEEP = ("I", "F")
 """How the modes of images of 16 or 32 bits begin, which Pillow clips to white as it converts."""
-KEYS = ("calibration", "images", "inputs", "x")
-"""Arrays looked for in an .npz of several, in this order."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -180,26 +179,11 @@ def arrays(path: Path, options: ImageOptions, batch: int, limit: int | None) -> 
     uint8 arrays are images, (N, H, W) or (N, H, W, C), and are normalized; others are taken as
     they are.
     """
-    if not path.is_file():
-        raise SourceError(f"There is no file {path}.")
+    held = stored(path, KEYS, INPUTS)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            key = next(
-                (k for k in KEYS if k in file.files),
-                file.files[0] if len(file.files) == 1 else None,
-            )
-            if key is None:
-                raise SourceError(
-                    f"{path} holds the arrays {file.files}; name the inputs one of "
-                    f"{', '.join(KEYS)}."
-                )
-            array = torch.from_numpy(np.ascontiguousarray(file[key][:limit]))
-    except SourceError:
-        raise
-    except Exception as error:  # a damaged archive raises whatever its readers stumble over
-        raise SourceError(
-            f"{path} cannot be read as an .npz of plain arrays: {type(error).__name__}: {error}."
-        ) from error
+        array = torch.from_numpy(held[:limit])
+    except (TypeError, ValueError, IndexError) as error:
+        raise SourceError(f"{path} holds no inputs of numbers: {error}.") from error
     if array.dtype is torch.uint8:
         if array.dim() not in (3, 4):
             raise SourceError(
@@ -217,6 +201,9 @@ class ImageFolder:
     Args:
         folder: searched with its subfolders, in order of names.
         options, batch, limit: as for `data`. A limit takes images evenly spread over the folder.
+
+    Attributes:
+        files: of the images, in order.
 
     Raises:
         SourceError: Pillow is not installed, or there is no image.
@@ -236,15 +223,15 @@ class ImageFolder:
             raise SourceError(f"{folder} holds no image ({', '.join(sorted(IMAGES))}).")
         if limit is not None and limit < len(files):
             files = [files[i * len(files) // limit] for i in range(limit)]
-        self._files, self._options, self._batch = files, options, batch
+        self.folder, self.files, self._options, self._batch = folder, files, options, batch
 
     def __len__(self) -> int:
-        return math.ceil(len(self._files) / self._batch)
+        return math.ceil(len(self.files) / self._batch)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for at in range(0, len(self._files), self._batch):
+        for at in range(0, len(self.files), self._batch):
             yield self._options.normalize(
-                torch.stack([self._read(p).float() for p in self._files[at : at + self._batch]])
+                torch.stack([self._read(p).float() for p in self.files[at : at + self._batch]])
             )
 
     def _read(self, path: Path) -> Tensor:

@@ -49,3 +49,16 @@ def constants(module: GraphModule, made: bool = True) -> set[Node]:
         ):
             constant.add(node)
     return constant
+
+
+def reads_input(node: Node) -> bool:
+    """Whether a node depends on an input of the graph."""
+    seen, left = {node}, [node]
+    while left:
+        current = left.pop()
+        if current.op == "placeholder":
+            return True
+        new = [n for n in current.all_input_nodes if n not in seen]
+        seen.update(new)
+        left += new
+    return False

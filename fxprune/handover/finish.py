@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
 from fxprune.graph.nodes import attribute
+from fxprune.handover.advice import advise
 from fxprune.handover.left_alone import left_alone
 from fxprune.handover.module import CompressedModule
 from fxprune.handover.report import Report, attach
@@ -52,6 +53,7 @@ def hand_over(
         peak_memory=_peak_memory(),
         notes=tuple(notes),
         method=plan.method,
+        advice=advise(session, agreement),
     )
     attach(small, report, plan)
     return small

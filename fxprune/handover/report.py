@@ -37,6 +37,8 @@ class Report:
         seconds: wall time per station.
         peak_memory: largest resident size of the process, bytes.
         notes: anything else worth knowing.
+        method: that was used.
+        advice: what to do where few decisions were kept; else empty.
     """
 
     flops: tuple[float, float]
@@ -49,6 +51,7 @@ class Report:
     peak_memory: int
     notes: tuple[str, ...]
     method: str
+    advice: str = ""
 
     @property
     def predicted_error(self) -> float:
@@ -89,6 +92,8 @@ class Report:
                 f"({self.predicted_error:.2e} predicted before fitting)."
             )
             yield from map(Text, tell_outputs(a))
+        if self.advice:
+            yield Text(self.advice, style="bold")
         yield tabulate_groups(self.groups)
         if self.alone:
             yield tabulate_alone(self.alone)

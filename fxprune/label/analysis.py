@@ -20,6 +20,7 @@ from fxprune.label.keep import keep_random
 from fxprune.label.propagation import Propagation
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
+from fxprune.label.vanishing import LASTS, lasting
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 
@@ -65,13 +66,18 @@ def _settle(
     """An analysis that has passed its trial, and whether labels of entire heads took part in it."""
     run = Propagation(module, ignore, whole_heads)
     run.run()
-    while True:
+    coupling = solve(module, run, batch)
+    last = lasting(coupling.analysis.values, run.record.products, coupling.id_of)
+    for product in last:
+        run.record.node = product.where
+        run.record.pin(product.labels, LASTS)
+    if last:
         coupling = solve(module, run, batch)
-        met = _trial(module, coupling.analysis)
-        if not met:
-            return coupling.analysis, run.record.met_heads
+    while met := _trial(module, coupling.analysis):
         for conflict in met:
             _give_way(run.record, coupling, conflict)
+        coupling = solve(module, run, batch)
+    return coupling.analysis, run.record.met_heads
 
 
 def _free(analysis: Analysis) -> float:

@@ -26,10 +26,12 @@ class Coupling:
     Attributes:
         analysis: its channel groups; without costs.
         label: one label per channel id, to record more facts about that channel.
+        id_of: the channel id of every label.
     """
 
     analysis: Analysis
     label: np.ndarray
+    id_of: np.ndarray
 
 
 def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
@@ -62,7 +64,7 @@ def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
     label = np.zeros(int(ids.max()) + 1, dtype=np.int64)
     # Written backwards so that the lowest label of each channel stays.
     label[id_of[::-1]] = np.arange(len(id_of))[::-1]
-    return Coupling(analysis, label)
+    return Coupling(analysis, label, id_of)
 
 
 def _components(record: Recorder) -> np.ndarray:

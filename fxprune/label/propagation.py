@@ -107,6 +107,8 @@ class Propagation:
         name = str(node.target)
         if not tensor.is_floating_point():
             return Value(shape, tensor.dtype, const=tensor.detach())
+        if not tensor.numel():  # no element would carry the labels
+            return Value(shape, tensor.dtype, parameter=name)
         grouped = _grouped_user(node)
         axes = []
         for axis, size in enumerate(shape):

@@ -1,6 +1,6 @@
 """What the calibration examples say about a captured graph, each computed once, when asked for."""
 
-import warnings
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -11,10 +11,13 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
+from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
+from fxprune.calibrate.observe import together
+from fxprune.calibrate.penultimate import Penultimate
 from fxprune.calibrate.recording import VALIDATION, Recording
-from fxprune.calibrate.split import FITTED_FIRST, Split
+from fxprune.calibrate.split import FITTED_FIRST, HoldsOut, Split, examples_needed
 from fxprune.capture.batch import Batch
-from fxprune.errors import CalibrationWarning
+from fxprune.errors import warn_caller
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
 from fxprune.profile.output_moments import OutputMoments, output_moments
@@ -53,26 +56,35 @@ class Statistics:
         graph, analysis: captured and labeled.
         calibration: the examples.
         split: what they are for.
+        budget: what the held-out ones are to certify.
         ignored: parameter names that must keep their shape.
         seed, memory: as in `Options`.
         journal: of the run.
+        compare_features: whether to warn of examples in which the model sees nearly the same.
     """
 
     graph: GraphModule
     analysis: Analysis
     calibration: Calibration
     split: Split
+    budget: HoldsOut
     ignored: Callable[[str], bool]
     seed: int
     memory: float
     journal: Journal
+    compare_features: bool = False
 
     def batches(
         self, chosen: np.ndarray, advance: Advance = lambda examples: None
     ) -> Iterator[Batch]:
         """Stream chosen calibration examples, counting those done."""
-        for batch in self.calibration.batches(chosen):
-            yield batch.channels_last()
+        for _, batch in self.numbered(chosen, advance):
+            yield batch
+
+    def numbered(self, chosen: np.ndarray, advance: Advance) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Stream chosen calibration examples with their numbers, counting those done."""
+        for numbers, batch in self.calibration.numbered(chosen):
+            yield numbers, batch.channels_last()
             advance(batch.size)
 
     @cached_property
@@ -81,10 +93,16 @@ class Statistics:
         split = self.split
         work = split.fitting * sum(term.amount for term in self.analysis.costs)
         recording = Recording(self.graph, split.fitting, self.calibration.store, self.seed, work)
+        watch, features = recording.watch, None
+        if self.compare_features:
+            features = Penultimate(self.graph, sample(self.calibration.size, self.seed))
+            watch = together(watch, features.watch)
 
         def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[Batch]:
             for part in parts:
-                yield from recording.follow(part, self.batches(split.part(part), advance))
+                numbered = self.numbered(split.part(part), advance)
+                seen = (b for _, b in numbered) if features is None else features.follow(numbered)
+                yield from recording.follow(part, seen)
 
         with self.journal.station("calibrate", split.fitting) as advance:
             moments, validating = (
@@ -93,7 +111,7 @@ class Statistics:
                     self.analysis,
                     stream(parts, advance),
                     split.fitting,
-                    recording.watch,
+                    watch,
                     self.seed,
                 )
                 for parts in (FITTED_FIRST, (VALIDATION,))
@@ -102,6 +120,8 @@ class Statistics:
         if split.part(VALIDATION).any():
             every = {site: own + validating[site] for site, own in moments.items()}
         self._warn_if_thin(moments)
+        if features is not None:
+            self._warn_if_alike(features)
         return Observed(moments, every, recording)
 
     @cached_property
@@ -155,11 +175,20 @@ class Statistics:
         if not thin:
             return
         name, channels, seen = max(thin, key=lambda t: t[1] / t[2])
-        needed = -(-channels * self.split.fitting // max(seen, 1))
+        fitted = max(own.examples for own in moments.values())
+        wanted = math.ceil(channels * fitted / max(seen, 1))
+        needed = examples_needed(wanted, self.calibration.groups, self.budget)
         text = (
             f"{len(thin)} layers read more channels than the calibration data gives observations; "
             f"the worst is {name} with {channels} channels and {seen} observations. Give at least "
             f"{needed} examples for a sharper fit."
         )
         self.journal.notes.append(text.rstrip("."))
-        warnings.warn(text, CalibrationWarning, stacklevel=4)
+        warn_caller(text)
+
+    def _warn_if_alike(self, features: Penultimate) -> None:
+        seen = features.seen()
+        groups = self.calibration.groups
+        text = None if seen is None else warn_of_alike_examples(seen, groups[seen.numbers])
+        if text is not None:
+            self.journal.note(text)

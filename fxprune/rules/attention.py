@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fxprune.rules.contraction import operand_node
 from fxprune.rules.labels import Value, squash, varying
 from fxprune.rules.pointwise import meet
 from fxprune.rules.products import beside
@@ -83,6 +84,8 @@ def _meet_inside(call: Call, read: Tensor | None, kept: Tensor | None) -> None:
     """
     if read is not None and kept is not None:
         call.record.unite(read, _repeated(kept, read.shape[-3]))
+        query, key = (operand_node(call, operand) for operand in call.args[:2])
+        call.record.multiply(query, key, read)
         return
     for labels in (read, kept):
         if labels is not None:

@@ -16,6 +16,7 @@ from fxprune.graph.convolution import (
     Convolution,
     read_convolution,
 )
+from fxprune.graph.nodes import reads_input
 from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, distinct, varying, vector
 from fxprune.rules.pointwise import meet
@@ -45,20 +46,29 @@ def consume(
         if read is not None:
             call.record.pin(read, "contracted with a tensor that is not a weight")
         return
-    owner = call.record.owner(kept)
+    # Labels of an activation may be those of the weight that made it.
+    owner = None if reads_input(operand_node(call, weight)) else call.record.owner(kept)
     if read is None:
         call.record.pin(
             kept, "reads channels that stay" if owner else "contracted with unlabeled channels"
         )
         return
     call.record.unite(read, kept)
-    position = next(i for i, a in enumerate(call.node.args) if call.args[i] is source)
+    if weight.parameter is None:
+        call.record.multiply(operand_node(call, weight), operand_node(call, source), kept)
     if owner is not None and torch.equal(owner.labels.flatten(), kept):
-        node = call.node.args[position]
-        assert isinstance(node, Node)
+        node = operand_node(call, source)
         call.record.consumers.append(
             Consumer(call.node.name, node.name, dim, owner.parameter, owner.axis)
         )
+
+
+def operand_node(call: Call, operand: Value) -> Node:
+    """The node that a positional argument comes from."""
+    place = next(i for i, value in enumerate(call.args) if value is operand)
+    node = call.node.args[place]
+    assert isinstance(node, Node)
+    return node
 
 
 @register_rule("aten.linear")
@@ -67,6 +77,8 @@ def linear(call: Call) -> Any:
     source, weight = call.args[0], call.args[1]
     bias = call.arg(2, "bias")
     last = source.rank - 1
+    if not source.shape[last]:
+        raise NotImplementedError
     read, rest = only_axis(call, source, last)
     contracted, _ = only_axis(call, weight, 1)
     consume(

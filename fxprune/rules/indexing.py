@@ -5,13 +5,33 @@ from typing import Any
 
 import torch
 
+from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, squash, varying
 from fxprune.rules.movement import indexed_dims, movement, run_on_labels
 from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
 
 
-@register_rule("aten.index", "aten.index_select", "aten.gather", "aten.take_along_dim")
+@register_rule("aten.gather", "aten.take_along_dim")
+def gather(call: Call) -> Any:
+    """A table picks along one dimension; along the others it stands beside the elements, in full
+    or as one that broadcasts, and cannot be shortened.
+    """
+    source: Value = call.args[0]
+    broadcasts = operator_name(call.target) == "aten.take_along_dim"
+    if broadcasts and call.arg(2, "dim") is None:  # of everything, flattened
+        raise NotImplementedError
+    table = call.arg(1, "indices") if broadcasts else call.arg(2, "index")
+    beside = frozenset(
+        d for d in range(table.rank) if table.shape[d] > 1 or not broadcasts
+    ) - indexed_dims(call)
+    for labels in source.axes:
+        if varying(labels) & beside:
+            call.record.pin(labels, "stands beside a table of indices")
+    return index(call)
+
+
+@register_rule("aten.index", "aten.index_select")
 def index(call: Call) -> Any:
     """Indexing by constant tables runs on the labels; by computed ones only where labels do not
     change.

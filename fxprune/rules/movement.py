@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, narrow_constant, reshaped, squash, varying
+from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
 
 MOVEMENT = (
@@ -17,10 +18,9 @@ MOVEMENT = (
     "aten.transpose aten.t aten.numpy_T "
     "aten.split aten.split_with_sizes aten.chunk aten.tensor_split aten.unbind aten.select "
     "aten.slice aten.narrow "
-    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.expand_as aten.view_as "
-    "aten.reshape_as aten.repeat "
+    "aten.roll aten.squeeze aten.unsqueeze aten.expand aten.repeat "
     "aten.repeat_interleave aten.unfold "
-    "aten.pixel_shuffle aten.pixel_unshuffle aten.channel_shuffle aten.native_channel_shuffle "
+    "aten.pixel_shuffle aten.pixel_unshuffle "
     "aten.movedim aten.swapaxes "
     "aten.flip aten.tile aten.broadcast_to aten.adjoint aten.mT aten.diagonal aten.rot90 "
     "aten.atleast_2d aten.atleast_3d"
@@ -28,6 +28,7 @@ MOVEMENT = (
 
 
 RESHAPES = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
+RESHAPES_ALIKE = frozenset({"aten.view_as", "aten.reshape_as"})
 ALONG = {"aten.roll": 2, "aten.flip": 1}
 """Operators that move elements along the dimensions given by this argument, and leave every other
 alone.
@@ -59,6 +60,8 @@ def run_on_labels(call: Call, pick: int) -> Any:
         # Labels are stride-0 views of another layout than the tensor's: what is a view there may
         # need a copy here.
         return reshaped(args[0], _filled(args[1], args[0].numel()))
+    if name in RESHAPES_ALIKE:
+        return reshaped(args[0], tuple(args[1].shape))
     if name in ALONG and call.arg(ALONG[name], "dims"):
         return call.target(narrow_constant(args[0]), *args[1:], **kwargs).expand(args[0].shape)
     return call.target(*args, **kwargs)
@@ -73,7 +76,9 @@ def _filled(shape: Sequence[int], count: int) -> tuple[int, ...]:
 @register_rule(*MOVEMENT)
 def movement(call: Call) -> Any:
     """View, reshape, permute, split, slice, roll, expand, shuffle..."""
-    source = call.values()[0]
+    source = call.args[0]
+    if not isinstance(source, Value):  # several tensors at once
+        raise NotImplementedError
     _pin_broken_order(call, source)
     results = [run_on_labels(call, pick) for pick in range(len(source.axes))]
     if isinstance(call.out, Value):
@@ -85,6 +90,23 @@ def movement(call: Call) -> Any:
         replace(out, axes=_several(call, [squash(r[i]) for r in results]))
         for i, out in enumerate(call.out)
     )
+
+
+@register_rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(call: Call) -> Any:
+    """Channels at the same place of each group go together: the groups stay alike, and in turn."""
+    for labels in call.args[0].axes:
+        if 1 in varying(labels):
+            rows = labels.movedim(1, 0).unflatten(0, (call.args[1], -1))
+            call.record.unite(rows, rows[:1])
+    return movement(call)
+
+
+@register_rule(*RESHAPES_ALIKE)
+def reshape_alike(call: Call) -> Any:
+    """The shape is another tensor's: where that is shortened, the result is."""
+    moved = movement(call)
+    return replace(moved, axes=meet(call, [moved, call.args[1]], moved.shape))
 
 
 def _several(call: Call, axes: list[Tensor]) -> tuple[Tensor, ...]:
@@ -109,6 +131,8 @@ def _pin_broken_order(call: Call, source: Value) -> None:
         moved = {call.arg(1, "dim", 0) % source.rank}
     elif name in ("index", "index_select", "gather", "take_along_dim"):
         moved = set(indexed_dims(call))
+    elif name == "pixel_unshuffle":
+        moved = {source.rank - 2, source.rank - 1}
     elif name in ("unfold", "diagonal", "rot90"):
         moved = {call.args[1] % source.rank} if name == "unfold" else set(range(source.rank))
     else:
@@ -119,11 +143,12 @@ def _pin_broken_order(call: Call, source: Value) -> None:
 
 
 def indexed_dims(call: Call) -> frozenset[int]:
-    """Dimensions of the first argument that the second one indexes."""
+    """Dimensions of the first argument that another one indexes."""
     source: Value = call.args[0]
     if isinstance(call.args[1], (list, tuple)):
         return frozenset(i for i, v in enumerate(call.args[1]) if v is not None)
-    return frozenset({call.args[1] % source.rank})
+    along = operator_name(call.target) == "aten.take_along_dim"
+    return frozenset({call.arg(2 if along else 1, "dim") % source.rank})
 
 
 @register_rule("_operator.getitem")

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.rules.contraction import consume
+from fxprune.graph.nodes import reads_input
+from fxprune.rules.contraction import consume, operand_node
 from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
@@ -26,6 +27,8 @@ def addmm(call: Call) -> Any:
 
 def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     record = call.record
+    if not left.shape[-1]:
+        raise NotImplementedError
     if left.rank < 2 or right.rank < 2:
         for value in (left, right):
             record.pin_value(value, "product with a vector")
@@ -75,13 +78,13 @@ def _contract(call: Call, left: Value, right: Value, read: Tensor, kept: Tensor)
     if not (varying(squash(kept)) <= {last} and varying(squash(read)) <= {last}):
         record.unite(read, kept)
         record.block_structure(squash(read))
+        record.multiply(operand_node(call, left), operand_node(call, right), read)
         return
     flat_read, flat_kept = vector(read, last), vector(kept, last)
-    weight_right = right.parameter is not None or record.owner(kept) is not None
-    if weight_right or left.parameter is None:
-        consume(call, left, left.rank - 1, flat_read, right, flat_kept)
-    else:
+    if reads_input(operand_node(call, right)) and not reads_input(operand_node(call, left)):
         consume(call, right, right.rank - 2, flat_kept, left, flat_read)
+    else:
+        consume(call, left, left.rank - 1, flat_read, right, flat_kept)
 
 
 def beside(value: Value, shape: tuple[int, ...]) -> tuple[int, ...]:

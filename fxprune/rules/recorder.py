@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, present, varying
 
@@ -29,6 +30,22 @@ class Consumer:
     parameter: str
     axis: int
     groups: int = 1
+
+
+@dataclass(frozen=True)
+class Product:
+    """A contraction of two tensors neither of which is a parameter.
+
+    Attributes:
+        left, right: the factors.
+        labels: what is summed over.
+        where: the call, for messages.
+    """
+
+    left: Node
+    right: Node
+    labels: Tensor
+    where: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class Recorder:
         self.pins: list[tuple[Tensor, str]] = []
         self.blocks: list[tuple[Tensor, bool]] = []
         self.consumers: list[Consumer] = []
+        self.products: list[Product] = []
         self.axes: dict[tuple[str, int], AxisLabels] = {}
         self.node = ""
         self._starts: list[int] = []
@@ -144,6 +162,12 @@ class Recorder:
         pinned = pinned[pinned != FIXED]
         if len(pinned):
             self.pins.append((torch.from_numpy(pinned), f"{reason} ({self.node})"))
+
+    def multiply(self, left: Node, right: Node, labels: Tensor) -> None:
+        """Note that two factors are contracted along these labels, which neither's own weight
+        reads.
+        """
+        self.products.append(Product(left, right, labels, self.node))
 
     def heads(self, labels: list[Tensor]) -> bool:
         """Whether channels that are entire heads may go; pins them where not."""

@@ -204,4 +204,21 @@ def _pinned_norm(call: Call, dims: frozenset[int]) -> Any:
     for value in call.values()[1:]:
         call.record.pin_value(value, "normalized across channels")
     first = replace(outs[0], axes=kept)
-    return (first, *outs[1:]) if isinstance(call.out, tuple) else first
+    rest = [replace(out, axes=_of_statistics(kept, dims, out.shape)) for out in outs[1:]]
+    return (first, *rest) if isinstance(call.out, tuple) else first
+
+
+def _of_statistics(
+    axes: tuple[Tensor, ...], dims: frozenset[int], shape: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """Labels of what was normalized as those of its means, whose shape begins with the dimensions
+    before `dims`.
+    """
+    first = min(dims)
+    found = []
+    for labels in axes:
+        for dim in dims:
+            labels = labels.narrow(dim, 0, 1)
+        view = (*labels.shape[:first], *[1] * (len(shape) - first))
+        found.append(squash(labels.reshape(view).expand(shape)))
+    return tuple(found)

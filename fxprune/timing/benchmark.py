@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from fxprune.capture.batch import Batch, to_batch
+from fxprune.capture.undisturbed import default_device
 from fxprune.errors import UnsupportedError
 from fxprune.timing.clock import machine_name, measure_peak_memory, time_in_turns
 from fxprune.timing.workload import Workload, is_whole, prepare_call, use_settings
@@ -135,7 +136,7 @@ def compare_models(
     seconds: float,
 ) -> Timing:
     """One row: both models on one workload."""
-    with use_settings(workload):
+    with use_settings(workload), default_device(original):
         calls = [prepare_call(model, example, workload) for model in (original, small)]
         times = time_in_turns(calls, rounds, seconds)
         device = torch.device(workload.device or next(original.parameters()).device)

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.functional import mutates, plain_inplace
+from fxprune.errors import CaptureError
 from fxprune.graph.operators import operator_name
 from tests.nets import Net
 
@@ -83,6 +84,23 @@ def test_only_an_operand_that_nobody_reads_afterwards_is_plain() -> None:
         # Under another name it is read afterwards.
         assert inplace(write_into_a_view) == [False]
         assert inplace(write_and_read_before) == [False]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda s, x: s.a(s.a(x).gt_(0)), lambda s, x: s.a(s.a(x).mul_(torch.ones(4).double()))],
+    ids=["compares", "wider"],
+)
+def test_in_place_calls_keep_the_type_of_their_operand(forward: Callable[..., Any]) -> None:
+    net = Net(forward, a=nn.Linear(4, 4)).eval()
+    with torch.no_grad():
+        assert torch.equal(captured(net).graph(X), net(X))
+
+
+def test_an_in_place_call_that_cannot_be_rewritten_is_said() -> None:
+    net = Net(lambda s, x: s.a(s.a(x).abs().polygamma_(1)), a=nn.Linear(4, 4)).eval()
+    with pytest.raises(CaptureError, match="changes a tensor in place"):
+        captured(net)
 
 
 class Scaled(nn.Module):

@@ -89,7 +89,7 @@ def test_grouped() -> None:
     )
 
 
-def test_channel_shuffle_ties_the_blocks() -> None:
+def test_channel_shuffle_ties_what_lies_alike_in_its_groups() -> None:
     net = nn.Sequential(
         conv(3, 8),
         conv(8, 16, 3, groups=2),
@@ -101,7 +101,7 @@ def test_channel_shuffle_ties_the_blocks() -> None:
         str(analyzed(net)),
         """\
 0: 4 x 2 blocks | 0.weight[0] 0.bias[0] -> 1.weight[1]
-1: 4 | 1.weight[0] 1.bias[0] -> 3.weight[1]
+1: 4 x 2 blocks | 1.weight[0] 1.bias[0] -> 3.weight[1]
 3: 8 x 2 blocks | 3.weight[0] 3.bias[0] -> 4.weight[1]""",
     )
 

@@ -4,6 +4,8 @@
 `EXPECTTEST_ACCEPT=1 pytest tests/rules` rewrites the texts; read the difference before committing it.
 """
 
+from typing import Any
+
 import torch
 from expecttest import assert_expected_inline
 from torch import nn
@@ -50,3 +52,39 @@ def test_a_recurrent_network_is_pinned() -> None:
         b=nn.Linear(5, 2),
     )
     assert_expected_inline(str(analyzed(net, 7, 6)), """""")
+
+
+def test_channels_beside_a_table_of_indices_stay() -> None:
+    table = torch.zeros(2, 3, 6, dtype=torch.int64)
+
+    def picked(s: Any, x: torch.Tensor) -> Any:
+        return s.b(torch.gather(s.a(x), 1, table))
+
+    layers = {"a": nn.Linear(4, 6), "b": nn.Linear(6, 2)}
+    net = Net(picked, **layers)
+    assert "stands beside a table of indices (model: gather)" in reasons(analyzed(net, 5, 4))
+
+
+def test_a_table_that_broadcasts_along_the_channels_lets_them_go() -> None:
+    table = torch.zeros(2, 3, 1, dtype=torch.int64)
+
+    def picked(s: Any, x: torch.Tensor) -> Any:
+        return s.b(torch.take_along_dim(s.a(x), table, 1))
+
+    def flat(s: Any, x: torch.Tensor) -> Any:
+        return s.b(torch.take_along_dim(s.a(x), table).view(1, 6))
+
+    layers = {"a": nn.Linear(4, 6), "b": nn.Linear(6, 2)}
+    found = analyzed(Net(picked, **layers), 5, 4)
+    assert str(found) == "a: 6 | a.weight[0] a.bias[0] -> b.weight[1]"
+    assert not analyzed(Net(flat, **layers), 5, 4).groups
+
+
+def test_rows_that_are_unshuffled_stay() -> None:
+    def rows(s: Any, x: torch.Tensor) -> Any:
+        return s.b(nn.functional.pixel_unshuffle(s.a(x), 2))
+
+    layers = {"a": nn.Linear(4, 6), "b": nn.Linear(3, 2)}
+    assert "pixel_unshuffle along the channel axis" in reasons(
+        analyzed(Net(rows, **layers), 3, 6, 4)
+    )
