@@ -14,6 +14,10 @@ RANKS_HANDICAP = 1.2
 """By how much less a candidate with ranks must be predicted to err to be tried before one without
 (docs/decisions/0011).
 """
+GATHERING = 0.8
+"""Logarithm of how much more the smallest predicted error compounds than that of uniform widths,
+where no trial says; a mix of the two does so with its square (docs/decisions/0019).
+"""
 NEGLIGIBLE = 1e-12
 """Relative errors below this count as this where one is divided by another."""
 
@@ -26,8 +30,8 @@ def predict_error(candidate: Candidate, tried: list[Tried]) -> float:
 
     Errors of channels compound from layer to layer, the more the fewer layers carry them. By how
     much more than their sum a network errs is seen in the candidates tried so far, and interpolated
-    between their allocations. Errors of ranks add up, unless a candidate with ranks that was tried
-    shows more.
+    between their allocations; beyond them it grows as is usual (`GATHERING`). Errors of ranks add
+    up, unless a candidate with ranks that was tried shows more.
 
     Args:
         candidate: not tried yet.
@@ -50,5 +54,7 @@ def _of_channels(candidate: Candidate, tried: list[Tried]) -> float:
         for error, other in tried
         if not other.ranks
     )
-    mixes, excesses = [mix for mix, _ in known], [excess for _, excess in known]
-    return candidate.predicted * math.exp(float(np.interp(candidate.mix, mixes, excesses)))
+    mixes = [mix for mix, _ in known]
+    unusual = [excess - GATHERING * mix**2 for mix, excess in known]
+    excess = float(np.interp(candidate.mix, mixes, unusual)) + GATHERING * candidate.mix**2
+    return candidate.predicted * math.exp(excess)

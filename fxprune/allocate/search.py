@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fxprune.allocate.balanced import balanced_widths
+from fxprune.allocate.paper import iterative_widths
 from fxprune.allocate.prediction import Tried, predict_error
 from fxprune.allocate.problem import Candidate, Problem
 from fxprune.allocate.ranks import choose_ranks
@@ -22,9 +23,9 @@ two layers take longer than one (docs/decisions/0011).
 """
 SAVING = 0.25
 """Of its cost, which a layer must save to become two in such a candidate (docs/decisions/0011)."""
-MIXES, RANKED_MIXES = (0.75, 0.5), (0.0, 0.5)
+MIXES, RANKED_MIXES = (1.0, 0.75, 0.5), (0.0, 0.5)
 """Allocations beside uniform, and those with slack for ranks: the geometric weight of the smallest
-predicted error against uniform (docs/decisions/0003, 0011).
+predicted error against uniform (docs/decisions/0003, 0011, 0019).
 """
 WORTH_TRYING = 0.8
 """One more candidate is tried where it is predicted to err less than this share of what the best
@@ -83,12 +84,20 @@ class Search:
             return np.asarray((balanced / full) ** mix * (uniform / full) ** (1 - mix))
 
         yield from (self._whole(problem.scale(mixed(mix)), mix) for mix in MIXES)
+        reference = self._reference()
+        yield self._whole(reference, position(reference, uniform, balanced))
         if self.ranked:
             pairs = [(mix, slack) for mix in RANKED_MIXES for slack in SLACKS]
             wider = {pair: problem.scale(mixed(pair[0]), pair[1]) for pair in pairs}
             distinct = {wider[pair].tobytes(): pair for pair in pairs}.values()
             split = (self._split(wider[pair], *pair) for pair in distinct)
             yield from (candidate for candidate in split if candidate is not None)
+
+    def _reference(self) -> np.ndarray:
+        """The widths of the reference's allocation, by its own scores."""
+        problem = self.problem
+        profiles = problem.session.statistics.profiles("pivoted-qr")
+        return iterative_widths(profiles, problem.costs, problem.valid, problem.limits)
 
     def predicted_error(self, candidate: Candidate) -> float:
         """The error that a trial would show, after what those so far have shown."""
@@ -146,3 +155,10 @@ class Search:
         if not ranks:
             return None
         return Candidate(wider, mix, slack, problem.predicted(wider), ranks, errors)
+
+
+def position(widths: np.ndarray, uniform: np.ndarray, balanced: np.ndarray) -> float:
+    """The geometric mix of uniform and balanced widths that is nearest to others, 0 to 1."""
+    toward, along = np.log(balanced / uniform), np.log(widths / uniform)
+    length = float(toward @ toward)
+    return float(np.clip(toward @ along / length, 0, 1)) if length else 0.0

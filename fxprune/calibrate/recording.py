@@ -34,15 +34,30 @@ MOST_ROWS = 128
 """Observations per feature that are enough for any layer's fit (docs/decisions/0014)."""
 
 
-def rows_per_example(features: int, calls: int, examples: int) -> float:
+LARGEST_SYSTEM = 6144
+"""Equations that one fit solves at most: as many as unknowns per output, or as rows."""
+LEAST_WORK = 3e10
+"""FLOPs that no one waits for: what a layer's fit may take however small the model is."""
+
+
+def rows_per_example(features: int, calls: int, examples: int, work: float = math.inf) -> float:
     """Positions sampled from every example in each call of a layer.
+
+    Products of features cost rows x features^2, those of rows rows^2 x features: where the first
+    are too many for the work, there are fewer rows than features, and the second are made
+    (`linalg.wide_refit`).
 
     Args:
         features: unknowns per output.
         calls: of the layer.
         examples: in all.
+        work: FLOPs that the products of one layer may take.
     """
-    return max(ROWS * features, min(FEWEST_ROWS, MOST_ROWS * features)) / (calls * examples)
+    wanted = max(ROWS * features, min(FEWEST_ROWS, MOST_ROWS * features))
+    affordable = work / features**2
+    if features > LARGEST_SYSTEM or affordable < features:
+        affordable = min(math.sqrt(work / features), LARGEST_SYSTEM)
+    return min(wanted, affordable) / (calls * examples)
 
 
 @dataclass
@@ -55,6 +70,7 @@ class Chunk:
         first, size: number of the first example, and how many.
         inputs: handles of what the graph's placeholders take.
         samples: by call, handles of sampled positions in its output and of the output there.
+        picks: by call, how many these are.
         outputs: handles of the model's flat outputs; kept of `VALIDATION` alone.
     """
 
@@ -63,6 +79,7 @@ class Chunk:
     size: int
     inputs: list[Any]
     samples: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    picks: dict[str, int] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)
 
 
@@ -77,25 +94,37 @@ class Recording:
         examples: how many there will be.
         store: where everything is held.
         seed: of the choice of positions.
+        work: FLOPs of the module on all examples: what one layer's fit may take.
 
     Attributes:
         chunks: what was recorded so far.
         watch: callbacks by the names of nodes.
     """
 
-    def __init__(self, module: GraphModule, examples: int, store: Spill, seed: int = 0):
+    def __init__(
+        self,
+        module: GraphModule,
+        examples: int,
+        store: Spill,
+        seed: int = 0,
+        work: float = math.inf,
+    ):
         self.store, self.examples, self.chunks = store, examples, list[Chunk]()
-        self._module = module
+        self._module, self._work = module, max(work, LEAST_WORK)
         self._tables: dict[str, _Table] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
-            wanted = rows_per_example(weight[0].numel(), len(layer.calls), examples)
+            wanted = self.rows_per_example(weight[0].numel(), len(layer.calls))
             for call in layer.calls:
                 self.watch[call.name] = functools.partial(
                     self._keep_sample, call.name, channel_dim(call, weight.dim()), wanted
                 )
+
+    def rows_per_example(self, features: int, calls: int) -> float:
+        """Positions sampled from every example in each call of a layer, for so many unknowns."""
+        return rows_per_example(features, calls, self.examples, self._work)
 
     def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Hand batches on, each with a chunk of its own to record into until the next one.
@@ -146,6 +175,7 @@ class Recording:
             most = math.ceil(per_example * self.examples)
             self._tables[name] = _Table(self.store, most, places, targets)
         chunk.samples[name] = self._tables[name].add(places, targets)
+        chunk.picks[name] = len(targets)
 
     def _keep_outputs(self, values: Any) -> None:
         chunk = self.chunks[-1]

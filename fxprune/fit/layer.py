@@ -6,18 +6,17 @@ is called from here with the moments of the rows that validate; a plan that is o
 ridge for all layers instead (`FitOptions.ridge`).
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
-from fxprune.calibrate.recording import VALIDATION, Chunk, rows_per_example
 from fxprune.fit.execution import Execution
 from fxprune.fit.reduction import Reduction
-from fxprune.fit.rows import keep_survivors, read_features, split_groups
+from fxprune.fit.rows import read_features, split_groups
+from fxprune.fit.samples import count_rows, sample_rows
+from fxprune.fit.wide import gather_rows
 from fxprune.graph.convolution import bias_of, channel_dim, groups
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
@@ -27,11 +26,7 @@ from fxprune.linalg.regression_sums import (
     RegressionAccumulator,
     RegressionSums,
 )
-
-HELD_OUT = 5
-"""Where no examples are there to validate the ridge, every fifth does (docs/decisions/0010)."""
-MAX_FEATURES = 6144
-"""Unknowns per output above which a layer keeps its one-shot fit."""
+from fxprune.linalg.wide_refit import WideRows, refit_wide
 
 
 @dataclass(frozen=True)
@@ -44,13 +39,11 @@ class FitOptions:
         unseen: one-shot fits, by weight, that did not see the examples which validate; they stand
             in for those of the reduced graph while a ridge is chosen.
         ridge: of every layer; by default each one's is chosen on held-out examples.
-        max_features: layers with more unknowns per output keep their one-shot fit.
     """
 
     ranks: Mapping[str, int] = field(default_factory=dict)
     unseen: Mapping[str, Tensor] = field(default_factory=dict)
     ridge: float | None = None
-    max_features: int = MAX_FEATURES
 
 
 @torch.no_grad()
@@ -68,11 +61,11 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
     reduction = execution.reduction
     weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
     prior = to_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
-    moments, outcome = _solve(layer, execution, options, prior)
-    if isinstance(outcome, Fit) and moments is not None:
+    rows, outcome = _solve(layer, execution, options, prior)
+    if isinstance(outcome, Fit) and rows is not None:
         new, shift = outcome.weight, outcome.bias
         if rank is not None:
-            spread, mean = moments.every_row().outputs(new)
+            spread, mean = rows.outputs(new)
             new, shift = truncate(new, shift, spread, mean, rank, layer.intercept)
     elif rank is not None:
         shift = _current_shift(layer, reduction, prior)
@@ -111,31 +104,40 @@ class RowMoments:
     fitting: RegressionSums
     validation: RegressionSums | None
 
-    def every_row(self) -> RegressionSums:
-        """Sums over both."""
-        return self.fitting if self.validation is None else self.fitting + self.validation
+    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Covariance and mean of what a weight makes of both."""
+        both = self.fitting if self.validation is None else self.fitting + self.validation
+        return both.outputs(weight)
 
 
 def _solve(
     layer: Layer, execution: Execution, options: FitOptions, prior: Tensor
-) -> tuple[RowMoments | None, Fit | str]:
-    """What was summed of a layer, and the fit to it or why there is none."""
-    features = prior.shape[2]
-    if features > options.max_features:
-        return None, f"{features} unknowns per output"
-    moments = sum_rows(layer, execution, validated=options.ridge is None)
-    if moments is None:
-        return None, "its outputs cannot be matched to the original's"
-    if moments.validation is None:
-        assert options.ridge is not None
-        fit = solution(moments.fitting, prior, layer.intercept, options.ridge, torch.float32)
+) -> tuple[RowMoments | WideRows | None, Fit | str]:
+    """What is known of a layer's rows, and the fit to them or why there is none.
+
+    Which of two systems is solved, that of features or that of rows, goes by which is smaller.
+    """
+    unseen = options.unseen.get(layer.weight)
+    start = prior if unseen is None else to_matrices(unseen, len(prior))
+    validated = options.ridge is None
+    rows: RowMoments | WideRows | None
+    if count_rows(layer, execution) < prior.shape[2]:
+        fixed = _current_bias(layer, execution.reduction) if layer.bias is None else None
+        rows = gather_rows(layer, execution, validated, fixed)
     else:
-        unseen = options.unseen.get(layer.weight)
-        start = prior if unseen is None else to_matrices(unseen, len(prior))
-        fit = refit(moments.fitting, moments.validation, prior, layer.intercept, start)
+        rows = sum_rows(layer, execution, validated)
+    if rows is None:
+        return None, "its outputs cannot be matched to the original's"
+    if isinstance(rows, WideRows):
+        fit = refit_wide(rows, prior, layer.intercept, start, options.ridge)
+    elif rows.validation is None:
+        assert options.ridge is not None
+        fit = solution(rows.fitting, prior, layer.intercept, options.ridge, torch.float32)
+    else:
+        fit = refit(rows.fitting, rows.validation, prior, layer.intercept, start)
     if not bool(torch.isfinite(fit.weight).all()):
-        return moments, "the fit is not finite"
-    return moments, fit
+        return rows, "the fit is not finite"
+    return rows, fit
 
 
 def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments | None:
@@ -158,11 +160,11 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
         kept = reduction.kept(call)
         if kept is None:
             return None
-        for rows in _sample_rows(call, kept, len(layer.calls), weight, execution):
+        for rows, x in sample_rows(layer, call, kept, execution):
             target = rows.target if fixed is None else rows.target - fixed
-            for validates, mask in _split_roles(rows, execution.chunks, validated):
+            for validates, mask in rows.roles(validated, execution.chunks):
                 if len(target[mask]):
-                    features = read_features(call, rows.x, weight.shape[2:], rows.at[:, mask])
+                    features = read_features(call, x, weight.shape[2:], rows.at[:, mask])
                     sums[validates].add(
                         split_groups(features, count), split_groups(target[mask], count)
                     )
@@ -171,53 +173,6 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     if fitting is None or (validated and validation is None):
         return None
     return RowMoments(fitting, validation)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """One call's sampled rows on one chunk.
-
-    Attributes:
-        chunk: the chunk.
-        x: what the call reads.
-        at: (dimensions, rows) positions in the reduced call's output.
-        target: (rows, channels) the original's outputs there.
-        example: (rows,) numbers of the examples.
-    """
-
-    chunk: Chunk
-    x: Tensor
-    at: Tensor
-    target: Tensor
-    example: Tensor
-
-
-def _sample_rows(
-    call: Node, kept: dict[int, Tensor], calls: int, weight: Tensor, execution: Execution
-) -> Iterator[_Rows]:
-    """The sampled rows of a call, chunk by chunk: as many as so many unknowns ask."""
-    source, recording = call.args[0], execution.recording
-    assert isinstance(source, Node)
-    wanted = rows_per_example(weight[0].numel(), calls, recording.examples)
-    channel = channel_dim(call, weight.dim()) % call.meta["val"].dim()
-    for chunk, x in execution.values(source.name):
-        at, target = recording.sample(chunk, call.name)
-        at = at[:, : math.ceil(wanted * chunk.size)]
-        example = at[0] * chunk.size // max(x.shape[0], 1) + chunk.first
-        at, target, left = keep_survivors(at, target[: at.shape[1]], kept, channel)
-        yield _Rows(chunk, x, at, target, example[left])
-
-
-def _split_roles(
-    rows: _Rows, chunks: Sequence[Chunk], validated: bool
-) -> list[tuple[bool, Tensor | slice]]:
-    """Which rows are for fitting (False) and which for validating (True)."""
-    if not validated:
-        return [(False, slice(None))]
-    if any(chunk.part == VALIDATION for chunk in chunks):
-        return [(rows.chunk.part == VALIDATION, slice(None))]
-    validates = rows.example % HELD_OUT == 0
-    return [(False, ~validates), (True, validates)]
 
 
 def _current_bias(layer: Layer, reduction: Reduction) -> Tensor | None:

@@ -69,7 +69,7 @@ class _System:
         return None if bool(failed.any()) else torch.cholesky_solve(self.right.to(dtype), factor)
 
 
-def _lowest(value: Callable[[int], float], start: int, count: int) -> int:
+def lowest(value: Callable[[int], float], start: int, count: int) -> int:
     """Where a function of 0 ... count - 1 that falls and then rises is lowest, from a guess."""
     for step in (1, -1):
         at = start
@@ -145,7 +145,7 @@ def refit(
                 else float((change * (pp.to(dtype) @ change - 2 * right.to(dtype))).sum())
             )
 
-        at = _lowest(excess, START, len(RIDGES))
+        at = lowest(excess, START, len(RIDGES))
         if excess(at) < 0:
             ridge = RIDGES[at]
     return solution(train + held_out, prior, intercept, ridge)

@@ -91,7 +91,8 @@ class Statistics:
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         split = self.split
-        recording = Recording(self.graph, split.fitting, self.calibration.store, self.seed)
+        work = split.fitting * sum(term.amount for term in self.analysis.costs)
+        recording = Recording(self.graph, split.fitting, self.calibration.store, self.seed, work)
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
-from fxprune.allocate.prediction import RANKS_FACTOR, RANKS_HANDICAP
+from fxprune.allocate.balanced import balanced_widths
+from fxprune.allocate.prediction import GATHERING, RANKS_FACTOR, RANKS_HANDICAP
 from fxprune.allocate.problem import Candidate, pose
-from fxprune.allocate.search import GAIN, Search
+from fxprune.allocate.search import GAIN, Search, position
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.methods import METHODS
 from fxprune.session import Session
@@ -108,15 +110,47 @@ def test_predictions_are_learned_from_the_candidates_tried(monkeypatch: pytest.M
     for error, option in search.tried:
         assert search.predicted_error(option) == pytest.approx(error)
     between = search.predicted_error(replace(uniform, mix=blend.mix / 2))
+    # The excess of both, and of what usually gathers with the square of the mix.
+    gathered = math.exp(GATHERING * blend.mix**2 * (1 / 4 - 1 / 2))
     assert between == pytest.approx(
-        uniform.predicted * math.sqrt(first / uniform.predicted * second / blend.predicted)
+        uniform.predicted
+        * math.sqrt(first / uniform.predicted * second / blend.predicted)
+        * gathered
     )
+    beyond = search.predicted_error(replace(blend, mix=1.0))
+    more = math.exp(GATHERING * (1 - blend.mix**2))
+    assert beyond == pytest.approx(second * more)
     ranks = {"layer.weight": Factoring(1)}
     split = replace(uniform, predicted=0.0, ranks=ranks, rank_errors={"layer.weight": 2.0})
     assert search.predicted_error(split) == pytest.approx(RANKS_HANDICAP * RANKS_FACTOR * 2.0)
     for shown, factor in ((0.5, RANKS_FACTOR), (9.0, 4.5)):
         search.tried = [(first, uniform), (second, blend), (shown, split)]
         assert search.predicted_error(split) == pytest.approx(RANKS_HANDICAP * factor * 2.0)
+
+
+def test_every_baselines_widths_are_among_the_candidates() -> None:
+    session = session_of(tiny(), loader())
+    limits = {"flops": 0.5}
+    found = {c.widths.tobytes() for c in Search(pose(session, limits), ranked=False).candidates()}
+    for method in ("uniform", "paper"):
+        baseline = session.using(method=METHODS[method])
+        problem = pose(session, limits)
+        profiles = pose(baseline, limits).profiles
+        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles)).widths
+        assert widths.tobytes() in found
+    problem = pose(session, limits)
+    balanced = balanced_widths(problem.profiles, problem.costs, problem.valid, limits)
+    assert problem.scale(balanced / problem.valid.full).tobytes() in found
+
+
+def test_where_widths_lie_between_uniform_and_balanced_ones() -> None:
+    uniform, balanced = np.array([8.0, 8.0, 8.0]), np.array([2.0, 16.0, 8.0])
+    assert position(uniform, uniform, balanced) == 0
+    assert position(balanced, uniform, balanced) == 1
+    between = np.sqrt(uniform * balanced)
+    assert position(between, uniform, balanced) == pytest.approx(0.5)
+    assert position(np.array([16.0, 2.0, 8.0]), uniform, balanced) == 0
+    assert position(balanced, uniform, uniform) == 0
 
 
 def test_a_model_that_is_flat_everywhere_is_still_compressed() -> None:

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.recording import (
+    LARGEST_SYSTEM,
     VALIDATION,
     Recording,
     _one_per_stretch,
@@ -26,6 +27,19 @@ from tests.nets import images, tiny
 @pytest.mark.parametrize(("features", "rows"), [(9, 1152), (48, 6144), (512, 6144), (1000, 12000)])
 def test_observations_of_a_fit(features: int, rows: int) -> None:
     assert 50 * 2 * rows_per_example(features, calls=2, examples=50) == pytest.approx(rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 200_000), st.floats(1e6, 1e15))
+def test_products_of_a_fit_keep_their_work(features: int, work: float) -> None:
+    rows = rows_per_example(features, 1, 1, work)
+    assert rows <= rows_per_example(features, 1, 1)
+    if rows >= features:
+        assert features <= LARGEST_SYSTEM
+        assert rows * features**2 <= work * (1 + 1e-9)
+    else:
+        assert rows <= LARGEST_SYSTEM
+        assert rows**2 * features <= work * (1 + 1e-9)
 
 
 @settings(max_examples=100, deadline=None)

@@ -18,8 +18,10 @@ from fxprune.fit.execution import Execution
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.layer import FitOptions, fit_layer, sum_rows, to_matrices, to_weight
 from fxprune.fit.lockstep import order_layers
+from fxprune.fit.wide import gather_rows
 from fxprune.label.layers import Layer
-from fxprune.linalg.refit import EXACT, Fit
+from fxprune.linalg.refit import EXACT, Fit, solution
+from fxprune.linalg.wide_refit import refit_wide
 from fxprune.plans.factoring import Factoring
 from tests.fit.reductions import Recorded, record
 from tests.tensors import distance, normal
@@ -113,8 +115,9 @@ def test_the_moments_are_those_of_the_layers_own_rows() -> None:
     every = sum_rows(layer, execution, validated=False)
     assert every is not None
     assert every.validation is None
-    assert every.fitting.count == summed.every_row().count == 150
-    torch.testing.assert_close(every.fitting.pp, summed.every_row().pp)
+    both = summed.fitting + summed.validation
+    assert every.fitting.count == both.count == 150
+    torch.testing.assert_close(every.fitting.pp, both.pp)
 
 
 def test_examples_set_aside_judge_alone() -> None:
@@ -141,15 +144,43 @@ def test_a_ridge_that_is_given_is_taken() -> None:
     assert not torch.equal(case.reduction.tensor("2.weight"), prior)
 
 
-@pytest.mark.parametrize("features", [8, 3], ids=["refitted", "kept"])
-def test_the_rank_is_lowered_either_way(features: int) -> None:
+@pytest.mark.parametrize("rows", [150, 3], ids=["more rows", "more unknowns"])
+def test_the_rank_is_lowered_either_way(rows: int) -> None:
     model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6))
-    case = record(model, normal(150, 5), share=0.5)
-    options = FitOptions(ranks={"2.weight": 2}, max_features=features)
-    outcome = fit(case, "2.weight", options)
-    assert isinstance(outcome, Fit) or outcome == "4 unknowns per output"
-    assert isinstance(outcome, Fit) == (features == 8)
+    case = record(model, normal(rows, 5), share=0.5, batch=rows)
+    outcome = fit(case, "2.weight", FitOptions(ranks={"2.weight": 2}, ridge=0.1))
+    assert isinstance(outcome, Fit)
     assert int(torch.linalg.matrix_rank(case.reduction.tensor("2.weight"))) == 2
+
+
+WIDE: dict[str, tuple[list[nn.Module], tuple[int, ...]]] = {
+    "linear": ([nn.Linear(5, 40), nn.Tanh(), nn.Linear(40, 3)], (5,)),
+    "1-D": ([nn.Conv1d(3, 8, 1), nn.Tanh(), nn.Conv1d(8, 3, 9, padding=4)], (3, 12)),
+    "grouped": ([nn.Conv2d(4, 8, 1), nn.Tanh(), nn.Conv2d(8, 4, 5, groups=2)], (4, 6, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_few_rows_give_the_same_fit_in_either_variables(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the two systems is solved goes by its size, and does not change the minimum."""
+    layers, shape = WIDE[kind]
+    case = record(network(*layers), normal(9, *shape), share=0.5, batch=3)
+    monkeypatch.setattr("fxprune.fit.wide.BLOCK_COLUMNS", 10)
+    layer, execution = reach(case, "2.weight")
+    wide, sums = gather_rows(layer, execution, True, None), sum_rows(layer, execution, True)
+    assert wide is not None
+    assert sums is not None
+    assert sums.validation is not None
+    weight = case.reduction.tensor("2.weight")
+    prior = to_matrices(weight, wide.targets.shape[0])
+    both = sums.fitting + sums.validation
+    assert wide.targets.shape[1] == both.count
+    wanted = solution(both, prior, True, 0.1)
+    found = refit_wide(wide, prior, True, ridge=0.1)
+    torch.testing.assert_close(found.weight, wanted.weight, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.bias, wanted.bias, atol=1e-5, rtol=1e-5)
 
 
 def test_outputs_whose_labels_are_unknown_leave_a_layer_alone() -> None:
@@ -174,11 +205,25 @@ def test_matrices_become_the_weight_they_were(groups: int, kernel: list[int]) ->
     assert bool((weight != 0).all())
 
 
-def test_layers_too_wide_for_a_refit_are_truncated_by_their_outputs() -> None:
+def test_no_layer_is_too_wide_for_a_refit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More unknowns than equations that are solved at once: rows make the system."""
+    monkeypatch.setattr("fxprune.calibrate.recording.LARGEST_SYSTEM", 60)
+    layers = [nn.Conv1d(1, 16, 1), nn.Tanh(), nn.Conv1d(16, 2, 9)]
+    model, x, test = network(*layers), normal(60, 1, 20), normal(20, 1, 20, seed=1)
+    case = record(model, x, share=0.5)
+    with torch.no_grad():
+        expected, before = model(test), case.reduction.reduced(test)
+        outcome = fit(case, "2.weight")
+        after = case.reduction.reduced(test)
+    assert isinstance(outcome, Fit)
+    assert sum(chunk.picks["conv1d_1"] for chunk in case.recording.chunks) <= 63
+    assert distance(expected, after) < 0.5 * distance(expected, before)
+
+
+def test_wide_layers_are_truncated_by_their_outputs() -> None:
     net, x, name = trained("mlp"), load().calibration[:200], "layers.1.weight"
     case = record(net, x, share=1.0, batch=200)
-    outcome = fit(case, name, FitOptions(ranks={name: 60}, max_features=0))
-    assert outcome == "784 unknowns per output"
+    assert isinstance(fit(case, name, FitOptions(ranks={name: 60})), Fit)
     small, plain = case.reduction.reduced, copy.deepcopy(case.reduction.original)
     assert torch.linalg.matrix_rank(small.get_parameter(name), rtol=1e-5) == 60
     factorize_layers(plain, {name: Factoring(60)})

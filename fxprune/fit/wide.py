@@ -1,0 +1,114 @@
+"""Rows of a layer that has more unknowns per output than rows are sampled: the rows stay, and
+features pass by in blocks of channels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from fxprune.fit.execution import Execution
+from fxprune.fit.rows import read_features, split_groups
+from fxprune.fit.samples import Sample, sample_rows
+from fxprune.graph.convolution import LINEAR, groups
+from fxprune.graph.operators import operator_name
+from fxprune.label.layers import Layer
+from fxprune.linalg.wide_refit import WideRows
+
+BLOCK_BYTES, BLOCK_COLUMNS = 1 << 27, 1 << 13
+"""Most of a block of features: bytes, and columns, which are summed in their own precision."""
+
+
+def gather_rows(
+    layer: Layer, execution: Execution, validated: bool, fixed: Tensor | None
+) -> WideRows | None:
+    """All sampled rows of a layer, over all of its calls and chunks.
+
+    Args:
+        layer: of the original graph.
+        execution: has run up to the layer's inputs.
+        validated: whether some of the rows are to choose a ridge on.
+        fixed: what the layer adds to its outputs and is not fitted; None for nothing.
+
+    Returns:
+        None where outputs cannot be matched to the original's, or no rows are there.
+    """
+    weight = execution.reduction.tensor(layer.weight)
+    count = groups(execution.reduction.reduced_nodes[layer.node.name])
+    gathered: list[tuple[Node, list[Sample]]] = []
+    for call in layer.calls:
+        kept = execution.reduction.kept(call)
+        if kept is None:
+            return None
+        samples = sample_rows(layer, call, kept, execution)
+        gathered.append((call, [sample for sample, _ in samples]))
+    every = [sample for _, samples in gathered for sample in samples]
+    targets = torch.cat([sample.target for sample in every])
+    validates = torch.cat([_validates(sample, validated, execution) for sample in every])
+    if bool(validates.all()) or (validated and not bool(validates.any())):
+        return None
+    targets = targets if fixed is None else targets - fixed
+    features = _Features(execution, gathered, weight.shape[2:], count, weight.shape[1])
+    return WideRows(
+        weight[0].numel(),
+        features.blocks,
+        split_groups(targets, count),
+        validates.to(weight.device),
+    )
+
+
+def _validates(sample: Sample, validated: bool, execution: Execution) -> Tensor:
+    mask = torch.zeros(len(sample.target), dtype=torch.bool)
+    for validates, rows in sample.roles(validated, execution.chunks):
+        mask[rows] = validates
+    return mask
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What a layer reads at sampled positions, a block of channels after the other.
+
+    Attributes:
+        execution: has run up to the layer's inputs.
+        gathered: the samples of every call, one of every chunk.
+        kernel: sizes of the weight's kernel axes.
+        groups: of the convolution.
+        channels: that each of them reads.
+    """
+
+    execution: Execution
+    gathered: list[tuple[Node, list[Sample]]]
+    kernel: tuple[int, ...]
+    groups: int
+    channels: int
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Numbers (b,) of features, ordered as in `to_matrices`, and their columns (g, r, b)."""
+        taps = 1
+        for size in self.kernel:
+            taps *= size
+        rows = sum(len(s.target) for _, samples in self.gathered for s in samples)
+        bytes_each = 8 * taps * max(rows, 1) * self.groups
+        step = max(1, min(BLOCK_BYTES // bytes_each, BLOCK_COLUMNS // taps))
+        for first in range(0, self.channels, step):
+            own = torch.arange(first, min(first + step, self.channels))
+            index = (torch.arange(taps)[:, None] * self.channels + own).flatten()
+            yield index, self._columns(own)
+
+    def _columns(self, own: Tensor) -> Tensor:
+        """The columns of some channels of every group, (g, r, taps x channels)."""
+        wanted = (torch.arange(self.groups)[:, None] * self.channels + own).flatten()
+        parts = []
+        for call, samples in self.gathered:
+            source = call.args[0]
+            assert isinstance(source, Node)
+            linear = operator_name(call.target) == LINEAR
+            for sample, (_, x) in zip(samples, self.execution.values(source.name), strict=True):
+                dim = x.dim() - 1 - (0 if linear else len(self.kernel))
+                x = x.index_select(dim, wanted.to(x.device))
+                features = read_features(call, x, self.kernel, sample.at)
+                parts.append(split_groups(features, self.groups))
+        columns = torch.cat(parts, 1)
+        return columns.float() if columns.dtype in (torch.float16, torch.bfloat16) else columns

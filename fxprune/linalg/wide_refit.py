@@ -1,0 +1,178 @@
+r"""Refit a linear map from fewer rows than it has features.
+
+The minimum of `linalg.refit` in dual variables (Saunders, Gammerman, Vovk, ICML 1998): with
+P~ = (P - mean) D^{-1/2} and R = Y - P W0^T, the change to W0 is R^T (P~ P~^T + \lambda)^{-1} P~
+D^{-1/2}. The products of rows with each other are (r, r); features pass by in blocks, and no matrix
+of features by features is ever formed.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from fxprune.linalg.gram import gram
+from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, lowest
+from fxprune.linalg.regression_sums import COVARIANCE_SHRINKAGE
+
+Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+"""Gives all features anew at each call, in blocks: their numbers (b,) and columns (g, r, b)."""
+
+
+@dataclass(frozen=True)
+class WideRows:
+    """Rows of f features and o targets in each of g independent groups.
+
+    Attributes:
+        features: f.
+        blocks: the features.
+        targets: (g, r, o).
+        validates: (r,) bool, the rows on which a ridge is chosen.
+    """
+
+    features: int
+    blocks: Blocks
+    targets: Tensor
+    validates: Tensor
+
+    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Covariance (g, o, o) and mean (g, o) of P W^T, for a (g, o, f) weight, shrunk as
+        `RegressionSums.outputs` is.
+        """
+        found = torch.zeros_like(self.targets, dtype=torch.float64)
+        shrunk = weight.new_zeros(*weight.shape[:2], weight.shape[1])
+        for index, columns in self.blocks():
+            own = weight[..., index]
+            found += columns.double() @ own.mT
+            energy = columns.double().var(1, correction=0)
+            shrunk += (own * energy[:, None]) @ own.mT
+        rows, mean = found.shape[1], found.mean(1)
+        centered = found - mean[:, None]
+        share = COVARIANCE_SHRINKAGE * self.features / max(rows, 1)
+        return centered.mT @ centered / max(rows, 1) + share * shrunk, mean
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Rows times rows, and what priors leave of the targets, float64.
+
+    Attributes:
+        kernel: P~ P~^T, (g, r, r).
+        mean, scale: of the features, (g, f): P~ = (P - mean) * scale; no mean without intercept.
+        left: (g, r, o) of each prior.
+    """
+
+    kernel: Tensor
+    mean: Tensor
+    scale: Tensor
+    left: tuple[Tensor, ...]
+
+
+def refit_wide(
+    rows: WideRows,
+    prior: Tensor,
+    intercept: bool,
+    unseen: Tensor | None = None,
+    ridge: float | None = None,
+) -> Fit:
+    """Fit with the ridge that does best on the rows that validate, then on all rows.
+
+    Args:
+        rows: what to fit.
+        prior: W0, (g, o, f) float64, what the ridge pulls to.
+        intercept: whether the outputs may be shifted.
+        unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
+            rows that validate too.
+        ridge: relative to each feature's energy; chosen by default.
+    """
+    seen = _multiply(rows, (prior, prior if unseen is None else unseen), intercept)
+    if ridge is None:
+        ridge = _choose_ridge(rows, seen.kernel, seen.left[1], intercept)
+    weight = prior
+    if not math.isinf(ridge):
+        left = seen.left[0]
+        left = left - left.mean(1, keepdim=True) if intercept else left
+        dual = _solve(seen.kernel, left, ridge)
+        if dual is not None:
+            weight = prior + _primal(rows, seen, dual)
+    bias = weight.new_zeros(weight.shape[:2])
+    if intercept:
+        bias = rows.targets.double().mean(1) - (weight @ seen.mean[..., None])[..., 0]
+    return Fit(weight, bias, ridge)
+
+
+def _multiply(rows: WideRows, priors: tuple[Tensor, ...], intercept: bool) -> _Products:
+    groups, count = rows.targets.shape[:2]
+    targets = rows.targets.double()
+    kernel = targets.new_zeros(groups, count, count)
+    mean, scale = (targets.new_zeros(groups, rows.features) for _ in range(2))
+    left = [targets.clone() for _ in priors]
+    for index, columns in rows.blocks():
+        for rest, prior in zip(left, priors, strict=True):
+            rest -= (columns @ prior[..., index].mT.to(columns.dtype)).double()
+        if intercept:
+            mean[:, index] = columns.mean(1, dtype=torch.float64)
+            columns = columns - mean[:, None, index].to(columns.dtype)
+        energy = columns.double().square().sum(1)
+        scale[:, index] = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()
+        kernel += gram((columns * scale[:, None, index].to(columns.dtype)).mT).double()
+    return _Products(kernel, mean, scale, tuple(left))
+
+
+def _choose_ridge(rows: WideRows, kernel: Tensor, left: Tensor, intercept: bool) -> float:
+    """The ridge whose fit to the other rows errs least on those that validate; infinite where none
+    beats the prior.
+    """
+    fit, val = (~rows.validates).nonzero()[:, 0], rows.validates.nonzero()[:, 0]
+    if intercept:
+        # About the mean of the rows that are fitted, not of all.
+        kernel = kernel - kernel[:, fit].mean(1, keepdim=True)
+        kernel = kernel - kernel[:, :, fit].mean(2, keepdim=True)
+        left = torch.where(
+            rows.validates[:, None],
+            left - left[:, val].mean(1, keepdim=True),
+            left - left[:, fit].mean(1, keepdim=True),
+        )
+    targets = rows.targets[:, val].double()
+    spread = targets - targets.mean(1, keepdim=True) if intercept else targets
+    before = float(left[:, val].square().sum())
+    if not len(val) or not before > EXACT * max(float(spread.square().sum()), TINY):
+        return math.inf
+    inner, across = kernel[:, fit][:, :, fit], kernel[:, val][:, :, fit]
+
+    @cache
+    def excess(at: int) -> float:
+        """By how much the squared error at a ridge exceeds the prior's."""
+        dual = _solve(inner, left[:, fit], RIDGES[at])
+        if dual is None:
+            return 0.0
+        error = left[:, val] - across @ dual
+        error = error - error.mean(1, keepdim=True) if intercept else error
+        return float(error.square().sum()) - before
+
+    at = lowest(excess, START, len(RIDGES))
+    return RIDGES[at] if excess(at) < 0 else math.inf
+
+
+def _solve(kernel: Tensor, left: Tensor, ridge: float) -> Tensor | None:
+    """(K + ridge)^{-1} R, (g, r, o) float64; None where a system is not positive definite."""
+    dtype = torch.float32 if ridge >= SINGLE else torch.float64
+    system = kernel.to(dtype, copy=True)
+    system.diagonal(dim1=1, dim2=2).add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if bool(failed.any()):
+        return None
+    return torch.cholesky_solve(left.to(dtype), factor).double()
+
+
+def _primal(rows: WideRows, seen: _Products, dual: Tensor) -> Tensor:
+    """The change of the weight, (g, o, f): R^T (K + ridge)^{-1} P~ D^{-1/2}."""
+    change = dual.new_zeros(dual.shape[0], dual.shape[2], rows.features)
+    for index, columns in rows.blocks():
+        centered = columns - seen.mean[:, None, index].to(columns.dtype)
+        product = (dual.mT.to(columns.dtype) @ centered).double()
+        change[..., index] = product * seen.scale[:, None, index].square()
+    return change
