@@ -1,6 +1,5 @@
 """One random network: reduced at a random keep mask, it must equal the masked original."""
 
-import copy
 import random
 import signal
 import time
@@ -34,6 +33,7 @@ EXACT = 1e-9
 """Relative difference that is rounding."""
 NOISE = 1000.0
 """Times what a change of the inputs in their last bit does to the outputs that is rounding, too."""
+LOW = (torch.float32, torch.bfloat16)
 EXPORTED, COMPRESSED = 40, 400
 """Every so many networks go through torch.export, and through `fxprune.compress`."""
 LIMIT = 60
@@ -146,7 +146,9 @@ def _judge(recipe: Recipe, outcome: Outcome) -> None:
         small = reduce.call(graph).graph_module
     # Numbers of another type are rounded where a forward names its inputs' type.
     original = net if dtype == torch.float64 else graph
-    _compare(recipe, outcome, original, _masked(original, graph, small, analysis, keep_mask), small)
+    before = [outputs(_doubled(original), batch) for batch in _batches(recipe, outcome)]
+    masked = _mask(original, graph, small, analysis, keep_mask)
+    _compare(recipe, outcome, before, masked, small)
 
 
 def _network(recipe: Recipe, written: Written) -> tuple[nn.Module, torch.dtype] | None:
@@ -195,31 +197,41 @@ def _same_groups(net: nn.Module, recipe: Recipe, dtype: torch.dtype, analysis: A
         raise AssertionError(f"the tracer's groups are {other}, those of torch.export {analysis}")
 
 
-def _masked(
+def _mask(
     original: nn.Module,
     graph: GraphModule,
     small: nn.Module,
     analysis: Analysis,
     keep_mask: np.ndarray,
 ) -> nn.Module:
-    """The original with zeros where channels went."""
+    """The original, from now on with zeros where channels went."""
     plan = make_plan(analysis, keep_mask, tensors(graph), "random", {})
     held = tensors(original)
-    big = copy.deepcopy(original if set(plan.kept) <= set(held) else graph)
-    full, reduced = tensors(big), tensors(small)
+    if not set(plan.kept) <= set(held):
+        original, held = graph, tensors(graph)
+    reduced = tensors(small)
     for name, kept in plan.kept.items():
-        full[name].copy_(scatter(reduced[name], plan.shapes[name], kept))
-    return big
+        held[name].copy_(scatter(reduced[name], plan.shapes[name], kept))
+    return original
+
+
+def _batches(recipe: Recipe, outcome: Outcome) -> list[Batch]:
+    """Other examples, and other numbers of them, than were traced."""
+    counts = (3,) if outcome.lane == "traced" else (1, 3)
+    return [make_batch(_examples(recipe, n, n, torch.float64), {}) for n in counts]
 
 
 def _compare(
-    recipe: Recipe, outcome: Outcome, original: nn.Module, masked: nn.Module, small: nn.Module
+    recipe: Recipe,
+    outcome: Outcome,
+    before: Sequence[Sequence[Tensor]],
+    masked: nn.Module,
+    small: nn.Module,
 ) -> None:
-    """Whether both give the same in double precision on other numbers of examples."""
+    """Whether both give the same in double precision; `before` is what the original gave."""
     outcome.verdict = EQUAL
-    original, masked, small = map(_doubled, (copy.deepcopy(original), masked, small))
-    for count in (3,) if outcome.lane == "traced" else (1, 3):
-        batch = make_batch(_examples(recipe, count, count, torch.float64), {})
+    masked, small = _doubled(masked), _doubled(small)
+    for first, batch in zip(before, _batches(recipe, outcome), strict=True):
         expected = outputs(masked, batch)
         if not all(bool(torch.isfinite(t).all()) for t in expected):
             outcome.verdict, outcome.text = INVALID, "its outputs are not finite"
@@ -230,22 +242,24 @@ def _compare(
             outcome.verdict, outcome.text = WRONG, str(wrong)
             return
         outcome.error = max(outcome.error, error)
-        outcome.effect = max(outcome.effect, distance(outputs(original, batch), expected))
+        outcome.effect = max(outcome.effect, distance(list(first), expected))
         if not error <= EXACT and not error <= _noise(masked, batch, expected):
-            outcome.verdict, outcome.text = WRONG, f"differs by {error:.1e} on {count} examples"
+            outcome.verdict = WRONG
+            outcome.text = f"differs by {error:.1e} on {batch.size} examples"
             return
 
 
 def _doubled(net: nn.Module) -> nn.Module:
     """In double precision, where a graph names another one too."""
     if isinstance(net, GraphModule):
+        changed = False
         for node in net.graph.nodes:
-            low = [t for t in DTYPES.values() if t in (*node.args, *node.kwargs.values())]
-            if low:
-                swap = {t: torch.float64 for t in low}
-                node.args = tuple(swap.get(a, a) if a in low else a for a in node.args)
-                node.kwargs = {k: swap.get(a, a) if a in low else a for k, a in node.kwargs.items()}
-        net.recompile()
+            args = tuple(torch.float64 if a in LOW else a for a in node.args)
+            kwargs = {k: torch.float64 if a in LOW else a for k, a in node.kwargs.items()}
+            if args != node.args or kwargs != node.kwargs:
+                node.args, node.kwargs, changed = args, kwargs, True
+        if changed:
+            net.recompile()
     return net.double()
 
 
@@ -262,4 +276,5 @@ def _compress(recipe: Recipe, net: nn.Module, outcome: Outcome) -> None:
     fitted = [_examples(recipe, 8, 10 + i, torch.float64) for i in range(4)]
     small = fxprune.compress(net, fitted, flops=0.7, progress=False)
     outcome.operators = len(small.graph.nodes)
-    _compare(recipe, outcome, net, fxprune.masked(net, small), small)
+    before = [outputs(net, batch) for batch in _batches(recipe, outcome)]
+    _compare(recipe, outcome, before, fxprune.masked(net, small), small)

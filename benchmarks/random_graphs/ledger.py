@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Shard:
 
     def line(self) -> str:
         """As JSON."""
-        numbers = asdict(self) | {"seconds": {k: round(v, 1) for k, v in self.seconds.items()}}
+        numbers = vars(self) | {"seconds": {k: round(v, 1) for k, v in self.seconds.items()}}
         return json.dumps(numbers)
 
 

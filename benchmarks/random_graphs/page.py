@@ -19,7 +19,7 @@ in which the same channels are zeros. Figures: 2-core AMD EPYC, CPU, torch 2.13.
     python -m benchmarks.graphs --replay                     # every seed that ever failed, on the code of today
 
 **A network** is one `nn.Module` of its own, from one seed: one to three inputs (maps of one to three spatial dimensions, tokens,
-vectors, whole numbers for an embedding), chained from {constructs} constructs (each in many forms) until it has 3 to 60 statements,
+vectors, whole numbers for an embedding), chained from {constructs} constructs (each in many forms) until it has 3 to 60 operators (the last construct may exceed it),
 with branches, shared weights and several outputs. Its statements are Python source, so that a failing one can be read.
 
 **Judged**: a random number of channels of every group goes, in each block at random. The reduced graph and the masked original must

@@ -153,6 +153,10 @@ class Program:
         other = self.beside(x)
         return other if other.shape == x.shape else self.project(other, x.channels)
 
+    def operators(self) -> int:
+        """About how many operators have been written."""
+        return sum(max(line.count("("), 1) for line in self.lines)
+
     def source(self, outputs: str) -> str:
         """The network as a class `Net`."""
         layers = "".join(f"        {line}\n" for line in self.layers)

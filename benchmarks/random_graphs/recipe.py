@@ -14,7 +14,7 @@ from benchmarks.random_graphs.program import Program, Value
 FAMILIES = (convolutions, joining, pointwise, movement, mixing)
 """Imported for their entries in the table."""
 LARGEST = 60
-"""Statements of the longest network."""
+"""Operators of the longest network, about."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -68,13 +68,13 @@ class Written:
 
 
 def draw_recipe(seed: int) -> Recipe:
-    """A random network: one to three inputs, constructs until it has 3 to 60 statements."""
+    """A random network: one to three inputs, constructs until it has 3 to 60 operators."""
     draw = random.Random(seed)
     inputs = tuple(_input(draw) for _ in range(draw.choice((1, 1, 1, 1, 2, 2, 3))))
-    wanted = round(3 * (LARGEST / 3) ** (draw.random() ** 1.3))
+    wanted = round(3 * (LARGEST / 3) ** (draw.random() ** 1.4))
     blocks: list[Block] = []
     program = _start(inputs, seed)
-    while len(program.lines) < wanted and len(blocks) < LARGEST:
+    while program.operators() < wanted and len(blocks) < LARGEST:
         back = int(draw.expovariate(1.2))
         block = Block("", draw.randrange(1 << 30), draw.choice((3, 4, 6, 8)), back)
         source = _pick(program, back)

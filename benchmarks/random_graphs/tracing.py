@@ -8,7 +8,7 @@ the room `fxprune.capture`; a share of the networks goes through that too (`judg
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,15 @@ class Batch:
     times: int
 
 
+def _swap(item: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested arguments with every leaf changed."""
+    if isinstance(item, (list, tuple)):
+        return type(item)(_swap(part, change) for part in item)
+    if isinstance(item, dict):
+        return {key: _swap(part, change) for key, part in item.items()}
+    return change(item)
+
+
 class Log(TorchDispatchMode):
     """Every operator called.
 
@@ -80,9 +89,11 @@ class Log(TorchDispatchMode):
 
     def refer(self, item: Any) -> Any:
         """Arguments or outputs, with where they come from in the place of tensors."""
-        return pytree.tree_map_only(Tensor, self._source, item)
+        return _swap(item, self._source)
 
-    def _source(self, tensor: Tensor) -> Made | Given:
+    def _source(self, tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            return tensor
         if id(tensor) not in self.sources:
             self.sources[id(tensor)] = Given(f"constant_{len(self.constants)}")
             self.constants.append(tensor)
@@ -125,15 +136,13 @@ def _run(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Log, Any]:
 
 def _merge(one: Any, two: Any) -> Any:
     """The notes of both runs as one, with numbers that follow the batch told apart."""
-    left, form = pytree.tree_flatten(one)
-    right, other = pytree.tree_flatten(two)
-    if form != other:
-        raise UntraceableError("arguments of another form on more examples")
-    return pytree.tree_unflatten([_same(a, b) for a, b in zip(left, right, strict=True)], form)
-
-
-def _same(one: Any, two: Any) -> Any:
-    if one == two and type(one) is type(two):
+    if type(one) is not type(two):
+        raise UntraceableError(f"{one} becomes {two} on more examples")
+    if isinstance(one, (list, tuple)) and len(one) == len(two):
+        return type(one)(_merge(a, b) for a, b in zip(one, two, strict=True))
+    if isinstance(one, dict) and one.keys() == two.keys():
+        return {key: _merge(one[key], two[key]) for key in one}
+    if one == two:
         return one
     numbers = type(one) is int and type(two) is int
     if not numbers or one * AGAIN != two * TRACED or one % TRACED:
@@ -151,9 +160,13 @@ class _Builder:
         self.nodes: dict[Any, Node] = {}
         self.calls: list[Node] = []
         # As torch.export does: weights first, in the model's order.
-        read = {item for item in pytree.tree_leaves([c[1] for c in log.calls])}
+        read = set[int | str]()
+        _swap(
+            [noted for _, noted, _ in log.calls],
+            lambda i: read.add(i.name) if isinstance(i, Given) else None,
+        )
         for name in self.held:
-            if Given(name) in read:
+            if name in read:
                 self.node(Given(name))
         for i, tensor in enumerate(inputs):
             self.nodes[Given(i)] = self._note(self.graph.placeholder(f"x{i}"), tensor)
@@ -185,7 +198,7 @@ class _Builder:
 
     def call(self, target: Any, noted: Any, result: Any) -> None:
         """One more call."""
-        args, kwargs = pytree.tree_map(self.node, noted)
+        args, kwargs = _swap(noted, self.node)
         self.calls.append(self._note(self.graph.call_function(target, args, kwargs), result))
 
     @staticmethod

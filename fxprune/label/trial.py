@@ -18,9 +18,11 @@ from fxprune.graph.nodes import where
 from fxprune.label.arguments import Rewriter
 from fxprune.label.checker import Checker
 from fxprune.label.groups import Analysis
-from fxprune.label.propagation import Propagation, empty, signature
+from fxprune.label.propagation import Propagation, Remembered, empty
 from fxprune.label.survivors import Conflict, kept_axes, survivors
 from fxprune.rules.labels import FIXED, Value, narrow_constant, varying
+
+_SHAPES = Remembered[list[tuple[int, ...]] | None]()
 
 
 def check(module: GraphModule, analysis: Analysis, keep_mask: np.ndarray) -> None:
@@ -59,8 +61,6 @@ class _Trial(Propagation):
         self.rewriter, self.before = rewriter, rewriter.analysis.values
         self.record: Checker = checker
         self.conflicts: list[Conflict] = []
-        # Networks repeat themselves, and operators on the meta device are written in Python.
-        self._shapes: dict[object, list[tuple[int, ...]] | None] = {}
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Operator and arguments of the rewritten call."""
@@ -133,10 +133,8 @@ class _Trial(Propagation):
         target, raw, keywords = self.arguments(node)
         args = self._resolve(raw)
         kwargs = {k: self._resolve(v) for k, v in keywords.items() if k != "device"}
-        call = target, signature(args), signature(list(kwargs.items()))
-        if call not in self._shapes:
-            self._shapes[call] = _result_shapes(target, args, kwargs)
-        shapes, expected = self._shapes[call], [v.shape for v in _flat([after])]
+        shapes = _SHAPES.get(target, args, kwargs, lambda: _result_shapes(target, args, kwargs))
+        expected = [v.shape for v in _flat([after])]
         if shapes is not None and shapes != expected:
             raise PlanError(f"shapes {shapes} where {expected} are expected")
 
