@@ -28,7 +28,7 @@ from benchmarks.random_graphs.page import bound, page
 from benchmarks.random_graphs.recipe import draw_recipe, write
 from benchmarks.random_graphs.shrink import is_failure, shrink, snippet
 
-ENTRY = 400
+ENTRY = 200
 """Networks per line of the ledger."""
 console = Console(width=160, soft_wrap=True, markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""Random networks, and what shall hold of each: takes a seed, gives an outcome that can be replayed.
+"""Random networks, and what shall hold of each: takes a seed, gives an outcome to replay.
 
 `program` writes a network as Python source, statement by statement; the files of families
 (`convolutions`, `joining`, ...) hold the constructs; `recipe` draws which are chained; `tracing`

@@ -44,7 +44,7 @@ class Shard:
     lanes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
     visible: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     constructs: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ class Shard:
         self.last = outcome.seed
         self.verdicts[outcome.verdict] += 1
         self.lanes[outcome.lane] += 1
-        self.seconds[outcome.lane] += outcome.seconds
+        self.seconds[outcome.lane] = self.seconds.get(outcome.lane, 0.0) + outcome.seconds
         for name in set(outcome.used):
             self.constructs[name] += 1
         if outcome.operators:
@@ -104,8 +104,12 @@ def read(path: Path) -> list[Shard]:
 
 def _shard(numbers: dict[str, Any]) -> Shard:
     failures = [tuple(entry) for entry in numbers.pop("failures")]
-    counted = {k: Counter(v) if isinstance(v, dict) else v for k, v in numbers.items()}
-    return Shard(**counted, failures=failures)
+    shard = Shard(numbers.pop("first"), numbers.pop("last"), numbers.pop("step"), "")
+    for name, value in numbers.items():
+        counted = isinstance(value, dict) and name != "seconds"
+        setattr(shard, name, Counter(value) if counted else value)
+    shard.failures = failures
+    return shard
 
 
 def append(path: Path, shard: Shard) -> None:
@@ -126,6 +130,8 @@ def together(shards: Sequence[Shard]) -> Shard:
     for shard in shards:
         total.visible += shard.visible
         total.failures += shard.failures
-        for name in ("verdicts", "lanes", "sizes", "seconds", "reasons", "refused", "constructs"):
+        for lane, seconds in shard.seconds.items():
+            total.seconds[lane] = total.seconds.get(lane, 0.0) + seconds
+        for name in ("verdicts", "lanes", "sizes", "reasons", "refused", "constructs"):
             getattr(total, name).update(getattr(shard, name))
     return total

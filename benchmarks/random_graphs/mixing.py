@@ -121,8 +121,8 @@ def fused_attention(p: Program, x: Value) -> Value:
         q, k, v = (p.say(f"{parts}[:, :, :, {i}]") for i in range(3))
     else:
         cut = "chunk(3, -1)" if way == "chunk" else f"split({heads * each}, dim=2)"
-        parts = [p.resized(f"{y}.{cut}[{i}]", x, heads * each) for i in range(3)]
-        q, k, v = (p.say(_heads(part, heads, each)) for part in parts)
+        thirds = [p.resized(f"{y}.{cut}[{i}]", x, heads * each) for i in range(3)]
+        q, k, v = (p.say(_heads(third, heads, each)) for third in thirds)
     mixed = _mixed(p, q, k, v, each, "")
     z = p.resized(f"{mixed}.transpose(1, 2).flatten(2)", x, heads * each)
     return p.like(f"{x} + {p.project(z, x.channels)}", x)
@@ -132,7 +132,7 @@ def fused_attention(p: Program, x: Value) -> Value:
 def shared_keys(p: Program, x: Value) -> Value:
     """Grouped queries: several heads share one of keys and values."""
     groups, times = p.some(1, 2), 2
-    each, length = p.draw.randint(2, max(2, p.widest // 2)), x.shape[0]
+    each = p.draw.randint(2, max(2, p.widest // 2))
     heads = groups * times
     q = p.say(_heads(p.project(x, heads * each), heads, each))
     k, v = (p.say(_heads(p.project(x, groups * each), groups, each)) for _ in range(2))

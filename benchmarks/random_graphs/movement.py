@@ -116,12 +116,14 @@ def moved(p: Program, x: Value) -> Value:
     every = ":, " * dim
     forms = (
         f"{x}.flip({dim})", f"torch.roll({x}, 1, {dim})", f"{x}.index_select({dim}, {table})",
-        f"{x}[{every}{index}]", f"{x}[{every}{table}]", f"{x}.transpose({dim}, -1).transpose({dim}, -1)",
+        f"{x}[{every}{index}]", f"{x}[{every}{table}]",
+        f"{x}.transpose({dim}, -1).transpose({dim}, -1)",
         f"torch.cat([{x}.narrow({dim}, {size - 1}, 1), {x}.narrow({dim}, 0, {size - 1})], {dim})",
         f"torch.stack({x}.unbind({dim}), {dim})", f"{x}.unsqueeze({dim}).squeeze({dim})",
         f"{x}.swapaxes({dim}, 1).swapaxes({dim}, 1)", f"torch.cat({x}.split(1, {dim}), {dim})",
         f"{x}.movedim(1, -1).movedim(-1, 1)", f"{x}.cumsum({dim}) * 0.3",
-        f"{x}.softmax({dim})", f"{x}.sort({dim}).values", f"{x}.unsqueeze(1).expand(-1, 2, *{x}.shape[1:]).sum(1)",
+        f"{x}.softmax({dim})", f"{x}.sort({dim}).values",
+        f"{x}.unsqueeze(1).expand(-1, 2, *{x}.shape[1:]).sum(1)",
     )  # fmt: skip
     return p.like(p.draw.choice(forms), x)
 
@@ -132,12 +134,17 @@ def resized_positions(p: Program, x: Value) -> Value:
     dim = 1 if x.kind == "tokens" else p.draw.randint(2, x.rank + 1)
     size = x.shape[dim - 1]
     every = ":, " * dim
-    forms = [(f"torch.cat([{x}, {x}], {dim})", 2 * size), (f"{x}.repeat_interleave(2, {dim})", 2 * size),
-             (f"torch.cat([{x}, torch.zeros_like({x}.narrow({dim}, 0, 1))], {dim})", size + 1)]  # fmt: skip
+    zeros = f"torch.zeros_like({x}.narrow({dim}, 0, 1))"
+    forms = [
+        (f"torch.cat([{x}, {x}], {dim})", 2 * size),
+        (f"{x}.repeat_interleave(2, {dim})", 2 * size),
+        (f"torch.cat([{x}, {zeros}], {dim})", size + 1),
+    ]
     if size > 1:
         forms += [(f"{x}[{every}1:]", size - 1), (f"{x}.narrow({dim}, 0, 1)", 1),
                   (f"{x}[{every}::2]", (size + 1) // 2), (f"{x}[{every}:-1]", size - 1),
-                  (f"{x}.sum({dim}, keepdim=True)", 1), (f"{x}[{every}1:] - {x}[{every}:-1]", size - 1)]  # fmt: skip
+                  (f"{x}.sum({dim}, keepdim=True)", 1),
+                  (f"{x}[{every}1:] - {x}[{every}:-1]", size - 1)]  # fmt: skip
     if x.kind == "map":
         at = 2 * (x.rank + 1 - dim)
         pad = tuple(1 if i in (at, at + 1) else 0 for i in range(2 * x.rank))
@@ -151,14 +158,14 @@ def resized_positions(p: Program, x: Value) -> Value:
 
 
 @construct(weight=2)
-def channel_moves(p: Program, x: Value) -> Value:
+def channel_moves(p: Program, x: Value) -> Value | None:
     """Channels are repeated, dropped, reordered or cut."""
     at, c = axis(x), x.channels
     order = list(range(c))
     p.draw.shuffle(order)
     some = sorted(p.draw.sample(range(c), max(1, c - 1)))
     table = p.buffer(f"torch.tensor({p.some(order, some)})")
-    picked = len(table and eval_list(p.layers[-1]))
+    picked = len(numbers_of(p.layers[-1]))
     every = ":, " * at
     forms = [
         (f"{x}.index_select({at}, {table})", picked), (f"{x}[{every}{table}]", picked),
@@ -171,15 +178,16 @@ def channel_moves(p: Program, x: Value) -> Value:
         (f"torch.stack([{x}, {x} * 2], {at}).flatten({at}, {at + 1})", 2 * c),
     ]  # fmt: skip
     if c > 1:
-        forms += [(f"{x}[{every}1:]", c - 1), (f"{x}[{every}::2]", (c + 1) // 2), (f"{x}[{every}:-1]", c - 1),
-                  (f"{x}.narrow({at}, 0, {c - 1})", c - 1), (f"{x}.narrow({at}, 1, {c - 1})", c - 1),
+        forms += [(f"{x}[{every}1:]", c - 1), (f"{x}[{every}::2]", (c + 1) // 2),
+                  (f"{x}[{every}:-1]", c - 1), (f"{x}.narrow({at}, 0, {c - 1})", c - 1),
+                  (f"{x}.narrow({at}, 1, {c - 1})", c - 1),
                   (f"torch.cat([{x}[{every}:1], {x}[{every}1:]], {at})", c),
                   (f"{x}.select({at}, 0).unsqueeze({at})", 1)]  # fmt: skip
     text, channels = p.draw.choice(forms)
     return p.resized(text, x, min(channels, 2 * c)) if channels <= 48 else None
 
 
-def eval_list(layer: str) -> list[int]:
+def numbers_of(layer: str) -> list[int]:
     """The numbers of a buffer that was just written."""
     inside = layer.partition("[")[2].partition("]")[0]
     return [int(number) for number in inside.split(",")]
@@ -228,19 +236,25 @@ def space_to_depth(p: Program, x: Value) -> Value | None:
         return None
     parts = ", ".join(f"{x}[:, :, {i}::2, {j}::2]" for i in (0, 1) for j in (0, 1))
     sizes = tuple(s // 2 for s in x.sizes)
-    form = p.some(f"torch.cat([{parts}], 1)", f"F.pixel_unshuffle({x}, 2)", f"F.unfold({x}, 2, stride=2).view({x}.shape[0], {4 * x.channels}, {sizes[0]}, {sizes[1]})")  # fmt: skip
+    shape = f"{x}.shape[0], {4 * x.channels}, {sizes[0]}, {sizes[1]}"
+    form = p.some(
+        f"torch.cat([{parts}], 1)",
+        f"F.pixel_unshuffle({x}, 2)",
+        f"F.unfold({x}, 2, stride=2).view({shape})",
+    )
     return p.let(form, "map", 4 * x.channels, *sizes) if 4 * x.channels <= 48 else None
 
 
 @construct()
 def computed_indices(p: Program, x: Value) -> Value:
     """Positions or channels picked by what the network computes."""
+    if x.kind == "map":
+        gate = p.project(x, 1)
+        return p.like(f"{x} * torch.sigmoid({gate}.amax(1, keepdim=True))", x)
     if x.kind == "flat":
-        return p.like(p.some(f"{x}.sort(1).values", f"{x}.gather(1, {x}.argsort(1))"), x)
-    dim = 1 if x.kind == "tokens" else 2
-    size = x.shape[dim - 1]
-    order = p.say(f"{x}.mean({2 if x.kind == 'tokens' else 1}).flatten(1).argsort(1)[:, :{size}]")
-    shape = "(-1, -1, " + str(x.channels) + ")"
-    if x.kind == "tokens":
-        return p.like(f"{x}.gather(1, {order}[:, :, None].expand{shape})", x)
-    return p.like(f"{x} * torch.sigmoid({x}.amax(1, keepdim=True))", x)
+        best = p.say(f"{p.project(x, 2)}.argmax(1, keepdim=True)")
+        y = p.project(x, p.width())
+        return p.like(f"{y} * ({best} == 0)", y)
+    scores, shape = p.project(x, 1), f"(-1, -1, {x.channels})"
+    order = p.say(f"{scores}.squeeze(-1).argsort(1)")
+    return p.like(f"{x}.gather(1, {order}[:, :, None].expand{shape})", x)

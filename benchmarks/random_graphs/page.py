@@ -10,26 +10,34 @@ from fxprune.linalg.clopper_pearson import lower_bound
 
 INTRODUCTION = """# Random networks
 
-`python -m benchmarks.graphs` writes random networks, removes random channels of each, and compares the result with the original
-in which the same channels are zeros. Figures: 2-core AMD EPYC, CPU, torch 2.13.0, {days}.
+`python -m benchmarks.graphs` writes random networks, removes random channels of each, and compares
+the result with the original in which the same channels are zeros. Figures: 2-core AMD EPYC, CPU,
+torch 2.13.0, {days}.
 
-    python -m benchmarks.graphs --minutes 60 --shard 0/2     # goes on where the ledger ends; adds to it
-    python -m benchmarks.graphs --only 1234                  # one seed: its source, and what became of it
-    python -m benchmarks.graphs --shrink 1234                # the smallest network that fails alike, as a file that runs
-    python -m benchmarks.graphs --replay                     # every seed that ever failed, on the code of today
+    # Goes on where the ledger docs/graphs.jsonl ends, adds to it, and writes this page anew.
+    python -m benchmarks.graphs --minutes 60 --shard 0/2 --out docs/graphs.md
+    python -m benchmarks.graphs --only 1234     # one seed: its source, and what became of it
+    python -m benchmarks.graphs --shrink 1234   # the smallest network that fails alike, to run
+    python -m benchmarks.graphs --replay        # every seed that ever failed, on today's code
 
-**A network** is one `nn.Module` of its own, from one seed: one to three inputs (maps of one to three spatial dimensions, tokens,
-vectors, whole numbers for an embedding), chained from {constructs} constructs (each in many forms) until it has 3 to 60 operators (the last construct may exceed it),
-with branches, shared weights and several outputs. Its statements are Python source, so that a failing one can be read.
+**A network** is one `nn.Module` of its own, from one seed: one to three inputs (maps of one to
+three spatial dimensions, tokens, vectors, whole numbers for an embedding), chained from
+{constructs} constructs (each in many forms) until it has 3 to 60 operators (its last construct may
+go beyond), with branches, shared weights and several outputs. It is written as Python source, so
+that one that fails can be read.
 
-**Judged**: a random number of channels of every group goes, in each block at random. The reduced graph and the masked original must
-agree in float64 to {exact:.0e} of the largest output (or to what rounding does: a change of the inputs in their last bit), on
-another number of examples than was traced. Weights of other types (a fifth: float32, bfloat16) are compared in float64 too.
+**Judged**: of every group a random number of channels goes, in each block others. The reduced graph
+and the masked original must agree in float64 to {exact:.0e} of the largest output (or to 1,000
+times what a change of the inputs in their last bit does, at most 1e-4), on another number of
+examples than was traced. Weights of other types (a fifth: float32, bfloat16) are compared in
+float64 too.
 
-**Lanes**. `traced`: the graph comes from a cheaper tracer than torch.export (two runs on numbers, see `benchmarks/random_graphs/tracing.py`),
-and the pass is called without its own check of the labels, which would refuse what is wrong here. `exported`: torch.export and the whole of
-`fxprune.capture`, the pass with its check, layers lifted; one in {exported}, and those that the tracer does not take. Its groups must be
-the tracer's. `compressed`: `fxprune.compress` with 32 examples (decided, folded, refitted), against `fxprune.masked`; one in {compressed}.
+**Lanes**. `traced`: the graph comes from a tracer that is cheaper than torch.export (two runs on
+numbers, `benchmarks/random_graphs/tracing.py`), and the pass runs without its own check of the
+labels, which would refuse some of what is wrong here. `exported`: torch.export and the whole of
+`fxprune.capture`, the pass with its check, layers lifted; one in {exported}, and those that the
+tracer does not take; the groups must be those of the tracer. `compressed`: `fxprune.compress` with
+32 examples (decided, folded, refitted) against `fxprune.masked`; one in {compressed}.
 """
 
 
@@ -90,7 +98,7 @@ def _counts(columns: dict[str, Shard]) -> str:
 
 
 def _each(shard: Shard) -> dict[str, str]:
-    return {k: f"{shard.seconds[k] / n:.3f}" for k, n in shard.lanes.items()}
+    return {k: f"{shard.seconds.get(k, 0.0) / n:.3f}" for k, n in shard.lanes.items()}
 
 
 def _tens(sizes: Counter[str]) -> Counter[str]:

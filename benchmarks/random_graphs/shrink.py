@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.random_graphs.judge import FAILURES, Outcome, judge
 from benchmarks.random_graphs.program import fill
@@ -53,10 +54,10 @@ def _once(recipe: Recipe, fails: Callable[[Recipe], bool], more: Callable[[], bo
             else:
                 at += size
         size //= 2
-    for candidate in _simpler(recipe):
+    for change in _simpler(recipe):
         if not more():
             break
-        changed = candidate(recipe)
+        changed = change(recipe)
         if changed != recipe and fails(changed):
             recipe = changed
     return recipe
@@ -67,10 +68,14 @@ def _simpler(recipe: Recipe) -> Iterator[Callable[[Recipe], Recipe]]:
     yield lambda r: replace(r, result="one")
     yield lambda r: replace(r, dtype="float64")
     for at in reversed(range(1, len(recipe.inputs))):
-        yield lambda r, at=at: replace(r, inputs=r.inputs[:at] + r.inputs[at + 1 :])
+        yield partial(_without_input, at=at)
     for at in range(len(recipe.blocks)):
         for widest in (2, 3):
-            yield lambda r, at=at, widest=widest: _narrow(r, at, widest)
+            yield partial(_narrow, at=at, widest=widest)
+
+
+def _without_input(recipe: Recipe, at: int) -> Recipe:
+    return replace(recipe, inputs=recipe.inputs[:at] + recipe.inputs[at + 1 :])
 
 
 def _narrow(recipe: Recipe, at: int, widest: int) -> Recipe:

@@ -69,7 +69,7 @@ class Log(TorchDispatchMode):
     """
 
     def __init__(self, given: dict[int, Given]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sources: dict[int, Made | Given] = dict(given)
         self.calls: list[tuple[Any, Any, Any]] = []
         self.constants: list[Tensor] = []
@@ -129,8 +129,13 @@ def _run(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Log, Any]:
     given = {id(tensor): Given(name) for name, tensor in tensors}
     given |= {id(tensor): Given(i) for i, tensor in enumerate(inputs)}
     log = Log(given)
-    with torch.inference_mode(), log:
-        output = model(*inputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused call, which torch.export never sees
+    try:
+        with torch.inference_mode(), log:
+            output = model(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return log, log.refer(output)
 
 

@@ -1,5 +1,9 @@
 """Chance may keep as many channels as another box of blocks holds; the blocks still stay."""
 
+from typing import Any
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +11,8 @@ from benchmarks.examination.masked import masked, tensors
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
-from fxprune.label.keep import keep_all
+from fxprune.label.keep import keep_all, keep_random
+from fxprune.label.trial import conflicts
 from fxprune.passes import ReduceChannels
 from fxprune.plans.plan import make_plan
 from tests.nets import Net
@@ -30,7 +35,7 @@ def reduced(net: nn.Module, x: Tensor, removed: dict[str, list[int]]) -> tuple[T
 def test_two_heads_that_keep_another_channel_each() -> None:
     """The first of one head and the second of the other: either dimension could be halved."""
 
-    def forward(net: Net, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Tensor:
         q, k, v = (
             layer(x).view(x.shape[0], 4, 2, 2).transpose(1, 2) for layer in (net.q, net.k, net.v)
         )
@@ -49,7 +54,7 @@ def test_two_heads_that_keep_another_channel_each() -> None:
 def test_blocks_that_keep_a_latin_square() -> None:
     """Three blocks lose one channel each, every time at another place."""
 
-    def forward(net: Net, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Tensor:
         parts = net.first(x).unflatten(1, (3, 3)).unbind(1)
         result: Tensor = net.last(torch.cat(parts, 1))
         return result
@@ -64,7 +69,7 @@ def test_blocks_that_keep_a_latin_square() -> None:
 def test_a_channel_in_several_rows_does_not_make_them_its_block() -> None:
     """Two of four heads of queries share each head of keys, and so their channels."""
 
-    def forward(net: Net, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Tensor:
         q = net.q(x).view(x.shape[0], 3, 4, 2).transpose(1, 2)
         k, v = (
             layer(x).view(x.shape[0], 3, 2, 2).transpose(1, 2).repeat_interleave(2, 1)
@@ -79,4 +84,36 @@ def test_a_channel_in_several_rows_does_not_make_them_its_block() -> None:
     net = Net(forward, **layers, out=nn.Linear(8, 2)).double()
     x = torch.randn(3, 3, 3, dtype=torch.float64)
     expected, found = reduced(net, x, {"k.weight": [0, 3]})
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def shuffled(net: Any, x: Tensor) -> Tensor:
+    """Grouped, shuffled, and grouped again where there is such a layer."""
+    y = torch.tanh(net.grouped(torch.tanh(net.first(x))))
+    y = nn.functional.channel_shuffle(y, 2)
+    result: Tensor = net.last(y)
+    return result
+
+
+@pytest.mark.parametrize("width", range(2, 6))
+def test_shuffled_blocks_fit_whatever_they_keep(width: int) -> None:
+    """Blocks that a shuffle interleaves keep the same channels, or stay: one trial does not tell,
+    as by chance two blocks may keep what fits.
+    """
+    layers = {"first": nn.Conv1d(3, 4, 1), "grouped": nn.Conv1d(4, 2 * width, 1, groups=2)}
+    net = Net(shuffled, **layers, last=nn.Conv1d(2 * width, 2, 1))
+    graph = capture(net, make_batch((torch.randn(2, 3, 4),), {})).graph
+    analysis = analyze_graph(graph, 2)
+    assert analysis.groups
+    for seed in range(12):
+        mask = keep_random(analysis, np.random.default_rng(seed))
+        assert not conflicts(graph, analysis, mask)
+
+
+def test_a_shuffle_of_rows_that_go_as_a_whole() -> None:
+    """Of a depthwise layer with several results per channel, all of a channel's go."""
+    layers = {"first": nn.Conv1d(3, 2, 1), "grouped": nn.Conv1d(2, 8, 1, groups=2)}
+    net = Net(shuffled, **layers, last=nn.Conv1d(8, 2, 1)).double()
+    x = torch.randn(3, 3, 4, dtype=torch.float64)
+    expected, found = reduced(net, x, {"first.weight": [1]})
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
