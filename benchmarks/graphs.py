@@ -23,6 +23,7 @@ from benchmarks.random_graphs.ledger import (
     following,
     read,
     together,
+    writer_version,
 )
 from benchmarks.random_graphs.page import bound, page
 from benchmarks.random_graphs.recipe import draw_recipe, write
@@ -42,13 +43,13 @@ def run(seeds: Iterator[int], step: int, ledger: Path | None, until: float) -> l
         ledger: where entries are added; None keeps them.
         until: seconds of `time.monotonic`.
     """
-    version, shards = code_version(), list[Shard]()
+    version, writer, shards = code_version(), writer_version(), list[Shard]()
     shard: Shard | None = None
     for seed in seeds:
         if time.monotonic() > until:
             break
         outcome = judge(draw_recipe(seed))
-        shard = shard or Shard(seed, seed, step, version)
+        shard = shard or Shard(seed, seed, step, version, writer)
         shard.add(outcome)
         if is_failure(outcome):
             show(outcome)
@@ -81,7 +82,9 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The page, of the whole ledger.")] = None,
     only: Annotated[int | None, typer.Option(help="One seed, with its source.")] = None,
     shrinking: Annotated[int | None, typer.Option("--shrink", help="A seed that fails.")] = None,
-    replay: Annotated[bool, typer.Option(help="Every seed that ever failed.")] = False,
+    replay: Annotated[
+        bool, typer.Option(help="Every seed that failed, as far as it is written alike.")
+    ] = False,
 ) -> None:
     """Judge random networks, print every failure and the bound on their rate."""
     torch.set_num_threads(1)
@@ -98,7 +101,8 @@ def main(
         return
     held = read(ledger)
     if replay:
-        for failure in together(held).failures:
+        same = [entry for entry in held if entry.writer == writer_version()]
+        for failure in together(same).failures:
             show(judge(draw_recipe(failure[0]), failure[1]))
         return
     residue, step = (int(part) for part in shard.split("/"))

@@ -88,17 +88,26 @@ def test_what_depends_on_the_batch_is_not_traced(
         trace(net, (torch.randn(2, 4),), (torch.randn(5, 4),))
 
 
+@pytest.mark.slow
 def test_a_failure_is_made_small_and_runs_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pass is made to forget that rows of a shuffle go."""
-    monkeypatch.delitem(CHANGES, "aten.channel_shuffle")
-    recipe = draw_recipe(829)
-    outcome = judge(recipe)
-    assert outcome.verdict == WRONG
-    small = shrink(recipe, outcome, tries=60)
-    assert [block.construct for block in small.blocks] == ["grouped"]
-    assert judge(small).verdict == WRONG
+    """The pass is made to forget that an attention's scale follows its channels."""
+    monkeypatch.delitem(CHANGES, "aten.scaled_dot_product_attention")
+    names = ("feed_forward", "attention", "token_mixing")
+    failing = []
+    for seed in range(60):
+        blocks = tuple(Block(name, seed, 6, 0) for name in names)
+        recipe = Recipe(seed, INPUTS[1:2], blocks, "one", "float64")
+        if "scaled_dot_product_attention" in write(recipe).source:
+            outcome = judge(recipe, "traced")
+            if outcome.verdict == WRONG:
+                failing.append((recipe, outcome))
+                break
+    small = shrink(*failing[0], tries=60)
+    left = [block.construct for block in small.blocks]
+    assert "attention" in left and "token_mixing" not in left
+    assert judge(small, "traced").verdict == WRONG
     text = snippet(small)
-    assert "ChannelShuffle" in text
+    assert "scaled_dot_product_attention" in text
     exec(compile(text, "snippet", "exec"), {})
 
 

@@ -25,6 +25,7 @@ class Shard:
     Attributes:
         first, last, step: their seeds.
         version: of the code that was judged.
+        writer: of the code that writes the networks; a seed is the same network under the same.
         day: when.
         verdicts, lanes, sizes: how many of each; sizes by tens of operators, of judged graphs.
         visible: equal ones in which what went made a difference.
@@ -39,6 +40,7 @@ class Shard:
     last: int
     step: int
     version: str
+    writer: str = ""
     day: str = field(default_factory=lambda: date.today().isoformat())
     verdicts: Counter[str] = field(default_factory=Counter)
     lanes: Counter[str] = field(default_factory=Counter)
@@ -91,6 +93,16 @@ def code_version() -> str:
     """A name for the code that decides: of the contents of its files."""
     folders = [*(ROOT / "fxprune" / room for room in JUDGED), ROOT / "passes"]
     files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return _digest(files)
+
+
+def writer_version() -> str:
+    """A name for the code that says which network a seed is."""
+    other = ("judge", "ledger", "page", "shrink", "tracing")
+    return _digest([p for p in sorted(Path(__file__).parent.glob("*.py")) if p.stem not in other])
+
+
+def _digest(files: Sequence[Path]) -> str:
     content = b"\0".join(path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()[:10]
 

@@ -18,7 +18,7 @@ torch 2.13.0, {days}.
     python -m benchmarks.graphs --minutes 60 --shard 0/2 --out docs/graphs.md
     python -m benchmarks.graphs --only 1234     # one seed: its source, and what became of it
     python -m benchmarks.graphs --shrink 1234   # the smallest network that fails alike, to run
-    python -m benchmarks.graphs --replay        # every seed that ever failed, on today's code
+    python -m benchmarks.graphs --replay        # every seed that failed, on today's code
 
 **A network** is one `nn.Module` of its own, from one seed: one to three inputs (maps of one to
 three spatial dimensions, tokens, vectors, whole numbers for an embedding), chained from
@@ -142,7 +142,11 @@ def _failures(shards: Sequence[Shard]) -> str:
     found = [(shard.version, *failure) for shard in shards for failure in shard.failures]
     if not found:
         return ""
-    lines = ["Failures, each with the code it was found in. `--replay` runs them on today's.", ""]
+    lines = [
+        "Failures, each with the code it was found in. `--replay` runs those on today's "
+        "whose networks are still written alike.",
+        "",
+    ]
     lines += ["| code | seed | lane | | |", "| --- | ---: | --- | --- | --- |"]
     for version, seed, lane, verdict, text in found[-60:]:
         lines.append(f"| {version} | {seed} | {lane} | {verdict} | {text.replace('|', '/')[:90]} |")
