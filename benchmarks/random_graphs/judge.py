@@ -34,7 +34,7 @@ EXACT = 1e-9
 NOISE = 1000.0
 """Times what a change of the inputs in their last bit does to the outputs that is rounding, too."""
 LOW = (torch.float32, torch.bfloat16)
-EXPORTED, COMPRESSED = 40, 400
+EXPORTED, COMPRESSED = 40, 100
 """Every so many networks go through torch.export, and through `fxprune.compress`."""
 LIMIT = 60
 """Processor seconds for one network."""
