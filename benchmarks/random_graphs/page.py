@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.judge import EQUAL, FAILURES, INVALID, NOTHING, REFUSED
-from benchmarks.random_graphs.ledger import Shard, together
+from benchmarks.random_graphs.ledger import JUDGED, Shard, together
 from fxprune.linalg.clopper_pearson import lower_bound
 
 INTRODUCTION = """# Random networks
@@ -22,9 +22,10 @@ torch 2.13.0, {days}.
 
 **A network** is one `nn.Module` of its own, from one seed: one to three inputs (maps of one to
 three spatial dimensions, tokens, vectors, whole numbers for an embedding), chained from
-{constructs} constructs (each in many forms) until it has 3 to 60 operators (its last construct may
-go beyond), with branches, shared weights and several outputs. It is written as Python source, so
-that one that fails can be read.
+{constructs} constructs (each in many forms) until it has 3 to 60 operators as they are written,
+with branches, shared weights and several outputs. How many calls the graphs have stands below: last
+constructs, last layers and torch's own modules go beyond. It is written as Python source, so that
+one that fails can be read.
 
 **Judged**: of every group a random number of channels goes, in each block others. The reduced graph
 and the masked original must agree in float64 to {exact:.0e} of the largest output (or to 1,000
@@ -65,8 +66,8 @@ def page(
     parts = [
         introduction,
         _counts({"today's code": now, "every version": every}),
-        f"The first column is of code `{version}` (rooms {{graph, rules, capture, label, plans}} "
-        "and the passes, by content); the others ran while failures were being mended.",
+        f"The first column is of code `{version}` ({', '.join(JUDGED)} and the passes, by content; "
+        "`compressed` runs through more). The others ran while failures were being mended.",
         _table("lane", every.lanes, "networks", "seconds each", _each(every)),
         _table("operators", _tens(every.sizes), "networks"),
         _table(

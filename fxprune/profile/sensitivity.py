@@ -50,7 +50,7 @@ def sensitivities(
         memory: bytes that the activations of one backward pass may take.
 
     Returns:
-        (outputs, outputs) float64 by weight axis that is consumed; (1, 1), to be taken as a multiple
+        (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
         of I, where the weight's output axis is not its first or has more than `MOST_OUTPUTS`.
 
     Raises:
