@@ -15,8 +15,8 @@ from fxprune.graph.convolution import CONVOLUTIONS, GENERAL, TRANSPOSED, convolu
 from fxprune.graph.nodes import argument
 from fxprune.graph.operators import operator_name
 from fxprune.label.groups import Analysis
-from fxprune.label.survivors import kept_before, shrink, sizes
-from fxprune.rules.labels import Value, squash, varying, vector
+from fxprune.label.survivors import kept_before, shrink
+from fxprune.rules.labels import Value, varying
 
 aten = torch.ops.aten
 
@@ -194,17 +194,6 @@ def _convolution(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[s
         args[convolution.groups_at] = left
     else:
         kwargs["groups"] = left
-
-
-@_changes("aten.channel_shuffle", "aten.native_channel_shuffle")
-def _channel_shuffle(
-    rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]
-) -> None:
-    """How many rows the channels are laid out in, where entire rows go."""
-    for labels in rewriter.value(args[0]).axes:
-        if 1 in varying(labels):
-            rows = squash(vector(labels, 1).reshape(args[1], -1))
-            args[1] = sizes(rows, rewriter.keep_mask, rewriter.block_of).get(0, args[1])
 
 
 @_changes("aten.scaled_dot_product_attention")
