@@ -48,7 +48,7 @@ def principal_components(
     kept = network.outputs(layer.weight)
     moments = statistics.output_moments[layer.weight]
     covariance = moments.covariance(layer.intercept)[kept][:, kept]
-    own = sensitivities.get(layer.weight)
+    own = sensitivities.get((layer.weight, 1))
     if own is not None and len(own) > 1:
         own = _diagonal_blocks(own[kept][:, kept], count)
     elif own is not None:

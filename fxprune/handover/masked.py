@@ -50,9 +50,12 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
         full.named_buffers(remove_duplicate=False)
     )
     weights, names = merge_factors(small.state_dict(), plan), names_of(small)
+    buffers = {name for name, _ in small.named_buffers(remove_duplicate=False)}
     with torch.no_grad():
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
+                continue
+            if name not in originals and name in buffers:  # made by the forward itself
                 continue
             if name not in originals:
                 raise PlanError(

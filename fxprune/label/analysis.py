@@ -16,7 +16,7 @@ from fxprune.graph.nodes import constants
 from fxprune.label.coupling import Coupling, solve
 from fxprune.label.flops import costs
 from fxprune.label.groups import Analysis
-from fxprune.label.keep import keep_random
+from fxprune.label.keep import keep_apart, keep_random
 from fxprune.label.propagation import Propagation
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
@@ -86,10 +86,16 @@ def _free(analysis: Analysis) -> float:
 
 
 def _trial(module: GraphModule, analysis: Analysis, seed: int = 0) -> list[Conflict]:
-    """Remove channels at random from every group and run the labels through what is left."""
+    """Remove channels from every group, at random and so that every two blocks differ, and run the
+    labels through what is left.
+    """
     if not analysis.groups:
         return []
-    return conflicts(module, analysis, keep_random(analysis, np.random.default_rng(seed)))
+    for keep_mask in (keep_random(analysis, np.random.default_rng(seed)), *keep_apart(analysis)):
+        found = conflicts(module, analysis, keep_mask)
+        if found:
+            return found
+    return []
 
 
 def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:

@@ -4,6 +4,7 @@ operators whose arguments hold sizes or positions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,29 @@ class Rewriter:
     analysis: Analysis
     keep_mask: np.ndarray
 
+    @cached_property
+    def block_of(self) -> np.ndarray:
+        """The block of every channel."""
+        return self.analysis.block_of()
+
     def value(self, item: Any) -> Any:
         """A node's value in the original graph."""
         return self.analysis.values[item.name] if isinstance(item, Node) else item
 
     def shape(self, item: Any) -> tuple[int, ...]:
         """A node's shape once the channels are gone."""
-        small: Value = shrink(self.value(item), self.keep_mask)
+        small: Value = self.shrink(self.value(item))
         return small.shape
+
+    def shrink(self, value: Any) -> Any:
+        """A value with its shape once the channels are gone, and no labels."""
+        return shrink(value, self.keep_mask, self.block_of)
 
     def position(self, value: Value, dim: int, index: int) -> int:
         """Where an index along a dimension lands, counted from its end where negative."""
         size = value.shape[dim]
         index = index + size if index < 0 else min(index, size)
-        return kept_before(value, dim, index, self.keep_mask)
+        return kept_before(value, dim, index, self.keep_mask, self.block_of)
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Operator, positional and keyword arguments for the shrunken tensors."""

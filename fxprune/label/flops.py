@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from fxprune.capture.batch import Batch
 from fxprune.graph.convolution import convolution_of
 from fxprune.label.groups import CostTerm
-from fxprune.label.propagation import empty, signature
+from fxprune.label.propagation import Remembered, empty
 from fxprune.rules.labels import Value, narrow_constant
 from fxprune.rules.registry import rule_for
 
@@ -43,6 +43,9 @@ _FUSED = {
 }
 
 
+_FLOPS = Remembered[int]()
+
+
 def _counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=_FUSED)
 
@@ -61,14 +64,14 @@ def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost
 
     An operator without a rule keeps all its channels, so what it costs is fixed.
     """
-    found, known = [], dict[object, int]()
+    found = []
     for node in module.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
         contracts = any(part in node.target._opname for part in CONTRACTIONS)
         if not contracts and rule_for(node.target):
             continue
-        flops = _count(node, values, known) / batch
+        flops = _count(node, values) / batch
         if flops and not contracts:
             found.append(CostTerm(node.name, flops, ()))
         elif flops and "scaled_dot_product_attention" in node.target._opname:
@@ -92,10 +95,8 @@ def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[CostTer
     ]
 
 
-def _count(node: Node, values: dict[str, Any], known: dict[object, int]) -> int:
-    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device;
-    `known` are those of earlier calls.
-    """
+def _count(node: Node, values: dict[str, Any]) -> int:
+    """FLOPs of one call at the example's shapes, by torch.utils.flop_counter on the meta device."""
 
     def resolve(item: Any) -> Any:
         if isinstance(item, Node):
@@ -103,15 +104,16 @@ def _count(node: Node, values: dict[str, Any], known: dict[object, int]) -> int:
         return type(item)(resolve(i) for i in item) if isinstance(item, (tuple, list)) else item
 
     args, kwargs = resolve(tuple(node.args)), {k: resolve(v) for k, v in node.kwargs.items()}
-    call = node.target, signature(args), signature(list(kwargs.items()))
-    if call not in known:
-        try:
-            with _counter() as counter, torch.no_grad():
-                node.target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})  # type: ignore[operator]
-            known[call] = int(counter.get_total_flops())
-        except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
-            known[call] = 0
-    return known[call]
+    return _FLOPS.get(node.target, args, kwargs, lambda: _counted(node.target, args, kwargs))
+
+
+def _counted(target: Any, args: Any, kwargs: dict[str, Any]) -> int:
+    try:
+        with _counter() as counter, torch.no_grad():
+            target(*empty(args), **{k: empty(v) for k, v in kwargs.items()})
+        return int(counter.get_total_flops())
+    except (RuntimeError, NotImplementedError):  # no meta kernel: the call is not counted
+        return 0
 
 
 def _factors(node: Node, values: dict[str, Any]) -> tuple[np.ndarray, ...]:

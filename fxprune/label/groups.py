@@ -124,3 +124,10 @@ class Analysis:
         for i, group in enumerate(self.groups):
             index[group.blocks] = i
         return index
+
+    def block_of(self) -> np.ndarray:
+        """Number of each channel id's block, -1 for channels that stay; (channels + 1,)."""
+        number = np.full(len(self.group_of()), -1)
+        for i, block in enumerate(block for group in self.groups for block in group.blocks):
+            number[block] = i
+        return number

@@ -2,7 +2,7 @@
 stands for everything that nothing may remove and is always True.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -62,3 +62,33 @@ def keep_random(
         for block in group.blocks:
             keep_mask[generator.permutation(block)[width:]] = False
     return keep_mask
+
+
+def keep_apart(analysis: Analysis) -> Iterator[np.ndarray]:
+    """Masks under which of any two blocks of a group each once keeps later channels than the other:
+    what puts blocks side by side by position (a channel shuffle) then puts them in another order
+    than the one in which they survive.
+
+    Few are enough: blocks are told apart by the digits of their number. A group of one block
+    stays whole. None where all are such.
+    """
+    blocked = [group for group in analysis.groups if len(group.blocks) > 1]
+    places = {group.name: group.width - group.width // 2 + 1 for group in blocked}
+    digit, more = 1, bool(blocked)
+    while more:
+        numbers = {
+            group.name: np.arange(len(group.blocks)) // places[group.name] ** (digit - 1)
+            for group in blocked
+        }
+        for falling in (True, False):
+            keep_mask = keep_all(analysis)
+            for group in blocked:
+                first = numbers[group.name] % places[group.name]
+                if falling:
+                    first = places[group.name] - 1 - first
+                for block, start in zip(group.blocks, first.tolist(), strict=True):
+                    keep_mask[block] = False
+                    keep_mask[block[start : start + group.width // 2]] = True
+            yield keep_mask
+        more = any(len(group.blocks) > places[group.name] ** digit for group in blocked)
+        digit += 1

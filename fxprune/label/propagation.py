@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 
 SMALL_CONSTANT = 1 << 24
+T = TypeVar("T")
 
 
 def hint(value: Any) -> Any:
@@ -59,6 +60,27 @@ def signature(item: Any) -> object:
     if isinstance(item, Value):
         return item.shape, item.dtype
     return tuple(signature(i) for i in item) if isinstance(item, (tuple, list)) else item
+
+
+class Remembered(Generic[T]):
+    """What calls gave that are equal by their `signature`, for all graphs: networks repeat
+    themselves and each other, and operators on the meta device are written in Python.
+
+    Args:
+        most: calls that are kept; then it starts anew.
+    """
+
+    def __init__(self, most: int = 1 << 14):
+        self._most, self._known = most, dict[object, T]()
+
+    def get(self, target: Any, args: Any, kwargs: dict[str, Any], compute: Callable[[], T]) -> T:
+        """What was computed for an equal call; computed now where there was none."""
+        call = target, signature(args), signature(list(kwargs.items()))
+        if call not in self._known:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[call] = compute()
+        return self._known[call]
 
 
 class Propagation:

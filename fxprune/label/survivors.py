@@ -27,8 +27,17 @@ class Conflict(PlanError):
         self.message, self.labels, self.where = message, labels, where
 
 
-def sizes(labels: Tensor, keep_mask: np.ndarray) -> dict[int, int]:
+def sizes(
+    labels: Tensor, keep_mask: np.ndarray, block_of: np.ndarray | None = None
+) -> dict[int, int]:
     """New length of every dimension along which a label tensor changes.
+
+    Args:
+        labels: a label tensor of channel ids.
+        keep_mask: (channels + 1,) bool.
+        block_of: (channels + 1,) the block of every channel, -1 for those that stay: chance may
+            leave as many channels as another box holds (of two heads the first and the second
+            channel), but only dimensions along which a block lies are shortened.
 
     Raises:
         Conflict: what is left is not a box (blocks keep unequal counts).
@@ -47,8 +56,17 @@ def sizes(labels: Tensor, keep_mask: np.ndarray) -> dict[int, int]:
     boxes = [box for box in itertools.product(*candidates) if math.prod(box) == int(mask.sum())]
     if not boxes:
         raise Conflict("blocks of one channel group keep unequal counts", compact)
-    # Blocks stay whole: where chance leaves several boxes, the one that shortens fewest dimensions
-    # is meant.
+    if len(boxes) > 1 and block_of is not None:
+        along = [_lies_along(compact.numpy(), block_of, dim) for dim in dims]
+        boxes = [
+            box
+            for box in boxes
+            if all(
+                lies or size == mask.shape[dim]
+                for lies, size, dim in zip(along, box, dims, strict=True)
+            )
+        ] or boxes
+    # Where several boxes are left, the one that shortens fewest dimensions is meant.
     best = max(
         boxes,
         key=lambda box: sum(size == mask.shape[dim] for size, dim in zip(box, dims, strict=True)),
@@ -56,34 +74,45 @@ def sizes(labels: Tensor, keep_mask: np.ndarray) -> dict[int, int]:
     return dict(zip(dims, best, strict=True))
 
 
-def survivors(labels: Tensor, keep_mask: np.ndarray) -> Tensor:
+def _lies_along(channels: np.ndarray, block_of: np.ndarray, dim: int) -> bool:
+    """Whether two channels on one line along a dimension are of one block."""
+    lines = np.sort(block_of[channels] * len(block_of) + channels, axis=dim)
+    steps = np.diff(lines, axis=dim)
+    blocks = np.diff(lines // len(block_of), axis=dim)
+    free = lines.take(range(1, lines.shape[dim]), dim) >= 0
+    return bool((free & (blocks == 0) & (steps > 0)).any())
+
+
+def survivors(labels: Tensor, keep_mask: np.ndarray, block_of: np.ndarray | None = None) -> Tensor:
     """What a label tensor must look like after removal, its constant dimensions cut to size 1."""
     compact = narrow_constant(labels)
-    left = sizes(labels, keep_mask)
+    left = sizes(labels, keep_mask, block_of)
     kept = compact.numpy()[keep_mask[compact.numpy()]]
     return torch.from_numpy(kept).reshape([left.get(d, 1) for d in range(labels.dim())])
 
 
-def shrink(value: Any, keep_mask: np.ndarray) -> Any:
+def shrink(value: Any, keep_mask: np.ndarray, block_of: np.ndarray | None = None) -> Any:
     """The value with its shape after removal, and no labels."""
     if isinstance(value, tuple):
-        return tuple(shrink(v, keep_mask) for v in value)
+        return tuple(shrink(v, keep_mask, block_of) for v in value)
     if not isinstance(value, Value):
         return value
     shape = list(value.shape)
     for labels in value.axes:
-        for dim, size in sizes(labels, keep_mask).items():
+        for dim, size in sizes(labels, keep_mask, block_of).items():
             shape[dim] = size
     return replace(value, shape=tuple(shape), axes=())
 
 
-def kept_before(value: Value, dim: int, stop: int, keep_mask: np.ndarray) -> int:
+def kept_before(
+    value: Value, dim: int, stop: int, keep_mask: np.ndarray, block_of: np.ndarray | None = None
+) -> int:
     """How many of the first `stop` indices along a dimension survive."""
     for labels in value.axes:
         if dim in varying(labels) and stop > 0:
             head = labels.narrow(dim, 0, min(stop, labels.shape[dim]))
             if dim in varying(head):
-                return sizes(head, keep_mask)[dim]
+                return sizes(head, keep_mask, block_of)[dim]
             return head.shape[dim] if keep_mask[narrow_constant(head).numpy()].any() else 0
     return stop
 

@@ -18,9 +18,11 @@ from fxprune.graph.nodes import where
 from fxprune.label.arguments import Rewriter
 from fxprune.label.checker import Checker
 from fxprune.label.groups import Analysis
-from fxprune.label.propagation import Propagation, empty, signature
-from fxprune.label.survivors import Conflict, kept_axes, shrink, survivors
+from fxprune.label.propagation import Propagation, Remembered, empty
+from fxprune.label.survivors import Conflict, kept_axes, survivors
 from fxprune.rules.labels import FIXED, Value, narrow_constant, varying
+
+_SHAPES = Remembered[list[tuple[int, ...]] | None]()
 
 
 def check(module: GraphModule, analysis: Analysis, keep_mask: np.ndarray) -> None:
@@ -59,8 +61,6 @@ class _Trial(Propagation):
         self.rewriter, self.before = rewriter, rewriter.analysis.values
         self.record: Checker = checker
         self.conflicts: list[Conflict] = []
-        # Networks repeat themselves, and operators on the meta device are written in Python.
-        self._shapes: dict[object, list[tuple[int, ...]] | None] = {}
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Operator and arguments of the rewritten call."""
@@ -71,7 +71,7 @@ class _Trial(Propagation):
         value = self.before[node.name]
         if isinstance(value, Value) and value.const is not None:
             return replace(value, axes=())
-        return shrink(value, self.rewriter.keep_mask)
+        return self.rewriter.shrink(value)
 
     def _parameter(self, node: Node) -> Any:
         value = self.before[node.name]
@@ -114,12 +114,15 @@ class _Trial(Propagation):
                 for full in old.axes:
                     if not varying(full) & varying(labels):
                         continue
-                    expected = survivors(full, self.rewriter.keep_mask)
+                    expected = self._survivors(full)
                     if labels.shape != new.shape:
                         raise Conflict(
                             f"shape {tuple(labels.shape)} where {new.shape} is expected", expected
                         )
                     self.record.unite(expected, labels)
+
+    def _survivors(self, labels: Tensor) -> Tensor:
+        return survivors(labels, self.rewriter.keep_mask, self.rewriter.block_of)
 
     def _execute(self, node: Node, after: Any) -> None:
         """Insist that the operator takes the new shapes and returns the expected ones, whatever
@@ -130,10 +133,8 @@ class _Trial(Propagation):
         target, raw, keywords = self.arguments(node)
         args = self._resolve(raw)
         kwargs = {k: self._resolve(v) for k, v in keywords.items() if k != "device"}
-        call = target, signature(args), signature(list(kwargs.items()))
-        if call not in self._shapes:
-            self._shapes[call] = _result_shapes(target, args, kwargs)
-        shapes, expected = self._shapes[call], [v.shape for v in _flat([after])]
+        shapes = _SHAPES.get(target, args, kwargs, lambda: _result_shapes(target, args, kwargs))
+        expected = [v.shape for v in _flat([after])]
         if shapes is not None and shapes != expected:
             raise PlanError(f"shapes {shapes} where {expected} are expected")
 
@@ -149,8 +150,8 @@ class _Trial(Propagation):
             return tuple(self._expected(v) for v in value)
         if not isinstance(value, Value):
             return value
-        small = shrink(value, self.rewriter.keep_mask)
-        axes = (survivors(a, self.rewriter.keep_mask).expand(small.shape) for a in value.axes)
+        small = self.rewriter.shrink(value)
+        axes = (self._survivors(a).expand(small.shape) for a in value.axes)
         return replace(small, axes=tuple(axes))
 
 

@@ -56,7 +56,7 @@ def readers(
     analysis: Analysis,
     group: ChannelGroup,
     moments: Mapping[Site, InputMoments],
-    sensitivities: Mapping[str, Tensor] | None = None,
+    sensitivities: Mapping[Site, Tensor] | None = None,
 ) -> list[Reader]:
     """The consumers of a group; channels are numbered as in `group.blocks`, flattened.
 
@@ -79,7 +79,7 @@ def readers(
         if sensitivities is not None:
             # A consumer that no gradient reached does not change the output.
             nothing = torch.zeros(1, 1, dtype=torch.float64)
-            sensitivity = sensitivities.get(site[0], nothing)
+            sensitivity = sensitivities.get(site, nothing)
         for stratum, gram, seen in zip(own.strata, own.grams, own.rows, strict=True):
             place = {key: i for i, key in enumerate(stratum.keys.tolist())}
             columns = np.array([place.get(channel, -1) for channel in channels])

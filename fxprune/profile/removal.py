@@ -39,7 +39,7 @@ def profile_groups(
     moments: Mapping[Site, InputMoments],
     selector: str,
     dtype: torch.dtype,
-    sensitivities: Mapping[str, Tensor] | None = None,
+    sensitivities: Mapping[Site, Tensor] | None = None,
     advance: Callable[[int], object] = lambda groups: None,
 ) -> list[Profile]:
     """Profile every group.

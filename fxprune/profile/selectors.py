@@ -49,7 +49,7 @@ class GroupStatistics:
     analysis: Analysis
     group: ChannelGroup
     moments: Mapping[Site, InputMoments]
-    sensitivities: Mapping[str, Tensor] | None
+    sensitivities: Mapping[Site, Tensor] | None
     dtype: torch.dtype
 
     @property

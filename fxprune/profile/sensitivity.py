@@ -36,7 +36,7 @@ def sensitivities(
     batches: Iterable[Batch],
     seed: int,
     memory: float = 2e9,
-) -> dict[str, Tensor]:
+) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
     C is the mean outer product of an output error of the layer at one position. Where the model
@@ -50,8 +50,8 @@ def sensitivities(
         memory: bytes that the activations of one backward pass may take.
 
     Returns:
-        (outputs, outputs) float64 by parameter name; (1, 1), to be taken as a multiple of I, where
-        the weight's output axis is not its first or has more than `MOST_OUTPUTS`.
+        (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
+        of I, where the weight's output axis is not its first or has more than `MOST_OUTPUTS`.
 
     Raises:
         RuntimeError: the model's operators have no derivative.
@@ -60,20 +60,28 @@ def sensitivities(
     operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
     generator = torch.Generator().manual_seed(seed)
-    totals: dict[str, Tensor] = {}
-    rows: dict[str, int] = {}
+    totals: dict[Site, Tensor] = {}
+    rows: dict[Site, int] = {}
     chunks = 0
     for batch in batches:
         for start in range(0, batch.size, chunk):
             chunks += 1
             part = batch.part(start, start + chunk)
             for call, gradient in _gradients(module, part, watched, generator):
-                name, axis = watched[call]
+                site = name, axis = watched[call]
                 flat = _rows(gradient, attribute(module, name), axis, operators[call])
                 total = (flat.mT @ flat).double()
-                totals[name] = totals[name] + total if name in totals else total
-                rows[name] = rows.get(name, 0) + len(flat)
-    return {name: _shrink(total, rows[name]) / chunks for name, total in totals.items()}
+                totals[site] = _sum(totals[site], total) if site in totals else total
+                rows[site] = rows.get(site, 0) + len(flat)
+    return {site: _shrink(total, rows[site]) / chunks for site, total in totals.items()}
+
+
+def _sum(left: Tensor, right: Tensor) -> Tensor:
+    """Of calls that consume one weight axis; (1, 1) stands for a multiple of I."""
+    if len(left) == len(right):
+        return left + right
+    matrix, multiple = (left, right) if len(right) == 1 else (right, left)
+    return matrix + multiple * torch.eye(len(matrix)).to(matrix)
 
 
 def _weights_of_calls(module: GraphModule, analysis: Analysis) -> dict[str, Site]:

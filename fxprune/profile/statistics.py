@@ -132,8 +132,8 @@ class Statistics:
             return output_moments(recording, factorable(self.graph, self.ignored)[0])
 
     @cached_property
-    def sensitivities(self) -> dict[str, Tensor]:
-        """What output errors of every consumer cost the model's output, by its weight.
+    def sensitivities(self) -> dict[Site, Tensor]:
+        """What output errors of every consumer cost the model's output, by the weight's axis.
 
         Empty, with a note, where the model has no derivative.
         """

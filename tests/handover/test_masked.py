@@ -1,12 +1,14 @@
 """The structural check, and whom it refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
-from tests.nets import images, tiny
+from tests.nets import Net, images, tiny
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +41,19 @@ def test_another_model_is_refused(small: nn.Module) -> None:
         fxprune.masked(other, small)
     with pytest.raises(PlanError, match="carries no fxprune plan"):
         fxprune.masked(tiny(), tiny())
+
+
+def test_constants_of_the_forward_are_the_originals_own() -> None:
+    """The trace holds them as tensors, of which the original's module has none."""
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        hidden = torch.relu(net.first(x) * torch.tensor([0.5, 1.5] * 4) + torch.tensor(0.1))
+        return net.second(hidden)
+
+    torch.manual_seed(0)
+    model = Net(forward, first=nn.Linear(3, 8), second=nn.Linear(8, 4))
+    x = torch.randn(64, 3)
+    small = fxprune.compress(model, x, flops=0.6, method="magnitude", progress=False)
+    assert fxprune.plan_of(small).kept
+    with torch.no_grad():
+        torch.testing.assert_close(fxprune.masked(model, small)(x), small(x), rtol=1e-5, atol=1e-5)

@@ -158,7 +158,7 @@ def test_sensitivities_say_which_outputs_count() -> None:
             moments,
             "output-aware",
             torch.float64,
-            {"second.weight": weights.diag()},
+            {("second.weight", 1): weights.diag()},
         )
         orders.append(numbered(profile))
     assert orders[0][-1] == 3

@@ -2,6 +2,8 @@
 against what happens.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
 from fxprune.profile.sensitivity import sensitivities
+from tests.nets import Net
 
 
 def chain() -> nn.Sequential:
@@ -34,7 +37,7 @@ def test_estimates_the_jacobian() -> None:
     captured = capture(model, batch)
     found = sensitivities(
         captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
-    )["1.weight"]
+    )["1.weight", 1]
     last = model.get_parameter("2.weight").detach()
     output = model(batch.args[0])
     energy = (output - output.mean(1, keepdim=True)).square().sum(1).mean()
@@ -47,9 +50,9 @@ def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.M
     model, batch = chain(), make_batch((torch.randn(64, 12, dtype=torch.float64),), {})
     captured = capture(model, batch)
     analysis = analyze_graph(captured.graph, batch.size)
-    whole = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
+    whole = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight", 1]
     monkeypatch.setattr("fxprune.profile.sensitivity.MOST_OUTPUTS", len(whole) - 1)
-    mean = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight"]
+    mean = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight", 1]
     torch.testing.assert_close(mean, whole.diagonal().mean().view(1, 1))
 
 
@@ -68,7 +71,7 @@ def test_convolutions_weigh_their_own_channels() -> None:
     captured = capture(model, batch)
     sensitivity = sensitivities(
         captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
-    )["1.weight"].diagonal()
+    )["1.weight", 1].diagonal()
     assert sensitivity.shape == (4,)
     assert float(sensitivity[2]) < 0.05 * float(sensitivity[[0, 1, 3]].min())
 
@@ -122,3 +125,41 @@ def test_gradients_of_the_model_stay_untouched() -> None:
     fxprune.compress(model, torch.randn(200, 12), flops=0.5, progress=False)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert np.all([p.is_leaf for p in model.parameters()])
+
+
+def test_a_weight_and_its_transpose_are_consumers_of_their_own() -> None:
+    """A tied pair: one reads the weight's columns, the other its rows."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        inner = torch.nn.functional.linear(torch.tanh(net.first(x)), net.tied.weight)
+        result: Tensor = net.last(torch.tanh(torch.tanh(inner) @ net.tied.weight))
+        return result
+
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(4, 6), "tied": nn.Linear(6, 8, bias=False)}
+    net = Net(forward, **layers, last=nn.Linear(6, 3)).double().eval()
+    x = torch.randn(64, 4, dtype=torch.float64)
+    graph = capture(net, make_batch((x,), {})).graph
+    found = sensitivities(graph, analyze_graph(graph, 64), [make_batch((x,), {})], seed=0)
+    assert found["tied.weight", 1].shape == (8, 8)
+    assert found["tied.weight", 0].shape == (1, 1)
+    small = fxprune.compress(net, x, flops=0.6, progress=False)
+    assert len(small(x)) == 64
+
+
+def test_calls_that_consume_one_axis_in_two_ways_add_up() -> None:
+    """By a layer, whose outputs are told apart, and by a product, whose outputs weigh alike."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        weight, y = net.shared.weight, torch.tanh(net.first(x))
+        result: Tensor = torch.nn.functional.linear(y, weight) + 0 * (y @ weight.t()).square()
+        return result
+
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(4, 6), "shared": nn.Linear(6, 3, bias=False)}
+    net = Net(forward, **layers).double().eval()
+    x = torch.randn(4096, 4, dtype=torch.float64)
+    graph = capture(net, make_batch((x,), {})).graph
+    found = sensitivities(graph, analyze_graph(graph, 4096), [make_batch((x,), {})], seed=0)
+    matrix = found["shared.weight", 1]
+    assert float((matrix - matrix.diagonal().diag()).abs().max()) < 0.1 * float(matrix.max())
