@@ -42,7 +42,7 @@ def test_channels_that_are_folded_up_are_joined_column_by_column() -> None:
     found = analyzed(two(columns, 12), 5)
     assert_expected_inline(
         str(found),
-        """a: 3 x 4 blocks | a.weight[0] a.bias[0] b.weight[0] b.bias[0] -> c.weight[1]""",
+        """a: 3 | a.weight[0] a.bias[0] b.weight[0] b.bias[0] -> c.weight[1]""",
     )
     a, b = (found.axes[f"{name}.weight", 0].tolist() for name in "ab")
     assert found.axes["c.weight", 1].tolist() == [*a[:3], *b[:3], *a[3:], *b[3:]]
