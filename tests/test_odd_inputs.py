@@ -172,6 +172,16 @@ def test_a_branch_on_the_batch_size_bounds_the_result() -> None:
         small(*vectors(11))
 
 
+def test_a_bound_on_examples_holds_for_what_has_rows_beside_what_has_none() -> None:
+    net = mlp()
+    model = Net(lambda s, x: s.net(x[0]) * x[1] if len(x[0]) <= 10 else s.net(x[0]), net=net)
+    data = [{"x": (x, torch.ones(1))} for x in vectors(25, 25)]
+    small = fxprune.compress(model, data, **FAST)
+    small(x=(vectors(10)[0], torch.ones(1)))
+    with pytest.raises(ArgumentError, match=r"^x holds 11 examples: .* more than 10 in one call"):
+        small(x=(vectors(11)[0], torch.ones(1)))
+
+
 def test_kernels_that_are_chosen_by_size_bound_nothing() -> None:
     """torch.cdist takes another one from 26 rows on."""
     net = mlp()

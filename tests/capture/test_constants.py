@@ -112,3 +112,66 @@ def test_only_constants_are_literals() -> None:
         Argument("x", False, torch.ones(1), None)
     with pytest.raises(ArgumentError, match="holds 2 values"):
         check_argument("x", (1, 2), (1,))
+
+
+def test_numbers_beside_tensors_in_one_argument_are_checked() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, pair: tuple[Tensor, float]) -> Tensor:
+            result: Tensor = self.net(pair[0]) * pair[1]
+            return result
+
+    torch.manual_seed(0)
+    data = [{"pair": (torch.randn(16, 8), 2.0)} for _ in range(4)]
+    small: Any = fxprune.compress(
+        Model().eval(), data, flops=0.6, method="magnitude", progress=False
+    )
+    small((X, 2.0))
+    with pytest.raises(ArgumentError, match=r"^pair=3.0: this model was compressed for pair=2\.0"):
+        small((X, 3.0))
+    with pytest.raises(ArgumentError, match="for a tensor there"):
+        small((1.0, 2.0))
+
+
+def test_defaults_that_cannot_be_written_must_be_given() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, x: Tensor, shift: Tensor = torch.ones(4), scale: float = 2.0) -> Tensor:  # noqa: B008
+            result: Tensor = self.net(x) * scale + shift
+            return result
+
+    torch.manual_seed(0)
+    data = [{"x": torch.randn(16, 8), "shift": torch.zeros(16, 4)} for _ in range(4)]
+    small: Any = fxprune.compress(
+        Model().eval(), data, flops=0.6, method="magnitude", progress=False
+    )
+    rows = torch.ones(5, 4)
+    assert torch.equal(small(X, rows), small(X, shift=rows, scale=2.0))
+    with pytest.raises(TypeError, match="shift"):
+        small(X)
+
+
+def test_arguments_by_any_name_are_checked_too() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, **inputs: Any) -> Tensor:
+            result: Tensor = self.net(inputs["x"]) * inputs["scale"]
+            return result
+
+    torch.manual_seed(0)
+    data = [{"x": torch.randn(16, 8), "scale": 2.0} for _ in range(4)]
+    small: Any = fxprune.compress(
+        Model().eval(), data, flops=0.6, method="magnitude", progress=False
+    )
+    assert small(x=X, scale=2.0).shape == (5, 4)
+    with pytest.raises(ArgumentError, match=r"^scale=3\.0: this model was compressed for scale=2"):
+        small(x=X, scale=3.0)

@@ -57,3 +57,30 @@ def test_constants_of_the_forward_are_the_originals_own() -> None:
     assert fxprune.plan_of(small).kept
     with torch.no_grad():
         torch.testing.assert_close(fxprune.masked(model, small)(x), small(x), rtol=1e-5, atol=1e-5)
+
+
+class Tied(nn.Module):
+    """A table of tokens that also scores them; its second reader stands first or last."""
+
+    def __init__(self, head_first: bool) -> None:
+        super().__init__()
+        table, head = nn.Embedding(20, 8), nn.Linear(8, 20, bias=False)
+        head.weight = table.weight
+        for name, layer in [("head", head), ("table", table)][:: 1 if head_first else -1]:
+            self.add_module(name, layer)
+        self.hidden, self.back = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table, head = self.get_submodule("table"), self.get_submodule("head")
+        scores: torch.Tensor = head(self.back(torch.relu(self.hidden(table(x).mean(1)))))
+        return scores
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_a_tensor_under_two_names_is_filled_once(head_first: bool) -> None:
+    torch.manual_seed(0)
+    model, tokens = Tied(head_first).eval(), torch.randint(0, 20, (64, 5))
+    small = fxprune.compress(model, tokens, flops=0.6, method="magnitude", progress=False)
+    full = fxprune.masked(model, small)
+    assert full.get_parameter("head.weight") is full.get_parameter("table.weight")
+    torch.testing.assert_close(full(tokens), small(tokens), rtol=1e-5, atol=1e-5)

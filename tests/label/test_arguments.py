@@ -122,6 +122,22 @@ def test_narrow(start: int) -> None:
     assert rewritten(part, "narrow", {"a": [0, 3]})[1] == [1, 0, 3]
 
 
+@pytest.mark.parametrize(("cut", "expected"), [("narrow", [1, 0, 3]), ("slice", [1, 0, 3])])
+def test_parts_of_what_has_channels_along_two_dimensions(cut: str, expected: list[int]) -> None:
+    def part(x: Any) -> Any:
+        return x.narrow(1, 1, 4) if cut == "narrow" else x[:, 1:5]
+
+    made = Net(
+        lambda s, x: [s.b(s.d(part(s.w(s.a(x)).relu()))), s.c(s.a(x))],
+        a=conv(3, 6),
+        w=nn.Linear(4, 5),
+        d=nn.Linear(5, 4),
+        b=conv(4, 2),
+        c=conv(6, 2),
+    )
+    assert rewritten(made, cut, {"a": [0, 3], "w": [2]})[1] == expected
+
+
 def test_slices_elsewhere_stay() -> None:
     cropped = net(lambda y: y[:, :, 1:3])
     assert rewritten(cropped, "slice", {"a": [0, 1, 2]})[1] == [2, 1, 3]

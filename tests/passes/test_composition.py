@@ -184,3 +184,22 @@ def test_each_pass_notices_when_it_breaks_its_promise() -> None:
             step(captured()[0].graph)
     with pytest.raises(PostconditionError, match="7.bias is not the tensor it was"):
         Renaming()(captured()[0].graph)
+
+
+class Adding(LiftModules):
+    """Leaves a tensor that nobody asked for."""
+
+    def call(self, module: GraphModule) -> PassResult:
+        result = super().call(module)
+        module.get_submodule("7").register_buffer("spare", torch.zeros(1))
+        return result
+
+
+def test_a_lifted_layer_has_new_tensors_for_counting_only() -> None:
+    graph = captured()[0].graph
+    del graph.get_submodule("1")._buffers["num_batches_tracked"]
+    assert LiftModules()(graph).modified
+    counter = graph.get_buffer("1.num_batches_tracked")
+    assert (counter.device.type, counter.item()) == ("cpu", 0)
+    with pytest.raises(PostconditionError, match="7.spare is a tensor that the graph did not have"):
+        Adding()(captured()[0].graph)

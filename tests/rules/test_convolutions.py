@@ -232,3 +232,15 @@ def test_computed_weights_are_pinned_or_shrink() -> None:
 0: 8 | 0.weight[0] 0.bias[0] -> 1.weight[1]
 1: 6 | 1.bias[0] 1.weight[0] -> 2.weight[1]""",
     )
+
+
+def test_what_is_added_to_the_input_stays_where_it_is() -> None:
+    net = Net(
+        lambda s, x: s.c(torch.cat([s.a(x), x], 1) + s.b(x)),
+        a=conv(3, 5, bias=False),
+        b=conv(3, 8, bias=False),
+        c=conv(8, 2, bias=False),
+    )
+    found = analyzed(net)
+    assert_expected_inline(str(found), """a: 5 | a.weight[0] b.weight[0] -> c.weight[1]""")
+    assert found.axes["b.weight", 0][5:].tolist() == [0, 0, 0]

@@ -88,3 +88,33 @@ def test_rows_that_are_unshuffled_stay() -> None:
     assert "pixel_unshuffle along the channel axis" in reasons(
         analyzed(Net(rows, **layers), 3, 6, 4)
     )
+
+
+def test_a_table_that_is_computed_from_numbers_alone_is_a_constant() -> None:
+    net = Net(
+        lambda s, x: s.b(s.a(x)[:, torch.div(torch.arange(8), 2, rounding_mode="floor")]),
+        a=conv(3, 8, bias=False),
+        b=conv(8, 2, bias=False),
+    )
+    assert_expected_inline(
+        reasons(analyzed(net)),
+        """\
+a.weight[0]: index along the channel axis (model: index)
+a.weight[1]: reads channels that stay (a: conv2d)
+b.weight[0]: is the model's output (output)
+b.weight[1]: index along the channel axis (model: index)""",
+    )
+
+
+def test_groups_of_several_channels_are_normalized_together() -> None:
+    net = nn.Sequential(conv(3, 8, bias=False), nn.GroupNorm(2, 8), conv(8, 2, bias=False))
+    assert_expected_inline(
+        reasons(analyzed(net)),
+        """\
+0.weight[0]: normalized across channels (1: group_norm)
+0.weight[1]: reads channels that stay (0: conv2d)
+1.weight[0]: normalized across channels (1: group_norm)
+1.bias[0]: normalized across channels (1: group_norm)
+2.weight[0]: is the model's output (output)
+2.weight[1]: reads channels that stay (2: conv2d_1)""",
+    )

@@ -1,10 +1,11 @@
 """Rules that callers teach."""
 
+import pytest
 import torch
 from expecttest import assert_expected_inline
 
-from fxprune.rules import Call, pointwise, register_rule
-from fxprune.rules.registry import _RULES
+from fxprune.rules import Call, pointwise, register_rule, rule_for
+from fxprune.rules.registry import _RULES, load_entry_points
 from tests.blocks import conv
 from tests.nets import Net
 from tests.rules.golden import analyzed
@@ -28,3 +29,28 @@ def test_a_rule_can_be_taught() -> None:
         )
     finally:
         del _RULES["fxprune_test.wave"]
+
+
+class Entry:
+    """What an installed package names in the entry point group: a module that registers a rule."""
+
+    def load(self) -> None:
+        register_rule("aten.linalg_matrix_exp")(pointwise)
+
+
+def test_rules_of_installed_packages_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def entries(group: str) -> list[Entry]:
+        asked.append(group)
+        return [Entry()]
+
+    monkeypatch.setattr("fxprune.rules.registry.entry_points", entries)
+    monkeypatch.setattr("fxprune.rules.registry._RULES", dict(_RULES))
+    load_entry_points.cache_clear()
+    try:
+        for _ in range(2):
+            assert rule_for(torch.ops.aten.linalg_matrix_exp.default) is pointwise
+        assert asked == ["fxprune.rules"]
+    finally:
+        load_entry_points.cache_clear()

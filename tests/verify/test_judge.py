@@ -188,6 +188,8 @@ def test_what_decision_does_not_take(decision: Any) -> None:
 def test_a_callers_function_is_tried_on_the_original_first() -> None:
     with pytest.raises(UnsupportedError, match=r"shape \(4, 3\) for 4 examples"):
         settle(lambda a, b: a == b, [(classes(4, 3), 4)])
+    with pytest.raises(UnsupportedError, match=r"shape \(4, 3\) for 4 examples"):
+        settle({"a": lambda a, b: a == b}, [({"a": classes(4, 3)}, 4)])
     judge = settle(lambda a, b: (a == b).all(1), [(classes(4, 3), 4)])
     assert "the caller's own (<lambda>)" in str(judge)
 
