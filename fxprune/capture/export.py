@@ -255,7 +255,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         notes += (f"the model does something else on more than {most} examples in one call",)
     notes += tuple(
         f"{weight}: its parametrization is folded into the weight" for weight in folded
-    ) + canonicalize(module)
+    ) + canonicalize(module, duplicate)
     return Captured(
         module,
         batch,
