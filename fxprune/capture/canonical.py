@@ -7,6 +7,7 @@ from torch.fx import GraphModule
 from fxprune.capture.fold_constants import fold_numbers, fold_weights
 from fxprune.capture.functional import make_functional
 from fxprune.capture.regions import inline_regions
+from fxprune.capture.rewritten import rewrite_calls
 from fxprune.graph.nodes import attribute
 from fxprune.graph.tensors import MADE, is_made, names_of, owner_of
 
@@ -23,6 +24,7 @@ def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
     """
     inline_regions(module)
     make_functional(module)
+    rewrite_calls(module)
     _register_tensors(module, model)
     _one_name_each(module)
     fold_numbers(module)
