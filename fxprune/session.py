@@ -168,7 +168,7 @@ def open_session(
     with journal.station("capture"):
         example = options.example
         batch = calibration.example if example is None else example_batch(model, example)
-        captured = capture(model, batch)
+        captured = capture(model, batch, calibration.varied(), options.dynamic_shapes)
         calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
         notes, compare_features = _examine(captured, model, calibration, options)
     journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))

@@ -154,6 +154,19 @@ class Calibration:
         for sizes, kept in first.items():
             yield sizes, self._get(kept).part(0, 2)
 
+    def varied(self) -> frozenset[tuple[int, int]]:
+        """The axes whose sizes differ between batches: (number of the tensor, axis)."""
+        first, found = self._kept[0].sizes, set[tuple[int, int]]()
+        dims = [tensor.dim() for tensor in self.example.tensors()]
+        for kept in self._kept:
+            for i, (a, b) in enumerate(zip(first, kept.sizes, strict=True)):
+                found |= {
+                    (i, axis + dims[i] - len(a))
+                    for axis in range(min(len(a), len(b)))
+                    if a[axis] != b[axis]
+                }
+        return frozenset(found)
+
     def batches(self, chosen: np.ndarray | None = None) -> Iterator[Batch]:
         """Stream the examples in batches of at most `chunk` and no larger than the loader's: in
         order where all have the same sizes, and never two sizes in one batch.
