@@ -21,7 +21,8 @@ from fxprune.errors import CaptureError
 NOTHING: Places = frozenset()
 MOST_TERMS = 20_000
 """Terms of symbolic sizes of all results of a trace together, above which it is given up: what
-torch then spends on simplifying them grows faster than their number.
+torch then spends on simplifying them grows faster than their number. A feature pyramid over 80
+residual blocks has 5,000.
 """
 
 
