@@ -24,7 +24,7 @@ from fxprune.capture.functional import mutates, plain_inplace
 from fxprune.capture.original import Original, read_original
 from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.plain_masks import plain_masks
-from fxprune.capture.returned import register_dataclasses
+from fxprune.capture.returned import register_outputs
 from fxprune.capture.supported import check_model
 from fxprune.capture.tracing import NOTHING, quiet, trace, traced
 from fxprune.capture.unread import drop_unread_parameters
@@ -100,7 +100,7 @@ def capture(
         duplicate = copy_model(model).eval().requires_grad_(True)
         folded = fold_parametrizations(duplicate)
         try:
-            register_dataclasses(duplicate(*batch.args, **batch.kwargs))
+            register_outputs(duplicate(*batch.args, **batch.kwargs))
         except Exception as error:
             raise CaptureError(
                 f"{type(model).__name__} does not run on the example "
@@ -112,7 +112,7 @@ def capture(
             sizes, doubtful = _check_sizes(program, model, batch)
             if doubtful:
                 program = traced(duplicate, batch)
-                notes += tuple(doubtful)
+                notes += tuple(dict.fromkeys(doubtful))
             most = most_examples(program)
             if most is not None and _same_beyond(program, duplicate, batch, most):
                 most = None

@@ -129,28 +129,31 @@ def _merged(name: str, own: Any, asked: Any) -> Any:
 
 
 def find_free_sizes(program: ExportedProgram, module: GraphModule) -> list[FreeSize]:
-    """The sizes that a trace left free, but the number of examples.
+    """The sizes that a trace left free, but the number of examples; what is equal in the example
+    (tokens and their mask) is one.
 
     Args:
         program: of the trace.
         module: of the program.
     """
-    found: dict[Any, list[tuple[int, int]]] = {}
-    hints: dict[Any, int] = {}
-    rows = set[Any]()
-    for leaf, node in enumerate(n for n in module.graph.nodes if n.op == "placeholder"):
-        value = node.meta.get("val")
-        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                found.setdefault(size.node.expr, []).append((leaf, axis))
-                hints[size.node.expr] = int(size.node.hint)
-                rows |= {size.node.expr} if axis == 0 else set()
+    found: dict[int, list[tuple[int, int]]] = {}
+    symbols: dict[int, set[Any]] = {}
+    inputs = [n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder"]
+    tensors = {i: value for i, value in enumerate(inputs) if isinstance(value, Tensor)}
+    rows = {str(value.shape[0]) for value in tensors.values() if value.dim()}
+    for leaf, value in tensors.items():
+        for axis, size in enumerate(value.shape):
+            symbolic: Any = size
+            if not isinstance(size, torch.SymInt) or not symbolic.node.expr.is_Symbol:
+                continue
+            if axis and str(size) not in rows:
+                found.setdefault(symbolic.node.hint, []).append((leaf, axis))
+                symbols.setdefault(symbolic.node.hint, set()).add(symbolic.node.expr)
     sizes = []
-    for symbol, places in found.items():
-        held = program.range_constraints.get(symbol)
-        most = int(held.upper) if held is not None and held.upper < MANY else None
-        if symbol not in rows:
-            sizes.append(FreeSize(tuple(places), hints[symbol], 1, most))
+    for example, places in found.items():
+        held = (program.range_constraints.get(symbol) for symbol in symbols[example])
+        limits = [int(h.upper) for h in held if h is not None and h.upper < MANY]
+        sizes.append(FreeSize(tuple(places), example, 1, min(limits, default=None)))
     return sizes
 
 
