@@ -91,7 +91,7 @@ class _Maker:
         self.kind = kind
 
     def __call__(self, parts: Iterable[Any], context: Attributes) -> Any:
-        made = object.__new__(self.kind)
+        made: Any = object.__new__(self.kind)
         vars(made).update(context.rest)
         vars(made).update(zip(context.names, parts, strict=True))
         return made
