@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.capture.batch import example_batch
-from fxprune.capture.export import capture
+from fxprune.capture.batch import example_batch, to_batch
+from fxprune.capture.export import capture_either
 from fxprune.capture.supported import check_model
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.label.analysis import analyze_graph
@@ -40,6 +40,11 @@ def analyze(
     check_model(model)
     check_dynamic_shapes(dynamic_shapes)
     with undisturbed(model, DEFAULTS.seed):
-        captured = capture(model, example_batch(model, example), dynamic_shapes=dynamic_shapes)
+        captured = capture_either(
+            model,
+            example_batch(model, example),
+            to_batch(model, example),
+            dynamic_shapes=dynamic_shapes,
+        )
         ignored = matcher(model, ignore, "ignore")
         return analyze_graph(captured.graph, captured.example.size, ignored)

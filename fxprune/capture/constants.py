@@ -79,7 +79,7 @@ def _spans(
 
 def _notes_on_spans(spans: dict[str, tuple[Span, ...]]) -> Iterator[str]:
     for name, held in spans.items():
-        for _, axis, fewest, most in held:
+        for axis, fewest, most in dict.fromkeys(span[1:] for span in held if span[1]):
             limit = f"at most {most}" if most else f"at least {fewest}"
             yield (
                 f"{name} has the size {most} along axis {axis} in the result, as in the example: "

@@ -42,6 +42,7 @@ class Captured:
         notes: what the trace lost, for the report.
         original: what the model held before anything was folded or dropped.
         most: examples per call up to which the graph is the model's; None for any number.
+        fixed: examples per call, where the graph takes no other number.
     """
 
     graph: GraphModule
@@ -49,6 +50,7 @@ class Captured:
     notes: tuple[str, ...]
     original: Original
     most: int | None = None
+    fixed: int | None = None
 
 
 def _same_beyond(program: ExportedProgram, model: nn.Module, batch: Batch, most: int) -> bool:
@@ -122,18 +124,27 @@ def capture(
     assert isinstance(module, GraphModule)
     # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
     module._forward_pre_hooks.clear()
-    notes = _notes_on_sizes(module, notes, most)
+    fixed = None if _frees_rows(module) else batch.size
+    if fixed is not None:
+        notes = (
+            "the batch size could not be left free: the result takes batches of "
+            f"{fixed} examples only",
+        )
+    if most is not None:
+        notes += (f"the model does something else on more than {most} examples in one call",)
     notes += tuple(
         f"{weight}: its parametrization is folded into the weight" for weight in folded
     ) + canonicalize(module, duplicate)
+    held = [*sizes, *find_held_lengths(module, fixed)]
     return Captured(
         module,
         batch,
         notes
         + drop_unread_parameters(module, duplicate)
-        + check_constants(module, duplicate, batch, most, [*sizes, *find_held_lengths(module)]),
+        + check_constants(module, duplicate, batch, most, held),
         read_original(model, folded),
         most,
+        fixed,
     )
 
 
@@ -163,14 +174,43 @@ def _check_sizes(
     return ([], notes) if notes else (sizes, notes)
 
 
-def _notes_on_sizes(
-    module: GraphModule, notes: tuple[str, ...], most: int | None
-) -> tuple[str, ...]:
-    """What the report says of sizes that are not free, or not all of them."""
-    inputs = [n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder"]
-    shapes = [value.shape for value in inputs if isinstance(value, Tensor)]
-    if not any(isinstance(size, torch.SymInt) for shape in shapes for size in shape):
-        notes = ("the batch size could not be left free: the result takes batches of two only",)
-    if most is not None:
-        notes += (f"the model does something else on more than {most} examples in one call",)
-    return notes
+def _frees_rows(module: GraphModule) -> bool:
+    """Whether an input of a trace has a free size."""
+    inputs = (n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder")
+    shapes = (value.shape for value in inputs if isinstance(value, Tensor))
+    return any(isinstance(size, torch.SymInt) for shape in shapes for size in shape)
+
+
+def capture_either(
+    model: nn.Module,
+    batch: Batch,
+    given: Batch,
+    usual: bool = True,
+    varied: Places = NOTHING,
+    dynamic_shapes: Any = None,
+) -> Captured:
+    """Capture with a free number of examples, or with the one that is given where the model takes
+    no other.
+
+    Args:
+        model: any module.
+        batch: two examples.
+        given: as many as the caller gives.
+        usual: whether they come so in every call; else two are taken where the model runs on two.
+        varied, dynamic_shapes: as for `capture`.
+
+    Raises:
+        CaptureError, UnsupportedError: as `capture`.
+    """
+    try:
+        captured = capture(model, batch, varied, dynamic_shapes)
+    except CaptureError as error:
+        if given.size == batch.size or dynamic_shapes is not None:
+            raise
+        try:
+            return capture(model, given, varied)
+        except CaptureError:
+            raise error from None
+    if captured.fixed is None or captured.fixed == given.size or not usual:
+        return captured
+    return capture(model, given, varied, dynamic_shapes)

@@ -157,15 +157,22 @@ def find_free_sizes(program: ExportedProgram, module: GraphModule) -> list[FreeS
     return sizes
 
 
-def find_held_lengths(module: GraphModule) -> list[FreeSize]:
-    """Lengths of tokens and masks that a trace holds: broadcast, another one could pass for it."""
+def find_held_lengths(module: GraphModule, rows: int | None) -> list[FreeSize]:
+    """Lengths of tokens and masks that a trace holds: broadcast, another one could pass for it; and
+    the number of examples, where it holds that.
+    """
     inputs = (n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder")
     return [
         FreeSize(((leaf, axis),), size, size, size)
         for leaf, value in enumerate(inputs)
-        if isinstance(value, Tensor) and not value.is_floating_point() and value.dim() in (2, 3)
+        if isinstance(value, Tensor)
         for axis, size in enumerate(value.shape)
-        if axis and isinstance(size, int) and size > 1
+        if isinstance(size, int)
+        and (
+            size == rows
+            if not axis
+            else size > 1 and not value.is_floating_point() and value.dim() in (2, 3)
+        )
     ]
 
 

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import partial
 from io import StringIO
 from typing import Any
@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from fxprune.capture.batch import Batch
+from fxprune.capture.constant_buffers import constant_buffers
 from fxprune.capture.free_sizes import Places, image_axes_of, lengths_of, shapes_to_ask
 from fxprune.capture.image_sizes import attends, holds_image_size, splits_image
 from fxprune.errors import CaptureError
@@ -55,6 +56,7 @@ def trace(
         # Reading the source, not only running it, leaves free what Python makes an integer of,
         # such as len(x).
         *(partial(traced, model, batch, axes, strict=True) for axes in free),
+        *(partial(_traced_with_constants, model, batch, axes) for axes in free),
     ]
     failed: list[Exception] = []
     for attempt in attempts:
@@ -65,7 +67,16 @@ def trace(
             failed.append(error)
     else:
         return _fixed(model, batch, failed[-1]), ()
-    return _with_free_images(model, batch, program, lengths, images, bool(varied & images))
+    program, notes = _with_free_images(
+        model, batch, program, lengths, images, bool(varied & images)
+    )
+    if failed:
+        notes += (
+            f"torch.export traced the model in attempt {len(failed) + 1} of at most "
+            f"{len(attempts) + 2}; the first failed: {type(failed[0]).__name__}: "
+            f"{_first_line(failed[0])}",
+        )
+    return program, notes
 
 
 def _with_free_images(
@@ -155,21 +166,26 @@ def _traced_after_another_size(model: nn.Module, batch: Batch) -> ExportedProgra
     return traced(model, batch)
 
 
+def _traced_with_constants(model: nn.Module, batch: Batch, free: Places) -> ExportedProgram:
+    with constant_buffers(model, batch):
+        return traced(model, batch, free)
+
+
 def _fixed(model: nn.Module, batch: Batch, error: Exception) -> ExportedProgram:
     """Trace at the example's shapes; raises what stood in the way of a free batch size where that
     fails too.
     """
-    try:
-        batch = batch.map(torch.clone)
-        return torch.export.export(model, batch.args, batch.kwargs, strict=False)
-    except Exception:
-        raise CaptureError(
-            f"torch.export could not capture {type(model).__name__} on inputs "
-            f"{[tuple(t.shape) for t in batch.tensors()]}: "
-            f"{type(error).__name__}: {_first_line(error)}. If a part of the model depends on the "
-            "data (detection post-processing, generation "
-            'loops), compress the other parts in place with targets=["name", ...].'
-        ) from error
+    for made in (nullcontext(), constant_buffers(model, batch)):
+        with suppress(Exception), made:
+            held = batch.map(torch.clone)
+            return torch.export.export(model, held.args, held.kwargs, strict=False)
+    raise CaptureError(
+        f"torch.export could not capture {type(model).__name__} on inputs "
+        f"{[tuple(t.shape) for t in batch.tensors()]}: "
+        f"{type(error).__name__}: {_first_line(error)}. If a part of the model depends on the "
+        "data (detection post-processing, generation "
+        'loops), compress the other parts in place with targets=["name", ...].'
+    ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -132,6 +132,8 @@ def check_sizes(name: str, value: Any, sizes: tuple[Span, ...]) -> None:
             why = f"{limit} the original does something else, or nothing"
             if fewest == most:
                 why = f"this model holds its example's, {most}"
+            if not axis:
+                why = f"this model takes batches of {most} examples only"
             raise ArgumentError(
                 f"{name} has the size {found} along axis {axis}: {why}. Cut, pad or resize it, or "
                 "compress again with examples of that size."
