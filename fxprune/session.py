@@ -166,16 +166,7 @@ def open_session(
     calibration = Calibration(model, loader, store=store, groups=options.groups)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
-        example = options.example
-        given, usual = calibration.first()
-        if example is not None:
-            given, usual = to_batch(model, example), True
-        batch = calibration.example if example is None else example_batch(model, example)
-        captured = capture_either(
-            model, batch, given, usual, calibration.varied(), options.dynamic_shapes
-        )
-        calibration.exact = captured.fixed
-        calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+        captured = _capture(model, calibration, options)
         notes, compare_features = _examine(captured, model, calibration, options)
     journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
     ignored = matcher(model, options.ignore, "ignore")
@@ -214,6 +205,20 @@ def open_session(
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
     return session
+
+
+def _capture(model: nn.Module, calibration: Calibration, options: Options) -> Captured:
+    """Capture on two examples, or on as many as the model takes, which batches then have."""
+    given, usual = calibration.first()
+    batch, example = calibration.example, options.example
+    if example is not None:
+        batch, given, usual = example_batch(model, example), to_batch(model, example), True
+    captured = capture_either(
+        model, batch, given, usual, calibration.varied(), options.dynamic_shapes
+    )
+    calibration.exact = captured.fixed
+    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+    return captured
 
 
 def _examine(

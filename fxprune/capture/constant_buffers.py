@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.capture.batch import Batch
+from fxprune.capture.free_numbers import FreeNumbers
 
 MAKERS = frozenset({torch.tensor, torch.as_tensor})
 """What makes a constant of numbers."""
@@ -45,10 +46,22 @@ def constant_buffers(model: nn.Module, batch: Batch) -> Iterator[None]:
     for module, name, buffer, _ in moved:
         delattr(module, name)
         object.__setattr__(module, name, buffer)
+    eager = _Eager([buffer for _, _, buffer, _ in moved])
+    # Within torch.export's own modes, which take calls such as torch.tensor apart; it copies the
+    # root of a graph module, and its hooks are lost.
+    hooks = [
+        hook
+        for module in model.modules()
+        for hook in (
+            module.register_forward_pre_hook(eager.enter),
+            module.register_forward_hook(eager.leave, always_call=True),
+        )
+    ]
     try:
-        with _Eager([buffer for _, _, buffer, _ in moved]):
-            yield
+        yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for module, name, buffer, fleeting in moved:
             vars(module).pop(name, None)
             module.register_buffer(name, buffer, persistent=not fleeting)
@@ -60,18 +73,41 @@ class _Eager(TorchFunctionMode):
     def __init__(self, constants: Iterable[Tensor]) -> None:
         super().__init__()
         self.known = {id(tensor): tensor for tensor in constants}
+        self.sizes = FreeNumbers()
+        self._depth = 0
+
+    def enter(self, *_: Any) -> None:
+        """A module begins."""
+        if not self._depth:
+            self.__enter__()  # type: ignore[no-untyped-call]
+        self._depth += 1
+
+    def leave(self, *_: Any) -> None:
+        """A module ends, or fails."""
+        self._depth -= 1
+        if not self._depth:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = pytree.tree_leaves((args, kwargs))
+        # A shape is a leaf.
+        leaves += [size for leaf in leaves if isinstance(leaf, torch.Size) for size in leaf]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         free = any(
             isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)) for leaf in leaves
         )
+        if func in MAKERS and free:
+            return self.sizes.make(args[0])
+        if any(map(self.sizes.holds, tensors)):
+            return self._remember(self.sizes.call(func, args, kwargs or {}))
         known = all(map(self._is_known, tensors)) if tensors else func in MAKERS
         if free or not known:
             return func(*args, **(kwargs or {}))
         with _disable_current_modes():
-            result = func(*args, **(kwargs or {}))
+            return self._remember(func(*args, **(kwargs or {})))
+
+    def _remember(self, result: Any) -> Any:
+        """A result, whose tensors are known from now on."""
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.known[id(leaf)] = leaf

@@ -101,14 +101,7 @@ def capture(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         duplicate = copy_model(model).eval().requires_grad_(True)
         folded = fold_parametrizations(duplicate)
-        try:
-            register_outputs(duplicate(*batch.args, **batch.kwargs))
-        except Exception as error:
-            raise CaptureError(
-                f"{type(model).__name__} does not run on the example "
-                f"{[tuple(t.shape) for t in batch.tensors()]}: "
-                f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
-            ) from error
+        _run_once(duplicate, batch)
         with quiet(), plain_masks():
             program, notes = trace(duplicate, batch, varied, dynamic_shapes)
             sizes, doubtful = _check_sizes(program, model, batch)
@@ -125,27 +118,26 @@ def capture(
     # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
     module._forward_pre_hooks.clear()
     fixed = None if _frees_rows(module) else batch.size
-    if fixed is not None:
-        notes = (
-            "the batch size could not be left free: the result takes batches of "
-            f"{fixed} examples only",
-        )
-    if most is not None:
-        notes += (f"the model does something else on more than {most} examples in one call",)
+    notes = _notes_on_rows(notes, fixed, most)
     notes += tuple(
         f"{weight}: its parametrization is folded into the weight" for weight in folded
     ) + canonicalize(module, duplicate)
     held = [*sizes, *find_held_lengths(module, fixed)]
-    return Captured(
-        module,
-        batch,
-        notes
-        + drop_unread_parameters(module, duplicate)
-        + check_constants(module, duplicate, batch, most, held),
-        read_original(model, folded),
-        most,
-        fixed,
-    )
+    notes += drop_unread_parameters(module, duplicate)
+    notes += check_constants(module, duplicate, batch, most, held)
+    return Captured(module, batch, notes, read_original(model, folded), most, fixed)
+
+
+def _run_once(model: nn.Module, batch: Batch) -> None:
+    """Run a model and make known the types of what it returns."""
+    try:
+        register_outputs(model(*batch.args, **batch.kwargs))
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} does not run on the example "
+            f"{[tuple(t.shape) for t in batch.tensors()]}: "
+            f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
+        ) from error
 
 
 def _check_sizes(
@@ -172,6 +164,16 @@ def _check_sizes(
         else:
             sizes.append(checked)
     return ([], notes) if notes else (sizes, notes)
+
+
+def _notes_on_rows(notes: tuple[str, ...], fixed: int | None, most: int | None) -> tuple[str, ...]:
+    """Notes on sizes, and on numbers of examples that the graph does not take."""
+    if fixed is not None:
+        free = "the batch size could not be left free: the result takes batches of"
+        notes = (f"{free} {fixed} examples only",)
+    if most is not None:
+        notes += (f"the model does something else on more than {most} examples in one call",)
+    return notes
 
 
 def _frees_rows(module: GraphModule) -> bool:

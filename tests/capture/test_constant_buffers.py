@@ -66,6 +66,43 @@ def test_what_stands_in_buffers_is_a_constant(rows: int) -> None:
     assert {n: b.shape for n, b in before.items()} == {n: b.shape for n, b in model.named_buffers()}
 
 
+class Shuffled(nn.Module):
+    """Computes the shapes of its reshapes as tensors, as importers of ONNX do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3)
+        self.head, self.reshape = nn.Linear(8 * 16, 4), Reshape()
+        self.register_buffer("zero", torch.tensor([0]))
+        self.register_buffer("two", torch.tensor([2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        zero: Any = self.zero
+        two: Any = self.two
+        shape = torch.tensor(x.shape)
+        rows, channels = shape[zero], torch.gather(shape, 0, two - 1)
+        half = torch.div(channels, two, rounding_mode="trunc")
+        parts = torch.cat([rows, two, half, shape[2:]])
+        x = self.reshape(self.reshape(x, parts).transpose(1, 2), shape)
+        x = self.second(x).relu()
+        logits: Tensor = self.head(self.reshape(x, torch.stack([rows[0], 0 * rows[0] + 8 * 16])))
+        return logits
+
+
+def test_shapes_that_are_computed_as_tensors_leave_the_batch_free() -> None:
+    torch.manual_seed(0)
+    model, x = Shuffled().eval(), torch.randn(60, 3, 8, 8)
+    small = fxprune.compress(
+        model, x, flops=0.7, method="channels", decision="close", progress=False
+    )
+    assert len(small.get_parameter("second.weight")) < 8
+    assert not any("batch size" in note for note in fxprune.report(small).notes)
+    with torch.no_grad():
+        for batch in (x[:1], x[:7]):
+            torch.testing.assert_close(fxprune.masked(model, small)(batch), small(batch))
+
+
 def test_a_buffer_that_is_written_is_none() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
