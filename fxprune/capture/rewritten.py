@@ -62,7 +62,8 @@ def _spell_shape(node: Node) -> None:
     sizes: list[Any] = []
     with node.graph.inserting_before(node):
         for dim, size in enumerate(value.shape):
-            if isinstance(size, torch.SymInt):
+            # Axis 0 is most often the examples', free whether the trace says so or not.
+            if isinstance(size, torch.SymInt) or dim == 0:
                 read = node.graph.call_function(aten.sym_size.int, (other, dim))
                 read.meta["val"] = size
                 sizes.append(read)
