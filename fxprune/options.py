@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fxprune.calibrate.groups import Groups, check_groups
-from fxprune.errors import BudgetError, PlanError, UnsupportedError
+from fxprune.errors import BudgetError, CaptureError, PlanError, UnsupportedError
 from fxprune.label.named import read_names
 from fxprune.plans.budget import Budget, make_budget
 from fxprune.plans.methods import METHODS, Method
@@ -31,6 +31,8 @@ class Options:
         decision: when two outputs are the same decision; None to infer it (`fxprune.verify.infer`).
         groups: which calibration examples belong together; None where each is on its own.
         example: what to trace with; None for the first examples of the loader.
+        dynamic_shapes: which axes of the inputs are free, in torch.export's convention; None for
+            what the model allows.
         ignore: names (globs) of modules and parameters that keep their shape.
         keep: least share of the channels to keep, by name (glob) of a module.
         round_to: widths are multiples of this; None for `auto` where latency is limited, else 1.
@@ -52,6 +54,7 @@ class Options:
     decision: Decision = None
     groups: Groups | None = None
     example: Any = None
+    dynamic_shapes: Any = None
     ignore: Sequence[str] | str = ()
     keep: Mapping[str, float] | None = None
     round_to: RoundTo | None = None
@@ -93,6 +96,7 @@ class Options:
             raise BudgetError(f"seed={seed!r}: a seed is a whole number, 0 or more.")
         if not is_number(memory) or not memory >= 0:
             raise BudgetError(f"memory={memory!r}: give a number of bytes, such as 2e9.")
+        check_dynamic_shapes(self.dynamic_shapes)
         if not isinstance(self.workload, Workload):
             raise BudgetError(
                 f"workload={self.workload!r}: give a fxprune.Workload, such as "
@@ -130,6 +134,19 @@ class Options:
     def chosen_selector(self) -> str:
         """The method's selector, or the caller's where the method leaves it open."""
         return self.method.selector or self.selector
+
+
+def check_dynamic_shapes(value: object) -> None:
+    """Refuse what is no nest of free axes.
+
+    Raises:
+        CaptureError: says what to give.
+    """
+    if value is not None and not isinstance(value, (Mapping, tuple, list)):
+        raise CaptureError(
+            f"dynamic_shapes={value!r}: give the free axes by the names of arguments, as "
+            'torch.export.export takes them, such as {"input_ids": {1: torch.export.Dim.DYNAMIC}}.'
+        )
 
 
 def _counts(value: object) -> bool:

@@ -19,8 +19,8 @@ from fxprune.calibrate.observe import require_finite
 from fxprune.calibrate.soundness import random_outputs, require_sizes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
-from fxprune.capture.batch import example_batch
-from fxprune.capture.export import Captured, capture
+from fxprune.capture.batch import example_batch, to_batch
+from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
@@ -104,7 +104,7 @@ class Session:
         with torch.no_grad():
             for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
                 output = self.graph.forward(*batch.args, **batch.kwargs)
-                samples.append((output, batch.size))
+                samples.append((batch.cut_outputs(output), batch.own))
                 values += sum(tensor.numel() for tensor in floating(output).values())
                 if values > MOST_JUDGED:
                     break
@@ -166,10 +166,7 @@ def open_session(
     calibration = Calibration(model, loader, store=store, groups=options.groups)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
-        example = options.example
-        batch = calibration.example if example is None else example_batch(model, example)
-        captured = capture(model, batch)
-        calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+        captured = _capture(model, calibration, options)
         notes, compare_features = _examine(captured, model, calibration, options)
     journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
     ignored = matcher(model, options.ignore, "ignore")
@@ -205,8 +202,23 @@ def open_session(
         journal=journal,
     )
     first = next(iter(calibration.batches()))
-    require_finite(captured.graph, first.part(0, min(first.size, LOOKED_AT)).channels_last())
+    looked_at = captured.fixed or min(first.size, LOOKED_AT)
+    require_finite(captured.graph, first.part(0, looked_at).channels_last())
     return session
+
+
+def _capture(model: nn.Module, calibration: Calibration, options: Options) -> Captured:
+    """Capture on two examples, or on as many as the model takes, which batches then have."""
+    given, usual = calibration.first()
+    batch, example = calibration.example, options.example
+    if example is not None:
+        batch, given, usual = example_batch(model, example), to_batch(model, example), True
+    captured = capture_either(
+        model, batch, given, usual, calibration.varied(), options.dynamic_shapes
+    )
+    calibration.exact = captured.fixed
+    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+    return captured
 
 
 def _examine(

@@ -101,7 +101,17 @@ def _lift(module: GraphModule, node: Node) -> Lifted | None:
     if not _holds_only(attribute(module, path), set(tensors)):
         return None
     layer = kind.build(node, tensors)
-    return None if layer is None else Lifted(node, kind.activation, path, layer)
+    if layer is None or not _holds_alike(layer, tensors):
+        return None
+    return Lifted(node, kind.activation, path, layer)
+
+
+def _holds_alike(layer: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    """Whether a layer has parameters where these are: a frozen norm's weights are buffers."""
+    return all(
+        isinstance(tensor, nn.Parameter) == (name in layer._parameters)
+        for name, tensor in tensors.items()
+    )
 
 
 def _holds_only(owner: nn.Module, names: set[str]) -> bool:

@@ -120,7 +120,7 @@ def trace(model: nn.Module, small: Sequence[Tensor], large: Sequence[Tensor]) ->
     for node in module.graph.nodes:
         if mutates(node) and not plain_inplace(node):
             raise UntraceableError(f"{node} changes a tensor that is read again")
-    canonicalize(module)
+    canonicalize(module, model)
     return module
 
 

@@ -5,24 +5,29 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.capture.batch import example_batch
-from fxprune.capture.export import capture
+from fxprune.capture.batch import example_batch, to_batch
+from fxprune.capture.export import capture_either
 from fxprune.capture.supported import check_model
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
 from fxprune.label.named import matcher
-from fxprune.options import DEFAULTS
+from fxprune.options import DEFAULTS, check_dynamic_shapes
 
 
 def analyze(
-    model: nn.Module, example: Any, *, ignore: Sequence[str] | str = DEFAULTS.ignore
+    model: nn.Module,
+    example: Any,
+    *,
+    dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    ignore: Sequence[str] | str = DEFAULTS.ignore,
 ) -> Analysis:
     """Find the channel groups of a model; no data is read and no weight changed.
 
     Args:
         model: any module.
         example: a tensor, tuple or dict as `forward` takes it.
+        dynamic_shapes: as for `compress`.
         ignore: names (globs) of modules and parameters that must keep their shape.
 
     Returns:
@@ -33,7 +38,13 @@ def analyze(
         UnsupportedError: parameters on the meta device, quantized, or of an unsupported dtype.
     """
     check_model(model)
+    check_dynamic_shapes(dynamic_shapes)
     with undisturbed(model, DEFAULTS.seed):
-        captured = capture(model, example_batch(model, example))
+        captured = capture_either(
+            model,
+            example_batch(model, example),
+            to_batch(model, example),
+            dynamic_shapes=dynamic_shapes,
+        )
         ignored = matcher(model, ignore, "ignore")
         return analyze_graph(captured.graph, captured.example.size, ignored)

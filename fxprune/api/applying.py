@@ -28,6 +28,7 @@ def apply(
     *,
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
+    dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
     decision: Decision = DEFAULTS.decision,
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
@@ -39,7 +40,7 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        groups, example, decision, progress, seed, memory: as for `compress`.
+        groups, example, dynamic_shapes, decision, progress, seed, memory: as for `compress`.
 
     Returns:
         as `compress`.
@@ -57,6 +58,7 @@ def apply(
         method=method_of_plan(plan.method),
         groups=groups,
         example=example,
+        dynamic_shapes=dynamic_shapes,
         decision=decision,
         progress=progress,
         seed=seed,

@@ -30,6 +30,7 @@ def compress(
     decision: Decision = DEFAULTS.decision,
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
+    dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -79,6 +80,10 @@ def compress(
             patient): a callable that takes what the loader yields, an array in its order, or the
             key of dict batches. No group is held out and fitted on, and the bound counts groups.
         example: what to trace with; by default two examples of the first batch.
+        dynamic_shapes: which axes of the inputs are free in the result, in torch.export's
+            convention: `{"input_ids": {0: Dim.DYNAMIC, 1: Dim("length", max=512)}}`. By default
+            the number of examples, and lengths and image sizes where the model allows it; batches
+            of several lengths or sizes are grouped by them.
         targets: names of submodules to compress in place, inside a model that cannot be captured
             whole.
         ignore: names (globs) of modules and parameters that must keep their shape.
@@ -108,6 +113,7 @@ def compress(
         decision=decision,
         groups=groups,
         example=example,
+        dynamic_shapes=dynamic_shapes,
         ignore=ignore,
         keep=keep,
         round_to=round_to,

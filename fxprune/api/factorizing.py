@@ -27,6 +27,7 @@ def factorize(
     decision: Decision = DEFAULTS.decision,
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
+    dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
@@ -42,8 +43,8 @@ def factorize(
             original's outputs); or without looking at the data: `svd`, `learned-rank` (k1 x 1
             after 1 x k2; Idelbayev & Carreira-Perpinan, CVPR 2020) and `alds` (grouped encoders;
             Liebenwein et al., NeurIPS 2021).
-        model, calib_loader, decision, groups, example, ignore, progress, seed, memory: as for
-            `compress`.
+        model, calib_loader, decision, groups, example, dynamic_shapes, ignore, progress, seed,
+            memory: as for `compress`.
 
     Returns:
         as `compress`. A layer `conv2` has become `conv2.0` and `conv2.1`.
@@ -58,6 +59,7 @@ def factorize(
         decision=decision,
         groups=groups,
         example=example,
+        dynamic_shapes=dynamic_shapes,
         ignore=ignore,
         progress=progress,
         seed=seed,

@@ -63,6 +63,8 @@ class Calibration:
         size: examples in all.
         store: where they are.
         example: two examples, to capture the model with.
+        exact: examples in every batch handed out, where the model takes no other number; the last
+            ones are copies where too few are left. May be set between two readings.
         groups: (size,) number of every example's group; identical examples share one.
         copies: how many examples are identical with an earlier one.
 
@@ -81,6 +83,7 @@ class Calibration:
     ):
         self.chunk, self.store = chunk, Spill(MEMORY) if store is None else store
         self._kept: list[_Kept] = []
+        self.exact: int | None = None
         self.size = self._largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
         first: Batch | None = None
@@ -130,6 +133,12 @@ class Calibration:
             both.add(first)
         return both.batch()
 
+    def first(self) -> tuple[Batch, bool]:
+        """The first batch as the loader gave it, and whether it is one of several: all examples in
+        one say nothing of how many the model takes in a call.
+        """
+        return self._get(self._kept[0]), len(self._kept) > 1
+
     def notes(self, held_out: np.ndarray) -> tuple[str, ...]:
         """What a report should say of examples that belong together.
 
@@ -152,7 +161,20 @@ class Calibration:
         for kept in self._kept:
             first.setdefault(kept.sizes, kept)
         for sizes, kept in first.items():
-            yield sizes, self._get(kept).part(0, 2)
+            yield sizes, self._get(kept).part(0, self.exact or 2).filled(self.exact or 0)
+
+    def varied(self) -> frozenset[tuple[int, int]]:
+        """The axes whose sizes differ between batches: (number of the tensor, axis)."""
+        first, found = self._kept[0].sizes, set[tuple[int, int]]()
+        dims = [tensor.dim() for tensor in self.example.tensors()]
+        for kept in self._kept:
+            for i, (a, b) in enumerate(zip(first, kept.sizes, strict=True)):
+                found |= {
+                    (i, axis + dims[i] - len(a))
+                    for axis in range(min(len(a), len(b)))
+                    if a[axis] != b[axis]
+                }
+        return frozenset(found)
 
     def batches(self, chosen: np.ndarray | None = None) -> Iterator[Batch]:
         """Stream the examples in batches of at most `chunk` and no larger than the loader's: in
@@ -166,8 +188,13 @@ class Calibration:
             yield batch
 
     def numbered(self, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Stream the examples as `batches` does, with their numbers."""
-        most = min(self.chunk, self._largest)
+        """Stream the examples as `batches` does, with their numbers; copies have none."""
+        for numbers, batch in self._joined(chosen):
+            yield numbers, batch.filled(self.exact or 0)
+
+    def _joined(self, chosen: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
+        """What is chosen of neighboring batches of the same sizes put together."""
+        most = self.exact or min(self.chunk, self._largest)
         waiting: dict[Sizes, _Waiting] = {}
         for sizes, numbers, part in self._pieces(chosen):
             if sizes in waiting and not waiting[sizes].add(numbers, part):
@@ -195,8 +222,9 @@ class Calibration:
             batch = self._get(kept)
             if len(index) < kept.size:
                 batch = batch.take(torch.from_numpy(index))
-            for at in range(0, batch.size, self.chunk):
-                stop = min(at + self.chunk, batch.size)
+            chunk = self.exact or self.chunk
+            for at in range(0, batch.size, chunk):
+                stop = min(at + chunk, batch.size)
                 yield kept.sizes, start + index[at:stop], batch.part(at, stop)
 
 

@@ -1,7 +1,7 @@
 """Run the captured graph over batches and look at nodes' results on the way."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
@@ -75,27 +75,75 @@ def arguments(module: GraphModule, batch: Batch) -> list[Any]:
 
 @torch.no_grad()
 def require_finite(module: GraphModule, batch: Batch) -> None:
-    """Check that every layer's output on a batch is finite.
+    """Check that what every layer gives on a batch, and what the model returns, is finite.
+
+    Infinite values that a mask or a `where` discards before they reach a layer or the output are
+    the model's own affair.
 
     Raises:
-        CalibrationError: names the first layer whose output is not.
+        CalibrationError: names the first call whose values are not finite of those that reach a
+            layer or the output.
     """
-    checks = {
-        node.name: functools.partial(_check_finite, node)
-        for node in module.graph.nodes
-        if node.op == "call_function"
-        and operator_name(node.target) not in MOVEMENT
-        and not any(part in str(node.target) for part in MASKING)
+    found: dict[Node, str] = {}
+    checked = {n for n in module.graph.nodes if n.op == "call_function" and not _may_mask(n)}
+    kept = {n for n in checked if _is_layer(n)} | {
+        source for source in map(_moved, _outputs(module)) if source in checked
     }
+
+    def look(node: Node, value: Any) -> None:
+        found.update(_not_finite(node, value))
+        if node in found and node in kept:
+            raise CalibrationError(found[_origin(node, found, checked)])
+
+    calls = [n for n in module.graph.nodes if n.op == "call_function"]
+    checks = {node.name: functools.partial(look, node) for node in calls}
     Observer(module, checks).run(*arguments(module, batch), enable_io_processing=False)
 
 
-def _check_finite(node: Node, value: Any) -> None:
+def _may_mask(node: Node) -> bool:
+    name = operator_name(node.target)
+    return name in MOVEMENT or any(part in str(node.target) for part in MASKING)
+
+
+def _is_layer(node: Node) -> bool:
+    """A call that reads a weight of at least two axes: every output sums over its inputs."""
+    return any(
+        source.op == "get_attr" and getattr(source.meta.get("val"), "ndim", 0) > 1
+        for source in node.all_input_nodes
+    )
+
+
+def _outputs(module: GraphModule) -> list[Node]:
+    """What a graph returns."""
+    return list(module.graph.output_node().all_input_nodes)
+
+
+def _moved(node: Node) -> Node:
+    """The call whose values a node moves about."""
+    while node.op == "call_function" and operator_name(node.target) in MOVEMENT:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _not_finite(node: Node, value: Any) -> dict[Node, str]:
+    """What to say of a value that is not finite, by its node."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        return
-    if not torch.isfinite(value).all():
-        bad = "NaN" if torch.isnan(value).any() else "infinite"
-        raise CalibrationError(
-            f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the calibration "
-            "data. Check the weights and that inputs are normalized as in training."
-        )
+        return {}
+    if torch.isfinite(value).all():
+        return {}
+    bad = "NaN" if torch.isnan(value).any() else "infinite"
+    return {
+        node: f"{where(node)} gives {bad} values (shape {tuple(value.shape)}) on the calibration "
+        "data. Check the weights and that inputs are normalized as in training."
+    }
+
+
+def _origin(node: Node, found: Mapping[Node, str], checked: Set[Node]) -> Node:
+    """The earliest call that is not finite, and no mask, of those that lead to one."""
+    origin = node
+    while True:
+        origin = node if node in checked else origin
+        earlier = [source for source in node.all_input_nodes if source in found]
+        if not earlier:
+            return origin
+        node = earlier[0]

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,11 +18,24 @@ LABEL_KEYS = frozenset({"label", "labels", "target", "targets"})
 
 @dataclass(frozen=True)
 class Batch:
-    """One call of the model: positional and keyword arguments, and the number of examples."""
+    """One call of the model.
+
+    Attributes:
+        args, kwargs: positional and keyword arguments.
+        size: number of examples.
+        padding: how many of these, the last ones, are copies of others, to fill a batch of fixed
+            size.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     size: int
+    padding: int = 0
+
+    @property
+    def own(self) -> int:
+        """Number of examples that are no copies."""
+        return self.size - self.padding
 
     def tensors(self) -> list[Tensor]:
         """Every tensor among the arguments, in pytree order."""
@@ -31,7 +44,21 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same call with every tensor changed."""
         args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, self.kwargs))
-        return make_batch(args, kwargs)
+        return replace(make_batch(args, kwargs), padding=self.padding)
+
+    def filled(self, size: int) -> "Batch":
+        """As many examples as that, the last ones copies where there are fewer."""
+        if self.size >= size:
+            return self
+        return replace(self.take(torch.arange(size) % self.size), padding=size - self.own)
+
+    def cut_outputs(self, output: Any) -> Any:
+        """What a model returned for the batch, without the rows of copies."""
+        if not self.padding:
+            return output
+        return pytree.tree_map_only(
+            Tensor, lambda t: t[: self.own] if t.dim() and len(t) == self.size else t, output
+        )
 
     def channels_last(self) -> "Batch":
         """The same call with images and volumes laid out as CPU and GPU convolutions read them
@@ -42,13 +69,16 @@ class Batch:
 
     def take(self, index: Tensor) -> "Batch":
         """The examples with these numbers."""
-        return self.map(
-            lambda t: t[index.to(t.device)] if t.dim() and t.shape[0] == self.size else t
-        )
+        return self._rows(lambda t: t[index.to(t.device)])
 
     def part(self, start: int, stop: int) -> "Batch":
         """Examples `start` to `stop` of the batch."""
-        return self.map(lambda t: t[start:stop] if t.dim() and t.shape[0] == self.size else t)
+        return self._rows(lambda t: t[start:stop])
+
+    def _rows(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same call with the rows of examples changed; none of them is a copy."""
+        taken = self.map(lambda t: change(t) if t.dim() and t.shape[0] == self.size else t)
+        return replace(taken, padding=0)
 
 
 def make_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:

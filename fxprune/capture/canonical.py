@@ -1,47 +1,79 @@
 """What torch.export traced becomes the one form that all later stations read."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.capture.fold_constants import fold_numbers, fold_weights
 from fxprune.capture.functional import make_functional
 from fxprune.capture.regions import inline_regions
-from fxprune.graph.tensors import names_of, owner_of
+from fxprune.capture.rewritten import rewrite_calls
+from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import MADE, is_made, names_of, owner_of
 
 
-def canonicalize(module: GraphModule) -> tuple[str, ...]:
+def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
     """Make calls functional, inline regions, and give every tensor one name under which it is read.
 
     Args:
         module: of an exported program; changed in place.
+        model: that was traced.
 
     Returns:
         notes for the report.
     """
     inline_regions(module)
     make_functional(module)
-    _register_tensors(module)
+    rewrite_calls(module)
+    _register_tensors(module, model)
     _one_name_each(module)
     fold_numbers(module)
     notes = fold_weights(module)
+    _drop_unread_constants(module)
     _free_layout(module)
     return notes
 
 
-def _register_tensors(module: GraphModule) -> None:
+def _register_tensors(module: GraphModule, model: nn.Module) -> None:
     """Tensors that the trace left as plain attributes (non-persistent buffers, constants) become
-    buffers.
+    buffers; those that the model does not hold stand apart, under `MADE`.
     """
+    places: dict[str, str] = {}
     for node in module.graph.nodes:
         if node.op != "get_attr":
             continue
-        owner, leaf = owner_of(module, str(node.target))
+        name = str(node.target)
+        if name in places:
+            node.target = places[name]
+            continue
+        owner, leaf = owner_of(module, name)
         value = getattr(owner, leaf)
         registered = leaf in owner._parameters or leaf in owner._buffers
         if isinstance(value, Tensor) and not registered:
             delattr(owner, leaf)
+            if not _holds(model, name):
+                if not hasattr(module, MADE):
+                    module.add_module(MADE, nn.Module())
+                owner, leaf = module.get_submodule(MADE), name.replace(".", "_")
+                node.target = places[name] = f"{MADE}.{leaf}"
             owner.register_buffer(leaf, value, persistent=False)
+
+
+def _drop_unread_constants(module: GraphModule) -> None:
+    """What the forward makes and nothing reads any more goes."""
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    for name in [name for name, _ in module.named_buffers() if is_made(name)]:
+        if name not in read:
+            owner, leaf = owner_of(module, name)
+            delattr(owner, leaf)
+
+
+def _holds(model: nn.Module, name: str) -> bool:
+    """Whether an attribute of a model is a tensor."""
+    try:
+        return isinstance(attribute(model, name), Tensor)
+    except AttributeError:
+        return False
 
 
 def _one_name_each(module: GraphModule) -> None:

@@ -1,7 +1,7 @@
 """Arguments that a trace freezes: numbers, texts and flags, and those it was not given."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,18 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import OPEN, Batch
-from fxprune.graph.arguments import REQUIRED, TENSOR, Argument, literal, set_arguments
+from fxprune.capture.free_sizes import FreeSize
+from fxprune.graph.arguments import REQUIRED, TENSOR, Argument, Span, literal, set_arguments
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def check_constants(
-    module: GraphModule, model: nn.Module, batch: Batch, most: int | None = None
+    module: GraphModule,
+    model: nn.Module,
+    batch: Batch,
+    most: int | None = None,
+    sizes: Sequence[FreeSize] = (),
 ) -> tuple[str, ...]:
     """Make a captured graph check what is a constant in it, and give it the model's defaults.
 
@@ -26,6 +31,7 @@ def check_constants(
         model: that was traced.
         batch: it was traced on.
         most: examples per call up to which the trace is the model's; None for any number.
+        sizes: other free sizes of the inputs, and between which they are the model's.
 
     Returns:
         a note per constant.
@@ -45,9 +51,43 @@ def check_constants(
             replace(a, most=most if _has_rows(given.get(a.name), batch.size) else None)
             for a in arguments
         ]
-    if any(a.leaves is not None or a.default is not REQUIRED or a.most for a in arguments):
+    spans = _spans(names, given, sizes)
+    arguments = [replace(a, sizes=spans.get(a.name, ())) for a in arguments]
+    if any(
+        a.leaves is not None or a.default is not REQUIRED or a.most or a.sizes for a in arguments
+    ):
         set_arguments(module, arguments)
-    return tuple(_notes(given))
+    return (*_notes(given), *_notes_on_spans(spans))
+
+
+def _spans(
+    names: Sequence[str], given: dict[str, Any], sizes: Sequence[FreeSize]
+) -> dict[str, tuple[Span, ...]]:
+    """By argument, where its sizes must lie; only what is bounded."""
+    owners = [
+        (name, leaf) for name in names for leaf in range(len(pytree.tree_leaves(given[name])))
+    ]
+    spans: dict[str, tuple[Span, ...]] = {}
+    for size in sizes:
+        if size.fewest == 1 and size.most is None:
+            continue
+        for place, axis in size.places:
+            name, leaf = owners[place]
+            spans[name] = (*spans.get(name, ()), (leaf, axis, size.fewest, size.most or 0))
+    return spans
+
+
+def _notes_on_spans(spans: dict[str, tuple[Span, ...]]) -> Iterator[str]:
+    for name, held in spans.items():
+        for axis, fewest, most in dict.fromkeys(span[1:] for span in held if span[1]):
+            limit = f"at most {most}" if most else f"at least {fewest}"
+            yield (
+                f"{name} has the size {most} along axis {axis} in the result, as in the example: "
+                "it could not be left free"
+                if fewest == most
+                else f"{name} may have a size of {limit} along axis {axis}: beyond, the original "
+                "does something else, or nothing"
+            )
 
 
 def _has_rows(value: Any, size: int) -> bool:

@@ -1,34 +1,32 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
-import inspect
-import logging
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.bounds import most_examples
 from fxprune.capture.canonical import canonicalize
 from fxprune.capture.constants import check_constants
 from fxprune.capture.copying import copy_model
+from fxprune.capture.free_sizes import (
+    FreeSize,
+    Places,
+    check_size,
+    find_free_sizes,
+    find_held_lengths,
+)
 from fxprune.capture.functional import mutates, plain_inplace
-from fxprune.capture.image_sizes import attends, holds_image_size, splits_image
 from fxprune.capture.original import Original, read_original
 from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.plain_masks import plain_masks
-from fxprune.capture.returned import register_dataclasses
+from fxprune.capture.returned import register_outputs
 from fxprune.capture.supported import check_model
+from fxprune.capture.tracing import NOTHING, quiet, trace, traced
 from fxprune.capture.unread import drop_unread_parameters
 from fxprune.errors import CaptureError
 
@@ -44,6 +42,7 @@ class Captured:
         notes: what the trace lost, for the report.
         original: what the model held before anything was folded or dropped.
         most: examples per call up to which the graph is the model's; None for any number.
+        fixed: examples per call, where the graph takes no other number.
     """
 
     graph: GraphModule
@@ -51,135 +50,10 @@ class Captured:
     notes: tuple[str, ...]
     original: Original
     most: int | None = None
+    fixed: int | None = None
 
 
-def _dynamic_shapes(model: nn.Module, batch: Batch, spatial: bool) -> Any:
-    """A free batch axis on every tensor that has one; with `spatial`, free image axes too."""
-
-    def shape(item: Any) -> Any:
-        if not isinstance(item, Tensor) or not item.dim() or item.shape[0] != batch.size:
-            return None
-        free = {0: Dim.DYNAMIC}
-        if spatial and item.dim() >= 4:
-            free |= dict.fromkeys(range(2, item.dim()), Dim.AUTO)
-        return free
-
-    return (
-        pytree.tree_map(shape, batch.args),
-        pytree.tree_map(shape, batch.kwargs),
-    )
-
-
-def _export(model: nn.Module, batch: Batch) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
-    """Trace with a free batch size, and with free image sizes where the trace would hold the
-    example's otherwise.
-    """
-    start = time.monotonic()
-    try:
-        program = _traced_after_another_size(model, batch)
-    except Exception as error:
-        return _fixed(model, batch, error), ()
-    if not any(t.dim() >= 4 for t in batch.tensors()) or not any(
-        holds_image_size(node) for node in program.graph.nodes
-    ):
-        return program, ()
-    # Windows, grids and attention make symbolic sizes that take minutes to simplify.
-    if not any(attends(node) or splits_image(node) for node in program.graph.nodes):
-        try:
-            with _Deadline(time.monotonic() + PATIENCE + 4 * (time.monotonic() - start)):
-                return _traced(model, batch, spatial=True), ()
-        except Exception:
-            pass
-    return program, (
-        "the image size could not be left free: the result takes images of the example's size only",
-    )
-
-
-PATIENCE = 10.0
-
-
-class _Deadline(TorchFunctionMode):
-    """Gives up a trace whose symbolic sizes have grown out of hand."""
-
-    def __init__(self, end: float):
-        super().__init__()
-        self.end = end
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self.end:
-            raise TimeoutError
-        return func(*args, **(kwargs or {}))
-
-
-def _traced(
-    model: nn.Module, batch: Batch, spatial: bool, strict: bool = False
-) -> torch.export.ExportedProgram:
-    args, kwargs = _dynamic_shapes(model, batch, spatial)
-    # Bound as torch.export binds the example, so that *args and **kwargs are nested alike.
-    shapes = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    return torch.export.export(
-        model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict
-    )
-
-
-def _traced_after_another_size(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
-    """Trace with a free batch size; where that fails, once more after a run on one example.
-
-    A model that keeps what it made for the last shape (anchors, positions) compares that with the
-    traced shape, which ties the two.
-    """
-    try:
-        return _traced(model, batch, spatial=False)
-    except Exception:
-        with suppress(Exception):
-            one = batch.part(0, 1)
-            model(*one.args, **one.kwargs)
-        try:
-            return _traced(model, batch, spatial=False)
-        except Exception:
-            # Reading the source, not only running it, leaves free what Python makes an integer of,
-            # such as len(x).
-            return _traced(model, batch, spatial=False, strict=True)
-
-
-def _fixed(model: nn.Module, batch: Batch, error: Exception) -> torch.export.ExportedProgram:
-    """Trace at the example's shapes; raises what stood in the way of a free batch size where that
-    fails too.
-    """
-    try:
-        # Earlier attempts leave marks of free axes on their tensors.
-        batch = batch.map(torch.clone)
-        return torch.export.export(model, batch.args, batch.kwargs, strict=False)
-    except Exception:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise CaptureError(
-            f"torch.export could not capture {type(model).__name__} on inputs "
-            f"{[tuple(t.shape) for t in batch.tensors()]}: "
-            f"{type(error).__name__}: {first}. If a part of the model depends on the data "
-            "(detection post-processing, generation "
-            'loops), compress the other parts in place with targets=["name", ...].'
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the log of attempts that torch.export gives up: what it means reaches the caller as
-    an error.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        # It also prints whole graphs on the error stream.
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _same_beyond(
-    program: torch.export.ExportedProgram, model: nn.Module, batch: Batch, most: int
-) -> bool:
+def _same_beyond(program: ExportedProgram, model: nn.Module, batch: Batch, most: int) -> bool:
     """Whether a trace of more examples than its guards allow is the same: operators choose their
     kernels by size (cdist), and that is no branch of the model's.
     """
@@ -188,16 +62,16 @@ def _same_beyond(
         lambda t: torch.cat([t] * times) if t.dim() and t.shape[0] == batch.size else t
     )
     try:
-        beyond = _traced(model, more, spatial=False)
+        beyond = traced(model, more)
     except Exception:
         return False
     return most_examples(beyond) is None and beyond.graph_module.code == program.graph_module.code
 
 
-def _out_of_place(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def _out_of_place(program: ExportedProgram) -> ExportedProgram:
     """The program without calls that change a tensor."""
     try:
-        decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+        decomposed: ExportedProgram = program.run_decompositions({})
     except Exception as error:
         raise CaptureError(
             "torch.export cannot do without a call that changes a tensor in place: "
@@ -206,12 +80,18 @@ def _out_of_place(program: torch.export.ExportedProgram) -> torch.export.Exporte
     return decomposed
 
 
-def capture(model: nn.Module, batch: Batch) -> Captured:
-    """Trace a copy of the model in eval mode with a free batch size.
+def capture(
+    model: nn.Module, batch: Batch, varied: Places = NOTHING, dynamic_shapes: Any = None
+) -> Captured:
+    """Trace a copy of the model in eval mode with a free batch size, and with lengths and image
+    sizes free where the model allows it.
 
     Args:
         model: any module; neither its tensors nor its mode are touched.
         batch: two examples.
+        varied: axes whose sizes differ between calibration batches.
+        dynamic_shapes: which axes are free, in torch.export's convention; the number of examples
+            is in any case. By default what the model allows.
 
     Raises:
         CaptureError: torch.export refuses; says where and what to do.
@@ -221,16 +101,13 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         duplicate = copy_model(model).eval().requires_grad_(True)
         folded = fold_parametrizations(duplicate)
-        try:
-            register_dataclasses(duplicate(*batch.args, **batch.kwargs))
-        except Exception as error:
-            raise CaptureError(
-                f"{type(model).__name__} does not run on the example "
-                f"{[tuple(t.shape) for t in batch.tensors()]}: "
-                f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
-            ) from error
-        with _quiet(), plain_masks():
-            program, fixed = _export(duplicate, batch)
+        _run_once(duplicate, batch)
+        with quiet(), plain_masks():
+            program, notes = trace(duplicate, batch, varied, dynamic_shapes)
+            sizes, doubtful = _check_sizes(program, model, batch)
+            if doubtful:
+                program = traced(duplicate, batch)
+                notes += tuple(dict.fromkeys(doubtful))
             most = most_examples(program)
             if most is not None and _same_beyond(program, duplicate, batch, most):
                 most = None
@@ -240,28 +117,102 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     assert isinstance(module, GraphModule)
     # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
     module._forward_pre_hooks.clear()
-    if not any(
-        isinstance(v, torch.SymInt)
-        for n in module.graph.nodes
-        if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)
-        for v in n.meta["val"].shape
-    ):
-        notes: tuple[str, ...] = (
-            "the batch size could not be left free: the result takes batches of two only",
-        )
-    else:
-        notes = fixed
-    if most is not None:
-        notes += (f"the model does something else on more than {most} examples in one call",)
+    fixed = None if _frees_rows(module) else batch.size
+    notes = _notes_on_rows(notes, fixed, most)
     notes += tuple(
         f"{weight}: its parametrization is folded into the weight" for weight in folded
-    ) + canonicalize(module)
-    return Captured(
-        module,
-        batch,
-        notes
-        + drop_unread_parameters(module, duplicate)
-        + check_constants(module, duplicate, batch, most),
-        read_original(model, folded),
-        most,
-    )
+    ) + canonicalize(module, duplicate)
+    held = [*sizes, *find_held_lengths(module, fixed)]
+    notes += drop_unread_parameters(module, duplicate)
+    notes += check_constants(module, duplicate, batch, most, held)
+    return Captured(module, batch, notes, read_original(model, folded), most, fixed)
+
+
+def _run_once(model: nn.Module, batch: Batch) -> None:
+    """Run a model and make known the types of what it returns."""
+    try:
+        register_outputs(model(*batch.args, **batch.kwargs))
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} does not run on the example "
+            f"{[tuple(t.shape) for t in batch.tensors()]}: "
+            f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
+        ) from error
+
+
+def _check_sizes(
+    program: ExportedProgram, model: nn.Module, batch: Batch
+) -> tuple[list[FreeSize], list[str]]:
+    """Free sizes at which the trace does what the model does, and notes on those at which it does
+    something else.
+    """
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    module._forward_pre_hooks.clear()
+    sizes, notes = list[FreeSize](), list[str]()
+    found = find_free_sizes(program, module)
+    if not found:
+        return sizes, notes
+    own = copy_model(model).eval()
+    for size in found:
+        checked = check_size(module, own, batch, size)
+        if checked is None:
+            notes.append(
+                f"the size {size.example} of the inputs could not be left free: at others the "
+                "model does something else than at the example's"
+            )
+        else:
+            sizes.append(checked)
+    return ([], notes) if notes else (sizes, notes)
+
+
+def _notes_on_rows(notes: tuple[str, ...], fixed: int | None, most: int | None) -> tuple[str, ...]:
+    """Notes on sizes, and on numbers of examples that the graph does not take."""
+    if fixed is not None:
+        free = "the batch size could not be left free: the result takes batches of"
+        notes = (f"{free} {fixed} examples only",)
+    if most is not None:
+        notes += (f"the model does something else on more than {most} examples in one call",)
+    return notes
+
+
+def _frees_rows(module: GraphModule) -> bool:
+    """Whether an input of a trace has a free size."""
+    inputs = (n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder")
+    shapes = (value.shape for value in inputs if isinstance(value, Tensor))
+    return any(isinstance(size, torch.SymInt) for shape in shapes for size in shape)
+
+
+def capture_either(
+    model: nn.Module,
+    batch: Batch,
+    given: Batch,
+    usual: bool = True,
+    varied: Places = NOTHING,
+    dynamic_shapes: Any = None,
+) -> Captured:
+    """Capture with a free number of examples, or with the one that is given where the model takes
+    no other.
+
+    Args:
+        model: any module.
+        batch: two examples.
+        given: as many as the caller gives.
+        usual: whether they come so in every call; else two are taken where the model runs on two.
+        varied, dynamic_shapes: as for `capture`.
+
+    Raises:
+        CaptureError, UnsupportedError: as `capture`.
+    """
+    try:
+        captured = capture(model, batch, varied, dynamic_shapes)
+    except CaptureError as error:
+        if given.size == batch.size or dynamic_shapes is not None:
+            raise
+        try:
+            return capture(model, given, varied)
+        except CaptureError:
+            raise error from None
+    if captured.fixed is None or captured.fixed == given.size or not usual:
+        return captured
+    return capture(model, given, varied, dynamic_shapes)

@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 
 from fxprune.graph.convolution import reads_weight
 from fxprune.graph.nodes import argument, attribute, constants, module_path
-from fxprune.graph.tensors import set_parameter
+from fxprune.graph.tensors import MADE, is_made, set_parameter
 
 FOLDED = "the weight that is computed from other parameters is folded into one"
 """Note on a weight, after its name."""
@@ -57,12 +57,18 @@ def fold_weights(module: GraphModule) -> tuple[str, ...]:
             continue
         if weight.op != "call_function" or weight not in constant or _is_movement(weight):
             continue
-        path = module_path(node)
+        path, made = module_path(node), _is_made(weight)
         target = f"{path}.weight" if path else f"computed_{weight.name}"
         value = _evaluate(module, weight, {})
-        if not isinstance(value, Tensor) or _is_taken(target, weight):
+        if not isinstance(value, Tensor) or (not made and _is_taken(target, weight)):
             continue
-        set_parameter(module, target, nn.Parameter(value.detach().clone()))
+        value = value.detach().clone(memory_format=torch.contiguous_format)
+        if made:
+            target = f"{MADE}.{weight.name}"
+            module.get_submodule(MADE).register_buffer(weight.name, value, persistent=False)
+        else:
+            set_parameter(module, target, nn.Parameter(value))
+            notes.append(f"{target}: {FOLDED}")
         with graph.inserting_before(weight):
             folded = graph.get_attr(target)
         folded.meta = {k: v for k, v in weight.meta.items() if k == "val"} | {
@@ -70,11 +76,16 @@ def fold_weights(module: GraphModule) -> tuple[str, ...]:
         }
         weight.replace_all_uses_with(folded)
         constant.add(folded)
-        notes.append(f"{target}: {FOLDED}")
-    if notes:
-        graph.eliminate_dead_code()
-        module.recompile()
+    graph.eliminate_dead_code()
+    module.recompile()
     return tuple(notes)
+
+
+def _is_made(weight: Node) -> bool:
+    """Whether a weight comes from constants alone that the forward makes."""
+    if weight.op == "get_attr":
+        return is_made(str(weight.target))
+    return all(map(_is_made, weight.all_input_nodes))
 
 
 def _is_movement(node: Node) -> bool:

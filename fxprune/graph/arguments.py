@@ -19,6 +19,9 @@ REQUIRED = ...
 TENSOR = ...
 """Stands for a tensor among what an argument must be."""
 
+Span = tuple[int, int, int, int]
+"""(leaf, axis, fewest, most): between which sizes a tensor's axis must be; 0 for any `most`."""
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -31,6 +34,7 @@ class Argument:
         leaves: what it must be, leaf by leaf, `TENSOR` where any tensor will do; None for an
             argument of tensors alone, which the graph reads.
         most: examples per call, where the model does something else on more.
+        sizes: of its tensors, where the model does something else at others.
     """
 
     name: str
@@ -38,12 +42,16 @@ class Argument:
     default: Any
     leaves: tuple[Any, ...] | None
     most: int | None = None
+    sizes: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         literal(self.default)
         literal(self.leaves)
         if self.most is not None and type(self.most) is not int:
             raise TypeError(f"{self.most!r} is no number of examples.")
+        for span in self.sizes:
+            if len(span) != 4 or any(type(number) is not int for number in span):
+                raise TypeError(f"{span!r} does not say where a size must lie.")
 
 
 def literal(value: Any) -> str:
@@ -110,6 +118,28 @@ def check_rows(name: str, value: Any, most: int) -> None:
             )
 
 
+def check_sizes(name: str, value: Any, sizes: tuple[Span, ...]) -> None:
+    """Insist on sizes at which a model does what it was traced doing.
+
+    Raises:
+        ArgumentError: another one is given; says which there may be.
+    """
+    given = pytree.tree_leaves(value)
+    for leaf, axis, fewest, most in sizes:
+        found = given[leaf].shape[axis] if given[leaf].dim() > axis else 0
+        if found < fewest or most and found > most:
+            limit = f"above {most}" if found >= fewest else f"below {fewest}"
+            why = f"{limit} the original does something else, or nothing"
+            if fewest == most:
+                why = f"this model holds its example's, {most}"
+            if not axis:
+                why = f"this model takes batches of {most} examples only"
+            raise ArgumentError(
+                f"{name} has the size {found} along axis {axis}: {why}. Cut, pad or resize it, or "
+                "compress again with examples of that size."
+            )
+
+
 def _equal(found: Any, leaf: Any) -> bool:
     both = isinstance(found, float) and isinstance(leaf, float)
     return bool(found == leaf) or (both and math.isnan(found) and math.isnan(leaf))
@@ -161,11 +191,20 @@ class CheckedArguments(_PyTreeCodeGen):
         checks += "".join(
             f"\n    check_rows({a.name!r}, {a.name}, {a.most})" for a in self.arguments if a.most
         )
+        checks += "".join(
+            f"\n    check_sizes({a.name!r}, {a.name}, {literal(a.sizes)})"
+            for a in self.arguments
+            if a.sizes
+        )
         return f"def forward({', '.join(head)}){maybe_return_annotation}:{checks}{line}{body}"
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         """What the function calls."""
-        own = (("check_argument", check_argument), ("check_rows", check_rows))
+        own = (
+            ("check_argument", check_argument),
+            ("check_rows", check_rows),
+            ("check_sizes", check_sizes),
+        )
         return [*super().additional_globals(), *own]
 
 

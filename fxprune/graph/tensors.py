@@ -7,6 +7,16 @@ from torch.fx import GraphModule
 
 from fxprune.graph.nodes import attribute
 
+MADE = "made_in_forward"
+"""Where a graph holds the constants that a forward makes anew in every call, such as
+`torch.tensor(0.5)`: no module owns them, so they may lose channels and are never fitted.
+"""
+
+
+def is_made(name: str) -> bool:
+    """Whether a tensor of a captured graph is a constant that the forward makes."""
+    return name.startswith(f"{MADE}.")
+
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds an attribute of this qualified name, and its name there."""

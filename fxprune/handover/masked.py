@@ -13,8 +13,10 @@ from fxprune.capture.fold_constants import FOLDED
 from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.supported import check_model
 from fxprune.errors import PlanError
-from fxprune.graph.tensors import names_of
+from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import is_made, names_of
 from fxprune.handover.report import plan_of, report
+from fxprune.passes.lift import COUNTER
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan, reduced_shape, scatter
 
@@ -46,31 +48,38 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
         )
     full = copy_model(model).eval()
     fold_parametrizations(full)
-    originals = dict(full.named_parameters(remove_duplicate=False)) | dict(
-        full.named_buffers(remove_duplicate=False)
-    )
     weights, names = merge_factors(small.state_dict(), plan), names_of(small)
-    buffers = {name for name, _ in small.named_buffers(remove_duplicate=False)}
     with torch.no_grad():
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
                 continue
-            if name not in originals and name in buffers:  # made by the forward itself
-                continue
-            if name not in originals:
+            own = _tensor(full, name)
+            if own is None:
+                # What forward makes is only ever sliced, and a counter came with a lifted norm.
+                if is_made(name) or name.rpartition(".")[2] == COUNTER:
+                    continue
                 raise PlanError(
                     f"{name} of the compressed model is not a tensor of this "
                     f"{type(model).__name__}."
                 )
             if name in plan.kept:
-                if tuple(originals[name].shape) != plan.shapes[name]:
+                if tuple(own.shape) != plan.shapes[name]:
                     raise PlanError(
-                        f"{name} has shape {tuple(originals[name].shape)}; the plan was made for "
+                        f"{name} has shape {tuple(own.shape)}; the plan was made for "
                         f"{plan.shapes[name]}."
                     )
                 value = scatter(value, plan.shapes[name], plan.kept[name])
-            originals[name].data.copy_(value)
+            own.data.copy_(value)
     return full
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor | None:
+    """A model's tensor of this name, registered or a plain attribute."""
+    try:
+        found = attribute(model, name)
+    except AttributeError:
+        return None
+    return found if isinstance(found, Tensor) else None
 
 
 def merge_factors(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

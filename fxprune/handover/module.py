@@ -17,6 +17,7 @@ from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.returned import Attributes, register_object
 from fxprune.errors import StorageError
 
 DERIVED = (
@@ -194,10 +195,13 @@ def _decode_spec(held: Any) -> pytree.TreeSpec:
         return pytree.tree_structure(0)
     kind, context, children = held
     if kind not in pytree.SUPPORTED_NODES:
-        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        if isinstance(kind, type) and isinstance(context, Attributes):
+            register_object(kind)
+        elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            pytree.register_dataclass(kind)
+        else:
             raise StorageError(
                 f"The model takes or returns a {getattr(kind, '__qualname__', kind)}, which "
                 "torch.utils._pytree does not know in this process. Register it, and load again."
             )
-        pytree.register_dataclass(kind)
     return pytree.TreeSpec(kind, context, [_decode_spec(child) for child in children])

@@ -151,6 +151,8 @@ def _scatter(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, 
     """Start and end of the part that is replaced."""
     source = rewriter.value(args[0])
     dim = argument(node, 2, 0) % source.rank
+    if not any(dim in varying(a) for a in source.axes):
+        return
     for place in (3, 4):
         if isinstance(argument(node, place), int):
             args[place] = rewriter.position(source, dim, args[place])

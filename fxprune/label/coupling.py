@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch.fx import GraphModule, Node
 
+from fxprune.graph.tensors import is_made
 from fxprune.label.blocks import Sites, divide
 from fxprune.label.groups import Analysis, ChannelGroup, Pinned
 from fxprune.label.propagation import Propagation
@@ -209,7 +210,9 @@ def _relabel(value: Any, id_of: np.ndarray) -> Any:
 
 
 def _foldable(module: GraphModule, consumers: tuple[Consumer, ...]) -> frozenset[tuple[str, int]]:
-    """Weight axes that every use of the weight contracts."""
+    """Weight axes that every use of the weight contracts; no module owns the weights that a
+    forward makes, so that nothing can be folded into them.
+    """
     contractions: dict[tuple[str, int], set[str]] = defaultdict(set)
     for consumer in consumers:
         contractions[(consumer.parameter, consumer.axis)].add(consumer.node)
@@ -217,7 +220,9 @@ def _foldable(module: GraphModule, consumers: tuple[Consumer, ...]) -> frozenset
     for node in module.graph.nodes:
         if node.op == "get_attr":
             uses[str(node.target)] |= _terminal_uses(node)
-    return frozenset(key for key, nodes in contractions.items() if uses[key[0]] == nodes)
+    return frozenset(
+        key for key, nodes in contractions.items() if uses[key[0]] == nodes and not is_made(key[0])
+    )
 
 
 def _terminal_uses(node: Node) -> set[str]:

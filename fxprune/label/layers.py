@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from fxprune.graph.convolution import OUTPUTS_FIRST, bias_of, groups
 from fxprune.graph.nodes import argument, attribute
 from fxprune.graph.operators import operator_name
+from fxprune.graph.tensors import is_made
 
 MOST_OUTPUTS = 4096
 """Layers with more outputs (heads over a vocabulary) get no matrix of (outputs, outputs): it would
@@ -57,7 +58,11 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
                 readers[str(source.target)] += 1
         if operator_name(node.target) in OUTPUTS_FIRST and not node.kwargs:
             weight = argument(node, 1)
-            if isinstance(weight, Node) and weight.op == "get_attr":
+            if (
+                isinstance(weight, Node)
+                and weight.op == "get_attr"
+                and not is_made(str(weight.target))
+            ):
                 calls[str(weight.target)].append(node)
     found = {}
     for weight_name, nodes in calls.items():
@@ -75,8 +80,8 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
         found[nodes[0].name] = Layer(
             tuple(nodes),
             weight_name,
-            bias if bias and readers[bias] == len(nodes) else None,
-            mean if mean and readers[mean] == len(nodes) else None,
+            bias if bias and readers[bias] == len(nodes) and not is_made(bias) else None,
+            mean if mean and readers[mean] == len(nodes) and not is_made(mean) else None,
         )
     return found
 

@@ -15,7 +15,13 @@ from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.penultimate import Penultimate
 from fxprune.calibrate.recording import VALIDATION, Recording
-from fxprune.calibrate.split import FITTED_FIRST, HoldsOut, Split, examples_needed
+from fxprune.calibrate.split import (
+    EVERY_PART,
+    FITTED_FIRST,
+    HoldsOut,
+    Split,
+    examples_needed,
+)
 from fxprune.capture.batch import Batch
 from fxprune.errors import warn_caller
 from fxprune.label.groups import Analysis
@@ -85,14 +91,16 @@ class Statistics:
         """Stream chosen calibration examples with their numbers, counting those done."""
         for numbers, batch in self.calibration.numbered(chosen):
             yield numbers, batch.channels_last()
-            advance(batch.size)
+            advance(batch.own)
 
     @cached_property
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         split = self.split
+        # Every part may end with copies, where batches have a fixed size.
+        most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
         work = split.fitting * sum(term.amount for term in self.analysis.costs)
-        recording = Recording(self.graph, split.fitting, self.calibration.store, self.seed, work)
+        recording = Recording(self.graph, most, self.calibration.store, self.seed, work)
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))

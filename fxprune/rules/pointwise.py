@@ -65,7 +65,7 @@ IDENTITY = (
     "aten.alias "
     "aten._to_copy aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
     "aten.zero aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata "
-    "aten.rand_like aten.bernoulli aten.copy aten.expand_as"
+    "aten.empty_like aten.rand_like aten.bernoulli aten.copy aten.expand_as"
 ).split()
 # Elementwise, though torch does not tag them so.
 UNTAGGED = (
@@ -81,6 +81,14 @@ register_rule(*IDENTITY, *UNTAGGED)(pointwise)
 def convert(call: Call) -> Any:
     """What it is converted to may be given by another tensor, whose channels have no part in it."""
     return pointwise(replace(call, args=call.args[:1], kwargs={}))
+
+
+@register_rule(
+    "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty", "aten.new_empty_strided"
+)
+def made_anew(call: Call) -> Any:
+    """Only type and device are taken from the tensor."""
+    return call.out
 
 
 @register_rule("aten.prelu", "aten._prelu_kernel")

@@ -49,6 +49,7 @@ def encode_structure(graph: Graph, notes: list[str]) -> dict[str, Any] | None:
                     [] if a.default is REQUIRED else [a.default],
                     [] if a.leaves is None else [list(a.leaves)],
                     a.most,
+                    [list(span) for span in a.sizes],
                 ]
             )
             for a in codegen.arguments
@@ -123,13 +124,14 @@ def decode_codegen(graph: Graph, structure: dict[str, Any], decoder: Decoder) ->
 def _decode_argument(held: Any) -> Argument:
     """One checked argument, whose constants have nothing in them but constants."""
     try:
-        name, keyword_only, default, leaves, most = held
+        name, keyword_only, default, leaves, most, *sizes = held
         return Argument(
             check_identifier(name),
             bool(keyword_only),
             default[0] if default else REQUIRED,
             tuple(leaves[0]) if leaves else None,
             most,
+            tuple(tuple(span) for span in (sizes[0] if sizes else ())),
         )
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise StorageError(f"The file describes an argument as {str(held)[:80]}.") from error

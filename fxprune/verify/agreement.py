@@ -103,8 +103,9 @@ def compare(
             original(*batch.args, **batch.kwargs),
             small(*batch.args, **batch.kwargs),
         )
-        judge = judge or settle(decision, [(reference, batch.size)])  # type: ignore[arg-type]
-        same = judge.decide(reference, output, batch.size)
+        reference, output = batch.cut_outputs(reference), batch.cut_outputs(output)
+        judge = judge or settle(decision, [(reference, batch.own)])  # type: ignore[arg-type]
+        same = judge.decide(reference, output, batch.own)
         parts.append(torch.stack(same).numpy())
         errors.add(reference, output)
     if judge is None:

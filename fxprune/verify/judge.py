@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxprune.capture.returned import is_state
 from fxprune.errors import UnsupportedError
 from fxprune.verify.decisions import RULES, Custom, Rule, check_result, parse_rule
 from fxprune.verify.infer import Inferred, infer
@@ -204,6 +205,8 @@ def _judgeable(samples: Sequence[tuple[Any, int]]) -> tuple[dict[str, Tensor], d
 
 def _unfit(leaf: Any, size: int) -> str | None:
     """Why an output cannot be judged; empty for what is no tensor, None where it can."""
+    if is_state(leaf):
+        return f"it is a {type(leaf).__name__}, state for later calls"
     if not isinstance(leaf, Tensor):
         return ""
     if not leaf.is_floating_point():

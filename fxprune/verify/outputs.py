@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.returned import is_state
+
 TINY = 1e-30
 """The least squared norm that an error is relative to."""
 ONLY = "output"
@@ -16,7 +18,7 @@ ONLY = "output"
 
 def name_leaves(output: Any) -> dict[str, Any]:
     """What a model returns, by the keys and indices that lead there, joined by dots; `output` where
-    it is one value.
+    it is one value. State for later calls is one value.
     """
     return {path or ONLY: leaf for path, leaf in _walk(output, "")}
 
@@ -29,7 +31,11 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         children = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
     elif is_dataclass(value) and not isinstance(value, type):
         children = ((f.name, getattr(value, f.name)) for f in fields(value))
-    elif not isinstance(value, Tensor) and not pytree.tree_structure(value).is_leaf():
+    elif (
+        not isinstance(value, Tensor)
+        and not is_state(value)
+        and not pytree.tree_structure(value).is_leaf()
+    ):
         children = enumerate(pytree.tree_leaves(value))
     if children is None:
         yield path, value

@@ -135,3 +135,36 @@ def test_moments_that_overflow_are_an_error_although_all_is_finite() -> None:
     captured = capture(model, batch)
     with pytest.raises(CalibrationError, match="too large for their second moments"):
         collect_moments(captured.graph, analyze_graph(captured.graph, 4), [batch], 4)
+
+
+class Bucketed(nn.Module):
+    """Log-spaced positions and a division, whose infinite values a `where` discards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).relu()
+        hidden = torch.where(hidden > 0, 1 / hidden, hidden)
+        positions = torch.arange(-2, 2)
+        far = (torch.log(positions.abs().float()) * 2).long()
+        result: Tensor = self.second(hidden) + torch.where(positions.abs() < 2, positions, far)
+        return result
+
+
+def test_infinite_values_that_are_discarded_are_no_error() -> None:
+    batch = make_batch((torch.randn(4, 6, generator=torch.Generator().manual_seed(0)),), {})
+    require_finite(capture(Bucketed(), batch).graph, batch)
+
+
+def test_what_reaches_a_layer_is_named_by_where_it_began() -> None:
+    class Divided(Bucketed):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = (1 / self.first(x).relu()).unflatten(1, (4, 6)).flatten(1)
+            result: Tensor = self.second(hidden)
+            return result
+
+    batch = make_batch((torch.randn(4, 6, generator=torch.Generator().manual_seed(0)),), {})
+    with pytest.raises(CalibrationError, match=r"^model: reciprocal gives infinite values"):
+        require_finite(capture(Divided(), batch).graph, batch)

@@ -71,7 +71,7 @@ def test_lengths_that_the_graph_holds_are_named_before_the_work() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             length = int(x.shape[1])
-            hidden = torch.relu(self.first(x)) + self.places[:length]
+            hidden = torch.relu(self.first(x)) * {5: 1.0, 6: 0.5}[length] + self.places[:length]
             logits: Tensor = self.head(hidden.reshape(len(x), length, 2, 4).flatten(2).mean(1))
             return logits
 
