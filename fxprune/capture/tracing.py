@@ -1,5 +1,7 @@
 """The attempts at a trace, from the freest sizes of the inputs to those of the example."""
 
+import functools
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -135,10 +137,44 @@ def traced(
     """
     # An attempt leaves marks of free axes on its tensors.
     batch = batch.map(torch.clone)
-    shapes = shapes_to_ask(model, batch, free, asked)
-    return torch.export.export(
-        model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict
-    )
+    with _named_keywords(model, batch):
+        shapes = shapes_to_ask(model, batch, free, asked)
+        return torch.export.export(
+            model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict
+        )
+
+
+@contextmanager
+def _named_keywords(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Let the forward of a copy name the arguments that it takes as `**kwargs`.
+
+    torch.export looks their shapes up both by their own names and as one argument of nested ones,
+    and leaves nothing free.
+    """
+    signature = inspect.signature(model.forward)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken = {p.name for p in own}
+    if len(own) == len(signature.parameters) or not batch.kwargs.keys() - taken:
+        yield
+        return
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    more = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in batch.kwargs]
+    own += [parameter for parameter in more if parameter.name not in taken]
+    named.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    held = "forward" in vars(model)
+    model.forward = named
+    try:
+        yield
+    finally:
+        if held:
+            model.forward = forward
+        else:
+            del model.forward
 
 
 def _traced_as_asked(model: nn.Module, batch: Batch, asked: Any) -> ExportedProgram:

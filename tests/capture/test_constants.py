@@ -173,5 +173,6 @@ def test_arguments_by_any_name_are_checked_too() -> None:
         Model().eval(), data, flops=0.6, method="magnitude", progress=False
     )
     assert small(x=X, scale=2.0).shape == (5, 4)
+    assert not any("batch size" in note for note in fxprune.report(small).notes)
     with pytest.raises(ArgumentError, match=r"^scale=3\.0: this model was compressed for scale=2"):
         small(x=X, scale=3.0)

@@ -65,13 +65,14 @@ LIKE: dict[str, Callable[[Any, Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("name", LIKE)
-def test_a_shape_given_by_a_tensor_shortens_with_it(name: str) -> None:
+def test_a_tensor_that_only_gives_its_shape_keeps_no_channels(name: str) -> None:
     layers = {"a": nn.Linear(4, 6), "c": nn.Linear(4, 6), "b": nn.Linear(6, 2)}
     analysis = analyzed(Net(LIKE[name], **layers), 4)
     expected = {
         "expand_as": "a: 5 | a.weight[0] a.bias[0] -> nothing\n"
-        "c: 6 | c.weight[0] c.bias[0] -> b.weight[1]",
-        "view_as": "a: 6 | a.weight[0] a.bias[0] c.weight[0] c.bias[0] -> b.weight[1]",
+        "c: 6 | c.weight[0] c.bias[0] -> nothing",
+        "view_as": "a: 6 | a.weight[0] a.bias[0] -> b.weight[1]\n"
+        "c: 6 | c.weight[0] c.bias[0] -> nothing",
     }
     assert str(analysis) == expected[name]
 
