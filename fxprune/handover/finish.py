@@ -1,8 +1,5 @@
 """Lift the calls back into layers and attach the report."""
 
-import resource
-import sys
-
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -18,6 +15,7 @@ from fxprune.passes import LiftModules
 from fxprune.plans.factoring import Factoring, names
 from fxprune.plans.plan import Plan, reduced_shape
 from fxprune.session import Session
+from fxprune.timing.clock import peak_resident_memory
 from fxprune.verify.agreement import Agreement
 
 
@@ -50,7 +48,7 @@ def hand_over(
         groups=rows,
         alone=_left_alone(session, plan, rows),
         seconds=dict(session.journal.seconds),
-        peak_memory=_peak_memory(),
+        peak_memory=peak_resident_memory(),
         notes=tuple(notes),
         method=plan.method,
         advice=advise(session, agreement),
@@ -133,9 +131,3 @@ def _bytes_before(session: Session) -> int:
     original = session.captured.original
     constants = (t for name, t in session.graph.named_buffers() if name not in original.buffers)
     return original.bytes + _bytes(*constants)
-
-
-def _peak_memory() -> int:
-    """Largest resident size of the process so far, bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,10 +2,8 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
 from torch import nn
 
 from fxprune.errors import PlanError
@@ -20,6 +18,9 @@ from fxprune.handover.rows import (
 from fxprune.handover.typed import finite, read_typed
 from fxprune.plans.plan import Plan
 from fxprune.verify.agreement import Agreement
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 KEY = "fxprune"
 
@@ -79,8 +80,10 @@ class Report:
                 "wrote."
             ) from error
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Tables for a terminal, under a line that says what a decision is."""
+        from rich.text import Text
+
         if self.agreement is not None and self.agreement.decision:
             yield Text(f"Decision: {self.agreement.decision}.")
         yield tabulate_sizes(f"fxprune: {self.method}", self.flops, self.params, self.bytes)
@@ -104,6 +107,8 @@ class Report:
 
     def __str__(self) -> str:
         """The tables as plain text."""
+        from rich.console import Console
+
         console = Console(width=120, force_terminal=False, no_color=True)
         with console.capture() as capture:
             console.print(self)

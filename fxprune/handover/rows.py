@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from fxprune.verify.agreement import Agreement
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class AloneRow:
 
 def tabulate_sizes(
     title: str, flops: tuple[float, float], params: tuple[int, int], bytes: tuple[int, int]
-) -> Table:
+) -> "Table":
     """What the model cost before and costs after."""
     table = _table(title, ("", "before", "after", "kept"), right=("before", "after", "kept"))
     for name, (before, after), unit, label in (
@@ -66,7 +68,7 @@ def tell_outputs(agreement: Agreement) -> Iterator[str]:
         )
 
 
-def tabulate_groups(rows: Sequence[GroupRow]) -> Table:
+def tabulate_groups(rows: Sequence[GroupRow]) -> "Table":
     """What every channel group kept."""
     right = ("before", "after", "predicted error")
     table = _table("Channel groups", ("group", "weights", *right), right, fold=True)
@@ -77,7 +79,7 @@ def tabulate_groups(rows: Sequence[GroupRow]) -> Table:
     return table
 
 
-def tabulate_alone(rows: Sequence[AloneRow]) -> Table:
+def tabulate_alone(rows: Sequence[AloneRow]) -> "Table":
     """What was left at full size, and why."""
     table = _table("Left alone", ("what", "size", "why"), right=("size",), fold=True)
     for row in rows:
@@ -87,7 +89,9 @@ def tabulate_alone(rows: Sequence[AloneRow]) -> Table:
 
 def _table(
     title: str, columns: Sequence[str], right: Sequence[str], *, fold: bool = False
-) -> Table:
+) -> "Table":
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(

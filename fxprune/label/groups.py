@@ -1,12 +1,14 @@
 """What label propagation found: channel groups, pinned axes, costs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
 from fxprune.rules.recorder import Consumer
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Analysis:
         """Bipartite coupling graph: group nodes joined to the weight axes that hold their
         channels.
         """
+        import networkx as nx
+
         graph: nx.Graph[str] = nx.Graph()
         for group in self.groups:
             graph.add_node(group.name, kind="group", width=group.width, blocks=len(group.blocks))
