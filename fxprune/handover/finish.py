@@ -1,15 +1,21 @@
 """Lift the calls back into layers and attach the report."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
 from fxprune.graph.nodes import attribute
 from fxprune.handover.advice import advise
+from fxprune.handover.asked import tell_asked
 from fxprune.handover.left_alone import left_alone
+from fxprune.handover.measured import measure_layers
 from fxprune.handover.module import CompressedModule
 from fxprune.handover.report import Report, attach
-from fxprune.handover.rows import AloneRow, GroupRow
+from fxprune.handover.rows import AloneRow, GroupRow, Point
 from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules
 from fxprune.plans.factoring import Factoring, names
@@ -20,7 +26,11 @@ from fxprune.verify.agreement import Agreement
 
 
 def hand_over(
-    session: Session, small: GraphModule, allocation: Allocation, agreement: Agreement | None
+    session: Session,
+    small: GraphModule,
+    allocation: Allocation,
+    agreement: Agreement | None,
+    curve: Sequence[Point] = (),
 ) -> GraphModule:
     """Make the fitted graph an ordinary module that carries its plan and report.
 
@@ -29,14 +39,18 @@ def hand_over(
         small: a fitted graph of ATen calls; changed in place.
         allocation: it was made by.
         agreement: on the held-out examples; None where there were none.
+        curve: of the sizes that were tried on the way.
     """
+    # A random model draws once more.
+    with session.journal.station("verify"), torch.random.fork_rng(devices=[]):
+        measured = measure_layers(session, small, allocation.keep_mask)
     graph, example = session.graph, session.captured.example
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
         small = CompressedModule.of(LiftModules()(small).graph_module).eval()
     plan = allocation.plan
     _freeze(small, session.captured.original.frozen, plan)
-    rows = _rows(session, allocation)
+    rows = _rows(session, allocation, measured)
     notes = list(session.journal.notes)
     if "measured" in plan.settings:
         notes.append(f"measured latency: {plan.settings['measured']}")
@@ -52,12 +66,16 @@ def hand_over(
         notes=tuple(notes),
         method=plan.method,
         advice=advise(session, agreement),
+        asked=tell_asked(session.options, plan),
+        curve=tuple(curve),
     )
     attach(small, report, plan)
     return small
 
 
-def _rows(session: Session, allocation: Allocation) -> tuple[GroupRow, ...]:
+def _rows(
+    session: Session, allocation: Allocation, measured: Mapping[str, float]
+) -> tuple[GroupRow, ...]:
     """A row per channel group, and per layer that became two."""
     plan, errors = allocation.plan, allocation.errors
     groups = (
@@ -67,11 +85,15 @@ def _rows(session: Session, allocation: Allocation) -> tuple[GroupRow, ...]:
             group.channels,
             plan.widths[group.name] * len(group.blocks),
             errors.get(group.name, 0.0),
+            next((measured[p] for p, axis in group.members if axis == 0 and p in measured), None),
         )
         for group in session.analysis.groups
     )
     layers = (
-        _factored_row(name, how, session, plan, errors.get(name, 0.0))
+        replace(
+            _factored_row(name, how, session, plan, errors.get(name, 0.0)),
+            measured=measured.get(name),
+        )
         for name, how in plan.factorings.items()
     )
     return (*groups, *layers)

@@ -24,3 +24,12 @@ def lower_bound(
     weight = 1.0 if independent is None else min(independent / examples, 1.0)
     a, b = weight * agreeing, weight * (examples - agreeing) + 1
     return float(betaincinv(a, b, 1 - confidence))
+
+
+def interval(
+    agreeing: int, examples: int, confidence: float = 0.95, independent: float | None = None
+) -> tuple[float, float]:
+    """Two-sided Clopper-Pearson interval of a proportion; arguments as for `lower_bound`."""
+    one_sided = (1 + confidence) / 2
+    low = lower_bound(agreeing, examples, one_sided, independent)
+    return low, 1 - lower_bound(examples - agreeing, examples, one_sided, independent)
