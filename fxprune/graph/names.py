@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 LEVELS = (
     None,
-    r"((?<![\w\[])\d+(?!\w)|(?:_\d+)?(?=\)))",
-    r"((?<![\[\d])\d+(?=[^\s:)]*\.)|(?<![\w\[])\d+(?!\w)|(?:_\d+)?(?=\)))",
-    r"((?<![\[\d])\d+|(?:_\d+)?(?=\)))",
+    r"((?<![\w\[])\d+(?!\w)|_\d+(?=\))|(?<!\d)(?=\)))",
+    r"((?<![\[\d])\d+(?=[^\s:)]*\.)|(?<![\w\[])\d+(?!\w)|_\d+(?=\))|(?<!\d)(?=\)))",
+    r"((?<![\[\d])\d+|_\d+(?=\))|(?<!\d)(?=\)))",
 )
 """What names may differ in, from nothing over numbers of their own, and those in what lies before a
 dot, to any number. An axis, `[0]`, never differs, the number of a call at the end of brackets,

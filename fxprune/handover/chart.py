@@ -7,7 +7,7 @@ from typing import Any
 from fxprune.handover.rows import Point
 
 WIDTH, HEIGHT = 600, 320
-LEFT, RIGHT, TOP, BOTTOM = 80, 585, 30, 265
+LEFT, RIGHT, TOP, BOTTOM = 85, 560, 45, 258
 FEWEST = 0.5
 """Changed decisions that stand for none on a logarithmic axis."""
 
@@ -20,9 +20,9 @@ def draw_curve(points: Sequence[Point], kept: float) -> dict[str, Any] | None:
         kept: the share that the report's own model keeps.
 
     Returns:
-        what the template draws, in units of the picture; None where there is no point.
+        what the template draws, in units of the picture; None where there are not two points.
     """
-    if not points:
+    if len(points) < 2:
         return None
     spans = [_span(p) for p in points]
     low = math.floor(math.log10(min(least for least, _ in spans)))

@@ -11,7 +11,7 @@ from fxprune.errors import StorageError
 from fxprune.handover.chart import draw_curve
 from fxprune.handover.rows import GroupRow
 from fxprune.handover.summary import lines_of
-from fxprune.handover.tables import put_alone_together, tell_outputs, tell_range
+from fxprune.handover.tables import put_alone_together, tell_outputs, tell_range, tell_sizes
 from fxprune.verify.agreement import Agreement
 from fxprune.verify.by_class import Changed, ClassAgreement
 
@@ -24,6 +24,8 @@ CLASSES, ALONE = 40, 60
 """Rows that are shown."""
 DECADES = 3
 """Powers of ten that an axis of errors shows at least."""
+ROUNDING = 1e-9
+"""Errors below this are those of float32; the axis does not reach down to them."""
 
 
 def write_page(report: "Report", path: str | os.PathLike[str]) -> None:
@@ -68,14 +70,13 @@ def _break_at_dots(name: str) -> Any:
 
 def _values(report: "Report") -> dict[str, Any]:
     agreement = report.agreement
-    own = () if report.point is None else (report.point,)
     classes = () if agreement is None else agreement.classes
     low = min((found.low for found in classes), default=0.0)
     return {
         "report": report,
         "summary": lines_of(report),
         "sizes": _sizes(report),
-        "chart": draw_curve(report.curve or own, report.flops[1] / max(report.flops[0], 1)),
+        "chart": draw_curve(report.curve, report.flops[1] / max(report.flops[0], 1)),
         "layers": _layers(report.groups),
         "classes": _classes(classes, low),
         "hidden_classes": max(0, len(classes) - CLASSES),
@@ -98,32 +99,30 @@ def _values(report: "Report") -> dict[str, Any]:
 
 
 def _sizes(report: "Report") -> list[dict[str, Any]]:
+    pairs = (report.flops, report.params, report.bytes)
     return [
         {
             "name": name,
-            "before": f"{before / unit:,.1f} {label}",
-            "after": f"{after / unit:,.1f} {label}",
-            "kept": f"{after / max(before, 1):.1%}",
-            "share": min(100 * after / max(before, 1), 100),
+            "before": before,
+            "after": after,
+            "kept": kept,
+            "share": min(100 * pair[1] / max(pair[0], 1), 100),
         }
-        for name, (before, after), unit, label in (
-            ("FLOPs per example", report.flops, 1e6, "M"),
-            ("parameters", report.params, 1e3, "k"),
-            ("bytes", report.bytes, 1e3, "kB"),
-        )
+        for (name, before, after, kept), pair in zip(tell_sizes(*pairs), pairs, strict=True)
     ]
 
 
 def _layers(rows: Sequence[GroupRow]) -> list[dict[str, Any]]:
     widest = max((row.before for row in rows), default=1)
-    errors = [e for row in rows for e in (row.error, row.measured or 0) if 0 < e < math.inf]
+    errors = [e for row in rows for e in (row.error, row.measured or 0) if e < math.inf]
+    errors = [error for error in errors if error > ROUNDING]
     high = math.ceil(math.log10(max(errors, default=1)))
     low = min(math.floor(math.log10(min(errors, default=1))), high - DECADES)
 
     def place(error: float | None) -> float | None:
         if error is None or not 0 < error < math.inf:
             return None
-        return 98 * (math.log10(error) - low) / (high - low)
+        return 98 * max(math.log10(error) - low, 0) / (high - low)
 
     return [
         {

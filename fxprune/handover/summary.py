@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from fxprune.handover.tables import in_one_unit
 from fxprune.verify.agreement import Agreement
 
 if TYPE_CHECKING:
@@ -39,16 +40,12 @@ def lines_of(report: "Report") -> list[tuple[str, str]]:
 
 def _lines(report: "Report") -> Iterator[tuple[str, str]]:
     yield "asked", tell_options(report.asked)
-    (before, after), (many, few), (large, small) = report.flops, report.params, report.bytes
-    yield (
-        "got",
-        f"{_share(after, before)} of the FLOPs: {after / 1e6:,.1f} of {before / 1e6:,.1f} M",
+    flops, params, size = (
+        " of ".join(reversed(in_one_unit(*pair)))
+        for pair in (report.flops, report.params, report.bytes)
     )
-    yield (
-        "",
-        f"{_share(few, many)} of the parameters: {few:,} of {many:,}; "
-        f"{small / 1e6:,.1f} of {large / 1e6:,.1f} MB",
-    )
+    yield "got", f"{_share(report.flops)} of the FLOPs: {flops}"
+    yield "", f"{_share(report.params)} of the parameters: {params}; bytes: {size}"
     yield from _promise(report.agreement, report.predicted_error)
     yield "took", _took(report.seconds, report.peak_memory)
     yield "next", advise(report)
@@ -102,7 +99,8 @@ def advise(report: "Report") -> str:
     return "fxprune.save(small, path), and fxprune.benchmark(small, model, example)"
 
 
-def _share(after: float, before: float) -> str:
+def _share(sizes: tuple[float, float]) -> str:
+    before, after = sizes
     return f"{after / max(before, 1):.1%}"
 
 

@@ -17,6 +17,7 @@ NARROWEST = 20
 """Characters that a column of names has at least."""
 NUMBERS = 46, 9
 """Characters beside it in the table of the channel groups, and those that counts take."""
+UNITS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 SIZES = 26
 """Characters beside it in the table of what was left alone."""
 PLACE = re.compile(r" \([^()]*: [^()]*\)$")
@@ -30,18 +31,24 @@ def tabulate_sizes(
 ) -> "Table":
     """What the model cost before and costs after."""
     table = _table(title, ("", "before", "after", "kept"), right=("before", "after", "kept"))
-    for name, (before, after), unit, label in (
-        ("FLOPs per example", flops, 1e6, "M"),
-        ("parameters", params, 1e3, "k"),
-        ("bytes", bytes, 1e3, "k"),
-    ):
-        table.add_row(
-            name,
-            f"{before / unit:,.1f} {label}",
-            f"{after / unit:,.1f} {label}",
-            f"{after / max(before, 1):.1%}",
-        )
+    for name, before, after, kept in tell_sizes(flops, params, bytes):
+        table.add_row(name, before, after, kept)
     return table
+
+
+def tell_sizes(
+    flops: tuple[float, float], params: tuple[int, int], bytes: tuple[int, int]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Name, before, after and the share that is kept."""
+    rows = (("FLOPs per example", flops), ("parameters", params), ("bytes", bytes))
+    for name, (before, after) in rows:
+        yield (name, *in_one_unit(before, after), f"{after / max(before, 1):.1%}")
+
+
+def in_one_unit(before: float, after: float) -> tuple[str, str]:
+    """Two amounts in thousands, millions or billions, as the first asks."""
+    unit, name = next(((u, n) for u, n in UNITS if before >= u), (1.0, ""))
+    return f"{before / unit:,.1f}{name}", f"{after / unit:,.1f}{name}"
 
 
 def tell_outputs(agreement: Agreement) -> Iterator[str]:
@@ -83,7 +90,10 @@ def put_alone_together(rows: Sequence[AloneRow], most: int) -> list[Kind]:
     alike = put_together(
         rows, lambda row: f"{PLACE.sub('', row.reason)}{SEPARATOR}{row.name}", most=most
     )
-    kinds = [Kind(*found.name.split(SEPARATOR, 1), found.items) for found in alike]
+    kinds = []
+    for found in alike:
+        reason, _, name = found.name.partition(SEPARATOR)
+        kinds.append(Kind(reason, name, found.items))
     first: dict[str, int] = {}
     for kind in kinds:
         first.setdefault(kind.reason, len(first))
