@@ -92,6 +92,8 @@ def test_wheel_installs_and_imports(wheel: Path, tmp_path: Path) -> None:
         "fxprune/demo/vgg.safetensors",
         "fxprune/demo/fashion_mnist.npz",
         "fxprune/demo/NOTICE",
+        "fxprune/handover/page.html.jinja",
+        "fxprune/handover/report.html.jinja",
         "fxprune/py.typed",
     ):
         assert names.count(name) == 1

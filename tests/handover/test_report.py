@@ -284,7 +284,8 @@ def test_a_deep_model_fits_on_a_screen(layers: int) -> None:
 
 def test_names_are_broken_at_dots_alone() -> None:
     cells = [line.strip("│ ").split("│")[0].strip() for line in str(deep(12)).splitlines()]
-    pieces = {part for row in (*deep(12).groups, *deep(12).alone) for part in row.name.split(".")}
+    names = [row.name for row in deep(12).groups] + [row.name for row in deep(12).alone]
+    pieces = {part for name in names for part in name.split(".")}
     for cell in cells:
         if cell.startswith("bert."):
             assert cell.endswith(".") or cell.split(".")[-1] in pieces, cell
