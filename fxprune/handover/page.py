@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import StorageError
 from fxprune.handover.chart import draw_curve
+from fxprune.handover.figures import Figures
 from fxprune.handover.rows import GroupRow
 from fxprune.handover.summary import lines_of
 from fxprune.handover.tables import put_alone_together, tell_outputs, tell_range, tell_sizes
@@ -18,8 +19,6 @@ from fxprune.verify.by_class import Changed, ClassAgreement
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from fxprune.handover.report import Report
-
 CLASSES, ALONE = 40, 60
 """Rows that are shown."""
 DECADES = 3
@@ -28,7 +27,7 @@ ROUNDING = 1e-9
 """Errors below this are those of float32; the axis does not reach down to them."""
 
 
-def write_page(report: "Report", path: str | os.PathLike[str]) -> None:
+def write_page(report: Figures, path: str | os.PathLike[str]) -> None:
     """Write the whole page.
 
     Raises:
@@ -44,7 +43,7 @@ def write_page(report: "Report", path: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def render(report: "Report") -> str:
+def render(report: Figures) -> str:
     """The element that shows a report inside another page."""
     return _environment().get_template("report.html.jinja").render(_values(report))
 
@@ -68,7 +67,7 @@ def _break_at_dots(name: str) -> Any:
     return Markup(".<wbr>").join(escape(part) for part in name.split("."))
 
 
-def _values(report: "Report") -> dict[str, Any]:
+def _values(report: Figures) -> dict[str, Any]:
     agreement = report.agreement
     classes = () if agreement is None else agreement.classes
     low = min((found.low for found in classes), default=0.0)
@@ -98,7 +97,7 @@ def _values(report: "Report") -> dict[str, Any]:
     }
 
 
-def _sizes(report: "Report") -> list[dict[str, Any]]:
+def _sizes(report: Figures) -> list[dict[str, Any]]:
     pairs = (report.flops, report.params, report.bytes)
     return [
         {

@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fxprune.errors import PlanError
+from fxprune.handover.figures import Figures
 from fxprune.handover.page import render, write_page
-from fxprune.handover.rows import AloneRow, GroupRow, Point
 from fxprune.handover.summary import summarize
 from fxprune.handover.tables import (
     tabulate_alone,
@@ -20,7 +20,6 @@ from fxprune.handover.tables import (
 )
 from fxprune.handover.typed import finite, read_typed
 from fxprune.plans.plan import Plan
-from fxprune.verify.agreement import Agreement
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -34,53 +33,8 @@ ROWS = (30, 24, 20, 16, 12, 10, 8, 6, 4)
 """Rows of a table that are tried for that."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """Sizes, agreement, and what happened to every weight.
-
-    Attributes:
-        flops, params, bytes: before and after; FLOPs are per example, by torch.utils.flop_counter
-            (a multiply-add counts 2).
-        agreement: on calibration examples held out from fitting; None where none were.
-        groups: a row per channel group.
-        alone: a row for everything that was left alone.
-        seconds: wall time per station.
-        peak_memory: largest resident size of the process, bytes.
-        notes: anything else worth knowing.
-        method: by which it was made.
-        asked: what the caller asked for, by keyword.
-        curve: other sizes from the same calibration, and this one: those that `sweep` made or
-            `agreement=` tried.
-        advice: what to do where few decisions were kept; else empty.
-    """
-
-    flops: tuple[float, float]
-    params: tuple[int, int]
-    bytes: tuple[int, int]
-    agreement: Agreement | None
-    groups: tuple[GroupRow, ...]
-    alone: tuple[AloneRow, ...]
-    seconds: dict[str, float]
-    peak_memory: int
-    notes: tuple[str, ...]
-    method: str
-    asked: dict[str, str] = field(default_factory=dict)
-    curve: tuple[Point, ...] = ()
-    advice: str = ""
-
-    @property
-    def predicted_error(self) -> float:
-        """Predicted relative squared error of the output, from the channels removed and the ranks
-        lowered: the sum over the groups.
-        """
-        return sum(row.error for row in self.groups)
-
-    @property
-    def point(self) -> Point | None:
-        """Where the model lies in a trade-off; None where nothing was compared."""
-        a = self.agreement
-        kept = self.flops[1] / max(self.flops[0], 1)
-        return None if a is None else Point(kept, a.rate, a.bound, a.examples, a.error)
+class Report(Figures):
+    """Sizes, agreement, and what happened to every weight, for people, browsers and programs."""
 
     def to_json(self, **options: Any) -> str:
         """The report as a JSON document; numbers that are not finite become null, and pictures of

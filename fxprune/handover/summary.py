@@ -1,13 +1,10 @@
 """A report in ten lines: `fxprune.report(small).summary()`."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from fxprune.handover.figures import Figures
 from fxprune.handover.tables import in_one_unit
 from fxprune.verify.agreement import Agreement
-
-if TYPE_CHECKING:
-    from fxprune.handover.report import Report
 
 LOW = 0.95
 """Agreement below which a smaller cut is the better advice."""
@@ -21,13 +18,13 @@ LABEL = 11
 LONGEST = 300
 
 
-def summarize(report: "Report") -> str:
+def summarize(report: Figures) -> str:
     """What was asked, got and promised, and what to do next: ten lines, each with its label."""
     lines = [(f"fxprune {report.method}", ""), *_lines(report)]
     return "\n".join(f"{label:<{LABEL}}{text}".rstrip() for label, text in lines)
 
 
-def lines_of(report: "Report") -> list[tuple[str, str]]:
+def lines_of(report: Figures) -> list[tuple[str, str]]:
     """The lines as labels and texts, those that go on under the label before."""
     joined = list[tuple[str, str]]()
     for label, text in _lines(report):
@@ -38,7 +35,7 @@ def lines_of(report: "Report") -> list[tuple[str, str]]:
     return joined
 
 
-def _lines(report: "Report") -> Iterator[tuple[str, str]]:
+def _lines(report: Figures) -> Iterator[tuple[str, str]]:
     yield "asked", tell_options(report.asked)
     flops, params, size = (
         " of ".join(reversed(in_one_unit(*pair)))
@@ -48,7 +45,7 @@ def _lines(report: "Report") -> Iterator[tuple[str, str]]:
     yield "", f"{_share(report.params)} of the parameters: {params}; bytes: {size}"
     yield from _promise(report.agreement, report.predicted_error)
     yield "took", _took(report.seconds, report.peak_memory)
-    yield "next", advise(report)
+    yield "next", say_next(report)
 
 
 def _promise(agreement: Agreement | None, predicted: float) -> Iterator[tuple[str, str]]:
@@ -83,7 +80,7 @@ def tell_options(asked: Mapping[str, str]) -> str:
     return _shorten(", ".join(f"{name}={value}" for name, value in asked.items()) or "unknown")
 
 
-def advise(report: "Report") -> str:
+def say_next(report: Figures) -> str:
     """What to do next."""
     agreement = report.agreement
     if agreement is None:
