@@ -139,6 +139,9 @@ def _few(session: Session) -> Iterator[Batch]:
     each = sum(activations(session.graph, session.analysis))
     step = examples_within(HELD, each, EXAMPLES)
     for batch in session.statistics.batches(mask):
+        if session.statistics.calibration.exact:  # the graph takes no other number of examples
+            yield batch
+            continue
         borders = [*range(0, batch.size, step), batch.size]
         for start, stop in pairwise(borders):
             yield batch.part(start, stop)
