@@ -4,19 +4,23 @@ capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify ->
 observed of the original in between is computed when it is first asked for.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
+from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, warn_caller
 from fxprune.fit.build import build
 from fxprune.handover.finish import hand_over
 from fxprune.handover.report import report
+from fxprune.handover.rows import Point
+from fxprune.label.flops import count_flops
 from fxprune.options import Options
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
@@ -35,11 +39,13 @@ class Fitted:
         graph: of ATen calls.
         allocation: it was made by.
         agreement: on the held-out examples; None where there are none.
+        curve: of the sizes that were tried to find this one.
     """
 
     graph: GraphModule
     allocation: Allocation
     agreement: Agreement | None
+    curve: tuple[Point, ...] = ()
 
 
 def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModule:
@@ -70,7 +76,7 @@ def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModu
     certified = session.options.budget.agreement is not None
     session.settle_decision()
     fitted = certify(session) if certified else fit_within(session, limits)
-    return hand_over(session, fitted.graph, fitted.allocation, fitted.agreement)
+    return hand_over(session, fitted.graph, fitted.allocation, fitted.agreement, fitted.curve)
 
 
 def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
@@ -93,7 +99,7 @@ def certify(session: Session) -> Fitted:
     budget = session.options.budget
     assert budget.agreement is not None
     session.settle_decision()
-    best, stopped = None, ""
+    best, stopped, curve = None, "", list[Point]()
     for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
         try:
             fitted = fit_within(session, budget.limits | {"flops": fraction})
@@ -103,6 +109,8 @@ def certify(session: Session) -> Fitted:
             stopped = f"no group can give more than FLOPs {fraction:g} asks"
             break
         found = fitted.agreement
+        if found is not None:
+            curve.append(_point(session, fitted.graph, found))
         if found is None or not found.bound >= budget.agreement:
             stopped = f"at FLOPs {fraction:g} the model agrees on {_tell(found)}"
             break
@@ -114,7 +122,14 @@ def certify(session: Session) -> Fitted:
         )
     if stopped:
         session.journal.note(f"the next smaller size could not be certified: {stopped}")
-    return best
+    return replace(best, curve=tuple(curve))
+
+
+def _point(session: Session, graph: GraphModule, found: Agreement) -> Point:
+    """What a size that was tried keeps and gives."""
+    example = session.captured.example
+    kept = count_flops(graph, example) / max(count_flops(session.graph, example), 1)
+    return Point(kept, found.rate, found.bound, found.examples, found.error)
 
 
 def _tell(found: Agreement | None) -> str:
@@ -137,9 +152,19 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
     held_out, judge = session.split.held_out, session.judge
     if judge is None:
         return None
+    numbers = list[np.ndarray]()
     with session.journal.station("verify", int(held_out.sum())) as advance:
-        batches = session.statistics.batches(held_out, advance)
+        batches = _note_numbers(session.statistics.numbered(held_out, advance), numbers)
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
-        return compare(original, small, batches, judge, independent)
+        found = compare(original, small, batches, judge, independent)
+    return found.numbered(np.concatenate(numbers))
+
+
+def _note_numbers(
+    numbered: Iterable[tuple[np.ndarray, Batch]], numbers: list[np.ndarray]
+) -> Iterator[Batch]:
+    for own, batch in numbered:
+        numbers.append(own)
+        yield batch

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
 
 Advance = Callable[[int], object]
 """Told how many steps of a station are newly done."""
@@ -21,8 +22,7 @@ class Progress:
     """
 
     def __init__(self, wanted: bool):
-        self._console = Console(stderr=True)
-        self._shown = wanted and self._console.is_terminal
+        self._console = _terminal() if wanted else None
         self._bars: Bars | None = None
 
     @contextmanager
@@ -31,7 +31,7 @@ class Progress:
 
         A station inside another one has its bar below the other's.
         """
-        if not self._shown:
+        if self._console is None:
             yield lambda steps: None
             return
         if self._bars is not None:  # a terminal takes one live display at a time
@@ -39,17 +39,37 @@ class Progress:
             yield partial(self._bars.advance, task)
             self._bars.remove_task(task)
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self._console, transient=True) as self._bars:
+        with _bars(self._console) as self._bars:
             try:
                 yield partial(self._bars.advance, self._bars.add_task(name, total=total))
             finally:
                 self._bars = None
+
+
+def _terminal() -> "Console | None":
+    """Where bars are drawn; None where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console if console.is_terminal else None
+
+
+def _bars(console: "Console") -> "Bars":
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True)
 
 
 class Journal:

@@ -92,6 +92,8 @@ def test_wheel_installs_and_imports(wheel: Path, tmp_path: Path) -> None:
         "fxprune/demo/vgg.safetensors",
         "fxprune/demo/fashion_mnist.npz",
         "fxprune/demo/NOTICE",
+        "fxprune/handover/page.html.jinja",
+        "fxprune/handover/report.html.jinja",
         "fxprune/py.typed",
     ):
         assert names.count(name) == 1
@@ -127,7 +129,16 @@ def test_wheel_holds_every_file_of_the_tree(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_editable_install_finds_the_passes_once(checkout: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_editable_install_finds_the_passes_once(
+    links: bool, checkout: Path, tmp_path: Path
+) -> None:
+    if not links:
+        checkout = shutil.copytree(checkout, tmp_path / "checkout", symlinks=True)
+        # What git writes where the system has no links.
+        link = checkout / "fxprune" / "passes"
+        link.unlink()
+        link.write_text("../passes")
     python = environment(tmp_path / "env")
     options = ("--no-deps", "--no-index", "--no-build-isolation", "-e", checkout)
     run(sys.executable, "-m", "pip", "-q", "--python", python, "install", *options, cwd=tmp_path)

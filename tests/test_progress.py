@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress as Bars
 
-from fxprune import progress
 from fxprune.progress import Progress
 
 
@@ -18,7 +17,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     def console(stderr: bool) -> Console:
         return Console(file=screen, force_terminal=True, width=80)
 
-    monkeypatch.setattr(progress, "Console", console)
+    monkeypatch.setattr("rich.console.Console", console)
     return screen
 
 
@@ -32,7 +31,7 @@ def test_a_station_inside_another_shares_its_display(
             displays.append(self)
             super().start()
 
-    monkeypatch.setattr(progress, "Bars", Counted)
+    monkeypatch.setattr("rich.progress.Progress", Counted)
     bars = Progress(True)
     with bars.task("fit", 3) as advance:
         advance(1)

@@ -1,5 +1,7 @@
 """Compressing submodules in place inside models that cannot be captured whole."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -59,6 +61,26 @@ def test_target_is_compressed_in_place(detector: Detector) -> None:
     assert detector.get_parameter("backbone.0.weight").shape[0] == 16
 
 
+def test_the_whole_model_has_a_report(detector: Detector) -> None:
+    """Rows under the target's name; parameters of everything; also after a pickle."""
+    images = torch.randn(60, 3, 8, 8)
+    small = fxprune.compress(
+        detector, images, flops=0.5, targets=["backbone"], method="uniform", progress=False
+    )
+    found = fxprune.report(small)
+    before, after = (sum(p.numel() for p in model.parameters()) for model in (detector, small))
+    assert found.params == (before, after)
+    assert found.flops == fxprune.report(small.get_submodule("backbone")).flops
+    assert [row.name for row in found.groups] == ["backbone.0"]
+    assert found.agreement is None
+    assert "backbone" in found.notes[0]
+    assert found.asked == {"flops": "0.5", "method": "uniform", "targets": "backbone"}
+    assert "backbone.0" in str(found)
+    assert len(found.summary().splitlines()) == 10
+    for again in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert fxprune.report(again) == found
+
+
 def test_unknown_target(detector: Detector) -> None:
     """A name that matches nothing is an error that lists names."""
     with pytest.raises(fxprune.PlanError, match="matches no submodule"):
@@ -87,6 +109,10 @@ def test_sweep_reuses_one_calibration(detector: Detector) -> None:
     for flops, small in curve.items():
         before, after = fxprune.report(small).flops
         assert after <= flops * before
+    reports = [fxprune.report(small) for small in curve.values()]
+    points = reports[0].curve
+    assert [point.flops for point in points] == [r.flops[1] / r.flops[0] for r in reports]
+    assert all(r.curve == points for r in reports)
 
 
 def test_the_callers_random_state_stays(detector: Detector) -> None:

@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.handover.report import note_curve
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_session
 from fxprune.plans.budget import Budget, each_flops
@@ -73,4 +74,5 @@ def sweep(
             curve[fraction] = compress_session(session, budget.limits)
             session.journal.seconds.clear()
             session.journal.note(SHARED)
+        note_curve(list(curve.values()))
         return curve

@@ -2,17 +2,26 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import fxprune
 from fxprune.errors import CalibrationWarning, FxpruneError
+from fxprune.graph.names import put_together
+from fxprune.handover.rows import AloneRow
+from fxprune.handover.tables import put_alone_together, tell_range
+
+LINES = 40
+"""Rows of a kind that are shown one by one."""
+NAMED = 4
+"""Weight axes that are named in a cell."""
 
 
 def print_errors_as_lines(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,26 +78,33 @@ def tabulate(analysis: fxprune.Analysis) -> Table:
         table.add_column(
             column, overflow="fold", justify="right" if column in ("channels", "blocks") else "left"
         )
-    for group in list_groups(analysis):
-        table.add_row(
-            group["name"],
-            str(group["channels"]),
-            str(group["blocks"]),
-            " ".join(group["members"]),
-            " ".join(group["consumers"]),
-        )
-    for pinned in analysis.pinned:
-        table.add_row(
-            f"[dim]{pinned.parameter}[/dim]",
-            str(pinned.size),
-            "",
-            f"[dim]left alone: {pinned.reason}[/dim]",
-            "",
-        )
+    rows = put_together(analysis.groups, _joined, lambda g: (g.channels, len(g.blocks)), most=LINES)
+    for row in rows:
+        name, made, read = row.name.split("\n")
+        times = f"{len(row.items)} x " if len(row.items) > 1 else ""
+        group = row.items[0]
+        table.add_row(times + name, str(group.channels), str(len(group.blocks)), made, read)
+    alone = [AloneRow(p.parameter, p.size, p.reason) for p in analysis.pinned]
+    for kind in put_alone_together(alone, LINES):
+        times = f"{len(kind.rows)} x " if len(kind.rows) > 1 else ""
+        size = tell_range(row.size for row in kind.rows)
+        cells = (times + kind.name, size, "", f"left alone: {kind.reason}", "")
+        table.add_row(*(escape(cell) for cell in cells), style="dim")
     return table
 
 
-def list_groups(analysis: fxprune.Analysis) -> list[dict[str, Any]]:
+def _joined(group: fxprune.ChannelGroup) -> str:
+    """Name, makers and readers, a line each: what names may follow a pattern in."""
+    (listed,) = list_groups((group,))
+    return "\n".join((listed["name"], _shorten(listed["members"]), _shorten(listed["consumers"])))
+
+
+def _shorten(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return " ".join(names[:NAMED]) + more
+
+
+def list_groups(groups: Iterable[fxprune.ChannelGroup]) -> list[dict[str, Any]]:
     """The channel groups for JSON."""
     return [
         {
@@ -98,7 +114,7 @@ def list_groups(analysis: fxprune.Analysis) -> list[dict[str, Any]]:
             "members": [f"{parameter}[{axis}]" for parameter, axis in group.members],
             "consumers": list(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers)),
         }
-        for group in analysis.groups
+        for group in groups
     ]
 
 
@@ -108,4 +124,4 @@ def write_json(analysis: fxprune.Analysis) -> str:
         {"parameter": p.parameter, "axis": p.axis, "size": p.size, "reason": p.reason}
         for p in analysis.pinned
     ]
-    return json.dumps({"groups": list_groups(analysis), "alone": alone})
+    return json.dumps({"groups": list_groups(analysis.groups), "alone": alone})

@@ -1,28 +1,36 @@
 """Lift the calls back into layers and attach the report."""
 
-import resource
-import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
 from fxprune.graph.nodes import attribute
 from fxprune.handover.advice import advise
+from fxprune.handover.asked import tell_asked
 from fxprune.handover.left_alone import left_alone
+from fxprune.handover.measured import measure_layers
 from fxprune.handover.module import CompressedModule
 from fxprune.handover.report import Report, attach
-from fxprune.handover.rows import AloneRow, GroupRow
+from fxprune.handover.rows import AloneRow, GroupRow, Point
 from fxprune.label.flops import count_flops
 from fxprune.passes import LiftModules
 from fxprune.plans.factoring import Factoring, names
 from fxprune.plans.plan import Plan, reduced_shape
 from fxprune.session import Session
+from fxprune.timing.clock import peak_resident_memory
 from fxprune.verify.agreement import Agreement
 
 
 def hand_over(
-    session: Session, small: GraphModule, allocation: Allocation, agreement: Agreement | None
+    session: Session,
+    small: GraphModule,
+    allocation: Allocation,
+    agreement: Agreement | None,
+    curve: Sequence[Point] = (),
 ) -> GraphModule:
     """Make the fitted graph an ordinary module that carries its plan and report.
 
@@ -31,14 +39,18 @@ def hand_over(
         small: a fitted graph of ATen calls; changed in place.
         allocation: it was made by.
         agreement: on the held-out examples; None where there were none.
+        curve: of the sizes that were tried on the way.
     """
+    # A random model draws once more.
+    with session.journal.station("verify"), torch.random.fork_rng(devices=[]):
+        measured = measure_layers(session, small, allocation.keep_mask)
     graph, example = session.graph, session.captured.example
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
         small = CompressedModule.of(LiftModules()(small).graph_module).eval()
     plan = allocation.plan
     _freeze(small, session.captured.original.frozen, plan)
-    rows = _rows(session, allocation)
+    rows = _rows(session, allocation, measured)
     notes = list(session.journal.notes)
     if "measured" in plan.settings:
         notes.append(f"measured latency: {plan.settings['measured']}")
@@ -50,16 +62,20 @@ def hand_over(
         groups=rows,
         alone=_left_alone(session, plan, rows),
         seconds=dict(session.journal.seconds),
-        peak_memory=_peak_memory(),
+        peak_memory=peak_resident_memory(),
         notes=tuple(notes),
         method=plan.method,
         advice=advise(session, agreement),
+        asked=tell_asked(session.options, plan),
+        curve=tuple(curve),
     )
     attach(small, report, plan)
     return small
 
 
-def _rows(session: Session, allocation: Allocation) -> tuple[GroupRow, ...]:
+def _rows(
+    session: Session, allocation: Allocation, measured: Mapping[str, float]
+) -> tuple[GroupRow, ...]:
     """A row per channel group, and per layer that became two."""
     plan, errors = allocation.plan, allocation.errors
     groups = (
@@ -69,11 +85,15 @@ def _rows(session: Session, allocation: Allocation) -> tuple[GroupRow, ...]:
             group.channels,
             plan.widths[group.name] * len(group.blocks),
             errors.get(group.name, 0.0),
+            next((measured[p] for p, axis in group.members if axis == 0 and p in measured), None),
         )
         for group in session.analysis.groups
     )
     layers = (
-        _factored_row(name, how, session, plan, errors.get(name, 0.0))
+        replace(
+            _factored_row(name, how, session, plan, errors.get(name, 0.0)),
+            measured=measured.get(name),
+        )
         for name, how in plan.factorings.items()
     )
     return (*groups, *layers)
@@ -133,9 +153,3 @@ def _bytes_before(session: Session) -> int:
     original = session.captured.original
     constants = (t for name, t in session.graph.named_buffers() if name not in original.buffers)
     return original.bytes + _bytes(*constants)
-
-
-def _peak_memory() -> int:
-    """Largest resident size of the process so far, bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

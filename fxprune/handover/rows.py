@@ -1,11 +1,6 @@
-"""Rows of a report, and the tables that show them."""
+"""Rows of a report."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from rich.table import Table
-
-from fxprune.verify.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -17,6 +12,9 @@ class GroupRow:
         before, after: channels in all blocks.
         error: part of the predicted relative squared error of the model's output that comes from
             removing the rest of the group.
+        measured: relative squared error of what the layer that makes the channels gives, those
+            that it kept, on held-out examples and after fitting; None where there is no such
+            layer or example.
     """
 
     name: str
@@ -24,6 +22,7 @@ class GroupRow:
     before: int
     after: int
     error: float
+    measured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,64 +34,17 @@ class AloneRow:
     reason: str
 
 
-def tabulate_sizes(
-    title: str, flops: tuple[float, float], params: tuple[int, int], bytes: tuple[int, int]
-) -> Table:
-    """What the model cost before and costs after."""
-    table = _table(title, ("", "before", "after", "kept"), right=("before", "after", "kept"))
-    for name, (before, after), unit, label in (
-        ("FLOPs per example", flops, 1e6, "M"),
-        ("parameters", params, 1e3, "k"),
-        ("bytes", bytes, 1e3, "k"),
-    ):
-        table.add_row(
-            name,
-            f"{before / unit:,.1f} {label}",
-            f"{after / unit:,.1f} {label}",
-            f"{after / max(before, 1):.1%}",
-        )
-    return table
+@dataclass(frozen=True)
+class Point:
+    """One size of a trade-off.
 
+    Attributes:
+        flops: share of the original's that is kept.
+        rate, bound, examples, error: of the agreement; see `Agreement`.
+    """
 
-def tell_outputs(agreement: Agreement) -> Iterator[str]:
-    """A line for each of several outputs, and for other readings of a doubtful one."""
-    if len(agreement.outputs) < 2:
-        return
-    for output in agreement.outputs:
-        role = "" if output.counts else "For information, not judged so: "
-        yield (
-            f"{role}{output.name}: {output.rate:.2%} of the examples agree in {output.rule}; "
-            f"relative error {output.error:.2e}."
-        )
-
-
-def tabulate_groups(rows: Sequence[GroupRow]) -> Table:
-    """What every channel group kept."""
-    right = ("before", "after", "predicted error")
-    table = _table("Channel groups", ("group", "weights", *right), right, fold=True)
-    for row in rows:
-        more = f" and {len(row.members) - 1} more" if len(row.members) > 1 else ""
-        members = ", ".join(row.members[:1]) + more
-        table.add_row(row.name, members, str(row.before), str(row.after), f"{row.error:.1e}")
-    return table
-
-
-def tabulate_alone(rows: Sequence[AloneRow]) -> Table:
-    """What was left at full size, and why."""
-    table = _table("Left alone", ("what", "size", "why"), right=("size",), fold=True)
-    for row in rows:
-        table.add_row(row.name, str(row.size), row.reason)
-    return table
-
-
-def _table(
-    title: str, columns: Sequence[str], right: Sequence[str], *, fold: bool = False
-) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            overflow="fold" if fold else "ellipsis",
-        )
-    return table
+    flops: float
+    rate: float
+    bound: float
+    examples: int
+    error: float

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch.fx import GraphModule, Node
 
 from fxprune.graph.tensors import is_made
@@ -70,6 +68,9 @@ def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
 
 def _components(record: Recorder) -> np.ndarray:
     """Component of every label, numbered by its lowest label."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     pairs = torch.cat(record.edges).numpy() if record.edges else np.zeros((0, 2), dtype=np.int64)
     size = record.next_label
     # Before SciPy 1.13, csgraph takes 32-bit indices only.

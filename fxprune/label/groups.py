@@ -1,12 +1,19 @@
 """What label propagation found: channel groups, pinned axes, costs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
+from fxprune.graph.names import put_together
 from fxprune.rules.recorder import Consumer
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+LINES = 24
+"""Groups that are written one by one."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +95,27 @@ class Analysis:
     batch: int
 
     def __str__(self) -> str:
-        """One line per group: `name: width [x blocks] <- members -> consumers`."""
-        lines = []
-        for group in self.groups:
-            blocks = f" x {len(group.blocks)} blocks" if len(group.blocks) > 1 else ""
-            made = " ".join(f"{p}[{a}]" for p, a in group.members)
-            read = (
-                " ".join(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers))
-                or "nothing"
-            )
-            lines.append(f"{group.name}: {group.width}{blocks} | {made} -> {read}")
+        """One line per group: `name: width [x blocks] | members -> consumers`. Of many groups, two
+        per size and pattern of names, without the members.
+        """
+        if len(self.groups) <= LINES:
+            return "\n".join(_line(group) for group in self.groups)
+        rows = put_together(
+            self.groups, _short_line, lambda g: (g.width, len(g.blocks)), most=LINES
+        )
+        lines = [f"{len(row.items):2} x {row.name}" for row in rows]
+        lines.append(
+            f"{len(self.groups)} groups in .groups; {len(self.pinned)} weight axes left alone in "
+            ".pinned, with reasons."
+        )
         return "\n".join(lines)
 
     def to_networkx(self) -> "nx.Graph[str]":
         """Bipartite coupling graph: group nodes joined to the weight axes that hold their
         channels.
         """
+        import networkx as nx
+
         graph: nx.Graph[str] = nx.Graph()
         for group in self.groups:
             graph.add_node(group.name, kind="group", width=group.width, blocks=len(group.blocks))
@@ -131,3 +143,25 @@ class Analysis:
         for i, block in enumerate(block for group in self.groups for block in group.blocks):
             number[block] = i
         return number
+
+
+def _line(group: ChannelGroup) -> str:
+    """A group's name, size, members and consumers."""
+    made = " ".join(f"{p}[{a}]" for p, a in group.members)
+    return f"{_size(group)} | {made} -> {' '.join(_readers(group))}"
+
+
+def _short_line(group: ChannelGroup) -> str:
+    """Likewise, in about 80 columns, without the members."""
+    readers = _readers(group)
+    more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
+    return f"{_size(group)}\n     -> {readers[0]}{more}"
+
+
+def _size(group: ChannelGroup) -> str:
+    blocks = f" x {len(group.blocks)} blocks" if len(group.blocks) > 1 else ""
+    return f"{group.name}: {group.width}{blocks}"
+
+
+def _readers(group: ChannelGroup) -> list[str]:
+    return list(dict.fromkeys(f"{c.parameter}[{c.axis}]" for c in group.consumers)) or ["nothing"]

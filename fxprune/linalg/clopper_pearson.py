@@ -1,7 +1,5 @@
 """Bounds on an agreement rate from a held-out sample."""
 
-from scipy.stats import beta
-
 
 def lower_bound(
     agreeing: int, examples: int, confidence: float = 0.95, independent: float | None = None
@@ -20,5 +18,18 @@ def lower_bound(
     """
     if agreeing == 0 or examples == 0:
         return 0.0
+    # Not scipy.stats.beta.ppf, the same to rounding: scipy.stats takes as long to import as torch.
+    from scipy.special import betaincinv
+
     weight = 1.0 if independent is None else min(independent / examples, 1.0)
-    return float(beta.ppf(1 - confidence, weight * agreeing, weight * (examples - agreeing) + 1))
+    a, b = weight * agreeing, weight * (examples - agreeing) + 1
+    return float(betaincinv(a, b, 1 - confidence))
+
+
+def interval(
+    agreeing: int, examples: int, confidence: float = 0.95, independent: float | None = None
+) -> tuple[float, float]:
+    """Two-sided Clopper-Pearson interval of a proportion; arguments as for `lower_bound`."""
+    one_sided = (1 + confidence) / 2
+    low = lower_bound(agreeing, examples, one_sided, independent)
+    return low, 1 - lower_bound(examples - agreeing, examples, one_sided, independent)

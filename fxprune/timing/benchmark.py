@@ -8,12 +8,10 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from fxprune.capture.batch import Batch, to_batch
@@ -21,6 +19,9 @@ from fxprune.capture.undisturbed import default_device
 from fxprune.errors import UnsupportedError
 from fxprune.timing.clock import machine_name, measure_peak_memory, time_in_turns
 from fxprune.timing.workload import Workload, is_whole, prepare_call, use_settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MODES = ("eager", "compiled")
 
@@ -86,8 +87,10 @@ class Benchmark:
         """The figures as a JSON document."""
         return json.dumps(asdict(self), **options)
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> "Table":
         """A table for a terminal."""
+        from rich.table import Table
+
         table = Table(
             title="Small model against its original",
             title_justify="left",
@@ -113,6 +116,8 @@ class Benchmark:
 
     def __str__(self) -> str:
         """The table as plain text."""
+        from rich.console import Console
+
         console = Console(width=120, force_terminal=False, no_color=True)
         with console.capture() as capture:
             console.print(self)

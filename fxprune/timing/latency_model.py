@@ -9,7 +9,6 @@ cannot know (fusion, caches, overhead of Python), `latency_target` corrects.
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import nnls
 from torch.fx import GraphModule, Node
 
 from fxprune.capture.batch import Batch
@@ -150,6 +149,8 @@ def fit_terms(
     columns = [c if max(c) > NOTHING else [0.0] * len(c) for c in columns]
     weights = 1 / np.maximum(np.array(seconds), 1e-9)
     # Relative errors count: a layer at a quarter of its width matters as much as at full width.
+    from scipy.optimize import nnls
+
     coefficients, _ = nnls(np.array(columns).T * weights[:, None], np.ones(len(weights)))
     return [
         CostTerm(cost.node, float(c) * cost.amount, cost.axes)

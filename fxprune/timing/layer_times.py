@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
-from torch.utils.benchmark import Timer
 
 from fxprune.calibrate.observe import arguments
 from fxprune.capture.batch import Batch
@@ -28,10 +27,10 @@ other work on the machine only adds.
 
 
 def cache_folder() -> Path:
-    """Where tables lie: fxprune's folder in the user's cache (XDG Base Directory Specification)."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxprune" / "layer-times"
-    )
+    """Where tables lie: fxprune's folder where the system keeps the user's caches."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("fxprune", appauthor=False) / "layer-times"
 
 
 class LayerTimes:
@@ -64,14 +63,7 @@ class LayerTimes:
         if key not in self.seconds:
             if target._schema.is_mutable:
                 args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-            timer = Timer(
-                "f(*a, **k)",
-                globals={"f": target, "a": args, "k": kwargs},
-                num_threads=torch.get_num_threads(),
-            )
-            timer.timeit(1)
-            number = max(1, int(TURN / max(timer.timeit(1).mean, 1e-7)))
-            self.seconds[key] = min(timer.timeit(number).mean for _ in range(TURNS))
+            self.seconds[key] = measure_call(target, args, kwargs)
             self.measured += 1
         return self.seconds[key]
 
@@ -82,6 +74,20 @@ class LayerTimes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps({"target": self.target, "seconds": self.seconds}, indent=1))
             os.replace(part, self.path)
+
+
+def measure_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Seconds of one call: the fastest of several short turns."""
+    from torch.utils.benchmark import Timer
+
+    timer = Timer(
+        "f(*a, **k)",
+        globals={"f": target, "a": args, "k": kwargs},
+        num_threads=torch.get_num_threads(),
+    )
+    timer.timeit(1)
+    number = max(1, int(TURN / max(timer.timeit(1).mean, 1e-7)))
+    return min(timer.timeit(number).mean for _ in range(TURNS))
 
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

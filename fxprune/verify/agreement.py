@@ -1,7 +1,7 @@
 """How often the compressed model decides like the original, and how sure that is."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Interpreter
 from fxprune.calibrate.recording import Recording
 from fxprune.capture.batch import Batch
 from fxprune.linalg.clopper_pearson import lower_bound
+from fxprune.verify.by_class import ByClass, Changed, ClassAgreement
 from fxprune.verify.judge import Decision, Judge, settle
 from fxprune.verify.outputs import OutputErrors
 
@@ -47,6 +48,8 @@ class Agreement:
         error: relative squared error of the outputs; their mean where there are several.
         decision: when two outputs are the same decision.
         outputs: each output's own rate.
+        classes: each class's own, where every example has one.
+        changed: some of the examples on which the decision is another.
     """
 
     rate: float
@@ -55,6 +58,17 @@ class Agreement:
     error: float
     decision: str = ""
     outputs: tuple[OutputAgreement, ...] = ()
+    classes: tuple[ClassAgreement, ...] = ()
+    changed: tuple[Changed, ...] = ()
+
+    def numbered(self, numbers: np.ndarray) -> "Agreement":
+        """With the calibration examples' numbers in place of their places among those compared.
+
+        Args:
+            numbers: (examples,) of those that were compared, in their order.
+        """
+        changed = (replace(c, number=int(numbers[c.number])) for c in self.changed)
+        return replace(self, changed=tuple(changed))
 
 
 @torch.no_grad()
@@ -97,6 +111,7 @@ def compare(
         UnsupportedError: outputs cannot be judged so; says why.
     """
     judge = decision if isinstance(decision, Judge) else None
+    by_class = None if judge is None else ByClass(judge)
     errors, parts = OutputErrors(), list[np.ndarray]()
     for batch in batches:
         reference, output = (
@@ -105,16 +120,23 @@ def compare(
         )
         reference, output = batch.cut_outputs(reference), batch.cut_outputs(output)
         judge = judge or settle(decision, [(reference, batch.own)])  # type: ignore[arg-type]
+        by_class = by_class or ByClass(judge)
         same = judge.decide(reference, output, batch.own)
+        counted = [s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts]
+        by_class.add(batch, reference, output, counted)
         parts.append(torch.stack(same).numpy())
         errors.add(reference, output)
-    if judge is None:
+    if judge is None or by_class is None:
         return Agreement(0.0, 0.0, 0, 0.0)
-    return _summarize(judge, np.concatenate(parts, axis=1), errors, independent)
+    return _summarize(judge, np.concatenate(parts, axis=1), errors, by_class, independent)
 
 
 def _summarize(
-    judge: Judge, same: np.ndarray, errors: OutputErrors, independent: float | None
+    judge: Judge,
+    same: np.ndarray,
+    errors: OutputErrors,
+    by_class: ByClass,
+    independent: float | None,
 ) -> Agreement:
     """The joint decision, its bound, and each output's own rate.
 
@@ -122,6 +144,7 @@ def _summarize(
         judge: of the outputs.
         same: (outputs, examples) bool, in the order of the examples.
         errors: of the outputs.
+        by_class: of the examples.
         independent: for how many independent examples these count.
     """
     counts = [judged.counts for judged in judge.outputs]
@@ -136,7 +159,14 @@ def _summarize(
     )
     rate = float(equal.mean()) if len(equal) else 0.0
     return Agreement(
-        rate, bound(equal, independent), len(equal), errors.mean(), str(judge), outputs
+        rate,
+        bound(equal, independent),
+        len(equal),
+        errors.mean(),
+        str(judge),
+        outputs,
+        by_class.classes(equal, independent),
+        tuple(by_class.changed),
     )
 
 

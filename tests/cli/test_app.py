@@ -83,7 +83,7 @@ def test_compress_writes_and_report_reads(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compress_by_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("fxprune.timing.layer_times.cache_folder", lambda: tmp_path)
     monkeypatch.setattr(
         "fxprune.timing.latency_probe.LatencyProbe.ratio", lambda probe, small: 0.99
     )

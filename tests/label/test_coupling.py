@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from expecttest import assert_expected_inline
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
@@ -141,3 +141,34 @@ def test_the_general_operator_is_grouped_too() -> None:
 
     usual = Net(lambda s, x: s.b(s.g(s.a(x))), a=conv(3, 8), g=conv(8, 8, groups=2), b=conv(8, 2))
     assert str(analyzed(General())) == str(analyzed(usual))
+
+
+def test_many_groups_are_told_by_the_patterns_of_their_names() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(3, 9)
+            self.layer = nn.ModuleList(
+                nn.Sequential(
+                    nn.Linear(9, 5 + 2 * (i % 2)), nn.ReLU(), nn.Linear(5 + 2 * (i % 2), 9)
+                )
+                for i in range(30)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for layer in self.layer:
+                x = torch.nn.functional.layer_norm(layer(x), (9,))
+            return x
+
+    assert_expected_inline(
+        str(analyzed(Deep(), 3)),
+        """\
+ 1 x stem: 9
+     -> layer.0.0.weight[1]
+15 x layer.*.0: 5
+     -> layer.*.2.weight[1]
+15 x layer.*.0: 7
+     -> layer.*.2.weight[1]
+31 groups in .groups; 90 weight axes left alone in .pinned, with reasons.""",
+    )

@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from fxprune.linalg.clopper_pearson import lower_bound
+from fxprune.linalg.clopper_pearson import interval, lower_bound
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,14 @@ def test_groups_of_equal_size_count_as_many_examples() -> None:
     assert lower_bound(1000, 1000, independent=20) == pytest.approx(0.05 ** (1 / 20))
     assert lower_bound(95, 100, independent=100) == lower_bound(95, 100)
     assert lower_bound(95, 100, independent=1e9) == lower_bound(95, 100)
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "examples"), [(0, 10), (1, 10), (97, 100), (100, 100), (4871, 5000)]
+)
+def test_interval_is_two_sided(agreeing: int, examples: int) -> None:
+    exact = scipy.stats.binomtest(agreeing, examples).proportion_ci(0.95, method="exact")
+    assert interval(agreeing, examples) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    low, high = interval(agreeing, examples, independent=examples / 2)
+    assert low <= exact.low + 1e-12
+    assert high >= exact.high - 1e-12

@@ -1,0 +1,105 @@
+"""A report in ten lines: `fxprune.report(small).summary()`."""
+
+from collections.abc import Iterator, Mapping
+
+from fxprune.handover.figures import Figures
+from fxprune.handover.tables import in_one_unit
+from fxprune.verify.agreement import Agreement
+
+LOW = 0.95
+"""Agreement below which a smaller cut is the better advice."""
+LOOSE = 0.99
+"""A bound below this says little where no decision changed."""
+CERTIFIES = 299
+"""Held-out examples without a changed decision that certify 99 %."""
+QUESTION = "Say when two outputs are the same decision"
+"""In the note of a call that was in doubt what a decision is (`fxprune.verify.judge`)."""
+LABEL = 11
+LONGEST = 300
+
+
+def summarize(report: Figures) -> str:
+    """What was asked, got and promised, and what to do next: ten lines, each with its label."""
+    lines = [(f"fxprune {report.method}", ""), *_lines(report)]
+    return "\n".join(f"{label:<{LABEL}}{text}".rstrip() for label, text in lines)
+
+
+def lines_of(report: Figures) -> list[tuple[str, str]]:
+    """The lines as labels and texts, those that go on under the label before."""
+    joined = list[tuple[str, str]]()
+    for label, text in _lines(report):
+        if label:
+            joined.append((label, text))
+        else:
+            joined[-1] = joined[-1][0], f"{joined[-1][1]}; {text}"
+    return joined
+
+
+def _lines(report: Figures) -> Iterator[tuple[str, str]]:
+    yield "asked", tell_options(report.asked)
+    flops, params, size = (
+        " of ".join(reversed(in_one_unit(*pair)))
+        for pair in (report.flops, report.params, report.bytes)
+    )
+    yield "got", f"{_share(report.flops)} of the FLOPs: {flops}"
+    yield "", f"{_share(report.params)} of the parameters: {params}; bytes: {size}"
+    yield from _promise(report.agreement, report.predicted_error)
+    yield "took", _took(report.seconds, report.peak_memory)
+    yield "next", say_next(report)
+
+
+def _promise(agreement: Agreement | None, predicted: float) -> Iterator[tuple[str, str]]:
+    if agreement is None:
+        yield "decision", "not compared: no calibration example was held out"
+        yield "agreement", "unknown"
+        yield "bound", "none"
+        yield "error", f"{predicted:.1e} predicted before fitting"
+        return
+    a = agreement
+    yield "decision", _shorten(a.decision or "unknown")
+    yield "agreement", f"the same decision on {a.rate:.2%} of {a.examples} held-out examples"
+    yield "bound", f"at least {a.bound:.2%}, with 95 % confidence (Clopper-Pearson)"
+    yield (
+        "error",
+        f"{a.error:.1e} of the output, squared and relative; {predicted:.1e} predicted",
+    )
+
+
+def _took(seconds: Mapping[str, float], memory: int) -> str:
+    if not seconds:
+        return f"peak memory {memory / 1e6:,.0f} MB"
+    longest = max(seconds, key=lambda station: seconds[station])
+    return (
+        f"{sum(seconds.values()):.1f} s, most of it to {longest} ({seconds[longest]:.1f} s); "
+        f"peak memory {memory / 1e6:,.0f} MB"
+    )
+
+
+def tell_options(asked: Mapping[str, str]) -> str:
+    """What was asked for, as one would write the call."""
+    return _shorten(", ".join(f"{name}={value}" for name, value in asked.items()) or "unknown")
+
+
+def say_next(report: Figures) -> str:
+    """What to do next."""
+    agreement = report.agreement
+    if agreement is None:
+        return "give more calibration examples, so that some can be held out to compare on"
+    if any(QUESTION in note for note in report.notes):
+        return "say what a decision is (decision=), see the note, and compress again"
+    if agreement.rate < LOW:
+        return "ask for agreement=0.99 or larger flops=, give more examples, or fine-tune"
+    if agreement.rate == 1 and agreement.bound < LOOSE:
+        return (
+            f"no decision changed: more examples tighten the bound ({CERTIFIES} held out give 99 %)"
+        )
+    return "fxprune.save(small, path), and fxprune.benchmark(small, model, example)"
+
+
+def _share(sizes: tuple[float, float]) -> str:
+    before, after = sizes
+    return f"{after / max(before, 1):.1%}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

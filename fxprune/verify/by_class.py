@@ -1,0 +1,142 @@
+"""Agreement class by class, and the examples on which decisions changed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fxprune.capture.batch import Batch
+from fxprune.linalg.clopper_pearson import interval
+from fxprune.verify.judge import Judge, Judged
+from fxprune.verify.outputs import floating
+from fxprune.verify.pictures import Picture, picture_of
+from fxprune.verify.telling import classes_of, name_class, tell
+
+MOST_CHANGED = 24
+"""Examples that a report tells of."""
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """How often examples of one class, by the original's decision, are decided alike.
+
+    Attributes:
+        name: of the class.
+        examples: held-out ones that the original puts into it.
+        rate: share of them with the same decision.
+        low, high: two-sided 95 % Clopper-Pearson interval of the rate, of this class alone.
+    """
+
+    name: str
+    examples: int
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An example on which the two models decide differently.
+
+    Attributes:
+        number: of the calibration example, in the loader's order, from 0.
+        before, after: what the original and the compressed model decide; empty where the rule does
+            not name it.
+        picture: where the input is an image. It is calibration data: it stays in this process, and
+            out of JSON, pickles and saved models.
+    """
+
+    number: int
+    before: str
+    after: str
+    picture: Picture | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Changed, (self.number, self.before, self.after)
+
+    def __copy__(self) -> "Changed":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Changed":
+        return self
+
+
+class ByClass:
+    """Sorts examples by the original's class, batch after batch, and keeps what changed.
+
+    Args:
+        judge: of the outputs. The classes are those of the first that has any and counts.
+    """
+
+    def __init__(self, judge: Judge):
+        self._judged = [judged for judged in judge.outputs if judged.counts]
+        self._classes: list[Tensor] = []
+        self._namer: Callable[[int], str] = str
+        self.changed: list[Changed] = []
+        self._seen = 0
+
+    def add(self, batch: Batch, reference: Any, output: Any, same: Sequence[Tensor]) -> None:
+        """Take a batch.
+
+        Args:
+            batch, reference, output: inputs, and what both models gave.
+            same: (N,) bool for each output that counts.
+        """
+        named = floating(reference), floating(output)
+        for judged in self._judged:
+            if judged.name:
+                classes = classes_of(judged.rule, named[0][judged.name])
+                if classes is not None:
+                    self._classes.append(classes.cpu())
+                    self._namer = partial(name_class, judged.rule)
+                    break
+        for row in range(batch.own):
+            if len(self.changed) == MOST_CHANGED:
+                break
+            differing = [
+                judged for judged, equal in zip(self._judged, same, strict=True) if not equal[row]
+            ]
+            if differing:
+                before, after = _tell(differing[0], *named, row, several=len(self._judged) > 1)
+                picture = picture_of(batch, row)
+                self.changed.append(Changed(self._seen + row, before, after, picture))
+        self._seen += batch.own
+
+    def classes(self, equal: np.ndarray, independent: float | None) -> tuple[ClassAgreement, ...]:
+        """Every class that the original chose.
+
+        Args:
+            equal: (examples,) bool, whether each example's decision is the same.
+            independent: for how many independent examples all of them count; each class for its
+                share of these.
+        """
+        if sum(map(len, self._classes)) != len(equal) or not len(equal):
+            return ()
+        classes = np.concatenate([part.numpy() for part in self._classes])
+        weight = 1.0 if independent is None else independent / len(equal)
+        found = []
+        for number in np.unique(classes).tolist():
+            own = equal[classes == number]
+            low, high = interval(int(own.sum()), len(own), independent=weight * len(own))
+            name = self._namer(number)
+            found.append(ClassAgreement(name, len(own), float(own.mean()), low, high))
+        return tuple(found)
+
+
+def _tell(
+    judged: Judged,
+    reference: dict[str, Tensor],
+    output: dict[str, Tensor],
+    row: int,
+    several: bool,
+) -> tuple[str, str]:
+    """Both decisions of one output on one example, in words."""
+    if not judged.name:
+        return "", ""
+    name = judged.name
+    pair = (named[name][row : row + 1] for named in (reference, output))
+    before, after = tell(judged.rule, *pair)
+    return (f"{name}: {before}" if several and before else before), after
