@@ -3,10 +3,12 @@
 import resource
 import sys
 
+import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
+from fxprune.calibrate.fingerprint import pack
 from fxprune.graph.nodes import attribute
 from fxprune.handover.advice import advise
 from fxprune.handover.left_alone import left_alone
@@ -54,9 +56,16 @@ def hand_over(
         notes=tuple(notes),
         method=plan.method,
         advice=advise(session, agreement),
+        held_out=_held_out(session),
     )
     attach(small, report, plan)
     return small
+
+
+def _held_out(session: Session) -> str:
+    """Fingerprints of the held-out examples."""
+    marks = session.statistics.calibration.fingerprints
+    return pack(marks[number] for number in np.flatnonzero(session.split.held_out))
 
 
 def _rows(session: Session, allocation: Allocation) -> tuple[GroupRow, ...]:

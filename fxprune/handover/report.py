@@ -12,10 +12,12 @@ from fxprune.errors import PlanError
 from fxprune.handover.rows import (
     AloneRow,
     GroupRow,
+    RecoveryRow,
     tabulate_alone,
     tabulate_groups,
     tabulate_sizes,
     tell_outputs,
+    tell_recovery,
 )
 from fxprune.handover.typed import finite, read_typed
 from fxprune.plans.plan import Plan
@@ -37,8 +39,11 @@ class Report:
         seconds: wall time per station.
         peak_memory: largest resident size of the process, bytes.
         notes: anything else worth knowing.
-        method: that was used.
+        method: how it was made.
         advice: what to do where few decisions were kept; else empty.
+        held_out: fingerprints of the examples that were held out, so that `recover` knows them
+            again (`fxprune.calibrate.fingerprint.pack`); empty where none were.
+        recovery: what `recover` did; None where it was not called.
     """
 
     flops: tuple[float, float]
@@ -52,6 +57,8 @@ class Report:
     notes: tuple[str, ...]
     method: str
     advice: str = ""
+    held_out: str = ""
+    recovery: RecoveryRow | None = None
 
     @property
     def predicted_error(self) -> float:
@@ -94,6 +101,8 @@ class Report:
             yield from map(Text, tell_outputs(a))
         if self.advice:
             yield Text(self.advice, style="bold")
+        if self.recovery is not None:
+            yield Text(tell_recovery(self.recovery))
         yield tabulate_groups(self.groups)
         if self.alone:
             yield tabulate_alone(self.alone)

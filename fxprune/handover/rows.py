@@ -35,6 +35,49 @@ class AloneRow:
     reason: str
 
 
+@dataclass(frozen=True)
+class RecoveryRow:
+    """What `recover` did.
+
+    Attributes:
+        steps: of the optimizer, in all.
+        seconds: of training.
+        processes: that trained together.
+        trained: examples that were trained on.
+        accepted: examples on which the result was chosen; no others chose.
+        kept: the step whose weights were handed back; 0 where the compressed model came back as it
+            was.
+        chosen: agreement on those examples, before and after.
+        divergence: of the outputs there, before and after.
+        certified: agreement on the examples that the bound is from, before and after.
+    """
+
+    steps: int
+    seconds: float
+    processes: int
+    trained: int
+    accepted: int
+    kept: int
+    chosen: tuple[float, float]
+    divergence: tuple[float, float]
+    certified: tuple[float, float]
+
+
+def tell_recovery(row: RecoveryRow) -> str:
+    """What training gave."""
+    before, after = row.certified
+    how = (
+        f"the weights after step {row.kept} were kept"
+        if row.kept
+        else "no weights were accepted, and the model is as it was"
+    )
+    return (
+        f"Recovered in {row.steps} steps ({row.seconds:.0f} s) on {row.trained} examples: {how}. "
+        f"Chosen on {row.accepted} examples, {row.chosen[0]:.2%} before and {row.chosen[1]:.2%} "
+        f"after; on those of the bound {before:.2%} before and {after:.2%} after."
+    )
+
+
 def tabulate_sizes(
     title: str, flops: tuple[float, float], params: tuple[int, int], bytes: tuple[int, int]
 ) -> Table:
