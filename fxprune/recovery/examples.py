@@ -87,9 +87,9 @@ def _held_out(calibration: Calibration, report: Report) -> np.ndarray:
     held = np.array([mark[:PACKED] in known for mark in calibration.fingerprints])
     if not held.any():
         raise CalibrationError(
-            f"None of the {len(known)} examples that compress held out comes from this loader. Give "
-            "the loader that compress was given; where it augments at random, take that out and "
-            "name it in augment=."
+            f"None of the {len(known)} examples that compress held out comes from this loader. "
+            "Give the loader that compress was given; where it augments at random, take that out "
+            "and name it in augment=."
         )
     return held
 

@@ -7,6 +7,7 @@ so that every layer of the compressed model can be held against the original's, 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -155,11 +156,11 @@ def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> Grap
         device: where it runs; constants that the graph makes are made there.
     """
     graph, known = Graph(), dict[Node, Node]()
-    outputs = graph.graph_copy(module.graph, known)  # type: ignore[arg-type]
+    outputs = graph.graph_copy(module.graph, known)
     by_name: Mapping[str, Node] = {old.name: new for old, new in known.items()}
     graph.output(([by_name[name] for name in nodes], outputs))
 
-    def moved(value: object) -> object:
+    def moved(value: Any) -> Any:
         return device if isinstance(value, torch.device) else value
 
     for node in graph.nodes:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.progress import Journal
-from fxprune.recovery.acceptance import Measured
 from fxprune.recovery.accelerating import agree
+from fxprune.recovery.acceptance import Measured
 from fxprune.recovery.augmentation import Augmentation
 from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream

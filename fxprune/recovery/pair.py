@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.observe import arguments
 from fxprune.capture.batch import Batch
-from fxprune.errors import UnsupportedError
+from fxprune.errors import CalibrationError, UnsupportedError
 from fxprune.plans.plan import Plan
 from fxprune.recovery.features import Feature, match_features, tap
 from fxprune.recovery.losses import (
@@ -182,6 +182,25 @@ def make_pair(
     )
     _try_derivative(pair, batch, training)
     return pair
+
+
+def require_form(small: GraphModule, batch: Batch) -> None:
+    """Check that a compressed model takes batches in the form in which the loader gives them.
+
+    Raises:
+        CalibrationError: it was compressed with other arguments, or other keywords.
+    """
+    wanted = sum(node.op == "placeholder" for node in small.graph.nodes)
+    try:
+        found = len(arguments(small, batch))
+    except Exception:  # whatever unlike nests raise
+        found = -1
+    if found != wanted:
+        raise CalibrationError(
+            "The compressed model does not take its inputs in the form in which this loader gives "
+            f"them ({len(batch.args)} positional, keywords {sorted(batch.kwargs)}). Give batches "
+            "as compress was given them."
+        )
 
 
 def _try_derivative(pair: Pair, batch: Batch, training: Training) -> None:

@@ -16,18 +16,18 @@ from fxprune.calibrate.soundness import random_outputs, require_sizes
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import CalibrationError, PlanError, UnsupportedError
+from fxprune.errors import PlanError, UnsupportedError
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
 from fxprune.progress import Journal
-from fxprune.recovery.acceptance import Best, measure
 from fxprune.recovery.accelerating import accelerated, share
+from fxprune.recovery.acceptance import Best, measure
 from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
 from fxprune.recovery.examples import Labels, Parts, Stream, divide
 from fxprune.recovery.features import require_same_model
 from fxprune.recovery.loop import Loop
-from fxprune.recovery.pair import Pair, make_pair
+from fxprune.recovery.pair import Pair, make_pair, require_form
 from fxprune.recovery.training import Length, Training
 from fxprune.session import JUDGED_ON
 from fxprune.verify.agreement import Agreement, compare
@@ -118,6 +118,7 @@ def _prepare(
         random = random_outputs(captured.graph, model, captured.example)
         require_sizes(captured.graph, model, calibration, values=random is None)
     require_same_model(captured.graph, small, plan_of(small))
+    require_form(small, captured.example)
     parts = divide(calibration, report(small), wish.seed)
     judge = _judge(captured, calibration, parts, wish.decision, report(small))
     if labels is not None:
