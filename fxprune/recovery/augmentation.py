@@ -66,8 +66,13 @@ class Augmentation:
                 batch = batch.map(flip if step == "flip" else crop)
         return Augmented(batch, partner)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the steps."""
+        return tuple(s if isinstance(s, str) else _name(s) for s in self.steps)
+
     def _called(self, function: Callable[[Any], Any], batch: Batch) -> Batch:
-        name = getattr(function, "__name__", type(function).__name__)
+        name = _name(function)
         given: Any = batch.kwargs or (batch.args if len(batch.args) > 1 else batch.args[0])
         try:
             made = to_batch(self.model, function(given))
@@ -82,6 +87,10 @@ class Augmentation:
                 f"augment={name} made {made.size} examples of {batch.size}. Return as many."
             )
         return made
+
+
+def _name(function: Callable[[Any], Any]) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def read_augment(augment: Any, model: nn.Module, example: Batch) -> Augmentation:

@@ -190,7 +190,8 @@ def _train(
 
     start = examine()
     student, optimizer = accelerator.prepare(pair.student, _optimizer(pair, training))
-    seen = (training, wish.labels, str(wish.augment), wish.seed, int(parts.training.sum()))
+    steps = prepared.augmentation.names
+    seen = (training, wish.labels, steps, wish.seed, int(parts.training.sum()))
     loop = Loop(
         pair=pair,
         stream=stream,
