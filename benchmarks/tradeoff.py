@@ -26,6 +26,7 @@ from benchmarks.models.nets import NETS, efficientnet_lite0, trained
 from fxprune.recovery.training import Length
 
 RECOVERED = "auto + recover"
+LITE = "EfficientNet-Lite0"
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 
 
@@ -157,6 +158,12 @@ def honesty(
     return rows
 
 
+def write(rows: list[dict[str, object]], file: Path | None) -> None:
+    """Keep what there is so far."""
+    if file is not None:
+        file.write_text(json.dumps(rows, indent=1))
+
+
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.5 by default")] = None,
@@ -166,20 +173,16 @@ def main(
     seeds: int = 1,
     count: Annotated[int, typer.Option(help="calibration images")] = 1000,
     method: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(METHODS)}")] = None,
-    certify: Annotated[
-        int, typer.Option(help="instead: certify agreement=0.99 this many times")
-    ] = 0,
+    certify: Annotated[int, typer.Option(help="instead: certify 0.99 this many times")] = 0,
     validation: Annotated[
-        bool, typer.Option("--validation", help="measure on calibration images not drawn")
+        bool, typer.Option(help="measure on calibration images not drawn")
     ] = False,
     data: Path = DEBIAN,
     photographs: Annotated[
         Path | None,
         typer.Option("--images", help="instead: EfficientNet-Lite0, DIR/calib, DIR/test"),
     ] = None,
-    recover: Annotated[
-        float | None, typer.Option(help="minutes of training after auto, for each model")
-    ] = None,
+    recover: Annotated[float | None, typer.Option(help="minutes of training after auto")] = None,
     recover_steps: Annotated[int | None, typer.Option(help="steps instead")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     picture_file: Annotated[
@@ -190,13 +193,11 @@ def main(
     console = Console(width=140)
     rows: list[dict[str, object]] = []
     methods, repeats = method or list(METHODS), 3 if every else seeds
-    length = None
-    if recover is not None or recover_steps is not None:
-        length = Length(minutes=recover, steps=recover_steps)
+    length = Length(minutes=recover, steps=recover_steps) if recover or recover_steps else None
     if photographs is not None:
         task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
-        name, model = "EfficientNet-Lite0", efficientnet_lite0()
-        rows += measure(name, model, task, flops or [0.9, 0.8, 0.7], repeats, methods, length)
+        budgets = flops or [0.9, 0.8, 0.7]
+        rows += measure(LITE, efficientnet_lite0(), task, budgets, repeats, methods, length)
     else:
         pool, held = split("calibration", data), split("test", data)
         test, labels = (None, None) if validation else (held.images, held.labels)
@@ -207,10 +208,8 @@ def main(
                 rows += honesty(name, certify, count, pool, held, console)
             else:
                 rows += measure(name, trained(name), task, budgets, repeats, methods, length)
-            if json_file is not None:
-                json_file.write_text(json.dumps(rows, indent=1))
-    if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=1))
+            write(rows, json_file)
+    write(rows, json_file)
     if not certify:
         show(rows, console)
         if picture_file is not None:
