@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,9 +95,8 @@ def reached(folder: Path) -> int:
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     first = recovered(compressed(), steps=10, training=PLAIN, checkpoint=tmp_path)
     again = recovered(compressed(), steps=10, training=PLAIN, checkpoint=tmp_path)
-    report = fxprune.report(again).recovery
-    assert report is not None
-    assert report == fxprune.report(first).recovery
+    rows = [fxprune.report(made).recovery for made in (first, again)]
+    assert replace(rows[0], seconds=0.0) == replace(rows[1], seconds=0.0)  # type: ignore[type-var]
     for name, tensor in first.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
     longer = recovered(compressed(), steps=14, training=PLAIN, checkpoint=tmp_path)
