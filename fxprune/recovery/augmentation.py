@@ -17,8 +17,10 @@ NAMES = ("flip", "crop", "mix")
 Step = str | Callable[[Any], Any]
 Augment = Step | Sequence[Step] | None
 """What `augment=` takes: `auto`, names of `NAMES`, a callable on batches, or a list of these."""
-MIXED = 0.5
-"""Share of the examples that are mixed with another one."""
+MIXED, PASTED = 0.8, 0.5
+"""Shares of the examples that are mixed with another one, and of mixed images that get a part of it
+pasted in (docs/recover.md).
+"""
 SHIFT = 14
 """A crop is shifted by at most this part of the image's sides."""
 
@@ -60,8 +62,8 @@ class Augmentation:
             if callable(step):
                 batch = self._called(step, batch)
             elif step == "mix":
-                index, share = draw_partners(batch)
-                batch, partner = mix(batch, index, share), (index, share)
+                drawn = draw_partners(batch)
+                batch, partner = mix(batch, drawn), (drawn.index, drawn.share)
             else:
                 batch = batch.map(flip if step == "flip" else crop)
         return Augmented(batch, partner)
@@ -170,25 +172,59 @@ def crop(images: Tensor) -> Tensor:
     return padded[index, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def draw_partners(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(N,) numbers of other examples, and (N,) shares of them, zero for those that stay."""
-    device = batch.tensors()[0].device
-    index, share = torch.randperm(batch.size), torch.rand(batch.size)
-    share *= torch.rand(batch.size) < MIXED
-    return index.to(device), share.to(device)
+@dataclass(frozen=True)
+class Partners:
+    """What every example is mixed with.
 
-
-def mix(batch: Batch, index: Tensor, share: Tensor) -> Batch:
-    """Every example mixed with another one (Zhang et al. 2018, mixup).
-
-    Args:
-        batch: N examples.
-        index: (N,) numbers of the others.
-        share: (N,) of the others.
+    Attributes:
+        index: (N,) numbers of the other examples.
+        share: (N,) of the other, zero for those that stay as they are.
+        box: (N, 4) of images, top, left, height and width of the part that comes from the other;
+            None where all of every example is blended.
+        pasted: (N,) bool, which examples are made so; the others are blended.
     """
 
+    index: Tensor
+    share: Tensor
+    box: Tensor | None
+    pasted: Tensor
+
+
+def draw_partners(batch: Batch) -> Partners:
+    """Draw what a batch is mixed with; half of the mixed images are pasted, all else is blended."""
+    count = batch.size
+    index, share = torch.randperm(count), torch.rand(count)
+    share *= torch.rand(count) < MIXED
+    sizes = {t.shape[2:] for t in batch.tensors()}
+    if len(sizes) != 1 or any(t.dim() != 4 for t in batch.tensors()):
+        return Partners(index, share, None, torch.zeros(count, dtype=torch.bool))
+    size = torch.tensor(sizes.pop())
+    sides = (size * share.sqrt()[:, None]).round().long()
+    corner = (torch.rand(count, 2) * (size - sides + 1)).long()
+    pasted = torch.rand(count) < PASTED
+    share = torch.where(pasted, sides.prod(1) / size.prod(), share)
+    return Partners(index, share, torch.cat([corner, sides], 1), pasted)
+
+
+def mix(batch: Batch, partners: Partners) -> Batch:
+    """Every example blended with another one (Zhang et al. 2018, mixup), or, of images, with a part
+    of another one pasted in (Yun et al. 2019, CutMix).
+    """
+    found = partners
+
     def mixed(values: Tensor) -> Tensor:
-        weight = share.to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
-        return torch.lerp(values, values[index], weight)
+        def along(row: Tensor) -> Tensor:
+            return row.to(values.device).reshape(-1, *[1] * (values.dim() - 1))
+
+        others = values[found.index.to(values.device)]
+        blended = torch.lerp(values, others, along(found.share).to(values.dtype))
+        if found.box is None:
+            return blended
+        top, left, height, width = (along(edge) for edge in found.box.T)
+        rows = torch.arange(values.shape[2], device=values.device)[:, None]
+        columns = torch.arange(values.shape[3], device=values.device)
+        inside = (rows >= top) & (rows < top + height)
+        inside = inside & (columns >= left) & (columns < left + width)
+        return torch.where(along(found.pasted), torch.where(inside, others, values), blended)
 
     return batch.map(mixed)

@@ -12,7 +12,15 @@ from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.observe import arguments
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.export import capture
-from fxprune.recovery.augmentation import Augmentation, crop, flip, mix, read_augment
+from fxprune.recovery.augmentation import (
+    Augmentation,
+    Partners,
+    crop,
+    draw_partners,
+    flip,
+    mix,
+    read_augment,
+)
 from fxprune.recovery.examples import Stream, divide
 from fxprune.recovery.features import match_features, tap
 from fxprune.recovery.losses import Divergence, divergences
@@ -119,9 +127,28 @@ def test_flips_and_crops_keep_the_pixels() -> None:
 
 
 def test_mixing_is_between_two_examples() -> None:
-    batch = make_batch((torch.eye(3),), {})
-    made = mix(batch, torch.tensor([1, 2, 0]), torch.tensor([0.0, 0.25, 1.0])).args[0]
+    batch, share = make_batch((torch.eye(3),), {}), torch.tensor([0.0, 0.25, 1.0])
+    partners = Partners(torch.tensor([1, 2, 0]), share, None, torch.zeros(3).bool())
+    made = mix(batch, partners).args[0]
     torch.testing.assert_close(made, torch.tensor([[1, 0, 0], [0, 0.75, 0.25], [1.0, 0, 0]]))
+
+
+def test_images_are_blended_or_get_a_part_of_another() -> None:
+    torch.manual_seed(0)
+    pixels = torch.arange(60.0)[:, None, None, None].expand(60, 2, 8, 6)
+    batch = make_batch((pixels,), {})
+    drawn = draw_partners(batch)
+    made = mix(batch, drawn).args[0]
+    other = drawn.index.float()
+    own = torch.arange(60.0)
+    torch.testing.assert_close(made.mean((1, 2, 3)), own + drawn.share * (other - own))
+    flat = made.flatten(1)
+    assert torch.equal(
+        flat.amin(1) == flat.amax(1),
+        ~drawn.pasted | (other == own) | (drawn.share == 0) | (drawn.share == 1),
+    )
+    assert 0 < int(drawn.pasted.sum()) < 60
+    assert 0 < int((drawn.share == 0).sum()) < 60
 
 
 @pytest.mark.parametrize(
