@@ -4,6 +4,7 @@ Layers keep their names through compression, and a plan says which of a layer's 
 so that every layer of the compressed model can be held against the original's, channel by channel.
 """
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> Grap
     some nodes beside the flat outputs: ([values], [outputs]).
 
     Args:
-        module: shares its tensors with the result, which are moved to the device.
+        module: shares its tensors with the result where they are on the device; stays where it is.
         nodes: their names.
         device: where it runs; constants that the graph makes are made there.
     """
@@ -165,4 +166,8 @@ def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> Grap
 
     for node in graph.nodes:
         node.args, node.kwargs = map_aggregate(node.args, moved), map_aggregate(node.kwargs, moved)
-    return GraphModule(module, graph).to(device)
+    tapped = GraphModule(module, graph)
+    tensors = (*tapped.parameters(), *tapped.buffers())
+    if all(tensor.device == device for tensor in tensors):
+        return tapped
+    return copy.deepcopy(tapped).to(device)

@@ -139,7 +139,7 @@ def make_pair(
     """Set both models up, and try a step's derivative.
 
     Args:
-        original: captured; changed.
+        original: captured.
         small: what `compress` returned; copied.
         plan: of it.
         judge: what decides.
@@ -150,7 +150,7 @@ def make_pair(
     Raises:
         UnsupportedError: the loss has no derivative, or weights are of less than single precision.
     """
-    small = copy.deepcopy(small).eval()
+    small = copy.deepcopy(small).eval().to(device)
     for name, parameter in small.named_parameters():
         if parameter.is_floating_point() and parameter.dtype.itemsize < 4:
             raise UnsupportedError(
@@ -163,7 +163,7 @@ def make_pair(
     pair = Pair(
         original=original,
         small=small,
-        teacher=tap(original, [f.original for f in features], device).requires_grad_(False),
+        teacher=tap(original, [f.original for f in features], device),
         student=tap(small, [f.small for f in features], device),
         plain=tap(small, [], device),
         features=features,

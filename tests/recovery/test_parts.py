@@ -61,6 +61,15 @@ def test_features_are_the_channels_that_both_models_have() -> None:
         assert torch.equal(small.graph.process_outputs(small_flat), small(*batch.args))
 
 
+def test_what_runs_elsewhere_leaves_the_model_where_it_is() -> None:
+    net = capture(tiny(), make_batch((images(2),), {})).graph
+    moved = tap(net, [], torch.device("meta"))
+    assert all(p.is_meta for p in moved.parameters())
+    assert not any(p.is_meta for p in net.parameters())
+    kept = tap(net, [], CPU)
+    assert all(a is b for a, b in zip(kept.parameters(), net.parameters(), strict=True))
+
+
 def test_layers_that_became_two_are_compared_behind_the_second() -> None:
     net = tiny()
     small = fxprune.factorize(net, loader(), params=0.6, decision="argmax", progress=False)
