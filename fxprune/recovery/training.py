@@ -51,7 +51,7 @@ class Training:
     weight_decay: float = 1e-4
     warmup: float = 0.05
     schedule: str = "cosine"
-    batch: int = 64
+    batch: int = 32
     accumulate: int = 1
     average: float = 0.0
     features: float = 1.0

@@ -123,7 +123,7 @@ def test_ways_to_train(options: dict[str, Any]) -> None:
     assert report.recovery is not None
     assert report.recovery.steps > 0
     if options.get("epochs"):
-        assert report.recovery.steps == -(-2 * 480 // 64)
+        assert report.recovery.steps == -(-2 * 480 // 32)
 
 
 def test_labels_are_mixed_in() -> None:

@@ -147,7 +147,7 @@ def test_augmentation() -> None:
     refused(UnsupportedError, "floating (N, C, H, W)", augment="flip")
     refused(UnsupportedError, "augment is a dict", augment={})
     refused(CalibrationError, "augment=<lambda>", "IndexError", augment=lambda x: x["a"])
-    refused(CalibrationError, "made 1 examples of 64", augment=lambda x: x[:1])
+    refused(CalibrationError, "made 1 examples of 32", augment=lambda x: x[:1])
 
 
 def test_a_checkpoint_folder_that_is_a_file(tmp_path: Any) -> None:
