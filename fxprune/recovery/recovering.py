@@ -17,6 +17,7 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.export import Captured, capture
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError, UnsupportedError
+from fxprune.handover.advice import FEW
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
 from fxprune.progress import Journal
@@ -258,12 +259,24 @@ def _hand_over(
     after = replace(
         before,
         agreement=now,
+        advice=_advise(now),
         recovery=row,
         seconds={**before.seconds, **journal.seconds},
         notes=tuple(dict.fromkeys(notes)),
     )
     attach(result, after, plan_of(small))
     return result
+
+
+def _advise(agreement: Agreement) -> str:
+    """What to do where training did not bring enough decisions back; else empty."""
+    if agreement.rate >= FEW:
+        return ""
+    return (
+        f"Only {agreement.rate:.1%} of {agreement.examples} held-out calibration examples keep "
+        f"their decision: {agreement.decision}. To keep more, train longer, give more examples, "
+        "or compress less."
+    )
 
 
 def compare_on(small: nn.Module, prepared: Prepared) -> Agreement:

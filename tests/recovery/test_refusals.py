@@ -146,7 +146,7 @@ def test_augmentation() -> None:
     refused(UnsupportedError, "augment='rotate'", augment="rotate")
     refused(UnsupportedError, "floating (N, C, H, W)", augment="flip")
     refused(UnsupportedError, "augment is a dict", augment={})
-    refused(CalibrationError, "augment=<lambda>", "IndexError", augment=lambda x: x["a"])
+    refused(CalibrationError, "augment=<lambda>", "AttributeError", augment=lambda x: x.nothing)
     refused(CalibrationError, "made 1 examples of 32", augment=lambda x: x[:1])
 
 
