@@ -83,7 +83,7 @@ class Checkpoints:
             for name in ("step", "batches", "seconds", "evaluated", "stopped")
         }
         best = {name: getattr(state.best, name) for name in ("step", "stale")}
-        best |= {name: asdict(getattr(state.best, name)) for name in ("start", "found")}
+        best |= {name: asdict(getattr(state.best, name)) for name in ("start", "found", "least")}
         document = {
             "identity": self.identity,
             "folder": part.name,
@@ -125,6 +125,7 @@ class Checkpoints:
             state.best = Best(
                 start=Measured(**best["start"]),
                 found=Measured(**best["found"]),
+                least=Measured(**best["least"]),
                 step=best["step"],
                 stale=best["stale"],
                 weights={

@@ -89,12 +89,18 @@ class Loop:
         with _swapped(self.pair.trained, state.average):
             own = self.accelerator.is_main_process
             found = self.examine() if own else Measured(0.0, math.inf)
-            found = Measured(*agree(self.accelerator, found.rate, found.divergence))
-            state.best.offer(found, state.step, self.pair.weights())
+            taken = own and state.best.accepts(found)
+            rate, divergence, taken = agree(
+                self.accelerator, found.rate, found.divergence, float(taken)
+            )
+            state.best.stale += 1
+            if taken:
+                found = found if own else Measured(rate, divergence)
+                state.best.take(found, state.step, self.pair.weights())
         if state.best.stale >= self.training.patience:
             state.stopped = (
                 f"training stopped after {state.step} steps: {state.best.stale} evaluations in a "
-                "row were no better than the best one"
+                "row were not accepted"
             )
 
     def _step(self, state: State, done: float) -> float:

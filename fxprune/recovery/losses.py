@@ -38,14 +38,16 @@ class Divergence:
     variance: float
 
     def __call__(self, reference: Tensor, output: Tensor) -> Tensor:
-        """Mean over a batch, a scalar, of two tensors (N, ...)."""
+        """(N,) of two tensors (N, ...)."""
         reference, output = reference.float(), output.float()
         if self.dim is None:
             known = reference.isfinite()
             difference = torch.where(known, output - reference.where(known, 0.0), 0.0)
-            return difference.square().mean() / self.variance
-        wanted, found = (self._log(v) for v in (reference, output))
-        return (wanted.exp() * (wanted - found)).sum(self.dim).mean()
+            each = difference.square() / self.variance
+        else:
+            wanted, found = (self._log(v) for v in (reference, output))
+            each = (wanted.exp() * (wanted - found)).sum(self.dim)
+        return each.reshape(len(each), -1).mean(1)
 
     def _log(self, values: Tensor) -> Tensor:
         assert self.dim is not None

@@ -90,7 +90,7 @@ class Pair:
         wanted, reference = self.teach(batch)
         found, flat = student(*arguments(self.small, batch))
         output = self.small.graph.process_outputs(flat)
-        total = self.divergence(reference, output)
+        total = self.divergence(reference, output).mean()
         if labels is not None:
             (own,) = (d for d in self.outputs if d.dim is not None)
             hard = label_loss(
@@ -103,9 +103,9 @@ class Pair:
         return total
 
     def divergence(self, reference: Any, output: Any) -> Tensor:
-        """Sum over the outputs that are judged, a scalar."""
+        """(N,) of a batch, the sum over the outputs that are judged."""
         pairs = floating(reference), floating(output)
-        return torch.stack([d(pairs[0][d.name], pairs[1][d.name]) for d in self.outputs]).sum()
+        return torch.stack([d(pairs[0][d.name], pairs[1][d.name]) for d in self.outputs]).sum(0)
 
     def batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Batches on the device, laid out as convolutions read them fastest."""

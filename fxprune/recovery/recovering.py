@@ -207,7 +207,7 @@ def _train(
         checkpoints=Checkpoints(wish.checkpoint, accelerator, identify(small, *seen)),
         journal=journal,
     )
-    state = State(Best(start, start))
+    state = State(Best(start, start, start))
     loop.run(state)
     return state, stream
 

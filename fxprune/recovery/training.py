@@ -37,7 +37,7 @@ class Training:
         label_smoothing: of that cross entropy.
         freeze_statistics: normalizations keep their running statistics.
         evaluations: how often the acceptance examples are looked at, evenly over the budget.
-        patience: evaluations without a better one after which training stops.
+        patience: evaluations in a row without one that is accepted, after which training stops.
         save_seconds: seconds between two checkpoints.
         mixed_precision: `no`, `fp16`, `bf16` or `fp8`; None leaves it to `accelerate launch`.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.recovery.acceptance import Measured
+from fxprune.recovery.acceptance import Best, Measured
 from tests.nets import images, tiny
 from tests.recovery.subjects import (
     agreement,
@@ -82,17 +82,20 @@ def test_weights_that_agree_less_are_not_handed_back() -> None:
     assert "no weights were accepted" in str(report)
 
 
-def test_a_better_divergence_with_less_agreement_is_refused() -> None:
-    from fxprune.recovery.acceptance import Best
-
-    best = Best(Measured(0.9, 1.0), Measured(0.9, 1.0))
-    best.offer(Measured(0.89, 0.1), 10, {"a": torch.ones(1)})
-    assert best.step == 0
-    assert best.stale == 1
-    best.offer(Measured(0.9, 0.5), 20, {"a": torch.ones(1)})
-    best.offer(Measured(0.95, 0.6), 30, {"a": torch.zeros(1)})
-    assert best.step == 20
-    assert torch.equal(best.weights["a"], torch.ones(1))
+def test_weights_are_accepted_that_agree_no_less_and_are_not_clearly_further_away() -> None:
+    start = Measured(0.9, 1.0, (1.0, 0.9, 1.1, 1.0))
+    best = Best(start, start, start)
+    assert not best.accepts(Measured(0.89, 0.1, (0.1,) * 4))
+    assert not best.accepts(Measured(1.0, 1.01, (1.01,) * 4))
+    first = Measured(0.9, 0.5, (0.5, 0.4, 0.6, 0.5))
+    assert best.accepts(first)
+    best.take(first, 20, {"a": torch.ones(1)})
+    near, far = Measured(0.9, 0.52, (0.2, 0.8, 0.5, 0.58)), Measured(1.0, 0.6, (0.6, 0.5, 0.7, 0.6))
+    assert best.accepts(near)
+    assert not best.accepts(far)
+    best.take(near, 30, {"a": torch.zeros(1)})
+    assert (best.step, best.least) == (30, first)
+    assert torch.equal(best.weights["a"], torch.zeros(1))
 
 
 def test_the_same_seed_gives_the_same_weights_in_any_order_of_calls() -> None:
