@@ -59,7 +59,7 @@ class Training:
     label_smoothing: float = 0.0
     freeze_statistics: bool = True
     evaluations: int = 10
-    patience: int = 8
+    patience: int = 10
     save_seconds: float = 30.0
     mixed_precision: str | None = None
 

@@ -71,7 +71,7 @@ def test_what_was_given_stays_as_it_was() -> None:
 
 def test_weights_that_agree_less_are_not_handed_back() -> None:
     small = compressed()
-    wild = fxprune.Training(optimizer="sgd", rate=3.0, momentum=0.0, warmup=0.0)
+    wild = fxprune.Training(optimizer="sgd", rate=3.0, momentum=0.0, warmup=0.0, patience=5)
     same = recovered(small, steps=40, training=wild)
     report = fxprune.report(same)
     assert report.recovery is not None
