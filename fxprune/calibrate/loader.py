@@ -62,10 +62,8 @@ class Calibration:
 
     Attributes:
         size: examples in all.
-        largest: examples in the loader's largest batch.
-        fingerprints: of every example; identical ones have the same.
-        store: where they are.
-        example: two examples, to capture the model with.
+        largest, example: size of the largest batch; two examples, to capture the model with.
+        fingerprints, store: of every example, the same of identical ones; where they are.
         exact: examples in every batch handed out, where the model takes no other number; the last
             ones are copies where too few are left. May be set between two readings.
         groups: (size,) number of every example's group; identical examples share one.

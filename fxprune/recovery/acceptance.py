@@ -48,8 +48,8 @@ def measure(pair: Pair, batches: Iterable[Batch], judge: Judge) -> Measured:
     agreed, each = 0, list[float]()
     for batch in pair.batches(batches):
         _, reference = pair.teach(batch)
-        output = pair.judged(batch)
-        same = judge.decide(reference, output, batch.size)
+        reference, output = (batch.cut_outputs(v) for v in (reference, pair.judged(batch)))
+        same = judge.decide(reference, output, batch.own)
         counted = [s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts]
         agreed += int(torch.stack(counted).all(0).sum())
         each += pair.divergence(reference, output).tolist()

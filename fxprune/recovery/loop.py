@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -132,7 +133,8 @@ class Loop:
             made = self.augmentation(batch)
             labels = None
             if self.labels is not None:
-                labels = self.labels[torch.from_numpy(numbers)].to(self.pair.device)
+                rows = torch.from_numpy(np.resize(numbers, batch.size))  # copies have labels, too
+                labels = self.labels[rows].to(self.pair.device)
             partner = made.partner
             if partner is not None:
                 partner = partner[0].to(self.pair.device), partner[1].to(self.pair.device)

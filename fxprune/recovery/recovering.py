@@ -14,12 +14,13 @@ from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.soundness import random_outputs, require_sizes
 from fxprune.calibrate.spill import Spill
-from fxprune.capture.export import Captured, capture
+from fxprune.capture.export import Captured
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError, UnsupportedError
 from fxprune.handover.advice import FEW
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
+from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
 from fxprune.recovery.acceptance import Best, measure
@@ -30,7 +31,7 @@ from fxprune.recovery.features import require_same_model
 from fxprune.recovery.loop import Loop
 from fxprune.recovery.pair import Pair, make_pair, require_form
 from fxprune.recovery.training import Length, Training
-from fxprune.session import JUDGED_ON
+from fxprune.session import JUDGED_ON, capture_for
 from fxprune.verify.agreement import Agreement, compare
 from fxprune.verify.judge import Decision, Judge, settle
 
@@ -114,8 +115,7 @@ def _prepare(
     watch = {} if labels is None else {"watch": labels.read}
     calibration = Calibration(model, loader, EXAMINED, Spill(wish.memory), wish.groups, **watch)
     with journal.station("capture"):
-        captured = capture(model, calibration.example)
-        calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+        captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)
         require_sizes(captured.graph, model, calibration, values=random is None)
     require_same_model(captured.graph, small, plan_of(small))
@@ -144,7 +144,7 @@ def _judge(
     few[np.flatnonzero(parts.training)[:JUDGED_ON]] = True
     with torch.no_grad():
         samples = [
-            (captured.graph.forward(*batch.args, **batch.kwargs), batch.size)
+            (batch.cut_outputs(captured.graph.forward(*batch.args, **batch.kwargs)), batch.own)
             for batch in calibration.batches(few)
         ]
     judge = settle(decision, samples)
@@ -175,7 +175,7 @@ def _train(
     stream = Stream(
         calibration,
         parts.training,
-        min(training.batch, calibration.largest, calibration.chunk),
+        calibration.exact or min(training.batch, calibration.largest, calibration.chunk),
         wish.seed,
         accelerator.process_index,
         accelerator.num_processes,
