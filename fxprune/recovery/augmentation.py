@@ -17,9 +17,9 @@ NAMES = ("flip", "crop", "mix")
 Step = str | Callable[[Any], Any]
 Augment = Step | Sequence[Step] | None
 """What `augment=` takes: `auto`, names of `NAMES`, a callable on batches, or a list of these."""
-MIXED, PASTED = 0.8, 0.5
-"""Shares of the examples that are mixed with another one, and of mixed images that get a part of it
-pasted in (docs/recover.md).
+BLENDED, MIXED, PASTED = 0.5, 0.8, 0.5
+"""Shares of the examples that are mixed with another one, of images, and of mixed images that get
+a part of it pasted in (docs/recover.md).
 """
 SHIFT = 14
 """A crop is shifted by at most this part of the image's sides."""
@@ -194,9 +194,10 @@ def draw_partners(batch: Batch) -> Partners:
     """Draw what a batch is mixed with; half of the mixed images are pasted, all else is blended."""
     count = batch.size
     index, share = torch.randperm(count), torch.rand(count)
-    share *= torch.rand(count) < MIXED
     sizes = {t.shape[2:] for t in batch.tensors()}
-    if len(sizes) != 1 or any(t.dim() != 4 for t in batch.tensors()):
+    images = len(sizes) == 1 and all(t.dim() == 4 for t in batch.tensors())
+    share *= torch.rand(count) < (MIXED if images else BLENDED)
+    if not images:
         return Partners(index, share, None, torch.zeros(count, dtype=torch.bool))
     size = torch.tensor(sizes.pop())
     sides = (size * share.sqrt()[:, None]).round().long()
