@@ -168,7 +168,7 @@ def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> Grap
         node.args, node.kwargs = map_aggregate(node.args, moved), map_aggregate(node.kwargs, moved)
     tapped = GraphModule(module, graph)
     tensors = (*tapped.parameters(), *tapped.buffers())
-    there = torch.empty(0, device=device).to(device).device
+    there = torch.empty(0, device=device).device
     if all(t.device == there or t.device.type == there.type == "cpu" for t in tensors):
         return tapped
     return copy.deepcopy(tapped).to(device)
