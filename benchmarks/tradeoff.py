@@ -3,7 +3,8 @@
 The trained networks of this repository on Fashion-MNIST: 1,000 unlabeled calibration images that
 no network was trained on, drawn per seed; no fine-tuning; 10,000 test images that nothing is
 fitted, selected or tuned on. With `--images DIR` the ImageNet-trained EfficientNet-Lite0 on the
-photographs of DIR/calib and DIR/test, which need no labels: decisions are compared.
+photographs of DIR/calib and DIR/test, which need no labels: decisions are compared. With `--recover
+MINUTES` what `auto` gives is trained so long, on the same examples (docs/recover.md).
 """
 
 import json
@@ -15,13 +16,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import fxprune
 from benchmarks.datasets.images import DEBIAN, Split, draw, photos, split
 from benchmarks.examination.outputs import logits
 from benchmarks.examination.tradeoff_page import picture, show
 from benchmarks.models.nets import NETS, efficientnet_lite0, trained
+from fxprune.recovery.training import Length
 
+RECOVERED = "auto + recover"
+LITE = "EfficientNet-Lite0"
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 
 
@@ -43,63 +48,75 @@ class Task:
 
 
 def measure(
-    name: str, net: nn.Module, task: Task, budgets: list[float], seeds: int, methods: list[str]
+    name: str,
+    net: nn.Module,
+    task: Task,
+    budgets: list[float],
+    seeds: int,
+    methods: list[str],
+    recover: Length | None = None,
 ) -> list[dict[str, object]]:
-    """Rows of one network."""
+    """Rows of one network; with `recover`, a further one for what `auto` gave, trained so long."""
     rows: list[dict[str, object]] = []
     for seed in range(seeds):
         order = draw(task.pool, len(task.pool), seed)
         calibration, rest = order[: task.images], order[task.images :]
-        test = rest if task.test is None else task.test
-        rows += _rows(name, net, budgets, seed, methods, calibration, test, task.labels)
-    return rows
-
-
-def _rows(
-    name: str,
-    net: nn.Module,
-    budgets: list[float],
-    seed: int,
-    methods: list[str],
-    calibration: Tensor,
-    test: Tensor,
-    labels: Tensor | None,
-) -> list[dict[str, object]]:
-    """Rows of one network and one draw."""
-    reference = logits(net, test)
-    decided = reference.argmax(1)
-    norm = float((reference - reference.mean(1, keepdim=True)).square().sum())
-
-    def accuracy(decisions: Tensor) -> float | None:
-        return None if labels is None else float((decisions == labels).float().mean())
-
-    rows: list[dict[str, object]] = []
-    for method in methods:
-        start = time.perf_counter()
-        for flops, small in fxprune.sweep(
-            net, calibration, budgets=budgets, method=method, seed=seed, progress=False
-        ).items():
-            found = logits(small, test)
-            report = fxprune.report(small)
-            rows.append(
-                {
-                    "net": name,
-                    "flops": flops,
-                    "method": method,
-                    "seed": seed,
-                    "kept": report.flops[1] / report.flops[0],
-                    "dense": accuracy(decided),
-                    "accuracy": accuracy(found.argmax(1)),
-                    "agreement": float((found.argmax(1) == decided).float().mean()),
-                    "error": float((found - reference).square().sum()) / norm,
-                    "predicted_error": report.predicted_error,
-                    "held_out_error": None if report.agreement is None else report.agreement.error,
-                    "bound": None if report.agreement is None else report.agreement.bound,
-                    "seconds": time.perf_counter() - start,
-                }
-            )
+        test = Test(net, rest if task.test is None else task.test, task.labels)
+        for method in methods:
             start = time.perf_counter()
+            for flops, small in fxprune.sweep(
+                net, calibration, budgets=budgets, method=method, seed=seed, progress=False
+            ).items():
+                about = {"net": name, "flops": flops, "method": method, "seed": seed}
+                rows.append(about | test.row(small, time.perf_counter() - start))
+                start = time.perf_counter()
+                if recover is not None and method == "auto":
+                    better = fxprune.recover(
+                        *(small, net, calibration), seed=seed, progress=False, **vars(recover)
+                    )
+                    about["method"] = RECOVERED
+                    rows.append(about | test.row(better, time.perf_counter() - start))
+                    start = time.perf_counter()
     return rows
+
+
+class Test:
+    """Examples that nothing is fitted, trained or tuned on.
+
+    Args:
+        net: the original.
+        images: what is compared on.
+        labels: of them, where there are some.
+    """
+
+    def __init__(self, net: nn.Module, images: Tensor, labels: Tensor | None):
+        self._images, self._labels = images, labels
+        self._reference = logits(net, images)
+        self._decided = self._reference.argmax(1)
+        center = self._reference.mean(1, keepdim=True)
+        self._norm = float((self._reference - center).square().sum())
+
+    def row(self, small: GraphModule, seconds: float) -> dict[str, object]:
+        """What a compressed model costs and keeps."""
+        found, report = logits(small, self._images), fxprune.report(small)
+        held_out, recovery = report.agreement, report.recovery
+        return {
+            "kept": report.flops[1] / report.flops[0],
+            "dense": self._accuracy(self._decided),
+            "accuracy": self._accuracy(found.argmax(1)),
+            "agreement": float((found.argmax(1) == self._decided).float().mean()),
+            "error": float((found - self._reference).square().sum()) / self._norm,
+            "predicted_error": report.predicted_error,
+            "held_out_error": None if held_out is None else held_out.error,
+            "bound": None if held_out is None else held_out.bound,
+            "seconds": seconds,
+            "steps": None if recovery is None else recovery.steps,
+        }
+
+    def _accuracy(self, decisions: Tensor) -> float | None:
+        if self._labels is None:
+            return None
+        return float((decisions == self._labels).float().mean())
 
 
 def honesty(
@@ -141,6 +158,12 @@ def honesty(
     return rows
 
 
+def write(rows: list[dict[str, object]], file: Path | None) -> None:
+    """Keep what there is so far."""
+    if file is not None:
+        file.write_text(json.dumps(rows, indent=1))
+
+
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.5 by default")] = None,
@@ -150,17 +173,17 @@ def main(
     seeds: int = 1,
     count: Annotated[int, typer.Option(help="calibration images")] = 1000,
     method: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(METHODS)}")] = None,
-    certify: Annotated[
-        int, typer.Option(help="instead: certify agreement=0.99 this many times")
-    ] = 0,
+    certify: Annotated[int, typer.Option(help="instead: certify 0.99 this many times")] = 0,
     validation: Annotated[
-        bool, typer.Option("--validation", help="measure on calibration images not drawn")
+        bool, typer.Option(help="measure on calibration images not drawn")
     ] = False,
     data: Path = DEBIAN,
     photographs: Annotated[
         Path | None,
         typer.Option("--images", help="instead: EfficientNet-Lite0, DIR/calib, DIR/test"),
     ] = None,
+    recover: Annotated[float | None, typer.Option(help="minutes of training after auto")] = None,
+    recover_steps: Annotated[int | None, typer.Option(help="steps instead")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     picture_file: Annotated[
         Path | None, typer.Option("--plot", help="draw agreement against FLOPs; needs matplotlib")
@@ -170,10 +193,11 @@ def main(
     console = Console(width=140)
     rows: list[dict[str, object]] = []
     methods, repeats = method or list(METHODS), 3 if every else seeds
+    length = Length(minutes=recover, steps=recover_steps) if recover or recover_steps else None
     if photographs is not None:
         task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
-        name, model = "EfficientNet-Lite0", efficientnet_lite0()
-        rows += measure(name, model, task, flops or [0.9, 0.8, 0.7], repeats, methods)
+        budgets = flops or [0.9, 0.8, 0.7]
+        rows += measure(LITE, efficientnet_lite0(), task, budgets, repeats, methods, length)
     else:
         pool, held = split("calibration", data), split("test", data)
         test, labels = (None, None) if validation else (held.images, held.labels)
@@ -183,11 +207,9 @@ def main(
             if certify:
                 rows += honesty(name, certify, count, pool, held, console)
             else:
-                rows += measure(name, trained(name), task, budgets, repeats, methods)
-            if json_file is not None:
-                json_file.write_text(json.dumps(rows, indent=1))
-    if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=1))
+                rows += measure(name, trained(name), task, budgets, repeats, methods, length)
+            write(rows, json_file)
+    write(rows, json_file)
     if not certify:
         show(rows, console)
         if picture_file is not None:

@@ -5,7 +5,7 @@
 """
 
 from fxprune import decisions
-from fxprune.api import analyze, apply, compress, factorize, plan, sweep
+from fxprune.api import analyze, apply, compress, factorize, plan, recover, sweep
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
@@ -21,6 +21,7 @@ from fxprune.handover.plot import plot
 from fxprune.handover.report import Report, plan_of, report
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.plans.plan import Plan
+from fxprune.recovery.training import Training
 from fxprune.rules import register_rule
 from fxprune.saving.storage import load, save
 from fxprune.timing.benchmark import Benchmark, Timing, benchmark
@@ -45,6 +46,7 @@ __all__ = [
     "Report",
     "StorageError",
     "Timing",
+    "Training",
     "UnsupportedError",
     "Workload",
     "analyze",
@@ -58,6 +60,7 @@ __all__ = [
     "plan",
     "plan_of",
     "plot",
+    "recover",
     "register_rule",
     "report",
     "save",

@@ -166,7 +166,7 @@ def open_session(
     calibration = Calibration(model, loader, store=store, groups=options.groups)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
-        captured = _capture(model, calibration, options)
+        captured = capture_for(model, calibration, options)
         notes, compare_features = _examine(captured, model, calibration, options)
     journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
     ignored = matcher(model, options.ignore, "ignore")
@@ -207,7 +207,7 @@ def open_session(
     return session
 
 
-def _capture(model: nn.Module, calibration: Calibration, options: Options) -> Captured:
+def capture_for(model: nn.Module, calibration: Calibration, options: Options) -> Captured:
     """Capture on two examples, or on as many as the model takes, which batches then have."""
     given, usual = calibration.first()
     batch, example = calibration.example, options.example

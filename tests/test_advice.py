@@ -66,7 +66,10 @@ def test_few_kept_decisions_are_said_with_what_to_do() -> None:
     assert report.agreement.rate < 0.9
     text = str(warned.message)
     assert text.startswith(f"Only {report.agreement.rate:.1%} of 40 held-out calibration examples")
-    for offer in ("agreement=", "more than flops=0.4", 'method="auto"', "200 calibration examples"):
+    for offer in (
+        *("agreement=", "more than flops=0.4", 'method="auto"', "fxprune.recover"),
+        "200 calibration examples",
+    ):
         assert offer in text
     assert report.advice == text
     assert text in " ".join(str(report).split())

@@ -33,6 +33,7 @@ ROOMS = (
     "allocate",
     "handover",
     "saving",
+    "recovery",
     "pipeline",
     "targets",
     "api",

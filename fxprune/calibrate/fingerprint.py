@@ -1,5 +1,7 @@
 """Fingerprints of examples: identical inputs have the same."""
 
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -12,6 +14,25 @@ from fxprune.capture.batch import Batch
 
 LENGTH = 16
 """Bytes of a fingerprint: among 10^9 examples two others share one with probability 10^-21."""
+PACKED = 8
+"""Bytes of one that are enough to know an example again."""
+
+
+def pack(marks: Iterable[bytes]) -> str:
+    """Fingerprints as text, each once."""
+    return b64encode(b"".join(sorted({mark[:PACKED] for mark in marks}))).decode()
+
+
+def unpack(text: str) -> frozenset[bytes]:
+    """What `pack` wrote.
+
+    Raises:
+        ValueError: something else.
+    """
+    raw = b64decode(text, validate=True)
+    if len(raw) % PACKED:
+        raise ValueError(f"{len(raw)} bytes are no fingerprints")
+    return frozenset(raw[at : at + PACKED] for at in range(0, len(raw), PACKED))
 
 
 def fingerprints(batch: Batch) -> list[bytes]:

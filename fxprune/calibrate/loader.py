@@ -1,6 +1,6 @@
 """The calibration examples: read once, kept, and handed out as often as the method needs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,12 @@ class Calibration:
             readings.
         store: where the examples are kept; one of its own by default.
         groups: one label per example; see `Labels`.
+        watch: called with everything that the loader yields and the number of examples in it.
 
     Attributes:
         size: examples in all.
-        store: where they are.
-        example: two examples, to capture the model with.
+        largest, example: size of the largest batch; two examples, to capture the model with.
+        fingerprints, store: of every example, the same of identical ones; where they are.
         exact: examples in every batch handed out, where the model takes no other number; the last
             ones are copies where too few are left. May be set between two readings.
         groups: (size,) number of every example's group; identical examples share one.
@@ -80,12 +81,14 @@ class Calibration:
         chunk: int = 128,
         store: Spill | None = None,
         groups: Groups | None = None,
+        watch: Callable[[Any, int], None] = lambda item, size: None,
     ):
         self.chunk, self.store = chunk, Spill(MEMORY) if store is None else store
         self._kept: list[_Kept] = []
         self.exact: int | None = None
-        self.size = self._largest = 0
+        self.size = self.largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
+        self.fingerprints = marks
         first: Batch | None = None
         for item in _items(loader):
             batch = to_batch(model, labels.without(item))
@@ -97,6 +100,7 @@ class Calibration:
                 batch = make_batch(batch.args, {name: batch.kwargs[name] for name in first.kwargs})
             _check_like(first, batch, self.size)
             marks += fingerprints(batch)
+            watch(item, batch.size)
             self._keep(batch, own)
         if not self._kept:
             raise CalibrationError(
@@ -112,7 +116,7 @@ class Calibration:
         handles = tuple(self.store.keep(leaf, copied) for leaf in leaves)
         self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch)))
         self.size += batch.size
-        self._largest = max(self._largest, batch.size)
+        self.largest = max(self.largest, batch.size)
 
     def _get(self, kept: _Kept) -> Batch:
         leaves = [self.store.get(leaf) for leaf in kept.leaves]
@@ -194,7 +198,7 @@ class Calibration:
 
     def _joined(self, chosen: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
         """What is chosen of neighboring batches of the same sizes put together."""
-        most = self.exact or min(self.chunk, self._largest)
+        most = self.exact or min(self.chunk, self.largest)
         waiting: dict[Sizes, _Waiting] = {}
         for sizes, numbers, part in self._pieces(chosen):
             if sizes in waiting and not waiting[sizes].add(numbers, part):

@@ -159,6 +159,20 @@ def _to_batch(model: nn.Module, item: Any) -> Batch:
     )
 
 
+def labels_in(model: nn.Module, item: Any) -> Any:
+    """The labels in what a loader yields, which `to_batch` drops; None where there are none.
+
+    Of a tuple or list the first item that forward does not require, of a dict what stands under a
+    key such as `labels`.
+    """
+    if isinstance(item, (tuple, list)):
+        required = _signature(model)[0]
+        return item[required] if len(item) > required else None
+    if isinstance(item, Tensor) or not hasattr(item, "keys"):
+        return None
+    return next((item[key] for key in item.keys() if key in LABEL_KEYS), None)
+
+
 def example_batch(model: nn.Module, example: Any) -> Batch:
     """A batch of two examples, as tracing with a free batch size needs.
 

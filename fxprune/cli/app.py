@@ -1,6 +1,7 @@
-"""The command line: `fxprune demo`, `analyze`, `compress`, `bench` and `report`."""
+"""The command line: `fxprune demo`, `analyze`, `compress`, `recover`, `bench` and `report`."""
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -10,11 +11,18 @@ from torch.fx import GraphModule
 import fxprune
 from fxprune.cli import options, sources
 from fxprune.cli.groups import read_groups
-from fxprune.cli.options import parse_decision, parse_multiple, parse_numbers, read_example
+from fxprune.cli.options import (
+    parse_augment,
+    parse_decision,
+    parse_multiple,
+    parse_numbers,
+    read_example,
+)
 from fxprune.cli.output import print_errors_as_lines, show, tabulate, write_json
 from fxprune.demo import run as demo_run
 from fxprune.errors import PlanError, SourceError
 from fxprune.options import DEFAULTS
+from fxprune.recovery.training import Training
 from fxprune.timing.benchmark import MODES
 
 app = typer.Typer(
@@ -24,6 +32,7 @@ app = typer.Typer(
 )
 SAVED = "model.safetensors"
 """The compressed model in the folder that `compress --out` writes."""
+TRAINING = Training()
 RESULTS = (SAVED, "plan.json", "report.json")
 """All that is in it."""
 
@@ -111,6 +120,61 @@ def compress(
 
 def show_report(result: fxprune.Report, as_json: bool) -> None:
     """Print a report."""
+    show(result, result.to_json(), as_json)
+
+
+@app.command()
+@print_errors_as_lines
+def recover(
+    small: options.Saved,
+    original: options.Model,
+    data: options.Data,
+    out: options.To,
+    weights: options.Weights = None,
+    minutes: options.Minutes = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = None,
+    rate: options.Rate = None,
+    optimizer: options.Optimizer = TRAINING.optimizer,
+    train_batch: options.TrainBatch = TRAINING.batch,
+    augment: options.Augment = None,
+    labels: options.Labels = False,
+    checkpoint: options.Checkpoint = None,
+    decision: options.Decision = None,
+    seed: int = 0,
+    batch: options.Examples = 50,
+    limit: options.Limit = None,
+    groups: options.Groups = "",
+    size: options.Size = 224,
+    gray: options.Gray = False,
+    mean: options.Numbers = "",
+    std: options.Numbers = "",
+    as_json: options.Json = False,
+) -> None:
+    """Train a saved compressed model, without labels, to what its original gives."""
+    check_folder(out)
+    net = sources.model(original, weights)
+    images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
+    loader = sources.data(data, images, batch, limit)
+    better = fxprune.recover(
+        fxprune.load(small / SAVED if small.is_dir() else small),
+        net,
+        loader,
+        minutes=minutes,
+        steps=steps,
+        epochs=epochs,
+        training=fxprune.Training(rate=rate, optimizer=optimizer, batch=train_batch),
+        augment=parse_augment(augment),
+        labels=labels,
+        decision=parse_decision(decision),
+        groups=read_groups(groups, data, loader, limit),
+        checkpoint=checkpoint,
+        seed=seed,
+    )
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one writes
+        return
+    write_results(better, out)
+    result = fxprune.report(better)
     show(result, result.to_json(), as_json)
 
 

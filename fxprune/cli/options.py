@@ -88,6 +88,24 @@ Out = Annotated[
     ),
 ]
 
+To = Annotated[Path, typer.Option(help="folder for model.safetensors, plan.json and report.json")]
+Minutes = Annotated[float | None, typer.Option(help="of training")]
+Steps = Annotated[int | None, typer.Option(help="of the optimizer, instead of --minutes")]
+Epochs = Annotated[float | None, typer.Option(help="passes over the examples, instead")]
+Rate = Annotated[float | None, typer.Option(help="largest learning rate")]
+Optimizer = Annotated[str, typer.Option(help="adam or sgd")]
+TrainBatch = Annotated[int, typer.Option(help="examples per step")]
+Augment = Annotated[
+    list[str] | None,
+    typer.Option(help="auto, flip, crop, mix (may be repeated) or none; auto by default"),
+]
+Labels = Annotated[
+    bool, typer.Option("--labels", help="mix in cross entropy against the loader's labels")
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="folder in which a training that is killed goes on")
+]
+
 Saved = Annotated[
     Path,
     typer.Argument(help="what fxprune.save wrote, or the folder that `compress --out` wrote"),
@@ -117,6 +135,11 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise SourceError(f"{text!r} is not a comma-separated list of numbers.") from error
+
+
+def parse_augment(texts: Sequence[str] | None) -> list[str] | None:
+    """What --augment says; `auto` where it is left out."""
+    return None if texts and list(texts) == ["none"] else list(texts or ("auto",))
 
 
 def parse_decision(texts: Sequence[str] | None) -> judge.Decision:

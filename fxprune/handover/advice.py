@@ -32,6 +32,7 @@ def advise(session: Session, agreement: Agreement | None) -> str:
     offers.append(f"ask for more than {' and '.join(limits)}" if limits else "plan a larger budget")
     if method.widths and method is not METHODS["auto"]:
         offers.append(f'use method="auto" instead of "{method.name}"')
+    offers.append("train what came back with fxprune.recover, without labels")
     offers.append(
         f"give more than these {session.statistics.calibration.size:,} calibration examples"
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fxprune.handover.rows import AloneRow, GroupRow, Point
+from fxprune.handover.rows import AloneRow, GroupRow, Point, RecoveryRow
 from fxprune.verify.agreement import Agreement
 
 
@@ -24,6 +24,9 @@ class Figures:
         curve: other sizes from the same calibration, and this one: those that `sweep` made or
             `agreement=` tried.
         advice: what to do where few decisions were kept; else empty.
+        held_out: fingerprints of the examples that were held out, so that `recover` knows them
+            again (`fxprune.calibrate.fingerprint.pack`); empty where none were.
+        recovery: what `recover` did; None where it was not called.
     """
 
     flops: tuple[float, float]
@@ -39,6 +42,8 @@ class Figures:
     asked: dict[str, str] = field(default_factory=dict)
     curve: tuple[Point, ...] = ()
     advice: str = ""
+    held_out: str = ""
+    recovery: RecoveryRow | None = None
 
     @property
     def predicted_error(self) -> float:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
+from fxprune.calibrate.fingerprint import pack
 from fxprune.graph.nodes import attribute
 from fxprune.handover.advice import advise
 from fxprune.handover.asked import tell_asked
@@ -68,9 +70,16 @@ def hand_over(
         advice=advise(session, agreement),
         asked=tell_asked(session.options, plan),
         curve=tuple(curve),
+        held_out=_held_out(session),
     )
     attach(small, report, plan)
     return small
+
+
+def _held_out(session: Session) -> str:
+    """Fingerprints of the held-out examples."""
+    marks = session.statistics.calibration.fingerprints
+    return pack(marks[number] for number in np.flatnonzero(session.split.held_out))
 
 
 def _rows(

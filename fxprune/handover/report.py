@@ -17,6 +17,7 @@ from fxprune.handover.tables import (
     tabulate_groups,
     tabulate_sizes,
     tell_outputs,
+    tell_recovery,
 )
 from fxprune.handover.typed import finite, read_typed
 from fxprune.plans.plan import Plan
@@ -107,6 +108,8 @@ class Report(Figures):
             yield from map(Text, tell_outputs(a))
         if self.advice:
             yield Text(self.advice, style="bold")
+        if self.recovery is not None:
+            yield Text(tell_recovery(self.recovery))
         yield tabulate_groups(self.groups, width, most)
         if self.alone:
             yield tabulate_alone(self.alone, width, most)

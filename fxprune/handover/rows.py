@@ -48,3 +48,31 @@ class Point:
     bound: float
     examples: int
     error: float
+
+
+@dataclass(frozen=True)
+class RecoveryRow:
+    """What `recover` did.
+
+    Attributes:
+        steps: of the optimizer, in all.
+        seconds: of training.
+        processes: that trained together.
+        trained: examples that were trained on.
+        accepted: examples on which the result was chosen; no others chose.
+        kept: the step whose weights were handed back; 0 where the compressed model came back as it
+            was.
+        chosen: agreement on those examples, before and after.
+        divergence: of the outputs there, before and after.
+        certified: agreement on the examples that the bound is from, before and after.
+    """
+
+    steps: int
+    seconds: float
+    processes: int
+    trained: int
+    accepted: int
+    kept: int
+    chosen: tuple[float, float]
+    divergence: tuple[float, float]
+    certified: tuple[float, float]

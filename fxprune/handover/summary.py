@@ -19,7 +19,9 @@ LONGEST = 300
 
 
 def summarize(report: Figures) -> str:
-    """What was asked, got and promised, and what to do next: ten lines, each with its label."""
+    """What was asked, got and promised, and what to do next: ten lines, each with its label, and
+    one more where the model was trained.
+    """
     lines = [(f"fxprune {report.method}", ""), *_lines(report)]
     return "\n".join(f"{label:<{LABEL}}{text}".rstrip() for label, text in lines)
 
@@ -44,6 +46,9 @@ def _lines(report: Figures) -> Iterator[tuple[str, str]]:
     yield "got", f"{_share(report.flops)} of the FLOPs: {flops}"
     yield "", f"{_share(report.params)} of the parameters: {params}; bytes: {size}"
     yield from _promise(report.agreement, report.predicted_error)
+    if report.recovery is not None:
+        before, after = report.recovery.certified
+        yield "recovered", f"by training: {before:.2%} before, {after:.2%} after"
     yield "took", _took(report.seconds, report.peak_memory)
     yield "next", say_next(report)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from fxprune.graph.names import INDENT, Alike, break_at_dots, put_together
-from fxprune.handover.rows import AloneRow, GroupRow
+from fxprune.handover.rows import AloneRow, GroupRow, RecoveryRow
 from fxprune.verify.agreement import Agreement
 
 if TYPE_CHECKING:
@@ -182,3 +182,18 @@ def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> "Table":
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left")
     return table
+
+
+def tell_recovery(row: RecoveryRow) -> str:
+    """What training gave."""
+    before, after = row.certified
+    how = (
+        f"the weights after step {row.kept} were kept"
+        if row.kept
+        else "no weights were accepted, and the model is as it was"
+    )
+    return (
+        f"Recovered in {row.steps} steps ({row.seconds:.0f} s) on {row.trained} examples: {how}. "
+        f"Chosen on {row.accepted} examples, {row.chosen[0]:.2%} before and {row.chosen[1]:.2%} "
+        f"after; on those of the bound {before:.2%} before and {after:.2%} after."
+    )

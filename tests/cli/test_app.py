@@ -48,7 +48,7 @@ def bad(*arguments: object) -> str:
 
 def test_help_names_the_commands() -> None:
     text = good("--help")
-    for name in ("demo", "analyze", "compress", "bench", "report"):
+    for name in ("demo", "analyze", "compress", "recover", "bench", "report"):
         assert name in text
 
 
@@ -243,3 +243,19 @@ def test_pillow_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(SourceError, match="pip install pillow"):
         sources.data(str(tmp_path), sources.ImageOptions())
+
+
+def test_recover_trains_what_compress_wrote(tmp_path: Path) -> None:
+    small, out = tmp_path / "small", tmp_path / "out"
+    good(
+        *("compress", TINY, "--data", LOADER, "--flops", "0.5", "--decision", "argmax"),
+        "--out",
+        small,
+    )
+    arguments = ("recover", small, TINY, "--data", LOADER, "--out", out, "--decision", "argmax")
+    found = json.loads(good(*arguments, "--steps", "3", "--augment", "none", "--json"))
+    assert found["recovery"]["steps"] == 3
+    assert json.loads((out / "report.json").read_text()) == found
+    assert "Recovered in 3 steps" in good("report", out)
+    assert "minutes=, steps= or epochs=" in bad(*arguments)
+    assert "augment='x'" in bad(*arguments, "--steps", "3", "--augment", "x")

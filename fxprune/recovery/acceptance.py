@@ -1,0 +1,94 @@
+"""Whether weights are better, on examples that are not trained on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.capture.batch import Batch
+from fxprune.recovery.pair import Pair
+from fxprune.verify.judge import Judge
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far the models are apart.
+
+    Attributes:
+        rate: share of examples with the same decision.
+        divergence: of the outputs, mean over the examples; what training makes smaller.
+        each: the divergence of every example; empty where only the means are known.
+    """
+
+    rate: float
+    divergence: float
+    each: tuple[float, ...] = ()
+
+    def clearly_above(self, other: "Measured") -> bool:
+        """Whether this divergence is above another one by more than a standard error of their
+        difference on the same examples.
+        """
+        difference = np.subtract(self.each, other.each)
+        if len(difference) < 2:
+            return self.divergence > other.divergence
+        return bool(difference.mean() > difference.std(ddof=1) / len(difference) ** 0.5)
+
+
+@torch.no_grad()
+def measure(pair: Pair, batches: Iterable[Batch], judge: Judge) -> Measured:
+    """Judge the weights as they are.
+
+    Args:
+        pair: both models.
+        batches: examples that are not trained on.
+        judge: what decides.
+    """
+    agreed, each = 0, list[float]()
+    for batch in pair.batches(batches):
+        _, reference = pair.teach(batch)
+        reference, output = (batch.cut_outputs(v) for v in (reference, pair.judged(batch)))
+        same = judge.decide(reference, output, batch.own)
+        counted = [s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts]
+        agreed += int(torch.stack(counted).all(0).sum())
+        each += pair.divergence(reference, output).tolist()
+    count = max(len(each), 1)
+    return Measured(agreed / count, sum(each) / count, tuple(each))
+
+
+@dataclass
+class Best:
+    """The weights to hand back: the last ones that agree no less than those at the start, diverge
+    less, and do not clearly diverge more than the least so far.
+
+    The rate falls towards the end of a training, and with it the noise in the weights: a little
+    less divergence on few examples is no reason to prefer earlier ones.
+
+    Attributes:
+        start: of the compressed model as it came.
+        found: of the weights to hand back.
+        least: what diverged least.
+        step: after which they were found; 0 for the start.
+        weights: copies on the CPU; empty for the start.
+        stale: evaluations since then.
+    """
+
+    start: Measured
+    found: Measured
+    least: Measured
+    step: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    stale: int = 0
+
+    def accepts(self, measured: Measured) -> bool:
+        """Whether weights are to be taken."""
+        better = measured.rate >= self.start.rate and measured.divergence < self.start.divergence
+        return better and not measured.clearly_above(self.least)
+
+    def take(self, measured: Measured, step: int, weights: dict[str, Tensor]) -> None:
+        """Keep weights."""
+        self.found, self.step, self.stale = measured, step, 0
+        if measured.divergence < self.least.divergence:
+            self.least = measured
+        self.weights = {name: t.detach().cpu().clone() for name, t in weights.items()}

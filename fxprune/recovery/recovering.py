@@ -1,0 +1,296 @@
+"""The stations of a recovery in order: read, capture, divide, train, accept, certify, hand over."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.soundness import random_outputs, require_sizes
+from fxprune.calibrate.spill import Spill
+from fxprune.capture.export import Captured
+from fxprune.capture.undisturbed import undisturbed
+from fxprune.errors import PlanError, UnsupportedError
+from fxprune.handover.advice import FEW
+from fxprune.handover.report import Report, attach, plan_of, report
+from fxprune.handover.rows import RecoveryRow
+from fxprune.options import DEFAULTS
+from fxprune.progress import Journal
+from fxprune.recovery.accelerating import accelerated, share
+from fxprune.recovery.acceptance import Best, measure
+from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
+from fxprune.recovery.checkpoint import Checkpoints, State, identify
+from fxprune.recovery.examples import Labels, Parts, Stream, divide
+from fxprune.recovery.features import require_same_model
+from fxprune.recovery.loop import Loop
+from fxprune.recovery.pair import Pair, make_pair, require_form
+from fxprune.recovery.training import Length, Training
+from fxprune.session import JUDGED_ON, capture_for
+from fxprune.verify.agreement import Agreement, compare
+from fxprune.verify.judge import Decision, Judge, settle
+
+EXAMINED = 256
+"""Examples per batch where nothing is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What `recover` was asked for.
+
+    Attributes:
+        training, length: how, and how long.
+        labels: whether cross entropy against the loader's labels is mixed in.
+        augment: changes of every batch.
+        decision, groups: as `compress` was given.
+        checkpoint: folder; None for none.
+        progress: show a bar where the output is a terminal.
+        seed: of all that is drawn.
+        memory: bytes of examples held before they spill to disk.
+    """
+
+    training: Training
+    length: Length
+    labels: bool
+    augment: Augment
+    decision: Decision
+    groups: Groups | None
+    checkpoint: Path | None
+    progress: bool
+    seed: int
+    memory: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before training.
+
+    Attributes:
+        captured: the original.
+        calibration: its examples.
+        parts: of them.
+        judge: what decides.
+        augmentation: of batches.
+        labels: reader of labels; None without.
+    """
+
+    captured: Captured
+    calibration: Calibration
+    parts: Parts
+    judge: Judge
+    augmentation: Augmentation
+    labels: Labels | None
+
+
+def recover_whole(small: nn.Module, model: nn.Module, loader: Any, wish: Wish) -> GraphModule:
+    """`recover`, its arguments checked."""
+    before = report(small)
+    if not isinstance(small, GraphModule):
+        raise PlanError(
+            f"A {type(small).__name__} cannot be recovered. Pass what compress or "
+            "load(path) returned, not load(path, into=...)."
+        )
+    with undisturbed(model, wish.seed), accelerated(wish.training) as accelerator:
+        journal = Journal(bool(wish.progress) and accelerator.is_main_process)
+        prepared = _prepare(small, model, loader, wish, journal)
+        made = _train(small, prepared, wish, accelerator, journal)
+        with journal.station("certify"):
+            return _hand_over(small, made, prepared, before, journal, accelerator)
+
+
+def _prepare(
+    small: GraphModule, model: nn.Module, loader: Any, wish: Wish, journal: Journal
+) -> Prepared:
+    """Read, capture, divide and settle what decides: everything that can be refused.
+
+    Raises:
+        CaptureError, CalibrationError, PlanError, UnsupportedError: each says what and why.
+    """
+    labels = Labels(model) if wish.labels else None
+    watch = {} if labels is None else {"watch": labels.read}
+    calibration = Calibration(model, loader, EXAMINED, Spill(wish.memory), wish.groups, **watch)
+    with journal.station("capture"):
+        captured = capture_for(model, calibration, DEFAULTS)
+        random = random_outputs(captured.graph, model, captured.example)
+        require_sizes(captured.graph, model, calibration, values=random is None)
+    require_same_model(captured.graph, small, plan_of(small))
+    require_form(small, captured.example)
+    parts = divide(calibration, report(small), wish.seed)
+    judge = _judge(captured, calibration, parts, wish.decision, report(small))
+    if labels is not None:
+        _require_classes(judge)
+    augmentation = read_augment(wish.augment, model, captured.example)
+    return Prepared(captured, calibration, parts, judge, augmentation, labels)
+
+
+def _judge(
+    captured: Captured,
+    calibration: Calibration,
+    parts: Parts,
+    decision: Decision,
+    before: Report,
+) -> Judge:
+    """What decides, as `compress` settled it.
+
+    Raises:
+        UnsupportedError: `compress` judged by something else.
+    """
+    few = np.zeros(calibration.size, dtype=bool)
+    few[np.flatnonzero(parts.training)[:JUDGED_ON]] = True
+    with torch.no_grad():
+        samples = [
+            (batch.cut_outputs(captured.graph.forward(*batch.args, **batch.kwargs)), batch.own)
+            for batch in calibration.batches(few)
+        ]
+    judge = settle(decision, samples)
+    told = before.agreement.decision if before.agreement is not None else ""
+    if told and told != str(judge):
+        raise UnsupportedError(
+            f"compress judged by: {told}; recover would by: {judge}. Pass the same decision= as "
+            "there."
+        )
+    return judge
+
+
+def _require_classes(judge: Judge) -> None:
+    counted = [judged for judged in judge.outputs if judged.counts]
+    if len(counted) != 1 or counted[0].rule.name != "argmax":
+        raise UnsupportedError(
+            "labels=True mixes in cross entropy, which is for one output with classes, judged by "
+            f"argmax; here it is: {judge}. Leave labels= out."
+        )
+
+
+def _train(
+    small: GraphModule, prepared: Prepared, wish: Wish, accelerator: Any, journal: Journal
+) -> tuple[State, Stream]:
+    """Train a copy; the best weights are in the state that comes back."""
+    calibration, parts = prepared.calibration, prepared.parts
+    training = wish.training
+    stream = Stream(
+        calibration,
+        parts.training,
+        calibration.exact or min(training.batch, calibration.largest, calibration.chunk),
+        wish.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    _, first = next(stream.batch(0))
+    pair = make_pair(
+        *(prepared.captured.graph, small, plan_of(small), prepared.judge),
+        *(training, first, accelerator.device),
+    )
+
+    def examine() -> Any:
+        return measure(pair, calibration.batches(parts.acceptance), prepared.judge)
+
+    start = examine()
+    student, optimizer = accelerator.prepare(pair.student, _optimizer(pair, training))
+    steps = prepared.augmentation.names
+    seen = (training, wish.labels, steps, wish.seed, int(parts.training.sum()))
+    loop = Loop(
+        pair=pair,
+        stream=stream,
+        labels=None if prepared.labels is None else prepared.labels.all(),
+        augmentation=prepared.augmentation,
+        training=training,
+        length=wish.length,
+        examine=examine,
+        accelerator=accelerator,
+        student=student,
+        optimizer=optimizer,
+        checkpoints=Checkpoints(wish.checkpoint, accelerator, identify(small, *seen)),
+        journal=journal,
+    )
+    state = State(Best(start, start, start))
+    loop.run(state)
+    return state, stream
+
+
+def _optimizer(pair: Pair, training: Training) -> torch.optim.Optimizer:
+    """Weight decay is for matrices and kernels."""
+    groups = [
+        {"params": [p for p in pair.trained if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in pair.trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        nesterov = training.momentum > 0
+        return torch.optim.SGD(groups, training.peak, training.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(groups, training.peak)
+
+
+def _hand_over(
+    small: GraphModule,
+    made: tuple[State, Stream],
+    prepared: Prepared,
+    before: Report,
+    journal: Journal,
+    accelerator: Any,
+) -> GraphModule:
+    """A copy with the best weights, certified, with its plan and report."""
+    state, stream = made
+    result = copy.deepcopy(small).eval()
+    was = compare_on(result, prepared)
+    if state.best.weights:
+        own = result.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in state.best.weights.items():
+                own[name].data.copy_(value)
+    now = compare_on(result, prepared)
+    was, now = share(accelerator, (was, now))
+    row = RecoveryRow(
+        steps=state.step,
+        seconds=state.seconds,
+        processes=stream.processes,
+        trained=int(stream.training.sum()),
+        accepted=int(prepared.parts.acceptance.sum()),
+        kept=state.best.step,
+        chosen=(state.best.start.rate, state.best.found.rate),
+        divergence=(state.best.start.divergence, state.best.found.divergence),
+        certified=(was.rate, now.rate),
+    )
+    notes = [*before.notes, *journal.notes, *([state.stopped] if state.stopped else [])]
+    groups, curve = before.groups, before.curve
+    if state.best.step:  # errors of layers, and of other sizes, were those of the weights before
+        groups, curve = tuple(replace(row, measured=None) for row in groups), ()
+    after = replace(
+        before,
+        agreement=now,
+        groups=groups,
+        curve=curve,
+        advice=_advise(now),
+        recovery=row,
+        seconds={**before.seconds, **journal.seconds},
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    attach(result, after, plan_of(small))
+    return result
+
+
+def _advise(agreement: Agreement) -> str:
+    """What to do where training did not bring enough decisions back; else empty."""
+    if agreement.rate >= FEW:
+        return ""
+    return (
+        f"Only {agreement.rate:.1%} of {agreement.examples} held-out calibration examples keep "
+        f"their decision: {agreement.decision}. To keep more, train longer, give more examples, "
+        "or compress less."
+    )
+
+
+def compare_on(small: nn.Module, prepared: Prepared) -> Agreement:
+    """The agreement on the examples that certify."""
+    batches = prepared.calibration.batches(prepared.parts.certificate)
+    return compare(
+        prepared.captured.graph.forward,
+        small,
+        batches,
+        prepared.judge,
+        prepared.parts.independent,
+    )

@@ -1,0 +1,229 @@
+"""Features, losses, augmentations and examples, each by itself."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.calibrate.fingerprint import fingerprints, pack, unpack
+from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.observe import arguments
+from fxprune.capture.batch import Batch, make_batch
+from fxprune.capture.export import capture
+from fxprune.recovery.augmentation import (
+    Augmentation,
+    Partners,
+    crop,
+    draw_partners,
+    flip,
+    mix,
+    read_augment,
+)
+from fxprune.recovery.examples import Stream, divide
+from fxprune.recovery.features import match_features, tap
+from fxprune.recovery.losses import Divergence, divergences
+from fxprune.verify.decisions import argmax, close
+from fxprune.verify.judge import Judge, Judged
+from tests.nets import images, loader, tiny
+from tests.recovery.subjects import compressed, examples, inputs
+
+CPU = torch.device("cpu")
+
+
+def test_features_are_the_channels_that_both_models_have() -> None:
+    """By magnitude nothing is corrected, so that the first layer's channels are the original's."""
+    net = tiny()
+    small = fxprune.compress(
+        net, loader(), flops=0.5, method="magnitude", decision="argmax", progress=False
+    )
+    plan, original = fxprune.plan_of(small), capture(net, make_batch((images(2),), {})).graph
+    features = match_features(original, small, plan)
+    assert [f.weight for f in features] == ["first.weight", "second.weight", "hidden.weight"]
+    assert all(f.kept is not None for f in features)
+    batch = make_batch((images(5, seed=1),), {})
+    ours, theirs = (
+        tap(module, names, CPU)
+        for module, names in (
+            (original, [f.original for f in features]),
+            (small, [f.small for f in features]),
+        )
+    )
+    with torch.no_grad():
+        values, flat = ours(*arguments(original, batch))
+        others, small_flat = theirs(*arguments(small, batch))
+    torch.testing.assert_close(features[0].pick(values[0]), others[0])
+    for feature, value, other in zip(features, values, others, strict=True):
+        assert feature.pick(value).shape == other.shape
+    with torch.no_grad():
+        assert torch.equal(original.graph.process_outputs(flat), original(*batch.args))
+        assert torch.equal(small.graph.process_outputs(small_flat), small(*batch.args))
+
+
+def test_what_runs_elsewhere_leaves_the_model_where_it_is() -> None:
+    net = capture(tiny(), make_batch((images(2),), {})).graph
+    moved = tap(net, [], torch.device("meta"))
+    assert all(p.is_meta for p in moved.parameters())
+    assert not any(p.is_meta for p in net.parameters())
+    kept = tap(net, [], CPU)
+    assert all(a is b for a, b in zip(kept.parameters(), net.parameters(), strict=True))
+
+
+def test_layers_that_became_two_are_compared_behind_the_second() -> None:
+    net = tiny()
+    small = fxprune.factorize(net, loader(), params=0.6, decision="argmax", progress=False)
+    plan, original = fxprune.plan_of(small), capture(net, make_batch((images(2),), {})).graph
+    found = {f.weight: f for f in match_features(original, small, plan)}
+    (name,) = [n for n in plan.factorings if n in found][:1]
+    (node,) = [n for n in small.graph.nodes if n.name == found[name].small]
+    assert str(node.target) == name.removesuffix("weight") + "1"
+
+
+@pytest.mark.parametrize("made", ["logits", "probabilities"])
+def test_divergence_of_classes_is_kullback_leibler(made: str) -> None:
+    a, b = torch.randn(2, 6, 4, 3, generator=torch.Generator().manual_seed(0))
+    if made == "probabilities":
+        a, b = a.softmax(1), b.softmax(1)
+    (d,) = divergences(Judge((Judged("output", argmax(1).settle(a)),)), a)
+    assert d.probabilities == (made == "probabilities")
+    logs = [v.log() if d.probabilities else v.log_softmax(1) for v in (a, b)]
+    wanted = F.kl_div(logs[1], logs[0], log_target=True, reduction="none").sum(1).mean(1)
+    torch.testing.assert_close(d(a, b), wanted)
+    assert float(d(a, a).sum()) == 0
+
+
+def test_divergence_of_quantities_is_relative_and_leaves_masks_out() -> None:
+    a = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    a[3, 1] = -torch.inf
+    (d,) = divergences(Judge((Judged("output", close()),)), a)
+    (scaled,) = divergences(Judge((Judged("output", close()),)), 10 * a)
+    assert float(d(a, a).sum()) == 0
+    b = torch.where(a.isfinite(), a + 0.1, a).requires_grad_()
+    torch.testing.assert_close(scaled(10 * a, 10 * b), d(a, b))
+    d(a, b).mean().backward()
+    assert b.grad is not None
+    assert b.grad.isfinite().all()
+
+
+def test_labels_of_mixed_examples_count_by_their_shares() -> None:
+    from fxprune.recovery.losses import label_loss
+
+    d = Divergence("output", 1, False, 1.0)
+    output, labels = torch.randn(3, 5), torch.tensor([0, 4, 2])
+    index, share = torch.tensor([1, 0, 2]), torch.tensor([0.25, 0.0, 0.5])
+    own = F.cross_entropy(output, labels, reduction="none")
+    other = F.cross_entropy(output, labels[index], reduction="none")
+    wanted = ((1 - share) * own + share * other).mean()
+    torch.testing.assert_close(label_loss(d, output, labels, (index, share), 0.0), wanted)
+
+
+def test_flips_and_crops_keep_the_pixels() -> None:
+    torch.manual_seed(0)
+    pixels = torch.arange(2.0 * 28 * 30).reshape(1, 2, 28, 30).expand(40, -1, -1, -1)
+    flipped = flip(pixels)
+    straight = (flipped == pixels).flatten(1).all(1)
+    assert 0 < int(straight.sum()) < 40
+    assert torch.equal(flipped[~straight], pixels[~straight].flip(-1))
+    shifted = crop(pixels)
+    inner = shifted[:, :, 4:-4, 4:-4]
+    offsets = (inner[:, 0, 0, 0] - pixels[0, 0, 4, 4]).long()
+    rows, columns = (offsets + 32) // 30 - 1, (offsets + 32) % 30 - 2
+    assert set(rows.tolist()) == set(columns.tolist()) == {-2, -1, 0, 1, 2}
+    assert torch.equal(
+        inner - inner[:, :1, :1, :1], (pixels - pixels[:, :1, :1, :1])[:, :, :20, :22]
+    )
+
+
+def test_mixing_is_between_two_examples() -> None:
+    batch, share = make_batch((torch.eye(3),), {}), torch.tensor([0.0, 0.25, 1.0])
+    partners = Partners(torch.tensor([1, 2, 0]), share, None, torch.zeros(3).bool())
+    made = mix(batch, partners).args[0]
+    torch.testing.assert_close(made, torch.tensor([[1, 0, 0], [0, 0.75, 0.25], [1.0, 0, 0]]))
+
+
+def test_images_are_blended_or_get_a_part_of_another() -> None:
+    torch.manual_seed(0)
+    pixels = torch.arange(60.0)[:, None, None, None].expand(60, 2, 8, 6)
+    batch = make_batch((pixels,), {})
+    drawn = draw_partners(batch)
+    made = mix(batch, drawn).args[0]
+    other = drawn.index.float()
+    own = torch.arange(60.0)
+    torch.testing.assert_close(made.mean((1, 2, 3)), own + drawn.share * (other - own))
+    flat = made.flatten(1)
+    assert torch.equal(
+        flat.amin(1) == flat.amax(1),
+        ~drawn.pasted | (other == own) | (drawn.share == 0) | (drawn.share == 1),
+    )
+    assert 0 < int(drawn.pasted.sum()) < 60
+    assert 0 < int((drawn.share == 0).sum()) < 60
+
+
+@pytest.mark.parametrize(
+    ("example", "steps"),
+    [
+        ((images(2),), ("flip", "crop", "mix")),
+        ((torch.randn(2, 7),), ("mix",)),
+        ((torch.randn(2, 7), torch.ones(2, 3).long()), ()),
+        ((torch.randn(2, 7), torch.tensor([[0.0, -torch.inf]] * 2)), ()),
+        ((torch.ones(2, 7).long(),), ()),
+    ],
+)
+def test_automatic_augmentation_suits_the_inputs(
+    example: tuple[Tensor, ...], steps: tuple[str, ...]
+) -> None:
+    assert read_augment("auto", nn.Identity(), make_batch(example, {})).steps == steps
+
+
+def test_augmentation_by_the_callers_function() -> None:
+    def louder(x: Tensor) -> Tensor:
+        return 2 * x
+
+    batch = make_batch((images(4),), {})
+    made = Augmentation(tiny(), (louder,))(batch)
+    assert made.partner is None
+    assert torch.equal(made.batch.args[0], 2 * images(4))
+
+
+def test_no_group_is_in_two_parts_and_the_stream_draws_training_examples_only() -> None:
+    small = compressed()
+    calibration = Calibration(nn.Linear(12, 5), examples())
+    parts = divide(calibration, fxprune.report(small), seed=3)
+    sums = parts.training.astype(int) + parts.acceptance + parts.certificate
+    assert (sums == 1).all()
+    assert parts.acceptance.sum() == parts.certificate.sum() == 60
+    assert parts.independent == 60
+    streams = [Stream(calibration, parts.training, 50, 0, p, 2) for p in (0, 1)]
+    drawn = [s.numbers(n) for n in range(5) for s in streams]
+    assert all(parts.training[numbers].all() for numbers in drawn)
+    # Nine batches of 50 are one pass over 480 examples.
+    first = np.concatenate(drawn[:9])
+    assert len(set(first.tolist())) == 450
+    ((numbers, batch),) = streams[0].batch(0)
+    assert sorted(numbers) == sorted(drawn[0])
+    assert torch.equal(batch.args[0], inputs()[torch.from_numpy(numbers)])
+
+
+def test_held_out_examples_are_known_in_any_order_and_with_their_groups() -> None:
+    small = compressed()
+    turned = inputs().flip(0)
+    plain = divide(Calibration(nn.Linear(12, 5), examples()), fxprune.report(small), 0)
+    other = divide(Calibration(nn.Linear(12, 5), [turned]), fxprune.report(small), 0)
+    held, known = (p.acceptance | p.certificate for p in (plain, other))
+    assert (held[::-1] == known).all()
+    pairs = np.arange(600) // 2
+    grouped = Calibration(nn.Linear(12, 5), [inputs()], groups=pairs)
+    parts = divide(grouped, fxprune.report(small), 0)
+    for a, b in ((parts.acceptance, parts.certificate), (parts.training, held)):
+        assert not set(pairs[a]) & set(pairs[b])
+    assert ((parts.acceptance | parts.certificate) == held).all()
+
+
+def test_fingerprints_as_text() -> None:
+    marks = fingerprints(Batch((inputs(20),), {}, 20))
+    assert unpack(pack(marks)) == {mark[:8] for mark in marks}
+    assert pack([]) == ""
+    assert unpack("") == frozenset()
+    with pytest.raises(ValueError, match="bytes"):
+        unpack("AAAA")
