@@ -14,9 +14,9 @@ RANKS_HANDICAP = 1.2
 """By how much less a candidate with ranks must be predicted to err to be tried before one without
 (docs/decisions/0011).
 """
-GATHERING = 0.8
-"""Logarithm of how much more the smallest predicted error compounds than that of uniform widths,
-where no trial says; a mix of the two does so with its square (docs/decisions/0019).
+USUAL, GATHERED = 0.75, 1.3
+"""The mix with uniform widths up to which errors compound alike where no trial says otherwise, and
+by how much more the fully balanced widths', mix 1, do (docs/decisions/0019).
 """
 NEGLIGIBLE = 1e-12
 """Relative errors below this count as this where one is divided by another."""
@@ -30,8 +30,8 @@ def predict_error(candidate: Candidate, tried: list[Tried]) -> float:
 
     Errors of channels compound from layer to layer, the more the fewer layers carry them. By how
     much more than their sum a network errs is seen in the candidates tried so far, and interpolated
-    between their allocations; beyond them it grows as is usual (`GATHERING`). Errors of ranks add
-    up, unless a candidate with ranks that was tried shows more.
+    between their allocations; near balanced widths it is more, unless a trial says otherwise.
+    Errors of ranks add up, unless a candidate with ranks that was tried shows more.
 
     Args:
         candidate: not tried yet.
@@ -54,7 +54,7 @@ def _of_channels(candidate: Candidate, tried: list[Tried]) -> float:
         for error, other in tried
         if not other.ranks
     )
-    mixes = [mix for mix, _ in known]
-    unusual = [excess - GATHERING * mix**2 for mix, excess in known]
-    excess = float(np.interp(candidate.mix, mixes, unusual)) + GATHERING * candidate.mix**2
+    mixes, excesses = [mix for mix, _ in known], [excess for _, excess in known]
+    untried = max(0.0, candidate.mix - max(USUAL, mixes[-1])) / (1 - USUAL)
+    excess = float(np.interp(candidate.mix, mixes, excesses)) + untried * math.log(GATHERED)
     return candidate.predicted * math.exp(excess)

@@ -12,7 +12,7 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.balanced import balanced_widths
-from fxprune.allocate.prediction import GATHERING, RANKS_FACTOR, RANKS_HANDICAP
+from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL
 from fxprune.allocate.problem import Candidate, pose
 from fxprune.allocate.search import GAIN, Search, position
 from fxprune.plans.factoring import Factoring
@@ -110,16 +110,14 @@ def test_predictions_are_learned_from_the_candidates_tried(monkeypatch: pytest.M
     for error, option in search.tried:
         assert search.predicted_error(option) == pytest.approx(error)
     between = search.predicted_error(replace(uniform, mix=blend.mix / 2))
-    # The excess of both, and of what usually gathers with the square of the mix.
-    gathered = math.exp(GATHERING * blend.mix**2 * (1 / 4 - 1 / 2))
     assert between == pytest.approx(
-        uniform.predicted
-        * math.sqrt(first / uniform.predicted * second / blend.predicted)
-        * gathered
+        uniform.predicted * math.sqrt(first / uniform.predicted * second / blend.predicted)
     )
-    beyond = search.predicted_error(replace(blend, mix=1.0))
-    more = math.exp(GATHERING * (1 - blend.mix**2))
-    assert beyond == pytest.approx(second * more)
+    # Beyond what was tried errors compound alike, but for widths that gather them in few layers.
+    search.tried = [(first, uniform)]
+    for mix, factor in ((USUAL, 1.0), (1.0, GATHERED)):
+        wanted = factor * blend.predicted * first / uniform.predicted
+        assert search.predicted_error(replace(blend, mix=mix)) == pytest.approx(wanted)
     ranks = {"layer.weight": Factoring(1)}
     split = replace(uniform, predicted=0.0, ranks=ranks, rank_errors={"layer.weight": 2.0})
     assert search.predicted_error(split) == pytest.approx(RANKS_HANDICAP * RANKS_FACTOR * 2.0)
