@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.soundness import random_outputs, require_sizes
+from fxprune.calibrate.soundness import random_outputs, require_axes, require_sizes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch, to_batch
@@ -213,6 +213,7 @@ def capture_for(model: nn.Module, calibration: Calibration, options: Options) ->
     batch, example = calibration.example, options.example
     if example is not None:
         batch, given, usual = example_batch(model, example), to_batch(model, example), True
+        require_axes(given, calibration.example)
     captured = capture_either(
         model, batch, given, usual, calibration.varied(), options.dynamic_shapes
     )

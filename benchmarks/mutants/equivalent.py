@@ -50,12 +50,6 @@ EQUIVALENT: dict[str, str] = {
         "The halves are united one by one and keep equally many channels anyway; beside fixed "
         "channels the block only makes more of them stay."
     ),
-    "fxprune/handover/masked.py:masked: originals = "
-    "dict(full.named_parameters(remove_duplicate=False)) | dict( -> originals = "
-    "dict(full.named_parameters(remove_duplicate=True)) | dict(": (
-        "Second names are left out below, and the compressed model has its names in the order of "
-        "the original."
-    ),
     "fxprune/capture/canonical.py:_one_name_each: node.target = names.get(str(node.target), "
     "node.target) -> node.target = names.get(node.target, str(node.target))": (
         "What a graph reads is named by a text already."

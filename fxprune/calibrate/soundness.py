@@ -48,6 +48,26 @@ def random_outputs(graph: GraphModule, model: nn.Module, batch: Batch) -> str | 
 
 
 @torch.no_grad()
+def require_axes(example: Batch, batch: Batch) -> None:
+    """Check that what is traced on has as many axes as what is calibrated on.
+
+    Args:
+        example: the caller's, as a batch.
+        batch: of the calibration examples.
+
+    Raises:
+        CalibrationError: it has others; layers that take any number of axes would hide it.
+    """
+    for own, given in zip(example.tensors(), batch.tensors(), strict=False):
+        if own.dim() != given.dim():
+            wanted = ", ".join(map(str, ("N", *given.shape[1:])))
+            raise CalibrationError(
+                f"example= has a tensor of shape {tuple(own.shape)} where the calibration batches "
+                f"have ({wanted}): give it with the batch axis, and the axes that "
+                "the loader's examples have, or leave it out."
+            )
+
+
 def require_sizes(
     graph: GraphModule, model: nn.Module, calibration: Calibration, values: bool = True
 ) -> None:

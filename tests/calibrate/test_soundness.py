@@ -103,3 +103,13 @@ def test_batches_of_one_are_traced_as_two() -> None:
     assert torch.equal(calibration.example.args[0], torch.cat(one[:2]))
     other = Calibration(tiny(), [images(1), images(1, size=9)])
     assert torch.equal(other.example.args[0], torch.cat([one[0], one[0]]))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8), (8,)], ids=["one axis more", "without batch axis"])
+def test_an_example_of_other_axes_than_the_loaders_is_refused(shape: tuple[int, ...]) -> None:
+    """Linear layers take any number of axes: the statistics would be of others."""
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    with pytest.raises(CalibrationError, match=r"^example= has a tensor of shape"):
+        fxprune.compress(
+            net, torch.randn(50, 8), flops=0.5, example=torch.randn(shape), progress=False
+        )
