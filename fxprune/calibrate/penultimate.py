@@ -76,6 +76,8 @@ class Penultimate:
         if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != examples or not inputs:
             return
         own = torch.from_numpy(np.flatnonzero(self._chosen[self._now]))
+        if not len(own):
+            return
         value = value.detach().index_select(0, own.to(value.device))
         if value.dim() > 2:
             value = value.movedim(self._dim, -1).flatten(1, -2).mean(1)
@@ -102,7 +104,6 @@ def distribution(inputs: Tensor) -> Tensor:
         inputs: (examples, channels, ...), or (examples, numbers) as one channel.
     """
     flat = inputs.detach().flatten(2) if inputs.dim() > 2 else inputs.detach()[:, None]
-    flat = flat.reshape(len(flat), flat.shape[1], -1)
     steps = (
         -(-size // most) for size, most in zip(flat.shape[1:], (CHANNELS, VALUES), strict=True)
     )

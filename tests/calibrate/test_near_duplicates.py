@@ -22,6 +22,7 @@ from fxprune.calibrate.near_duplicates import (
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.penultimate import Penultimate, Seen, distribution
 from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
 from fxprune.demo.data import load
 from fxprune.errors import CalibrationWarning
 from tests.nets import images, session_of, tiny
@@ -209,3 +210,19 @@ def test_crops_are_seen_by_what_the_model_sees_in_them() -> None:
     for data, labels in ((x, torch.arange(240) // 4), (images(240), None)):
         small = fxprune.compress(net, data, groups=labels, progress=False, **asked)
         assert not any("crops and flips" in note for note in fxprune.report(small).notes)
+
+
+def test_batches_of_which_no_example_is_kept_pass() -> None:
+    """Of many examples a sample is looked at, and many a batch holds none of it."""
+    captured = capture(tiny(), make_batch((images(4, 0),), {}))
+    chosen = np.arange(12) >= 8
+    kept = Penultimate(captured.graph, chosen)
+    batches = [make_batch((images(4, seed),), {}) for seed in range(3)]
+    numbered = [(np.arange(4 * i, 4 * i + 4), batch) for i, batch in enumerate(batches)]
+    for batch in kept.follow(numbered):
+        Observer(captured.graph, kept.watch).run(
+            *arguments(captured.graph, batch), enable_io_processing=False
+        )
+    seen = kept.seen()
+    assert seen is not None
+    assert seen.numbers.tolist() == [8, 9, 10, 11]
