@@ -4,6 +4,8 @@ caller's line.
 
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 INSIDE = frozenset({"fxprune", "torch", "functools", "contextlib"})
 """Packages whose lines a warning never points at: ours, and wrappers between ours."""
@@ -73,6 +75,11 @@ class PostconditionError(PassError):
     """A pass left a graph that is not well formed, or not what the pass ensures. Its cause says
     where.
     """
+
+
+def name_function(function: Callable[..., Any]) -> str:
+    """What messages call a caller's function: its name, or its class's."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def warn_caller(text: str) -> None:

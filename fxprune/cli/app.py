@@ -15,8 +15,8 @@ from fxprune.cli.options import (
     parse_augment,
     parse_decision,
     parse_multiple,
-    parse_numbers,
     read_example,
+    read_loader,
 )
 from fxprune.cli.output import print_errors_as_lines, show, tabulate, write_json
 from fxprune.demo import run as demo_run
@@ -32,9 +32,9 @@ app = typer.Typer(
 )
 SAVED = "model.safetensors"
 """The compressed model in the folder that `compress --out` writes."""
-TRAINING = Training()
 RESULTS = (SAVED, "plan.json", "report.json")
 """All that is in it."""
+TRAINING = Training()
 
 
 @app.command()
@@ -95,8 +95,7 @@ def compress(
     """Compress a model and print the report."""
     check_folder(out)
     net = sources.model(model, weights)
-    images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
-    loader = sources.data(data, images, batch, limit)
+    loader = read_loader(data, batch, limit, size, gray, mean, std)
     small = fxprune.compress(
         net,
         loader,
@@ -154,8 +153,7 @@ def recover(
     """Train a saved compressed model, without labels, to what its original gives."""
     check_folder(out)
     net = sources.model(original, weights)
-    images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
-    loader = sources.data(data, images, batch, limit)
+    loader = read_loader(data, batch, limit, size, gray, mean, std)
     better = fxprune.recover(
         fxprune.load(small / SAVED if small.is_dir() else small),
         net,

@@ -194,3 +194,15 @@ def read_example(net: nn.Module, shape: str, data: str, size: int, gray: bool) -
         images = sources.ImageOptions(size, gray)
         return Calibration(net, sources.data(data, images, limit=2)).example
     raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
+
+
+def read_loader(
+    data: str, batch: int, limit: int | None, size: int, gray: bool, mean: str, std: str
+) -> Any:
+    """The calibration batches that the options of data and images name.
+
+    Raises:
+        SourceError: says what is missing.
+    """
+    images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
+    return sources.data(data, images, batch, limit)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch, is_mask, to_batch
-from fxprune.errors import CalibrationError, UnsupportedError
+from fxprune.errors import CalibrationError, UnsupportedError, name_function
 
 NAMES = ("flip", "crop", "mix")
 Step = str | Callable[[Any], Any]
@@ -71,10 +71,10 @@ class Augmentation:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the steps."""
-        return tuple(s if isinstance(s, str) else _name(s) for s in self.steps)
+        return tuple(s if isinstance(s, str) else name_function(s) for s in self.steps)
 
     def _called(self, function: Callable[[Any], Any], batch: Batch) -> Batch:
-        name = _name(function)
+        name = name_function(function)
         given: Any = batch.kwargs or (batch.args if len(batch.args) > 1 else batch.args[0])
         try:
             made = to_batch(self.model, function(given))
@@ -89,10 +89,6 @@ class Augmentation:
                 f"augment={name} made {made.size} examples of {batch.size}. Return as many."
             )
         return made
-
-
-def _name(function: Callable[[Any], Any]) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def read_augment(augment: Any, model: nn.Module, example: Batch) -> Augmentation:

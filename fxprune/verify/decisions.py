@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxprune.errors import UnsupportedError
+from fxprune.errors import UnsupportedError, name_function
 from fxprune.verify.evidence import class_axes
 
 SLACK = 1e-12
@@ -187,9 +187,9 @@ class Custom(Rule):
             return self.function(reference, output)
         except Exception as error:
             raise UnsupportedError(
-                f"decision={self._called}: it raised {type(error).__name__}: {error}. It is called "
-                "with the original's and the compressed model's outputs on one batch, and gives "
-                "(N,) bool."
+                f"decision={name_function(self.function)}: it raised {type(error).__name__}: "
+                f"{error}. It is called with the original's and the compressed model's outputs on "
+                "one batch, and gives (N,) bool."
             ) from error
 
     def settle(self, reference: Tensor) -> Rule:
@@ -208,12 +208,8 @@ class Custom(Rule):
                 "examples. Give True where two outputs are the same decision."
             )
 
-    @property
-    def _called(self) -> str:
-        return str(getattr(self.function, "__name__", type(self.function).__name__))
-
     def __str__(self) -> str:
-        return f"the caller's own ({self._called})"
+        return f"the caller's own ({name_function(self.function)})"
 
 
 RULES: dict[str, type[Rule]] = {r.name: r for r in (argmax, sign, multilabel, close)}
