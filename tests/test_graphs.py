@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks import graphs
 from benchmarks.random_graphs import ledger
 from benchmarks.random_graphs.constructs import CONSTRUCTS
-from benchmarks.random_graphs.judge import EQUAL, FAILURES, NOTHING, WRONG, Outcome, judge
+from benchmarks.random_graphs.judge import EQUAL, FAILURES, INVALID, NOTHING, WRONG, Outcome, judge
 from benchmarks.random_graphs.page import bound
 from benchmarks.random_graphs.recipe import Block, Input, Recipe, draw_recipe, write
 from benchmarks.random_graphs.shrink import is_failure, shrink, snippet
@@ -59,6 +59,14 @@ def test_channels_go_through_every_construct(name: str) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 7])
 def test_torch_export_gives_the_same_groups(seed: int) -> None:
     assert judge(replace(draw_recipe(seed), dtype="float64"), "exported").verdict == EQUAL
+
+
+@pytest.mark.parametrize(
+    ("seed", "why"), [(202238, "as it was written: view size"), (101516, "differs by")]
+)
+def test_what_does_not_run_or_turns_on_the_last_bit_is_no_network(seed: int, why: str) -> None:
+    outcome = judge(draw_recipe(seed), "traced")
+    assert (outcome.verdict, outcome.text[: len(why)]) == (INVALID, why)
 
 
 def test_sizes_that_follow_the_batch_stay_free() -> None:

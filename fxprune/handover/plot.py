@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fxprune.errors import PlanError, StorageError
+from fxprune.errors import PlanError, StorageError, UnsupportedError
 from fxprune.handover.report import report
 
 if TYPE_CHECKING:
@@ -24,12 +24,17 @@ def plot(curves: Curve | Mapping[str, Curve], file: str | Path | None = None) ->
         file: where to write the picture; its suffix decides the format.
 
     Raises:
-        ImportError: matplotlib is missing.
+        UnsupportedError: matplotlib is missing.
         PlanError: a model does not come from fxprune.
         StorageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UnsupportedError(
+            f'plot draws with matplotlib ({error}): pip install "fxprune[plot]", or pip install '
+            "matplotlib."
+        ) from error
     named = _named(curves)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)

@@ -1,5 +1,6 @@
 """The picture of a sweep: its curves, and the file."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fxprune.errors import PlanError
+from fxprune.errors import PlanError, UnsupportedError
 from fxprune.handover.plot import plot
 from fxprune.handover.report import attach
 from fxprune.plans.plan import Plan
 from tests.handover.test_report import example
-
-pytest.importorskip("matplotlib")
 
 
 def compressed(flops: float, rate: float | None) -> nn.Module:
@@ -46,6 +45,12 @@ def test_several_curves_have_a_legend() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["auto", "paper"]
     assert len(points(figure.axes[1])) == 2
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UnsupportedError, match=r"fxprune\[plot\]"):
+        plot({0.5: compressed(40, 0.97)})
 
 
 def test_a_model_from_elsewhere_is_refused() -> None:
