@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 import fxprune
 from benchmarks.examination.masked import tensors
 from benchmarks.examination.outputs import distance, outputs
+from benchmarks.random_graphs.precision import doubled, last_bit_effect
 from benchmarks.random_graphs.program import build
 from benchmarks.random_graphs.recipe import DTYPES, Recipe, Written, examples, write
 from benchmarks.random_graphs.tracing import AGAIN, TRACED, UntraceableError, trace
@@ -38,7 +39,6 @@ MOST_NOISE = 1e-4
 CHAOS = 10.0
 """A difference past that is no more than so many times what the last bit of the inputs does: the
 network has no outputs to compare in double precision."""
-LOW = (torch.float32, torch.bfloat16)
 EXPORTED, COMPRESSED = 40, 100
 """Every so many networks go through torch.export, and through `fxprune.compress`."""
 LIMIT = 60
@@ -155,7 +155,7 @@ def _judge(recipe: Recipe, outcome: Outcome) -> None:
         small = reduce.call(graph).graph_module
     # Numbers of another type are rounded where a forward names its inputs' type.
     original = net if dtype == torch.float64 else graph
-    before = [outputs(_doubled(original), batch) for batch in _batches(recipe, outcome)]
+    before = [outputs(doubled(original), batch) for batch in _batches(recipe, outcome)]
     masked = _mask(original, graph, small, analysis, keep_mask)
     _compare(recipe, outcome, before, masked, small)
 
@@ -249,7 +249,7 @@ def _compare(
 ) -> None:
     """Whether both give the same in double precision; `before` is what the original gave."""
     outcome.verdict = EQUAL
-    masked, small = _doubled(masked), _doubled(small)
+    masked, small = doubled(masked), doubled(small)
     for first, batch in zip(before, _batches(recipe, outcome), strict=True):
         expected = outputs(masked, batch)
         if not all(bool(torch.isfinite(t).all()) for t in expected):
@@ -264,34 +264,12 @@ def _compare(
         outcome.effect = max(outcome.effect, distance(list(first), expected))
         if error <= EXACT:
             continue
-        noise = _noise(masked, batch, expected)
+        noise = last_bit_effect(masked, batch, expected)
         if not error <= min(NOISE * noise, MOST_NOISE):
             # Where the last bit of the inputs alone does as much, there is nothing to compare.
             outcome.verdict = INVALID if error <= CHAOS * noise else WRONG
             outcome.text = f"differs by {error:.1e} on {batch.size} examples"
             return
-
-
-def _doubled(net: nn.Module) -> nn.Module:
-    """In double precision, where a graph names another one too."""
-    if isinstance(net, GraphModule):
-        changed = False
-        for node in net.graph.nodes:
-            args = tuple(torch.float64 if a in LOW else a for a in node.args)
-            kwargs = {k: torch.float64 if a in LOW else a for k, a in node.kwargs.items()}
-            if args != node.args or kwargs != node.kwargs:
-                node.args, node.kwargs, changed = args, kwargs, True
-        if changed:
-            net.recompile()
-    return net.double()
-
-
-def _noise(net: nn.Module, batch: Batch, expected: Sequence[Tensor]) -> float:
-    """What a change of the inputs in their last bit does to the outputs."""
-    near = batch.map(
-        lambda t: t * (1 + 2e-16 * torch.randn_like(t)) if t.is_floating_point() else t
-    )
-    return distance(list(expected), outputs(net, near))
 
 
 def _compress(recipe: Recipe, net: nn.Module, outcome: Outcome) -> None:
