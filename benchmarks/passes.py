@@ -5,6 +5,7 @@ Processor time on one thread; passes and calls take turns, and the fastest of ea
 are the report's, by the clock, scaled to the whole.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def row(
     net: nn.Module, images: Tensor, flops: float, method: str, repeats: int
 ) -> tuple[float, dict[str, float]]:
     """Seconds of one forward pass over the images, and passes that every station took; "all" is
-    the whole call.
+    the whole call, "expected" what it was expected to take when it began.
     """
     passes, calls = [], []
     for _ in range(repeats):
@@ -54,12 +55,13 @@ def row(
         whole, small = timed(
             lambda: fxprune.compress(net, images, flops=flops, method=method, progress=False)
         )
-        calls.append((whole, fxprune.report(small).seconds))
-    forward, (whole, seconds) = min(passes), min(calls, key=lambda call: call[0])
+        calls.append((whole, fxprune.report(small)))
+    forward, (whole, report) = min(passes), min(calls, key=lambda call: call[0])
+    seconds, foreseen = report.seconds, report.passes or (math.nan, math.nan)
     scale = whole / sum(seconds.values()) / forward
     return forward, {
         k: scale * sum(seconds.get(s, 0.0) for s in names) for k, names in STATIONS.items()
-    } | {"all": whole / forward}
+    } | {"all": whole / forward, "expected": foreseen[0]}
 
 
 def main(
@@ -98,7 +100,7 @@ def main(
         title=f"Forward passes over {len(calibration)} images that compress(flops={flops:g}) takes",
         title_justify="left",
     )
-    for column in ("net", "method", "one pass, s", *STATIONS, "all"):
+    for column in ("net", "method", "one pass, s", *STATIONS, "all", "expected"):
         table.add_column(column, justify="left" if column in ("net", "method") else "right")
     for name, model in models.items():
         logits(model, calibration)

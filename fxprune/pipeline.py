@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
+from fxprune.allocate.expected_cost import expect_cost
 from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, warn_caller
@@ -54,7 +55,12 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModu
     """
     with undisturbed(model, options.seed):
         session = open_session(model, loader, options)
-        small = compress_session(session, session.options.budget.limits)
+        limits = session.options.budget.limits
+        if (
+            session.options.budget.agreement is None
+        ):  # else it is not known how many sizes are tried
+            session.journal.expect(expect_cost(session, limits))
+        small = compress_session(session, limits)
     warn_of_few(small)
     return small
 

@@ -1,8 +1,9 @@
 """Progress bars on anything longer than a second, the time of every station, and its notes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,11 @@ class Progress:
             finally:
                 self._bars = None
 
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self._console is not None:
+            self._console.print(text)
+
 
 def _terminal() -> "Console | None":
     """Where bars are drawn; None where the output is no terminal."""
@@ -72,6 +78,24 @@ def _bars(console: "Console") -> "Bars":
     return Progress(*columns, console=console, transient=True)
 
 
+@dataclass(frozen=True)
+class ExpectedCost:
+    """What a call is expected to take from here on.
+
+    Attributes:
+        seconds: by station.
+        forward: seconds of one forward pass over all calibration examples.
+    """
+
+    seconds: Mapping[str, float]
+    forward: float
+
+    @property
+    def passes(self) -> float:
+        """All of it, in forward passes."""
+        return sum(self.seconds.values()) / self.forward
+
+
 class Journal:
     """What a run writes down on its way: wall time per station and notes for the report.
 
@@ -83,11 +107,32 @@ class Journal:
         self._progress = Progress(progress)
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.expected: ExpectedCost | None = None
+        self._before = 0.0
 
     def note(self, text: str) -> None:
         """Say something in the report, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def expect(self, cost: ExpectedCost) -> None:
+        """Say what the rest of the call is expected to take."""
+        self.expected, self._before = cost, sum(self.seconds.values())
+        self._progress.say(
+            f"about {sum(cost.seconds.values()):,.0f} s to go: {cost.passes:.1f} forward passes "
+            "over the calibration examples"
+        )
+
+    @property
+    def passes(self) -> tuple[float, float] | None:
+        """Forward passes that the call was expected to take, and that it took, those before it was
+        known included in both; None where nothing was foreseen.
+        """
+        if self.expected is None:
+            return None
+        forward, before = self.expected.forward, self._before / self.expected.forward
+        took = sum(v for k, v in self.seconds.items() if k != "measure") / forward
+        return before + self.expected.passes, took
 
     @contextmanager
     def station(self, name: str, total: int | None = None) -> Iterator[Advance]:

@@ -27,6 +27,8 @@ class Figures:
         held_out: fingerprints of the examples that were held out, so that `recover` knows them
             again (`fxprune.calibrate.fingerprint.pack`); empty where none were.
         recovery: what `recover` did; None where it was not called.
+        passes: forward passes over the calibration examples that the call was expected to take when
+            it began, and that it took; None where that was not foreseen.
     """
 
     flops: tuple[float, float]
@@ -44,6 +46,7 @@ class Figures:
     advice: str = ""
     held_out: str = ""
     recovery: RecoveryRow | None = None
+    passes: tuple[float, float] | None = None
 
     @property
     def predicted_error(self) -> float:

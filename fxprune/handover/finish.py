@@ -71,6 +71,7 @@ def hand_over(
         asked=tell_asked(session.options, plan),
         curve=tuple(curve),
         held_out=_held_out(session),
+        passes=session.journal.passes,
     )
     attach(small, report, plan)
     return small

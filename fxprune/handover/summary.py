@@ -50,6 +50,12 @@ def _lines(report: Figures) -> Iterator[tuple[str, str]]:
         before, after = report.recovery.certified
         yield "recovered", f"by training: {before:.2%} before, {after:.2%} after"
     yield "took", _took(report.seconds, report.peak_memory)
+    if report.passes is not None:
+        expected, took = report.passes
+        yield (
+            "",
+            f"as long as {took:.1f} forward passes over the examples ({expected:.1f} expected)",
+        )
     yield "next", say_next(report)
 
 

@@ -1,0 +1,231 @@
+"""What a call will cost, in plain forward passes over the calibration examples, before it starts.
+
+The work of every station is counted in operations of a few kinds (`fxprune.timing.speeds.Work`),
+from the sizes of the layers and the number of examples; how fast the machine does each kind is
+measured. A forward pass is the captured graph on all calibration examples.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from torch.fx import Node
+
+from fxprune.calibrate.moments import POSITIONS, POSITIONS_PER_CHANNEL, sites
+from fxprune.calibrate.recording import VALIDATION, rows_per_example
+from fxprune.calibrate.split import TRIAL
+from fxprune.calibrate.strata import strata
+from fxprune.graph.convolution import channel_dim, groups
+from fxprune.graph.nodes import attribute
+from fxprune.label.layers import MOST_OUTPUTS, Layer, own_layers
+from fxprune.profile.selectors import ROUNDS
+from fxprune.profile.statistics import PROBED_EXAMPLES
+from fxprune.progress import ExpectedCost
+from fxprune.rules.labels import Value
+from fxprune.session import Session
+from fxprune.timing.speeds import Work, measure_speeds
+
+BACKWARD = 4.0
+"""Forward passes that one with its derivatives costs, and the products of these."""
+FURTHER = 0.5
+"""Candidates tried beyond the effort, on average."""
+THINNER = 0.6
+"""Exponent of a reduced graph's time in its FLOPs: thinner layers do fewer a second."""
+RIDGES_TRIED = 4
+"""Ridges that a layer's fit compares, typically; half of them in single precision."""
+EIGENVALUES = 9.0
+"""Multiples of n^3 that the eigenvectors of a symmetric matrix take."""
+CURVES = 8
+"""Widths at which ranks are foreseen."""
+CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 20, 200, 200, 150
+"""Operators on next to nothing that one node of a pass, one layer of a fit and chunk, one node of a
+rewritten graph, and one step of an order of removal take.
+"""
+SHOWN = 64
+"""Examples that say what is decided, and on which layers are compared."""
+TIMED = 16
+"""Examples of the pass that is timed."""
+
+
+def expect_cost(session: Session, limits: Mapping[str, float]) -> ExpectedCost:
+    """Foresee what deciding, fitting and verifying one size takes.
+
+    Args:
+        session: opened, with nothing observed yet.
+        limits: fractions of the original to keep at most.
+    """
+    batch = next(iter(session.statistics.batches(session.split.first(TIMED))))
+    speeds = measure_speeds(
+        lambda: session.graph.forward(*batch.args, **batch.kwargs),
+        batch.own,
+        batch.tensors()[0].device,
+    )
+    forward = speeds.example * session.statistics.calibration.size
+    work: dict[str, Work] = {}
+    for station, part in _stations(session, limits):
+        work[station] = work.get(station, Work()) + part
+    return ExpectedCost({k: speeds.seconds(part) for k, part in work.items()}, forward)
+
+
+def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[str, Work]]:
+    """Work by station, in the order of the pipeline."""
+    method, split, effort = session.options.method, session.split, session.options.effort
+    kept = min((v for k, v in limits.items() if k != "latency"), default=1.0)
+    narrow = math.sqrt(kept) if method.widths else 1.0
+    searched = method.allocation == "search" and effort > 1
+    sequential = method.fit == "sequential"
+    if method.fit != "none" or method.selector != "magnitude":
+        yield "calibrate", _pass(session, split.fitting) + _moments(session)
+        if method.widths:
+            aware = session.options.chosen_selector == "output-aware"
+            if aware:
+                probed = min(PROBED_EXAMPLES, split.fitting)
+                yield "calibrate", _pass(session, BACKWARD * probed)
+            yield "profile", _selection(session, aware)
+            if searched:  # whose candidates include the reference's
+                yield "profile", _selection(session, aware=False)
+    if searched and method.ranks:
+        yield "allocate", _ranks(session, narrow).times(CURVES)
+    trials = effort + FURTHER if searched else 0
+    yield "rewrite", _rewrite(session).times(1 + trials)
+    if searched:
+        tried, validating = (int(split.part(name).sum()) for name in (TRIAL, VALIDATION))
+        trial = _fits(session, tried or split.fitting, narrow, ridges=0) + _folds(session, narrow)
+        yield "fit", (trial + _pass(session, tried, kept)).times(trials)
+        yield "allocate", _pass(session, validating, kept).times(trials)
+    if sequential:
+        yield "fit", _pass(session, split.fitting, kept)
+        yield "fit", _fits(session, split.fitting, narrow, RIDGES_TRIED)
+    if method.widths and method.fit != "none":
+        yield "fit", _folds(session, narrow).times(2 if sequential else 1)
+    held_out = int(split.held_out.sum())
+    shown = min(SHOWN, split.fitting)
+    yield "verify", _pass(session, held_out + shown) + _pass(session, held_out + shown, kept)
+
+
+def _pass(session: Session, examples: float, kept: float = 1.0) -> Work:
+    """The graph on so many examples, node by node, with this share of its FLOPs."""
+    chunks = examples / max(session.statistics.calibration.chunk, 1)
+    return Work(examples=kept**THINNER * examples, calls=CALLS_A_NODE * chunks * _nodes(session))
+
+
+def _nodes(session: Session) -> int:
+    return len(session.graph.graph.nodes)
+
+
+def _rewrite(session: Session) -> Work:
+    """Removing channels, with the labels that check it."""
+    return Work(calls=CALLS_A_REWRITE * _nodes(session))
+
+
+def _ranks(session: Session, narrow: float) -> Work:
+    """Principal components of every layer's outputs."""
+    found = Work()
+    for layer in own_layers(session.graph).values():
+        outputs = narrow * len(attribute(session.graph, layer.weight))
+        if outputs < MOST_OUTPUTS:
+            found += Work(solves=EIGENVALUES * outputs**3, calls=CALLS_A_FIT)
+    return found
+
+
+def _moments(session: Session) -> Work:
+    """Second moments of what every consumer reads."""
+    analysis, fitting = session.analysis, session.split.fitting
+    found, seen = Work(), set[tuple[str, int, bytes]]()
+    for site, consumers in sites(analysis).items():
+        ids = analysis.axes[site]
+        for consumer in consumers:
+            way = consumer.source, consumer.dim, ids.tobytes()
+            if way in seen:
+                continue
+            seen.add(way)
+            value = analysis.values[consumer.source]
+            if not isinstance(value, Value):
+                continue
+            columns = value.shape[consumer.dim]
+            positions = math.prod(value.shape) / columns / analysis.batch * fitting
+            wanted = max(POSITIONS, POSITIONS_PER_CHANNEL * columns)
+            rows = positions if positions <= 2 * wanted else wanted
+            for stratum in strata(ids):
+                channels, each = stratum.columns.shape
+                found += Work(products=rows * each * channels**2, moved=rows * each * channels)
+    return found
+
+
+def _selection(session: Session, aware: bool) -> Work:
+    """Orders of removal: every group's channels are eliminated one after another, for each reader.
+
+    Where one method's widths are compared with another's, both orders are made.
+    """
+    found = Work()
+    for group in session.analysis.groups:
+        width = group.channels
+        each = width**3 / 3
+        readers = len({(c.parameter, c.axis) for c in group.consumers})
+        steps = CALLS_A_REMOVAL * (1 + readers) * min(group.width, ROUNDS)
+        found += Work(solves=each * (2 + 4 * readers), calls=steps) if aware else Work(solves=each)
+    return found
+
+
+def _folds(session: Session, narrow: float) -> Work:
+    """Interpolation matrices of every consumer."""
+    analysis, found = session.analysis, Work()
+    for site in sites(analysis):
+        ids = analysis.axes[site]
+        weight = attribute(session.graph, site[0])
+        for stratum in strata(ids):
+            channels = len(stratum.keys)
+            kept = channels * narrow
+            folded = kept**3 / 3 + 2 * kept**2 * (channels - kept)
+            found += Work(solves=folded + 2 * weight.numel() / max(ids.shape[-1], 1) * channels)
+    return found
+
+
+def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
+    """Refits of every layer on so many examples.
+
+    Args:
+        narrow: widths as a share of the original's.
+        ridges: that are compared.
+    """
+    analysis, graph, found = session.analysis, session.graph, Work()
+    read = {name for name, _ in sites(analysis)}
+    written = {name for group in analysis.groups for name, axis in group.members if axis == 0}
+    work = session.split.fitting * sum(term.amount for term in analysis.costs)
+    chunks = examples / max(session.statistics.calibration.chunk, 1)
+    for layer in own_layers(graph).values():
+        outputs, features = float(len(attribute(graph, layer.weight))), _features(session, layer)
+        features *= narrow if layer.weight in read else 1.0
+        outputs *= narrow if layer.weight in written else 1.0
+        wanted = rows_per_example(
+            math.ceil(features), len(layer.calls), session.split.fitting, work
+        )
+        rows = sum(min(wanted, _positions(session, layer, call)) for call in layer.calls) * examples
+        own = _fit(rows, features, outputs / groups(layer.node), ridges)
+        found += own.times(groups(layer.node)) + Work(calls=CALLS_A_FIT * (chunks + 1 + ridges))
+    return found
+
+
+def _features(session: Session, layer: Layer) -> float:
+    """Unknowns per output of a layer."""
+    return float(attribute(session.graph, layer.weight)[0].numel())
+
+
+def _positions(session: Session, layer: Layer, call: Node) -> float:
+    """Positions in a call's output for one example; none where it has no labels."""
+    value = session.analysis.values.get(call.name)
+    if not isinstance(value, Value):
+        return 0.0
+    shape, weight = value.shape, attribute(session.graph, layer.weight)
+    channels = shape[channel_dim(call, weight.dim()) % len(shape)]
+    return math.prod(shape) / max(channels, 1) / session.analysis.batch
+
+
+def _fit(rows: float, features: float, outputs: float, ridges: int) -> Work:
+    """One group of one layer: products of features, or of rows where those are fewer."""
+    size, other = sorted((rows, features))
+    solve = size**3 / 3 + 2 * size**2 * outputs
+    return Work(
+        products=other * size**2 + 2 * rows * features * outputs,
+        solves=solve * (1 + ridges / 2) + ridges * 2 * size**2 * outputs,
+        moved=rows * features,
+    )

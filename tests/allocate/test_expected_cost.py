@@ -1,0 +1,94 @@
+"""What a call is expected to take: how work grows with what is asked, and what reports say."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from torch import nn
+
+import fxprune
+from fxprune.allocate import expected_cost
+from fxprune.allocate.expected_cost import expect_cost
+from fxprune.plans.methods import METHODS
+from fxprune.timing.speeds import Speeds, Work
+from tests.nets import images, session_of, tiny
+
+ONE = Speeds(1.0, 0.0, 0.0, 0.0, 0.0)
+"""Only examples that go through the whole model take time."""
+ROWS = Speeds(1e-9, 1.0, 0.0, 0.0, 0.0)
+SOLVES = Speeds(1e-9, 0.0, 1.0, 0.0, 0.0)
+
+
+def expected(
+    monkeypatch: pytest.MonkeyPatch,
+    speeds: Speeds,
+    method: str,
+    examples: int = 200,
+    **asked: object,
+) -> dict[str, float]:
+    """Seconds by station on a machine of such speeds."""
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: speeds)
+    session = session_of(tiny(), images(examples)).using(method=METHODS[method], **asked)
+    return dict(expect_cost(session, {"flops": 0.5}).seconds)
+
+
+def test_work_adds_up_and_takes_what_each_kind_takes() -> None:
+    work = Work(1, 2, 3, 4, 5) + Work(examples=1).times(3)
+    assert work == Work(4, 2, 3, 4, 5)
+    assert Speeds(1, 10, 100, 1000, 10000).seconds(work) == 4 + 20 + 300 + 4000 + 50000
+    assert [f.name for f in fields(Work)] == ["examples", "products", "solves", "moved", "calls"]
+
+
+def test_examples_go_through_the_model_once_to_observe_and_once_to_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = expected(monkeypatch, ONE, "uniform")
+    # 160 of 200 are fitted on, 64 of them differentiated.
+    assert found["calibrate"] == 160 + 4 * 64
+    assert 0.5 * 160 < found["fit"] < 160
+    assert found["allocate" if "allocate" in found else "profile"] == 0
+    assert 40 < found["verify"] < 2 * (40 + 64)
+    assert "fit" not in {k for k, v in expected(monkeypatch, ONE, "magnitude").items() if v}
+
+
+def test_every_trial_costs_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = [expected(monkeypatch, ROWS, "channels", effort=effort)["fit"] for effort in (1, 2, 4)]
+    assert fits[0] < fits[1] < fits[2]
+    assert fits[2] - fits[1] == pytest.approx((fits[1] - fits[0]) * 2 / 2.5)
+    assert fits[0] == expected(monkeypatch, ROWS, "uniform")["fit"]
+
+
+def test_solves_follow_from_sizes_and_not_from_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (expected(monkeypatch, SOLVES, "auto", n) for n in (400, 800))
+    for station in ("profile", "allocate"):
+        assert few[station] == pytest.approx(many[station], rel=1e-3)
+    assert expected(monkeypatch, SOLVES, "channels", 400)["allocate"] < few["allocate"]
+
+
+def test_the_report_says_what_was_expected_and_what_it_took() -> None:
+    small = fxprune.compress(tiny(), images(200), flops=0.5, progress=False)
+    report = fxprune.report(small)
+    assert report.passes is not None
+    assert min(report.passes) > 0
+    took = report.passes[1]
+    assert f"as long as {took:.1f} forward passes" in report.summary()
+    assert json.loads(report.to_json())["passes"] == list(report.passes)
+
+
+def test_nothing_is_foreseen_where_sizes_are_searched() -> None:
+    small = fxprune.compress(tiny(), images(1200), agreement=0.5, decision="argmax", progress=False)
+    assert fxprune.report(small).passes is None
+
+
+def test_a_layer_without_labels_has_no_positions() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.second(self.first(x).relu())
+
+    session = session_of(Odd().eval(), images(64).flatten(1)[:, :8])
+    session.analysis.values.pop("linear")
+    assert expect_cost(session, {"flops": 0.5}).passes > 0
