@@ -118,16 +118,19 @@ class _Reading:
 
     Args:
         dim: the axis that is read.
+        first: where the columns begin along it.
         ids: (size,) channel id of every column, or (groups, size).
     """
 
-    def __init__(self, dim: int, ids: np.ndarray):
+    def __init__(self, dim: int, first: int, ids: np.ndarray):
         self.dim, self._strata = dim, tuple(strata(ids))
+        self._own = slice(first, first + ids.size)
         self._grams = [np.zeros((len(s.keys), len(s.keys))) for s in self._strata]
         self._rows = [0] * len(self._strata)
 
     def add(self, flat: Tensor) -> None:
         """Count (positions, columns) of the node's result."""
+        flat = flat[:, self._own]
         for at, stratum in enumerate(self._strata):
             observed = rows(flat, stratum)
             moment = second_moment(observed)
@@ -163,9 +166,10 @@ class _Collector:
             self._readings[site] = []
             for consumer in consumers:
                 known = by_source.setdefault(consumer.source, {})
-                way = consumer.dim, ids.shape, ids.tobytes()
+                place = consumer.dim, consumer.first
+                way = *place, ids.shape, ids.tobytes()
                 if way not in known:
-                    known[way] = _Reading(consumer.dim, ids)
+                    known[way] = _Reading(*place, ids)
                 self._readings[site].append(known[way])
         self.watch = {
             source: self._adder(tuple(known.values())) for source, known in by_source.items()
@@ -184,10 +188,11 @@ class _Collector:
             result[site] = replace(total, examples=self._seen)
         return result
 
-    def _adder(self, readings: tuple[_Reading, ...]) -> Callable[[Tensor], None]:
-        def add(value: Tensor) -> None:
+    def _adder(self, readings: tuple[_Reading, ...]) -> Callable[[Any], None]:
+        def add(value: Any) -> None:
+            result: Tensor = value[0] if isinstance(value, (tuple, list)) else value
             for reading in readings:
-                reading.add(self._positions(value, reading.dim))
+                reading.add(self._positions(result, reading.dim))
 
         return add
 

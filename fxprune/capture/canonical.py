@@ -6,6 +6,7 @@ from torch.fx import GraphModule
 
 from fxprune.capture.fold_constants import fold_numbers, fold_weights
 from fxprune.capture.functional import make_functional
+from fxprune.capture.recurrent import split_layers
 from fxprune.capture.regions import inline_regions
 from fxprune.capture.rewritten import rewrite_calls
 from fxprune.graph.nodes import attribute
@@ -29,6 +30,7 @@ def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
     _one_name_each(module)
     fold_numbers(module)
     notes = fold_weights(module)
+    split_layers(module)
     _drop_unread_constants(module)
     _free_layout(module)
     return notes

@@ -96,6 +96,9 @@ def _changes(*operators: str) -> Callable[[Change], Change]:
     "aten.expand",
     "aten.broadcast_to",
     "aten.unflatten",
+    "aten.new_zeros",
+    "aten.new_ones",
+    "aten.new_full",
 )
 def _shape(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Sizes of the result; -1 stays."""

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made
 from fxprune.label.blocks import Sites, divide
 from fxprune.label.groups import Analysis, ChannelGroup, Pinned
 from fxprune.label.propagation import Propagation
 from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, squash
 from fxprune.rules.recorder import Consumer, Recorder
+
+SHAPE_ONLY = frozenset({"aten.zeros_like", "aten.ones_like", "aten.new_zeros", "aten.sym_size"})
+"""Operators that read no element of their argument."""
 
 
 @dataclass(frozen=True)
@@ -227,10 +231,14 @@ def _foldable(module: GraphModule, consumers: tuple[Consumer, ...]) -> frozenset
 
 
 def _terminal_uses(node: Node) -> set[str]:
-    """Names of the calls that read a weight, looking through views of it."""
+    """Names of the calls that read a weight, looking through views of it; who reads its shape only
+    is none.
+    """
     uses = set()
     for user in node.users:
         name = str(user.target)
+        if operator_name(user.target) in SHAPE_ONLY:
+            continue
         if name.startswith(
             ("aten.t.", "aten.transpose", "aten.permute", "aten.numpy_T", "aten.mT")
         ):

@@ -1,5 +1,6 @@
 """FLOPs of every call, and the axes they are proportional to."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fxprune.capture.batch import Batch
 from fxprune.graph.convolution import convolution_of
+from fxprune.graph.operators import operator_name
+from fxprune.graph.recurrent import GATES, recurrent_of
 from fxprune.label.groups import CostTerm
 from fxprune.label.propagation import Remembered, empty
 from fxprune.rules.labels import Value, narrow_constant
@@ -68,6 +71,9 @@ def costs(module: GraphModule, values: dict[str, Any], batch: int) -> tuple[Cost
     for node in module.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
+        if operator_name(node.target) in GATES:
+            found += _recurrent(node, values, batch)
+            continue
         contracts = any(part in node.target._opname for part in CONTRACTIONS)
         if not contracts and rule_for(node.target):
             continue
@@ -92,6 +98,29 @@ def _attention(node: Node, flops: float, values: dict[str, Any]) -> list[CostTer
             tuple(narrow_constant(a).reshape(-1).numpy() for a in operand.axes),
         )
         for part, operand in ((share, query), (1 - share, value))
+    ]
+
+
+def _recurrent(node: Node, values: dict[str, Any], batch: int) -> list[CostTerm]:
+    """Every weight of a recurrent layer is read once a step; what is elementwise does not count."""
+    how = recurrent_of(node)
+    if how is None:
+        flops = _count(node, values) / batch
+        return [CostTerm(node.name, flops, ())] if flops else []
+    steps = float(np.prod(values[how.source.name].shape[:-1])) / batch
+    weights = [
+        values[weight.name]
+        for direction in itertools.chain(*how.layers)
+        for weight in (direction.read, direction.recur, direction.project)
+        if weight is not None
+    ]
+    return [
+        CostTerm(
+            node.name,
+            2 * steps * float(np.prod(weight.shape)),
+            tuple(narrow_constant(labels).reshape(-1).numpy() for labels in weight.axes),
+        )
+        for weight in weights
     ]
 
 

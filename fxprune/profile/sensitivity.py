@@ -7,12 +7,12 @@ uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisio
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.moments import Site, sites
@@ -21,9 +21,11 @@ from fxprune.capture.batch import Batch
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
+from fxprune.graph.recurrent import read_recurrent, recurrent_of
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
+from fxprune.profile.steps import run_steps
 from fxprune.verify.outputs import squared_error
 
 CHUNK = 64
@@ -57,7 +59,6 @@ def sensitivities(
         RuntimeError: the model's operators have no derivative.
     """
     watched = _weights_of_calls(module, analysis)
-    operators = {n.name: operator_name(n.target) for n in module.graph.nodes if n.name in watched}
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
     generator = torch.Generator().manual_seed(seed)
     totals: dict[Site, Tensor] = {}
@@ -67,9 +68,8 @@ def sensitivities(
         for start in range(0, batch.size, chunk):
             chunks += 1
             part = batch.part(start, start + chunk)
-            for call, gradient in _gradients(module, part, watched, generator):
-                site = name, axis = watched[call]
-                flat = _rows(gradient, attribute(module, name), axis, operators[call])
+            for site, operator, gradient in _gradients(module, part, watched, generator):
+                flat = _rows(gradient, attribute(module, site[0]), site[1], operator)
                 total = (flat.mT @ flat).double()
                 totals[site] = _sum(totals[site], total) if site in totals else total
                 rows[site] = rows.get(site, 0) + len(flat)
@@ -84,29 +84,77 @@ def _sum(left: Tensor, right: Tensor) -> Tensor:
     return matrix + multiple * torch.eye(len(matrix)).to(matrix)
 
 
-def _weights_of_calls(module: GraphModule, analysis: Analysis) -> dict[str, Site]:
+def _weights_of_calls(module: GraphModule, analysis: Analysis) -> dict[str, list[Site]]:
     """Calls whose output errors matter: those that consume channels, and layers of their own."""
-    consumers = [c for site in sites(analysis).values() for c in site]
-    result = {c.node: (c.parameter, c.axis) for c in consumers}
+    result: dict[str, list[Site]] = {}
+    for site, consumers in sites(analysis).items():
+        for consumer in consumers:
+            result.setdefault(consumer.node, []).append(site)
     for layer in own_layers(module).values():
-        result |= {call.name: (layer.weight, 1) for call in layer.calls}
+        result |= {call.name: [(layer.weight, 1)] for call in layer.calls}
     return result
 
 
+class _Outputs(Observer):
+    """Runs the graph and keeps what watched weights give, to be differentiated by.
+
+    Recurrent layers run step by step: the errors of their weights are made inside.
+
+    Args:
+        module: the captured graph.
+        watched: weights by the names of the calls that read them.
+
+    Attributes:
+        kept: per weight the operator that reads it and what it gave.
+    """
+
+    def __init__(self, module: GraphModule, watched: Mapping[str, Sequence[Site]]):
+        super().__init__(module)
+        self._watched = watched
+        self.kept: list[tuple[Site, str, Tensor]] = []
+
+    def run_node(self, n: Node) -> Any:
+        sites = self._watched.get(n.name)
+        if sites is None:
+            return super().run_node(n)
+        name = operator_name(n.target)
+        if recurrent_of(n) is not None:
+            how = read_recurrent(name, self.fetch_args_kwargs_from_env(n)[0])
+            if how is not None and len(how.layers) == 1:
+                result, given = run_steps(how)
+                own = {id(attribute(self.module, site[0])): site for site in sites}
+                for weight, value in given:
+                    if id(weight) in own:
+                        self._keep(own[id(weight)], "aten.linear", value)
+                return result
+        result = super().run_node(n)
+        self._keep(sites[0], name, result)
+        return result
+
+    def _keep(self, site: Site, operator: str, value: Tensor) -> None:
+        if not value.requires_grad:
+            value.requires_grad_()
+        self.kept.append((site, operator, value))
+
+
 def _gradients(
-    module: GraphModule, batch: Batch, calls: Iterable[str], generator: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
-    """Derivatives of one probe of the model's output by calls' outputs, where there are any."""
-    results: dict[str, Tensor] = {}
+    module: GraphModule,
+    batch: Batch,
+    watched: Mapping[str, Sequence[Site]],
+    generator: torch.Generator,
+) -> Iterator[tuple[Site, str, Tensor]]:
+    """Derivatives of one probe of the model's output by what weights give, where there are any,
+    with the operators that read the weights.
+    """
     with torch.enable_grad():
-        observer = Observer(module, {call: _keep(results, call) for call in calls})
+        observer = _Outputs(module, watched)
         outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
         gradients = torch.autograd.grad(
-            _probe(outputs, generator), list(results.values()), allow_unused=True
+            _probe(outputs, generator), [value for *_, value in observer.kept], allow_unused=True
         )
-    for call, gradient in zip(results, gradients, strict=True):
+    for (site, operator, _), gradient in zip(observer.kept, gradients, strict=True):
         if gradient is not None:
-            yield call, gradient
+            yield site, operator, gradient
 
 
 def _probe(outputs: Any, generator: torch.Generator) -> Tensor:
@@ -120,17 +168,6 @@ def _probe(outputs: Any, generator: torch.Generator) -> Tensor:
     if not parts:
         raise RuntimeError("no output depends on a layer through differentiable operators")
     return torch.stack(parts).sum()
-
-
-def _keep(results: dict[str, Tensor], call: str) -> Callable[[Tensor], None]:
-    """A callback that keeps a call's result, to be differentiated by."""
-
-    def keep(value: Tensor) -> None:
-        if not value.requires_grad:
-            value.requires_grad_()
-        results[call] = value
-
-    return keep
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:

@@ -13,6 +13,7 @@ from fxprune.rules import (  # noqa: F401  (registers the rules)
     joining,
     movement,
     products,
+    recurrent,
     reduction,
 )
 from fxprune.rules.labels import Value

@@ -64,11 +64,19 @@ def consume(
 
 
 def operand_node(call: Call, operand: Value) -> Node:
-    """The node that a positional argument comes from."""
-    place = next(i for i, value in enumerate(call.args) if value is operand)
-    node = call.node.args[place]
+    """The node that a positional argument, or one in a list of them, comes from."""
+    places = zip(call.args, call.node.args, strict=True)
+    flat = [pair for value, node in places for pair in _flat_pairs(value, node)]
+    node = next(node for value, node in flat if value is operand)
     assert isinstance(node, Node)
     return node
+
+
+def _flat_pairs(value: Any, node: Any) -> list[tuple[Any, Any]]:
+    """What an argument or a list of them is, with where it comes from."""
+    if isinstance(value, (list, tuple)):
+        return list(zip(value, node, strict=True))
+    return [(value, node)]
 
 
 @register_rule("aten.linear")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.registry import Call, register_rule
 
@@ -87,8 +88,18 @@ def convert(call: Call) -> Any:
     "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty", "aten.new_empty_strided"
 )
 def made_anew(call: Call) -> Any:
-    """Only type and device are taken from the tensor."""
-    return call.out
+    """Only type and device are taken from the tensor; and of a weight whose width a tensor of one
+    number has, that width, which may follow the weight's.
+    """
+    source, out = call.args[0], call.out
+    alike = operator_name(call.target) in ("aten.new_zeros", "aten.new_ones", "aten.new_full")
+    if not alike or source.parameter is None or not out.rank or source.rank < 2:
+        return out
+    last = source.rank - 1
+    if out.shape[-1] != source.shape[last]:
+        return out
+    axes = [vector(a, last).expand(out.shape) for a in source.axes if varying(a) == {last}]
+    return replace(out, axes=tuple(axes))
 
 
 @register_rule("aten.prelu", "aten._prelu_kernel")

@@ -17,11 +17,13 @@ class Consumer:
 
     Attributes:
         node: the call that contracts.
-        source: the node whose output it reads.
+        source: the node whose output it reads; of several the first.
         dim: the axis of the read tensor that is contracted.
         parameter: qualified name of the weight.
         axis: the weight's contracted axis.
         groups: convolution groups; the weight's axis then holds size / groups of the read channels.
+        first: where the columns that are read begin along the axis, of which they are a part (one
+            direction of a recurrent layer).
     """
 
     node: str
@@ -30,6 +32,7 @@ class Consumer:
     parameter: str
     axis: int
     groups: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True)
