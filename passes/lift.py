@@ -17,6 +17,7 @@ from fxprune.graph.tensors import drop_unread
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.facts import Facts, tensors_of
 from fxprune.passes.layers import LAYERS
+from fxprune.passes.recurrent import call_recurrent, recurrent_layer
 
 COUNTER = "num_batches_tracked"
 
@@ -61,7 +62,10 @@ class LiftModules(InPlacePass):
                 continue
             _place(module, path, layer)
             for call in calls:
-                _call_layer(module, call.node, path, call.activation)
+                if isinstance(layer, nn.RNNBase):
+                    call_recurrent(module, call.node, path)
+                else:
+                    _call_layer(module, call.node, path, call.activation)
             modified = True
         dropouts = _lift_dropout(module)
         unread = drop_unread(module)
@@ -80,6 +84,18 @@ class LiftModules(InPlacePass):
 
 def _lift(module: GraphModule, node: Node) -> Lifted | None:
     """The layer that can stand for a call, if one can."""
+    recurrent = recurrent_layer(module, node)
+    if recurrent is not None:
+        path, layer = recurrent
+        names = layer._flat_weights_names
+        own = {name: attribute(module, f"{path}.{name}") for name in names}
+        fits = _holds_only(attribute(module, path), set(own)) and _holds_alike(layer, own)
+        return Lifted(node, 0, path, layer) if fits else None
+    return _lift_plain(module, node)
+
+
+def _lift_plain(module: GraphModule, node: Node) -> Lifted | None:
+    """The layer of `LAYERS` that can stand for a call, if one can."""
     if node.op != "call_function" or operator_name(node.target) not in LAYERS or node.kwargs:
         return None
     kind = LAYERS[operator_name(node.target)]
@@ -129,6 +145,8 @@ def _place(module: GraphModule, path: str, layer: nn.Module) -> None:
         layer.register_parameter(name, parameter)
     for name, buffer in owner.named_buffers(recurse=False):
         layer.register_buffer(name, buffer)
+    if isinstance(layer, nn.RNNBase):
+        layer._init_flat_weights()
     counter = layer._buffers.get(COUNTER)
     if counter is not None and counter.is_meta:
         layer._buffers[COUNTER] = torch.tensor(0)

@@ -25,7 +25,7 @@ def _flag(value: Any) -> bool:
 
 
 SIZES = {"kernel_size", "stride", "dilation", "output_padding", "normalized_shape"}
-NUMBERS = {"eps", "p", "norm_type"}
+NUMBERS = {"eps", "p", "norm_type", "dropout"}
 MAYBE_NUMBERS = {"momentum", "max_norm"}
 FLAGS = {
     "bias",
@@ -35,6 +35,8 @@ FLAGS = {
     "scale_grad_by_freq",
     "sparse",
     "inplace",
+    "batch_first",
+    "bidirectional",
 }
 
 
@@ -50,6 +52,8 @@ def _valid(name: str, value: Any) -> bool:
         return _sizes(value) or value in ("same", "valid")
     if name == "padding_mode":
         return value in ("zeros", "reflect", "replicate", "circular")
+    if name == "nonlinearity":
+        return value in ("tanh", "relu")
     if name == "padding_idx":
         return _size(value) or value is None
     return _size(value)
@@ -77,6 +81,15 @@ EMBEDDING = (
     "scale_grad_by_freq",
     "sparse",
 )
+RECURRENT = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+)
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv1d: CONV,
     nn.Conv2d: CONV,
@@ -91,22 +104,25 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
     nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
     nn.Embedding: EMBEDDING,
+    nn.GRU: RECURRENT,
+    nn.LSTM: (*RECURRENT, "proj_size"),
+    nn.RNN: (*RECURRENT, "nonlinearity"),
     nn.Dropout: ("p", "inplace"),
     nn.Identity: (),
     nn.Sequential: (),
 }
 """Layer class -> constructor arguments; a layer holds the attribute of the same name, and `bias`
-says whether it has one.
+says whether it has one (a recurrent layer: a flag).
 """
 NAMED_LAYERS = {layer.__name__: layer for layer in LAYERS}
 
 
 def layer_arguments(layer: nn.Module) -> dict[str, Any]:
     """Constructor arguments that make a layer like this one."""
-    return {
-        name: layer.bias is not None if name == "bias" else getattr(layer, name)
-        for name in LAYERS[type(layer)]
-    }
+    arguments = {name: getattr(layer, name) for name in LAYERS[type(layer)]}
+    if "bias" in arguments and not isinstance(layer, nn.RNNBase):
+        arguments["bias"] = layer.bias is not None
+    return arguments
 
 
 def make_layer(kind: str, arguments: dict[str, Any]) -> nn.Module:

@@ -45,6 +45,8 @@ def rebuild(
         ]
         if missing and device.type != "meta":
             raise StorageError(f"The file lacks {path}.{missing[0]}.")
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
     small = decode_graph(
         root, field(document, "graph", dict), decoder, field(document, "class", str)
     )

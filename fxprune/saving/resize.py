@@ -127,7 +127,8 @@ def _problem(
     current = owner._parameters.get(leaf) if leaf in owner._parameters else owner._buffers.get(leaf)
     if current is None or current.shape == tensor.shape:
         return None
-    if isinstance(owner, HARD):
+    single = isinstance(owner, nn.RNNBase) and owner.num_layers == 1
+    if isinstance(owner, HARD) and not single:
         return f"{name} belongs to a {type(owner).__name__}, whose forward knows its sizes"
     wanted = reduced_shape(first, tuple(current.shape), plan)
     if plan.shapes.get(first) != tuple(current.shape) or wanted != tuple(tensor.shape):
@@ -167,6 +168,9 @@ def _place(
 
 def _resize(owner: nn.Module, path: str, small: GraphModule) -> None:
     """Set a layer's size attributes by its tensors."""
+    if isinstance(owner, nn.RNNBase):
+        _resize_recurrent(owner)
+        return
     weight = owner._parameters.get("weight")
     if weight is None:
         mean = owner._buffers.get("running_mean")
@@ -194,6 +198,20 @@ def _resize(owner: nn.Module, path: str, small: GraphModule) -> None:
         owner.num_embeddings, owner.embedding_dim = rows, columns
     elif isinstance(owner, nn.PReLU):
         owner.num_parameters = rows
+
+
+def _resize_recurrent(owner: nn.RNNBase) -> None:
+    """Sizes of a recurrent layer, which keeps its tensors in a list too; several layers keep theirs,
+    or were refused.
+    """
+    if owner.num_layers == 1:
+        read, recur = owner._parameters["weight_ih_l0"], owner._parameters["weight_hh_l0"]
+        assert read is not None and recur is not None
+        gates = {"GRU": 3, "LSTM": 4}.get(owner.mode, 1)
+        owner.input_size, owner.hidden_size = read.shape[1], len(read) // gates
+        if owner.proj_size:
+            owner.proj_size = recur.shape[1]
+    owner._init_flat_weights()
 
 
 def _groups(before: int, path: str, small: GraphModule, position: int) -> int:
