@@ -215,10 +215,25 @@ def class_token(p: Program, x: Value) -> Value:
 
 @construct("tokens")
 def recurrent(p: Program, x: Value) -> Value:
-    """A recurrent layer: nothing is known of it."""
-    width = p.width()
-    name = p.layer(f"{p.some('GRU', 'LSTM', 'RNN')}({x.channels}, {width}, batch_first=True)")
-    return p.resized(f"{name}({x})[0]", x, width)
+    """Recurrent layers: one or two, in one direction or both, their outputs or last states."""
+    width, kind, both = p.width(), p.some("GRU", "LSTM", "RNN"), p.draw.random() < 0.4
+    options, given = f"{p.some(1, 1, 2)}", width
+    if p.draw.random() < 0.2:
+        options += ", bias=False"
+    if kind == "LSTM" and width > 2 and p.draw.random() < 0.3:
+        options, given = f"{options}, proj_size={width - 1}", width - 1
+    if kind == "RNN" and p.draw.random() < 0.5:
+        options += ", nonlinearity='relu'"
+    options += f", bidirectional={both}"
+    first = p.some(True, True, False)
+    name = p.layer(f"{kind}({x.channels}, {width}, {options}, batch_first={first})")
+    source = x if first else p.say(f"{x}.transpose(0, 1)")
+    result = p.say(f"{name}({source})")
+    if p.draw.random() < 0.2:
+        last = f"{result}[1][0]" if kind == "LSTM" else f"{result}[1]"
+        return p.let(f"{last}[-1]", "flat", given)
+    y = f"{result}[0]" if first else f"{result}[0].transpose(0, 1)"
+    return p.resized(y, x, 2 * given if both else given)
 
 
 @construct("flat")

@@ -129,9 +129,8 @@ class _Splitting:
         """
         dim = 0 if self._how.batch_first else 1
         size = self._how.source.meta["val"].shape[dim]
-        if isinstance(size, torch.SymInt):
-            size = self._make(aten.sym_size.int, (self._how.source, dim), size)
-        shape = [size, value.shape[-1]]
+        batch = self._make(aten.sym_size.int, (self._how.source, dim), size)
+        shape = [batch, value.shape[-1]]
         width = [d.project if projects else d.recur for d in layer]
         each = value.new_empty(value.shape[1:])
         rows = [self._make(aten.new_zeros.default, (weight, shape), each) for weight in width]
