@@ -9,13 +9,13 @@ from torch import Tensor
 
 RATE, SAMPLES = 8000, 8192
 """Samples per second, and in an example."""
-TONES = 5
+TONES = 7
 CLASSES = 2 ** (TONES - 1)
 """Contours: up or down from each tone to the next."""
 LOWEST, SEMITONES = 200.0, 36
 """Of the pitches: the lowest in Hz, and how many semitones higher the highest may be."""
 HARMONICS = 4
-LOUDEST, QUIETEST = 20.0, 0.0
+LOUDEST, QUIETEST = 15.0, -5.0
 """Of the tones over the noise, in dB: an example's is drawn between the two."""
 WINDOW, HOP = 512, 192
 BANDS, FRAMES = 48, 1 + SAMPLES // HOP
@@ -49,7 +49,7 @@ def draw_melodies(count: int, generator: torch.Generator) -> tuple[Tensor, Tenso
 def _pitches(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pitches in Hz, (count, TONES), and whether each is higher than the one before."""
     rises = torch.rand(count, TONES - 1, generator=generator) < 0.5
-    steps = 2 + 5 * torch.rand(count, TONES - 1, generator=generator)
+    steps = 1 + 3 * torch.rand(count, TONES - 1, generator=generator)
     walk = torch.cat([torch.zeros(count, 1), torch.where(rises, steps, -steps).cumsum(1)], 1)
     low, high = walk.min(1, keepdim=True).values, walk.max(1, keepdim=True).values
     start = torch.rand(count, 1, generator=generator) * (SEMITONES - (high - low)) - low

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from fxprune.graph.nodes import argument
 from fxprune.graph.operators import operator_name
-from fxprune.graph.recurrent import (
-    HAS_BIASES,
-    Direction,
-    Recurrent,
-    recurrent_of,
-)
+from fxprune.graph.recurrent import HAS_BIASES, Direction, Recurrent, recurrent_of
 from fxprune.rules.movement import MOVEMENT
 
 aten = torch.ops.aten
@@ -52,9 +48,8 @@ def _is_zero(node: Any) -> bool:
         return False
     name = operator_name(node.target)
     if name in FILLED:
-        place = FILLED[name]
-        return len(node.args) > place and node.args[place] == 0
-    return name in ZEROS or (name in PASSING and _is_zero(node.args[0]))
+        return argument(node, FILLED[name]) in (0, 0.0)
+    return name in ZEROS or (name in PASSING and _is_zero(argument(node, 0)))
 
 
 class _Splitting:
@@ -102,7 +97,8 @@ class _Splitting:
         weights = [weight for direction in layer for weight in _weights(direction)]
         several = isinstance(args[1], (list, tuple))
         args[:6] = [source, states if several else states[0], weights, args[HAS_BIASES], 1, 0.0]
-        call = self._graph.call_function(self._node.target, tuple(args))
+        target: Any = self._node.target
+        call = self._graph.call_function(target, tuple(args))
         call.meta = dict(self._node.meta)
         return call
 
@@ -151,4 +147,3 @@ def _weights(direction: Direction) -> list[Any]:
     """A direction's tensors in the order in which the operator takes them."""
     projection = [] if direction.project is None else [direction.project]
     return [direction.read, direction.recur, *direction.biases, *projection]
-

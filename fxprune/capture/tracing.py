@@ -239,6 +239,8 @@ def quiet() -> Iterator[None]:
         # It also prints whole graphs on the error stream.
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore", FutureWarning)
+            # Recurrent layers of torch keep their weights in a list of their own too.
+            warnings.filterwarnings("ignore", r".*_flat_weights.*assigned during export")
             yield
     finally:
         logging.disable(before)

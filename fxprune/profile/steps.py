@@ -1,5 +1,5 @@
-r"""A recurrent layer step by step, in torch's own equations (`torch.nn.GRU`, `LSTM`, `RNN`), where what
-its weights give can be looked at, which torch's one operator keeps to itself.
+r"""A recurrent layer step by step, in torch's own equations (`torch.nn.GRU`, `LSTM`, `RNN`): what
+its weights give can be looked at here, which torch's one operator keeps to itself.
 
 With W x_t + b from the input and U h_{t-1} + c from the state, and the gates in torch's order:
 RNN h_t = f(W x_t + b + U h_{t-1} + c); GRU n = tanh(W_n x_t + b_n + r (U_n h_{t-1} + c_n)),

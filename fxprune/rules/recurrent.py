@@ -1,5 +1,5 @@
-"""Recurrent layers: a hidden unit is a row of every gate, of all weights and biases, and a column of
-what reads it: of the layer's own weight of the state, and of every reader of its outputs.
+"""Recurrent layers: a hidden unit is a row of every gate, of all weights and biases, and a column
+of what reads it: of the layer's own weight of the state, and of every reader of its outputs.
 
 A unit whose rows are zero stays at zero from step to step, in each of the four kinds: its state is
 an average of itself and of a candidate that is zero.

@@ -201,16 +201,14 @@ def _resize(owner: nn.Module, path: str, small: GraphModule) -> None:
 
 
 def _resize_recurrent(owner: nn.RNNBase) -> None:
-    """Sizes of a recurrent layer, which keeps its tensors in a list too; several layers keep theirs,
-    or were refused.
+    """Sizes of a recurrent layer, which keeps its tensors in a list too. A stack of several keeps
+    its sizes, or was refused.
     """
     if owner.num_layers == 1:
-        read, recur = owner._parameters["weight_ih_l0"], owner._parameters["weight_hh_l0"]
-        assert read is not None and recur is not None
+        read, recur = owner.get_parameter("weight_ih_l0"), owner.get_parameter("weight_hh_l0")
         gates = {"GRU": 3, "LSTM": 4}.get(owner.mode, 1)
         owner.input_size, owner.hidden_size = read.shape[1], len(read) // gates
-        if owner.proj_size:
-            owner.proj_size = recur.shape[1]
+        owner.proj_size = recur.shape[1] if owner.proj_size else 0
     owner._init_flat_weights()
 
 

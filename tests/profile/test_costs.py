@@ -1,5 +1,7 @@
 """The cost model against torch's own counter: exact at full width and at any reduced one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -41,12 +43,13 @@ def test_any_network(model: nn.Module, seed: int) -> None:
 
 
 class Recurrent(nn.Module):
-    """Convolutions before a recurrent layer, which has no rule and keeps its channels."""
+    """Convolutions before a recurrent layer."""
 
-    def __init__(self, kind: type[nn.RNNBase]):
+    def __init__(self, kind: Any, outputs: int, **options: Any):
         super().__init__()
         self.first, self.second = nn.Conv1d(3, 16, 3, padding=1), nn.Conv1d(16, 8, 3, padding=1)
-        self.recurrent, self.head = kind(8, 12, batch_first=True), nn.Linear(12, 4)  # type: ignore[arg-type, call-arg]
+        self.recurrent = kind(8, 12, batch_first=True, **options)
+        self.head = nn.Linear(outputs, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.second(torch.relu(self.first(x)))
@@ -54,9 +57,17 @@ class Recurrent(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
-def test_operators_without_a_rule_are_counted(kind: type[nn.RNNBase]) -> None:
-    agree(Recurrent(kind).eval(), torch.randn(2, 3, 20), seed=1)
+@pytest.mark.parametrize(
+    ("kind", "outputs", "options"),
+    [
+        (nn.GRU, 12, {}),
+        (nn.LSTM, 24, {"bidirectional": True, "num_layers": 2}),
+        (nn.LSTM, 5, {"proj_size": 5}),
+        (nn.RNN, 12, {"bias": False}),
+    ],
+)
+def test_recurrent_layers_are_counted(kind: Any, outputs: int, options: dict[str, Any]) -> None:
+    agree(Recurrent(kind, outputs, **options).eval(), torch.randn(2, 3, 20), seed=1)
 
 
 def test_attention_is_counted_on_every_device() -> None:

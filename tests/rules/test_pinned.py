@@ -44,16 +44,6 @@ b.weight[1]: reads channels that stay (b: conv2d_1)""",
     )
 
 
-def test_a_recurrent_network_is_pinned() -> None:
-    net = Net(
-        lambda s, x: s.b(s.rnn(s.a(x))[0]),
-        a=nn.Linear(6, 8, bias=False),
-        rnn=nn.LSTM(8, 5, batch_first=True),
-        b=nn.Linear(5, 2),
-    )
-    assert_expected_inline(str(analyzed(net, 7, 6)), """""")
-
-
 def test_channels_beside_a_table_of_indices_stay() -> None:
     table = torch.zeros(2, 3, 6, dtype=torch.int64)
 

@@ -23,13 +23,19 @@ def over_time(forward: Any, **layers: nn.Module) -> Net:
 
 def test_the_gates_of_a_unit_go_together_with_its_readers() -> None:
     net = over_time(lambda s, x: s.b(s.rnn(s.a(x))[0]), rnn=nn.GRU(6, 5, batch_first=True))
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1]
-rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""")
+rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""",
+    )
     net = over_time(lambda s, x: s.b(s.rnn(s.a(x))[0]), rnn=nn.LSTM(6, 5, bias=False))
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1]
-rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""")
+rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""",
+    )
 
 
 def test_the_axis_of_a_unit_holds_it_once_a_gate() -> None:
@@ -46,10 +52,13 @@ def test_layers_are_groups_of_their_own_and_directions_blocks() -> None:
         rnn=nn.RNN(6, 5, 2, bias=False, batch_first=True, bidirectional=True),
         b=nn.Linear(10, 2, bias=False),
     )
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1] rnn.weight_ih_l0_reverse[1]
 rnn: 5 x 2 blocks | rnn.weight_ih_l1[0] rnn.weight_hh_l1[0] rnn.weight_ih_l1_reverse[0] rnn.weight_hh_l1_reverse[0] -> rnn.weight_hh_l1[1] rnn.weight_hh_l1_reverse[1] b.weight[1]
-rnn#2: 5 x 2 blocks | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.weight_ih_l0_reverse[0] rnn.weight_hh_l0_reverse[0] -> rnn.weight_hh_l0[1] rnn.weight_hh_l0_reverse[1] rnn.weight_ih_l1[1] rnn.weight_ih_l1_reverse[1]""")
+rnn#2: 5 x 2 blocks | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.weight_ih_l0_reverse[0] rnn.weight_hh_l0_reverse[0] -> rnn.weight_hh_l0[1] rnn.weight_hh_l0_reverse[1] rnn.weight_ih_l1[1] rnn.weight_ih_l1_reverse[1]""",
+    )
 
 
 def test_directions_that_are_added_lose_the_same_units() -> None:
@@ -58,9 +67,12 @@ def test_directions_that_are_added_lose_the_same_units() -> None:
         return s.b(forth + back)
 
     net = over_time(added, rnn=nn.GRU(6, 5, batch_first=True, bidirectional=True))
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1] rnn.weight_ih_l0_reverse[1]
-rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] rnn.weight_ih_l0_reverse[0] rnn.weight_hh_l0_reverse[0] rnn.bias_ih_l0_reverse[0] rnn.bias_hh_l0_reverse[0] -> rnn.weight_hh_l0[1] rnn.weight_hh_l0_reverse[1] b.weight[1]""")
+rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] rnn.weight_ih_l0_reverse[0] rnn.weight_hh_l0_reverse[0] rnn.bias_ih_l0_reverse[0] rnn.bias_hh_l0_reverse[0] -> rnn.weight_hh_l0[1] rnn.weight_hh_l0_reverse[1] b.weight[1]""",
+    )
 
 
 def test_of_a_projected_layer_the_outputs_go_and_the_units_stay() -> None:
@@ -69,15 +81,21 @@ def test_of_a_projected_layer_the_outputs_go_and_the_units_stay() -> None:
         rnn=nn.LSTM(6, 8, batch_first=True, proj_size=5, bias=False),
     )
     found = analyzed(net, 7, 4)
-    assert_expected_inline(str(found), """\
+    assert_expected_inline(
+        str(found),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1]
-rnn: 5 | rnn.weight_hr_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""")
-    assert_expected_inline(reasons(found), """\
+rnn: 5 | rnn.weight_hr_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""",
+    )
+    assert_expected_inline(
+        reasons(found),
+        """\
 a.weight[1]: reads channels that stay (a: linear)
 b.weight[0]: is the model's output (output)
 rnn.weight_ih_l0[0]: is projected: there must be more units than outputs (rnn: lstm_input)
 rnn.weight_hh_l0[0]: is projected: there must be more units than outputs (rnn: lstm_input)
-rnn.weight_hr_l0[1]: reads channels that stay (rnn: lstm_input)""")
+rnn.weight_hr_l0[1]: reads channels that stay (rnn: lstm_input)""",
+    )
 
 
 def test_last_states_have_the_channels_of_the_units() -> None:
@@ -86,9 +104,12 @@ def test_last_states_have_the_channels_of_the_units() -> None:
         rnn=nn.LSTM(6, 5, batch_first=True),
         b=nn.Linear(10, 2, bias=False),
     )
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1]
-rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""")
+rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] -> rnn.weight_hh_l0[1] b.weight[1]""",
+    )
 
 
 def test_a_state_goes_on_in_the_next_layer() -> None:
@@ -97,9 +118,12 @@ def test_a_state_goes_on_in_the_next_layer() -> None:
         rnn=nn.GRU(6, 5, batch_first=True),
         second=nn.GRU(6, 5, batch_first=True),
     )
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1] second.weight_ih_l0[1]
-rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] second.weight_ih_l0[0] second.weight_hh_l0[0] second.bias_ih_l0[0] second.bias_hh_l0[0] -> rnn.weight_hh_l0[1] second.weight_hh_l0[1] b.weight[1]""")
+rnn: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] second.weight_ih_l0[0] second.weight_hh_l0[0] second.bias_ih_l0[0] second.bias_hh_l0[0] -> rnn.weight_hh_l0[1] second.weight_hh_l0[1] b.weight[1]""",
+    )
 
 
 def test_a_state_of_a_layer_has_its_channels() -> None:
@@ -108,9 +132,12 @@ def test_a_state_of_a_layer_has_its_channels() -> None:
         rnn=nn.GRU(6, 5, batch_first=True),
         start=nn.Linear(4, 5, bias=False),
     )
-    assert_expected_inline(str(analyzed(net, 7, 4)), """\
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """\
 a: 6 | a.weight[0] -> rnn.weight_ih_l0[1]
-start: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] start.weight[0] -> rnn.weight_hh_l0[1] b.weight[1]""")
+start: 5 | rnn.weight_ih_l0[0] rnn.weight_hh_l0[0] rnn.bias_ih_l0[0] rnn.bias_hh_l0[0] start.weight[0] -> rnn.weight_hh_l0[1] b.weight[1]""",
+    )
 
 
 @pytest.mark.parametrize("zeros", [lambda x: torch.zeros(1, x.shape[0], 5), lambda x: x.new_zeros(1, x.shape[0], 5)])  # fmt: skip
