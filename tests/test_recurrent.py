@@ -80,7 +80,12 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KINDS)
+QUICK = ("gru both ways", "lstm", "rnn with relu")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in KINDS]
+)
 def test_reduced_equals_the_masked_original_and_its_file(name: str, tmp_path: Path) -> None:
     kind, options = KINDS[name]
     net = made(kind, **options)

@@ -17,7 +17,8 @@ from fxprune.verify import judge
 Model = Annotated[
     str,
     typer.Argument(
-        help="package.module:factory, such as torchvision.models:resnet18", show_default=False
+        help="package.module:factory, such as torchvision.models:resnet18, or model.onnx",
+        show_default=False,
     ),
 ]
 Weights = Annotated[

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fxprune.cli.onnx_file import read_onnx
 from fxprune.cli.stored import INPUTS, KEYS, stored
 from fxprune.errors import SourceError
 
@@ -66,7 +67,7 @@ def named(spec: str) -> Any:
     if not colon or not module or not path:
         raise SourceError(
             f"{spec!r} is not of the form package.module:factory, such as "
-            "torchvision.models:resnet18."
+            "torchvision.models:resnet18, nor a file that ends in .onnx."
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -96,15 +97,19 @@ def _called(spec: str) -> Any:
 
 
 def model(spec: str, weights: Path | None = None) -> nn.Module:
-    """The model that a factory makes, with weights from a file.
+    """The model that a factory makes, with weights from a file, or that an ONNX file holds.
 
     Args:
-        spec: `package.module:factory`.
+        spec: `package.module:factory`, or the path of a file that ends in `.onnx`.
         weights: .safetensors, or a state dict written by torch.save, read with weights_only=True.
 
     Raises:
         SourceError: says which part fails.
     """
+    if Path(spec).suffix.lower() == ".onnx":
+        if weights is not None:
+            raise SourceError(f"{spec} brings its own weights. Leave out --weights {weights}.")
+        return read_onnx(Path(spec))
     made = _called(spec)
     if not isinstance(made, nn.Module):
         raise SourceError(f"{spec} gives a {type(made).__name__}, not a torch.nn.Module.")
