@@ -54,3 +54,43 @@ def test_into_another_class_is_refused(tmp_path: Path) -> None:
         fxprune.load(tmp_path / "small.safetensors", device="nonsense")
     with pytest.raises(StorageError, match="not a dict"):
         fxprune.load(tmp_path / "small.safetensors", into={})  # type: ignore[call-overload]
+
+
+class Plain(nn.Module):
+    """Holds a weight and a scale as plain attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.first = nn.Linear(6, 24), nn.Linear(24, 16)
+        self.last = nn.Linear(12, 3)
+        draw = torch.Generator().manual_seed(1)
+        self.weight = torch.randn(12, 16, generator=draw)
+        self.scale = torch.rand(12, generator=draw)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.first(torch.relu(self.start(x))))
+        y = nn.functional.linear(y, self.weight) * self.scale
+        result: torch.Tensor = self.last(torch.relu(y))
+        return result
+
+
+@pytest.mark.parametrize("ignored", [(), ("first.bias", "last")], ids=["resized", "refitted"])
+def test_tensors_that_are_plain_attributes_are_loaded_too(
+    ignored: tuple[str, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net, x = Plain().eval(), torch.randn(200, 6)
+    small = fxprune.compress(
+        net, x, flops=0.7, method="channels", ignore=ignored, decision="close", progress=False
+    )
+    assert (small.get_buffer("weight").shape == net.weight.shape) == bool(ignored)
+    fxprune.save(small, tmp_path / "small.safetensors")
+    held = net.weight.clone()
+    mine = fxprune.load(tmp_path / "small.safetensors", into=net)
+    with torch.no_grad():
+        torch.testing.assert_close(mine(x[:5]), small(x[:5]))
+    assert torch.equal(net.weight, held)
+    assert not torch.equal(mine.weight, held)
+    del net.scale
+    with pytest.raises(StorageError, match="the module has no scale"):
+        fxprune.load(tmp_path / "small.safetensors", into=net)
