@@ -1,7 +1,7 @@
 """The weights of a compressed graph, put into a copy of the user's own class."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from fxprune.capture.copying import copy_model
 from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.errors import StorageError
-from fxprune.graph.tensors import names_of
+from fxprune.graph.tensors import is_made, names_of
 from fxprune.handover.report import attach, plan_of, report
+from fxprune.passes.lift import COUNTER
 from fxprune.plans.plan import Plan, reduced_shape
 
 M = TypeVar("M", bound=nn.Module)
@@ -102,7 +103,16 @@ def _slot(module: nn.Module, name: str) -> tuple[nn.Module, str] | None:
         if child is None:
             return None
         module = child
-    return (module, leaf) if leaf in module._parameters or leaf in module._buffers else None
+    registered = leaf in module._parameters or leaf in module._buffers
+    return (module, leaf) if registered or isinstance(vars(module).get(leaf), Tensor) else None
+
+
+def _held(owner: nn.Module, leaf: str) -> Tensor | None:
+    """A module's tensor, registered or a plain attribute; None where its place is empty."""
+    for slots in (owner._parameters, owner._buffers, vars(owner)):
+        if leaf in slots:
+            return slots[leaf]
+    return None
 
 
 def _problem(
@@ -117,14 +127,11 @@ def _problem(
     slot = _slot(module, name)
     if slot is None:
         # Constants that the trace made are the forward's own, unless channels were removed from
-        # them.
-        return (
-            f"the module has no {name}"
-            if isinstance(tensor, nn.Parameter) or name in plan.kept
-            else None
-        )
+        # them; a counter came with a lifted norm.
+        own = is_made(name) or name.rpartition(".")[2] == COUNTER
+        return None if own and name not in plan.kept else f"the module has no {name}"
     owner, leaf = slot
-    current = owner._parameters.get(leaf) if leaf in owner._parameters else owner._buffers.get(leaf)
+    current = _held(owner, leaf)
     if current is None or current.shape == tensor.shape:
         return None
     single = isinstance(owner, nn.RNNBase) and owner.num_layers == 1
@@ -151,8 +158,7 @@ def _place(
     if slot is None:
         return
     owner, leaf = slot
-    slots = owner._parameters if leaf in owner._parameters else owner._buffers
-    current = slots[leaf]
+    current, parameter = _held(owner, leaf), leaf in owner._parameters
     where = device or (
         current.device if current is not None and not current.is_meta else tensor.device
     )
@@ -160,10 +166,9 @@ def _place(
     if id(tensor) not in shared:
         moved = tensor.detach().to(where)
         grad = tensor.requires_grad if current is None else current.requires_grad
-        shared[id(tensor)] = (
-            nn.Parameter(moved, grad) if slots is owner._parameters else moved.clone()
-        )
-    slots[leaf] = shared[id(tensor)]  # type: ignore[assignment]
+        shared[id(tensor)] = nn.Parameter(moved, grad) if parameter else moved.clone()
+    slots: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers, vars(owner))
+    next(held for held in slots if leaf in held)[leaf] = shared[id(tensor)]
 
 
 def _resize(owner: nn.Module, path: str, small: GraphModule) -> None:
