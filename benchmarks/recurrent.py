@@ -1,9 +1,10 @@
 """A trained recurrent network, compressed: `python -m benchmarks.recurrent`.
 
 1-D convolutions, a GRU and a GRU in both directions (`benchmarks.models.melody`) at 0.7, 0.5 and
-0.35 of the FLOPs, by `auto` and by the reference method at uniform widths (`paper-uniform`), on 1,000
-unlabeled melodies per seed. Decisions are compared on melodies that nothing was trained, fitted or
-selected on; times are of both models in turns. docs/recurrent.md is written from the rows.
+0.35 of the FLOPs, by `auto` and by the reference method at uniform widths (`paper-uniform`), on
+1,000 unlabeled melodies per seed. Decisions are compared on melodies that nothing was trained,
+fitted or selected on; times are of both models in turns. docs/recurrent.md is written from the
+rows.
 """
 
 import datetime
