@@ -39,10 +39,9 @@ def recurrent(call: Call) -> Any:
     for direction, own in zip(layer, outputs, strict=True):
         _recur(call, direction, own, first)
         first += direction.recur.shape[1]
+    _keep_alike(call, outputs)
     # The states are the outputs, and of an LSTM the units.
     kinds = [outputs, units][: len(how.states)]
-    for labels in [outputs] if kinds[-1] is outputs or layer[0].project is None else kinds:
-        _keep_alike(call, labels)
     for state, labels in zip(how.states, kinds, strict=True):
         _meet_state(call, state, labels)
     result: Value = call.out[0]

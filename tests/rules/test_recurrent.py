@@ -188,3 +188,30 @@ def test_a_layer_of_one_unit_keeps_it() -> None:
         b=nn.Linear(1, 2, bias=False),
     )
     assert str(analyzed(net, 7, 4)) == "a: 6 | a.weight[0] -> rnn.weight_ih_l0[1]"
+
+
+def test_weights_that_are_computed_are_no_layer() -> None:
+    """The operator as such, on a weight that depends on the input."""
+
+    def computed(s: Any, x: Tensor) -> Any:
+        own = s.rnn
+        weights = [own.weight_ih_l0 * x.mean(), own.weight_hh_l0]
+        state = x.new_zeros(1, x.shape[0], 5)
+        return s.b(torch.rnn_tanh(s.a(x), state, weights, False, 1, 0.0, False, False, True)[0])
+
+    net = over_time(computed, rnn=nn.RNN(6, 5, bias=False, batch_first=True))
+    found = analyzed(net, 7, 4)
+    assert not found.groups
+    assert "enters aten.rnn_tanh.input, for which there is no rule" in reasons(found)
+
+
+def test_a_layer_in_training_is_left_alone() -> None:
+    """Dropout in an operator that was asked for it by number is no layer of an eval mode."""
+
+    def trained(s: Any, x: Tensor) -> Any:
+        weights = [s.rnn.weight_ih_l0, s.rnn.weight_hh_l0]
+        state = x.new_zeros(1, x.shape[0], 5)
+        return s.b(torch.rnn_tanh(s.a(x), state, weights, False, 1, 0.0, True, False, True)[0])
+
+    net = over_time(trained, rnn=nn.RNN(6, 5, bias=False, batch_first=True))
+    assert not analyzed(net, 7, 4).groups
