@@ -124,9 +124,7 @@ def page(rows: list[Row], accuracy: float, count: int, tested: int) -> str:
 
 
 def main(
-    flops: Annotated[
-        list[float] | None, typer.Option(help="budgets; 0.7, 0.5 by default")
-    ] = None,
+    flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.7, 0.5 by default")] = None,
     seeds: int = 3,
     count: Annotated[int, typer.Option(help="calibration melodies")] = 1000,
     tested: Annotated[int, typer.Option(help="test melodies, in steps of 500")] = TESTED,
