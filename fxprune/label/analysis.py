@@ -20,7 +20,7 @@ from fxprune.label.keep import keep_apart, keep_random
 from fxprune.label.propagation import Propagation
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
-from fxprune.label.vanishing import LASTS, lasting
+from fxprune.label.vanishing import lasting
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
 
@@ -70,7 +70,7 @@ def _settle(
     last = lasting(coupling.analysis.values, run.record.products, coupling.id_of)
     for product in last:
         run.record.node = product.where
-        run.record.pin(product.labels, LASTS)
+        run.record.pin(product.labels, product.reason)
     if last:
         coupling = solve(module, run, batch)
     while met := _trial(module, coupling.analysis):
