@@ -3,7 +3,7 @@ by trial.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,8 @@ from fxprune.label.propagation import Propagation
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
 from fxprune.label.vanishing import lasting
-from fxprune.rules.labels import Value
-from fxprune.rules.recorder import Recorder
+from fxprune.rules.labels import Value, distinct
+from fxprune.rules.recorder import Product, Recorder
 
 
 def analyze_graph(
@@ -77,7 +77,18 @@ def _settle(
         for conflict in met:
             _give_way(run.record, coupling, conflict)
         coupling = solve(module, run, batch)
-    return coupling.analysis, run.record.met_heads
+    normalized = _normalized(coupling, run.record.products)
+    return replace(coupling.analysis, normalized=normalized), run.record.met_heads
+
+
+def _normalized(coupling: Coupling, products: Iterable[Product]) -> frozenset[str]:
+    """Groups over whose channels something is summed."""
+    analysis, owner = coupling.analysis, coupling.analysis.group_of()
+    found = set[int]()
+    for product in products:
+        if product.left is product.right:
+            found.update(np.unique(owner[coupling.id_of[distinct(product.labels)]]).tolist())
+    return frozenset(analysis.groups[i].name for i in found if i >= 0)
 
 
 def _free(analysis: Analysis) -> float:

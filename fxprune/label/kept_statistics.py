@@ -13,15 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from fxprune.graph.nodes import argument
+from fxprune.graph.nodes import argument, where
 from fxprune.graph.operators import operator_name
 from fxprune.label.arguments import Rewriter
+from fxprune.label.groups import Analysis
 from fxprune.rules.labels import Value
 
 aten = torch.ops.aten
+KEPT = "divide by the number of all channels of the original, removed ones being zeros"
+"""What the report says of such calls."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,25 @@ def rewritten(rewriter: Rewriter, node: Node) -> Inner:
     if keep is None or rewriter.shape(node.args[0]) == rewriter.value(node.args[0]).shape:
         return small
     return keep(rewriter, node, small)
+
+
+def calls_that_keep_statistics(
+    module: GraphModule, analysis: Analysis, keep_mask: np.ndarray
+) -> list[str]:
+    """Calls whose statistics count removed channels, for people.
+
+    Args:
+        module: the captured graph.
+        analysis: of that graph.
+        keep_mask: (channels + 1,) bool.
+    """
+    rewriter = Rewriter(analysis, keep_mask)
+    return [
+        where(node)
+        for node in module.graph.nodes
+        if operator_name(node.target) in KEEP
+        and rewritten(rewriter, node) != Inner(*rewriter.arguments(node))
+    ]
 
 
 def _mean(rewriter: Rewriter, node: Node, small: Inner) -> Inner:

@@ -50,9 +50,7 @@ def lasting(
     return found
 
 
-def _vanishes(
-    node: Node, values: dict[str, Any], gone: np.ndarray, zero: dict[Node, bool]
-) -> bool:
+def _vanishes(node: Node, values: dict[str, Any], gone: np.ndarray, zero: dict[Node, bool]) -> bool:
     """Whether a node is zero at these channels once all that makes them is.
 
     Args:
