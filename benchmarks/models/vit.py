@@ -26,7 +26,8 @@ class Block(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         x = x + self.proj(mixed)
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        added: Tensor = self.down(F.gelu(self.up(self.norm2(x))))
+        return x + added
 
 
 class ViT(nn.Module):

@@ -85,8 +85,9 @@ def _rms_norm(rewriter: Rewriter, node: Node, small: Inner) -> Inner:
     if more == 1:
         return small
     weight, eps = argument(node, 2), argument(node, 3)
-    if eps is None:
-        eps = torch.finfo(rewriter.value(node.args[0]).dtype).eps
+    if eps is None:  # that of the type in which torch sums
+        dtype = rewriter.value(node.args[0]).dtype
+        eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     if weight is None:
         norm = Inner(small.target, (*small.args[:2], None, eps * more))
         return Inner(aten.mul.Tensor, (norm, math.sqrt(more)))

@@ -12,7 +12,7 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.balanced import balanced_widths
-from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL
+from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL, Tried
 from fxprune.allocate.problem import Candidate, pose
 from fxprune.allocate.search import GAIN, Search, position
 from fxprune.plans.factoring import Factoring
@@ -26,7 +26,7 @@ def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "c
     searches: list[Search] = []
     best = Search.best
 
-    def recorded(search: Search) -> Candidate:
+    def recorded(search: Search) -> Tried:
         searches.append(search)
         return best(search)
 
@@ -40,7 +40,7 @@ def test_the_least_effort_tries_nothing_and_takes_uniform_widths(
 ) -> None:
     session = session_of(tiny(), loader(), effort=1)
     search = searched(session, monkeypatch)
-    _, uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
+    uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
     assert search.best()[1].widths.tolist() == uniform.widths.tolist()
     assert not search.tried
 
@@ -134,7 +134,7 @@ def test_every_baselines_widths_are_among_the_candidates() -> None:
         baseline = session.using(method=METHODS[method])
         problem = pose(session, limits)
         profiles = pose(baseline, limits).profiles
-        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles))[1].widths
+        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles)).widths
         assert widths.tobytes() in found
     problem = pose(session, limits)
     balanced = balanced_widths(problem.profiles, problem.costs, problem.valid, limits)
