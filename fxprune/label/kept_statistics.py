@@ -5,7 +5,8 @@ With d channels of which k are left, a mean over k is d / k times that over d, a
     x / sqrt(mean_d(x^2) + eps) = sqrt(d / k) x / sqrt(mean_k(x^2) + eps d / k),
 
 so that an RMS norm stays one. A layer norm and a group norm also subtract a mean, from the zeros
-too: they are called on the channels with zeros behind them, which are cut off again.
+too: they are called on the channels with zeros behind them, which are cut off again. So is an RMS
+norm whose eps is not a number.
 """
 
 import math
@@ -85,9 +86,8 @@ def _rms_norm(rewriter: Rewriter, node: Node, small: Inner) -> Inner:
     if more == 1:
         return small
     weight, eps = argument(node, 2), argument(node, 3)
-    if eps is None:  # that of the type in which torch sums
-        dtype = rewriter.value(node.args[0]).dtype
-        eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    if eps is None:  # one of the type that the model will have
+        return _over_zeros(rewriter, node, small, (weight,))
     if weight is None:
         norm = Inner(small.target, (*small.args[:2], None, eps * more))
         return Inner(aten.mul.Tensor, (norm, math.sqrt(more)))
@@ -98,14 +98,21 @@ def _rms_norm(rewriter: Rewriter, node: Node, small: Inner) -> Inner:
 
 def _layer_norm(rewriter: Rewriter, node: Node, small: Inner) -> Inner:
     """Over zeros behind what is left of each normalized axis."""
+    return _over_zeros(rewriter, node, small, (argument(node, 2), argument(node, 3)))
+
+
+def _over_zeros(rewriter: Rewriter, node: Node, small: Inner, vectors: tuple[Any, ...]) -> Inner:
+    """A norm of the original shape, by the vectors that follow it among the arguments, with zeros
+    behind what is left.
+    """
     full, left = list(node.args[1]), list(small.args[1])  # type: ignore[arg-type]
     missing = [a - b for a, b in zip(full, left, strict=True)]
     if not any(missing):
         return small
     padding = [amount for size in reversed(missing) for amount in (0, size)]
-    source, vectors = small.args[0], [argument(node, place) for place in (2, 3)]
-    padded = [_padded(item, padding) for item in (source, *vectors)]
-    result = Inner(small.target, (padded[0], full, *padded[1:], *small.args[4:]))
+    source, *padded = (_padded(item, padding) for item in (small.args[0], *vectors))
+    rest = small.args[2 + len(vectors) :]
+    result = Inner(small.target, (source, full, *padded, *rest))
     rank = rewriter.value(node).rank
     for dim, size in enumerate(left, rank - len(left)):
         if missing[dim - rank + len(left)]:

@@ -13,7 +13,7 @@ from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.balanced import balanced_widths
 from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL, Tried
-from fxprune.allocate.problem import Candidate, pose
+from fxprune.allocate.problem import pose
 from fxprune.allocate.search import GAIN, Search, position
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.methods import METHODS
