@@ -41,9 +41,7 @@ def test_most_decisions_are_right() -> None:
 
 
 def test_a_stream_keeps_its_width_where_the_budget_allows_it() -> None:
-    small = fxprune.compress(
-        trained(), calibration(), flops=0.6, method="uniform", progress=False
-    )
+    small = fxprune.compress(trained(), calibration(), flops=0.6, method="uniform", progress=False)
     assert width(small) == 64
 
 

@@ -33,7 +33,9 @@ class Rms(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.1))
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.1)
+        normed: Tensor = self.weight * (x * scale)
+        return normed
 
 
 class Apart(nn.Module):
