@@ -59,7 +59,8 @@ class Response(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         energy = torch.norm(x, p=2, dim=1, keepdim=True)
-        return x + self.scale * (x * (energy / (energy.mean(-1, keepdim=True) + 0.1)))
+        normed: Tensor = x + self.scale * (x * (energy / (energy.mean(-1, keepdim=True) + 0.1)))
+        return normed
 
 
 class Unit(nn.Module):
