@@ -147,12 +147,8 @@ class Claims:
 
     def _summed(self) -> set[str]:
         """The layers that make channels over which a norm, a sum or a mean is taken."""
-        groups = [g.blocks for g in self.analysis.groups if g.name in self.analysis.normalized]
-        return {
-            name.rpartition(".")[0]
-            for (name, _), ids in self.analysis.axes.items()
-            if any(np.isin(ids, blocks).any() for blocks in groups)
-        }
+        groups = [g for g in self.analysis.groups if g.name in self.analysis.normalized]
+        return {name.rpartition(".")[0] for group in groups for name, _ in group.members}
 
     def _factors(self) -> list[tuple[set[str], set[str]]]:
         """The layers on which each factor depends, of every product of two tensors that are no
