@@ -1,8 +1,9 @@
 """Graph rewrites: one change per file. Import as `fxprune.passes`.
 
-In: a graph module, and what to place in it, computed elsewhere: no numerics here. Out: a
-`PassResult`, held to the contract by one runner; `docs/writing-passes.md` teaches writing a pass.
-May import: errors, graph, label, plans.
+In: a graph module, and what to place in it, computed elsewhere: no numerics here but products of
+weights. Out: a `PassResult`, held to the contract by one runner; `docs/writing-passes.md` teaches
+writing a pass.
+May import: errors, graph, rules, label, plans.
 """
 
 if __name__ != "fxprune.passes":
@@ -14,12 +15,14 @@ if __name__ != "fxprune.passes":
 from fxprune.passes.contract import FunctionalPass, InPlacePass, Pass
 from fxprune.passes.factorize import Factorize
 from fxprune.passes.facts import Facts
+from fxprune.passes.fold_norms import FoldNorms
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
 
 __all__ = [
     "Facts",
     "Factorize",
+    "FoldNorms",
     "FunctionalPass",
     "InPlacePass",
     "LiftModules",

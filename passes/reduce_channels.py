@@ -17,6 +17,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
 from fxprune.label.arguments import Rewriter
 from fxprune.label.groups import Analysis
+from fxprune.label.kept_statistics import Inner, rewritten
 from fxprune.label.survivors import kept_axes, shrink_parameter
 from fxprune.label.trial import check
 from fxprune.passes.contract import FunctionalPass
@@ -90,15 +91,15 @@ class ReduceChannels(FunctionalPass):
     def _rewrite_calls(self, old_graph: Graph, graph: Graph) -> bool:
         """Mend operators and shape arguments of the copied calls; whether there were any."""
         rewriter, changed = Rewriter(self.analysis, self.keep_mask), False
-        for old, node in zip(old_graph.nodes, graph.nodes, strict=True):
+        for old, node in zip(list(old_graph.nodes), list(graph.nodes), strict=True):
             if old.op != "call_function":
                 continue
-            target, args, kwargs = rewriter.arguments(old)
-            if target is not old.target or args != old.args or kwargs != old.kwargs:
+            new = rewritten(rewriter, old)
+            if new != Inner(old.target, old.args, dict(old.kwargs)):
                 copies = {n.name: n for n in node.all_input_nodes}
-                node.target = target
-                node.args = _renamed(args, copies)
-                node.kwargs = _renamed(kwargs, copies)
+                with graph.inserting_before(node):
+                    node.args, node.kwargs = _placed(new, graph, copies)
+                node.target = new.target
                 changed = True
         return changed
 
@@ -114,6 +115,15 @@ class ReduceChannels(FunctionalPass):
         return slices
 
 
-def _renamed(item: Any, nodes: dict[str, Node]) -> Any:
-    """Arguments of the original graph with its nodes replaced by their copies."""
-    return map_arg(item, lambda n: nodes[n.name])
+def _placed(call: Inner, graph: Graph, nodes: dict[str, Node]) -> tuple[Any, Any]:
+    """Arguments of a call, with nodes of the original graph replaced by their copies and inner
+    calls by new nodes.
+    """
+
+    def place(item: Any) -> Any:
+        if isinstance(item, Inner):
+            return graph.call_function(item.target, *_placed(item, graph, nodes))
+        return map_arg(item, lambda n: nodes[n.name])
+
+    # Inner calls stand among the positional arguments only.
+    return tuple(place(item) for item in call.args), place(call.kwargs)

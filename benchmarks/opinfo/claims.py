@@ -127,7 +127,7 @@ class Claims:
 
     def _maskings(self, weights: Weights, keep_mask: np.ndarray) -> Iterator["Masking"]:
         """Ways to take the channels out of the original: where they are read; there and in the
-        operator's own tensors; and in products, which sum over them, everywhere.
+        operator's own tensors; and in products and norms, which sum over them, everywhere.
         """
         read = {(c.parameter, c.axis) for c in self.analysis.consumers}
         made = {
@@ -139,11 +139,16 @@ class Claims:
         zeroed = [self._zeroed(weights, keys, keep_mask) for keys in (read, every - made, every)]
         for at in (0, 1):
             yield Masking(zeroed[at], rows, [set(layers)])
-        factors = self._factors()
-        if factors:
-            both = set[str]().union(*(left & right for left, right in factors))
+        factors, summed = self._factors(), self._summed()
+        if factors or summed:
+            both = summed.union(*(left & right for left, right in factors))
             alone = [{layer} for layer in layers if layer not in both]
             yield Masking(zeroed[2], rows, alone)
+
+    def _summed(self) -> set[str]:
+        """The layers that make channels over which a norm, a sum or a mean is taken."""
+        groups = [g for g in self.analysis.groups if g.name in self.analysis.normalized]
+        return {name.rpartition(".")[0] for group in groups for name, _ in group.members}
 
     def _factors(self) -> list[tuple[set[str], set[str]]]:
         """The layers on which each factor depends, of every product of two tensors that are no

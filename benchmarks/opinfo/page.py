@@ -37,7 +37,8 @@ What the labels claim is checked by perturbation, and by neither the trial of th
 - the reduced net must give what the original gives with zeros where removed channels are read.
 
 Where a product sums over the channels of two tensors that layers make, the zeros stand in both
-factors, and one factor's layer at a time gets other values.
+factors, and one factor's layer at a time gets other values. Where a norm, a sum or a mean is taken
+over channels, the zeros stand in what makes them, and only other layers get other values.
 
 Both are asked of {masks} random choices of what stays in every group. An entry's outcome is that of
 its gravest net, errors first; it is known if channels pass in one.

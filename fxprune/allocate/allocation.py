@@ -9,7 +9,7 @@ from fxprune.allocate.paper import iterative_widths
 from fxprune.allocate.problem import Candidate, Problem, pose
 from fxprune.allocate.ranks import choose_ranks
 from fxprune.allocate.search import Search
-from fxprune.allocate.widths import scale_widths
+from fxprune.allocate.widths import Widths, scale_widths
 from fxprune.errors import BudgetError
 from fxprune.label.keep import keep_all
 from fxprune.plans.plan import Plan, make_plan
@@ -87,14 +87,30 @@ def _errors_of_groups(problem: Problem, widths: np.ndarray) -> dict[str, float]:
 
 
 def choose_candidate(problem: Problem) -> Candidate:
-    """Widths and ranks under the problem's limits."""
+    """Widths and ranks under the problem's limits.
+
+    Groups that are normalized (residual streams) keep their width where the limits can be kept
+    without them: only the search narrows them too, where the trials say so (docs/decisions/0020).
+    """
+    streams = problem.session.analysis.normalized
+    if not streams:
+        return _choose(problem)
+    try:
+        return _choose(problem.whole(streams))
+    except BudgetError:
+        return _choose(problem)
+
+
+def _choose(problem: Problem) -> Candidate:
     if "latency" in problem.limits:
         return _timed(problem)
     return ALLOCATIONS[problem.session.options.method.allocation](problem)
 
 
 def _searched(problem: Problem) -> Candidate:
-    """The best of a few candidates that are tried."""
+    """The best of a few candidates that are tried; those that narrow streams are tried after, and
+    beside, those that would be tried without.
+    """
     session = problem.session
     if problem.solved:
         return _uniform(problem)
@@ -103,7 +119,13 @@ def _searched(problem: Problem) -> Candidate:
         session.journal.note(
             "layers stay whole: two thin ones in place of one were not found to save time"
         )
-    return Search(problem, ranked and not session.options.timed).best()
+    ranked = ranked and not session.options.timed
+    error, candidate = Search(problem, ranked).best()
+    if session.analysis.normalized and session.options.effort > 1:
+        other, narrow = Search(pose(session, problem.limits), ranked).best()
+        if other < error:
+            return narrow
+    return candidate
 
 
 def _uniform(problem: Problem) -> Candidate:
@@ -131,10 +153,10 @@ def _timed(problem: Problem) -> Candidate:
 
     Uniform ones correct the cost model first, so that the candidates tried are of the right size.
     """
-    session, costs, valid = problem.session, problem.costs, problem.valid
+    session, costs = problem.session, problem.costs
     probe, target = session.latency_probe, problem.limits["latency"]
 
-    def closed(shape: np.ndarray, start: float | None) -> MeasuredWidths:
+    def closed(valid: Widths, shape: np.ndarray, start: float | None) -> MeasuredWidths:
         with session.journal.station("measure"):
             return meet_latency(
                 lambda widths: probe.ratio_at(session.graph, session.analysis, widths),
@@ -148,9 +170,12 @@ def _timed(problem: Problem) -> Candidate:
                 start,
             )
 
-    found = closed(np.ones(len(valid.full)), None)
+    valid = problem.valid
+    found = closed(valid, np.ones(len(valid.full)), None)
     name = session.options.method.allocation
     if name != "uniform":
         chosen = ALLOCATIONS[name](problem.within(latency=found.limit))
-        found = closed(chosen.widths / valid.full, found.limit)
+        if (chosen.widths < valid.smallest).any():  # with narrower streams
+            valid = pose(session, problem.limits).valid
+        found = closed(valid, chosen.widths / valid.full, found.limit)
     return replace(Candidate(found.widths), measured=found.measured)

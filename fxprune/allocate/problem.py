@@ -1,6 +1,6 @@
 """What an allocation is asked, and what it answers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -64,6 +64,13 @@ class Problem:
     def solved(self) -> bool:
         """Whether the limits hold with everything kept that is not redundant."""
         return within_limits(self.costs, self.valid.largest, self.limits)
+
+    def whole(self, names: Collection[str]) -> "Problem":
+        """The same problem with these groups at their full width."""
+        session, profiles = self.session, self.profiles
+        groups = session.analysis.groups
+        floor = np.where([group.name in names for group in groups], 1.0, session.floor)
+        return replace(self, valid=Widths(groups, profiles, session.multiple, floor))
 
     def within(self, **limits: float) -> "Problem":
         """The same problem under other limits."""

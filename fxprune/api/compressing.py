@@ -94,7 +94,8 @@ def compress(
         progress: show progress bars where the output is a terminal.
         effort: how many plans `auto` and `channels` try on calibration examples, and one more
             where these disappoint; past the ones with a reason, the best one's widths are varied.
-            With 1 none is tried, and the widths are uniform.
+            With 1 none is tried, and the widths are uniform. As many again are tried with narrower
+            residual streams, where there are any.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
 

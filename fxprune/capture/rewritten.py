@@ -1,9 +1,10 @@
 """Calls in a form of their own become the one that all later stations know: batch norms that a
-decomposition took apart, and operators that read another tensor's shape.
+decomposition took apart, operators that read another tensor's shape, and expansions that happen by
+themselves.
 """
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ def rewrite_calls(module: GraphModule) -> None:
             _join_batch_norm(node)
         elif operator_name(node.target) in SHAPED_LIKE:
             _spell_shape(node)
+        if operator_name(node.target) == "aten.expand" and _broadcasts(node):
+            node.replace_all_uses_with(cast(Node, node.args[0]))
     module.graph.eliminate_dead_code()
     module.recompile()
 
@@ -74,3 +77,26 @@ def _spell_shape(node: Node) -> None:
                 sizes.append(size)
     node.target = SHAPED_LIKE[operator_name(node.target)]
     node.args, node.kwargs = (node.args[0], sizes), {}
+
+
+def _broadcasts(node: Node) -> bool:
+    """Whether what is expanded meets, elementwise and at every user, a tensor that it would be
+    broadcast to (`torch.nn.functional.normalize`).
+    """
+    source, wide = node.args[0], node.meta.get("val")
+    thin = source.meta.get("val") if isinstance(source, Node) else None
+    if not isinstance(thin, Tensor) or not isinstance(wide, Tensor) or thin.dim() != wide.dim():
+        return False
+    # Free sizes are compared by their text, which asks nothing of them.
+    grown = {d: str(wide.shape[d]) for d in range(wide.dim()) if str(thin.shape[d]) == "1"}
+
+    def fills(user: Node) -> bool:
+        others = (n.meta.get("val") for n in user.all_input_nodes if n is not node)
+        return torch.Tag.pointwise in getattr(user.target, "tags", ()) and any(
+            isinstance(other, Tensor)
+            and other.dim() == wide.dim()
+            and all(str(other.shape[d]) == size for d, size in grown.items())
+            for other in others
+        )
+
+    return bool(node.users) and all(fills(user) for user in node.users)

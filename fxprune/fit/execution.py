@@ -99,6 +99,8 @@ class Execution:
             return self._call(source.name, handles, fresh)
         if source.name in fresh:
             return fresh[source.name]
+        if source.name not in handles:  # a call that the original graph does not have
+            return self._call(source.name, handles, fresh)
         return self._store.get(handles[source.name])
 
 

@@ -19,6 +19,7 @@ from fxprune.handover.module import CompressedModule
 from fxprune.handover.report import Report, attach
 from fxprune.handover.rows import AloneRow, GroupRow, Point
 from fxprune.label.flops import count_flops
+from fxprune.label.kept_statistics import KEPT, calls_that_keep_statistics
 from fxprune.passes import LiftModules
 from fxprune.plans.factoring import Factoring, names
 from fxprune.plans.plan import Plan, reduced_shape
@@ -53,7 +54,7 @@ def hand_over(
     plan = allocation.plan
     _freeze(small, session.captured.original.frozen, plan)
     rows = _rows(session, allocation, measured)
-    notes = list(session.journal.notes)
+    notes = [*session.journal.notes, *_kept_statistics(session, allocation.keep_mask)]
     if "measured" in plan.settings:
         notes.append(f"measured latency: {plan.settings['measured']}")
     report = Report(
@@ -75,6 +76,15 @@ def hand_over(
     )
     attach(small, report, plan)
     return small
+
+
+def _kept_statistics(session: Session, keep_mask: np.ndarray) -> list[str]:
+    """Which calls are no layers of fewer channels."""
+    calls = calls_that_keep_statistics(session.graph, session.analysis, keep_mask)
+    if not calls:
+        return []
+    more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
+    return [f"{calls[0]}{more} {KEPT}"]
 
 
 def _held_out(session: Session) -> str:

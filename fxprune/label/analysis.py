@@ -3,7 +3,7 @@ by trial.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +20,9 @@ from fxprune.label.keep import keep_apart, keep_random
 from fxprune.label.propagation import Propagation
 from fxprune.label.survivors import Conflict
 from fxprune.label.trial import conflicts
-from fxprune.label.vanishing import LASTS, lasting
-from fxprune.rules.labels import Value
-from fxprune.rules.recorder import Recorder
+from fxprune.label.vanishing import lasting
+from fxprune.rules.labels import Value, distinct
+from fxprune.rules.recorder import Product, Recorder
 
 
 def analyze_graph(
@@ -70,14 +70,25 @@ def _settle(
     last = lasting(coupling.analysis.values, run.record.products, coupling.id_of)
     for product in last:
         run.record.node = product.where
-        run.record.pin(product.labels, LASTS)
+        run.record.pin(product.labels, product.reason)
     if last:
         coupling = solve(module, run, batch)
     while met := _trial(module, coupling.analysis):
         for conflict in met:
             _give_way(run.record, coupling, conflict)
         coupling = solve(module, run, batch)
-    return coupling.analysis, run.record.met_heads
+    normalized = _normalized(coupling, run.record.products)
+    return replace(coupling.analysis, normalized=normalized), run.record.met_heads
+
+
+def _normalized(coupling: Coupling, products: Iterable[Product]) -> frozenset[str]:
+    """Groups over whose channels something is summed."""
+    analysis, owner = coupling.analysis, coupling.analysis.group_of()
+    found = set[int]()
+    for product in products:
+        if product.left is product.right:
+            found.update(np.unique(owner[coupling.id_of[distinct(product.labels)]]).tolist())
+    return frozenset(analysis.groups[i].name for i in found if i >= 0)
 
 
 def _free(analysis: Analysis) -> float:

@@ -216,6 +216,12 @@ def _group_norm(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[st
         args[1] = rewriter.shape(args[0])[1]
 
 
+@_changes("aten.layer_norm", "aten.rms_norm")
+def _layer_norm(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """The normalized shape."""
+    args[1] = list(rewriter.shape(args[0])[-len(args[1]) :])
+
+
 @_changes("aten.repeat_interleave")
 def _repeat(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
     """The size of the result, which torch computes where it is not given."""

@@ -83,6 +83,8 @@ class Analysis:
             folded in.
         costs: terms in FLOPs, of every contraction.
         batch: examples in the traced batch.
+        normalized: names of the groups over whose channels a norm, a sum or a mean is taken, such
+            as the residual stream of a transformer.
     """
 
     values: dict[str, Any]
@@ -93,6 +95,7 @@ class Analysis:
     foldable: frozenset[tuple[str, int]]
     costs: tuple[CostTerm, ...]
     batch: int
+    normalized: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         """One line per group: `name: width [x blocks] | members -> consumers`. Of many groups, two

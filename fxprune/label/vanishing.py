@@ -6,7 +6,7 @@ that makes it is: `cos(q) @ cos(k)` would lose ones. Whether it is zero is tried
 calls between the weights and the product.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from fxprune.rules.labels import Value, distinct, narrow_constant
 from fxprune.rules.movement import MOVEMENT
 from fxprune.rules.recorder import Product
 
-LASTS = "does not vanish with its weights, and a product sums over it"
 LINEAR = frozenset({*CONVOLUTIONS, *TRANSPOSED, GENERAL, "aten.linear"})
 """What is zero wherever the rows of its weight and bias are."""
 
@@ -40,18 +39,28 @@ def lasting(
         id_of: the channel id of every label.
     """
     found = []
+    known: dict[bytes, dict[Node, bool]] = {}
     for product in products:
         gone = np.unique(id_of[distinct(product.labels)])
-        gone = gone[gone > 0]
-        if len(gone) and not any(_vanishes(n, values, gone) for n in (product.left, product.right)):
+        # Every other channel: what mixes channels makes zeros of nothing but zeros.
+        gone = gone[gone > 0][::2]
+        zero = known.setdefault(gone.tobytes(), {})
+        factors = dict.fromkeys((product.left, product.right))
+        if len(gone) and not any(_vanishes(n, values, gone, zero) for n in factors):
             found.append(product)
     return found
 
 
-def _vanishes(node: Node, values: dict[str, Any], gone: np.ndarray) -> bool:
-    """Whether a node is zero at these channels once all that makes them is."""
-    zero: dict[Node, bool] = {}
-    for current in _on_the_way(node, values, gone):
+def _vanishes(node: Node, values: dict[str, Any], gone: np.ndarray, zero: dict[Node, bool]) -> bool:
+    """Whether a node is zero at these channels once all that makes them is.
+
+    Args:
+        node: the last of those that are looked at.
+        values: per node.
+        gone: the channels.
+        zero: what is known of other nodes; added to.
+    """
+    for current in _on_the_way(node, values, gone, zero):
         if current.op == "call_function":
             zero[current] = _call_vanishes(current, values, gone, zero)
         else:
@@ -59,14 +68,18 @@ def _vanishes(node: Node, values: dict[str, Any], gone: np.ndarray) -> bool:
     return zero[node]
 
 
-def _on_the_way(node: Node, values: dict[str, Any], gone: np.ndarray) -> list[Node]:
-    """A node and those before it that carry the channels, inputs first."""
+def _on_the_way(
+    node: Node, values: dict[str, Any], gone: np.ndarray, known: Container[Node]
+) -> list[Node]:
+    """A node and those before it that carry the channels, inputs first, without known ones."""
+    if node in known:
+        return []
     seen, left = {node}, [node]
     while left:
         new = [
             n
             for n in left.pop().all_input_nodes
-            if n not in seen and _carries(values[n.name], gone)
+            if n not in seen and n not in known and _carries(values[n.name], gone)
         ]
         seen.update(new)
         left += new

@@ -12,6 +12,7 @@ from fxprune.rules import (  # noqa: F401  (registers the rules)
     indexing,
     joining,
     movement,
+    normalization,
     products,
     recurrent,
     reduction,

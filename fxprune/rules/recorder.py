@@ -10,6 +10,8 @@ from torch.fx import Node
 
 from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, present, varying
 
+LASTS = "does not vanish with its weights, and a product sums over it"
+
 
 @dataclass(frozen=True)
 class Consumer:
@@ -37,18 +39,21 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Product:
-    """A contraction of two tensors neither of which is a parameter.
+    """A contraction of two tensors neither of which is a parameter; one of a tensor with itself
+    stands for a sum over it.
 
     Attributes:
         left, right: the factors.
         labels: what is summed over.
         where: the call, for messages.
+        reason: why channels stay that add something once their weights are zero.
     """
 
     left: Node
     right: Node
     labels: Tensor
     where: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -166,11 +171,11 @@ class Recorder:
         if len(pinned):
             self.pins.append((torch.from_numpy(pinned), f"{reason} ({self.node})"))
 
-    def multiply(self, left: Node, right: Node, labels: Tensor) -> None:
+    def multiply(self, left: Node, right: Node, labels: Tensor, reason: str = LASTS) -> None:
         """Note that two factors are contracted along these labels, which neither's own weight
         reads.
         """
-        self.products.append(Product(left, right, labels, self.node))
+        self.products.append(Product(left, right, labels, self.node, reason))
 
     def heads(self, labels: list[Tensor]) -> bool:
         """Whether channels that are entire heads may go; pins them where not."""

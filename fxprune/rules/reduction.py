@@ -1,12 +1,16 @@
-"""Reductions, pooling and normalization: labels pass where nothing is mixed across channels."""
+"""Reductions and pooling: labels pass where nothing is mixed across channels."""
 
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from fxprune.graph.operators import operator_name
+from fxprune.rules.contraction import operand_node
 from fxprune.rules.labels import Value, squash, varying
 from fxprune.rules.registry import Call, register_rule
+
+ADDS = "does not vanish with its weights, and is summed over"
 
 
 def _dims(call: Call, index: int, name: str) -> frozenset[int]:
@@ -37,7 +41,9 @@ def _dims(call: Call, index: int, name: str) -> frozenset[int]:
     "aten.logsumexp",
 )
 def reduce(call: Call) -> Any:
-    """Channels summed together must go together: labels are united along the reduced axes."""
+    """Labels are united along the reduced axes: of channels that are reduced together all stay or
+    go. Sums over channels alone lose single ones, which must have added nothing.
+    """
     operator = str(call.target)
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
     source: Value = call.args[0]
@@ -51,6 +57,10 @@ def reduce(call: Call) -> Any:
         keep = out.rank == source.rank
         axes = []
         for labels in source.axes:
+            if _adds(call) and set() < varying(labels) <= dims:
+                node = operand_node(call, source)
+                call.record.multiply(node, node, labels, ADDS)
+                continue
             labels = call.record.tie(labels, dims)
             for dim in sorted(dims, reverse=True):
                 labels = labels.narrow(dim, 0, 1) if keep else labels.select(dim, 0)
@@ -59,7 +69,16 @@ def reduce(call: Call) -> Any:
     return tuple(results) if isinstance(call.out, tuple) else results[0]
 
 
-def _along(call: Call, source: Value, dims: frozenset[int], reason: str) -> tuple[Tensor, ...]:
+def _adds(call: Call) -> bool:
+    """Whether zeros change nothing in what is reduced but, of a mean, how many there are."""
+    name = operator_name(call.target)
+    if name in ("aten.linalg_vector_norm", "aten.norm"):
+        order = call.arg(1, "p" if name == "aten.norm" else "ord", 2)
+        return order is None or isinstance(order, (int, float)) and order > 0
+    return name in ("aten.sum", "aten.mean")
+
+
+def along(call: Call, source: Value, dims: frozenset[int], reason: str) -> tuple[Tensor, ...]:
     """Labels after mixing along `dims`: what changes only there is pinned, what changes elsewhere
     too is tied along them.
     """
@@ -90,7 +109,7 @@ def along_axis(call: Call) -> Any:
     name = str(call.target)
     dims = _dims(call, 2 if "topk" in name else 1, "dim")
     source: Value = call.args[0]
-    axes = _along(call, source, dims, "every channel takes part in a softmax, sum or ordering")
+    axes = along(call, source, dims, "every channel takes part in a softmax, sum or ordering")
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
     result = []
     for out in outs:
@@ -151,74 +170,3 @@ def pool(call: Call) -> Any:
         axes.append(labels)
     result = tuple(replace(out, axes=tuple(a.expand(out.shape) for a in axes)) for out in outs)
     return result if isinstance(call.out, tuple) else result[0]
-
-
-@register_rule("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.instance_norm")
-def batch_norm(call: Call) -> Any:
-    """Per channel: the four vectors are united with the channels they act on."""
-    source: Value = call.args[0]
-    outs = call.out if isinstance(call.out, tuple) else (call.out,)
-    axes = []
-    along = [a for a in source.axes if 1 in varying(a)]
-    for labels in source.axes:
-        if 1 not in varying(labels):
-            call.record.pin(labels, "normalized over its channels")
-    vectors = [v for v in call.args[1:5] if isinstance(v, Value)]
-    if along:
-        labels = call.record.tie(along[0], varying(along[0]) - {1})
-        channel = labels.movedim(1, 0).reshape(labels.shape[1], -1)[:, 0]
-        for value in vectors:
-            for own in value.axes:
-                call.record.unite(own, channel)
-        axes.append(labels)
-    else:
-        for value in vectors:
-            call.record.pin_value(value, "normalizes the model's input")
-    first = replace(outs[0], axes=tuple(axes))
-    return (first, *outs[1:]) if isinstance(call.out, tuple) else first
-
-
-@register_rule("aten.group_norm", "aten.native_group_norm")
-def group_norm(call: Call) -> Any:
-    """Statistics are shared inside each group: exact only when each channel is its own group."""
-    source: Value = call.args[0]
-    groups = call.args[1]
-    if isinstance(call.out, Value) and groups == source.shape[1]:
-        vectors = [v for v in call.args[2:4] if isinstance(v, Value)]
-        return batch_norm(replace(call, args=(source, *vectors)))
-    return _pinned_norm(call, frozenset(range(1, source.rank)))
-
-
-@register_rule("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
-def layer_norm(call: Call) -> Any:
-    """Mixes the normalized axes: channels there stay."""
-    source: Value = call.args[0]
-    shape = call.args[1]
-    return _pinned_norm(call, frozenset(range(source.rank - len(shape), source.rank)))
-
-
-def _pinned_norm(call: Call, dims: frozenset[int]) -> Any:
-    source: Value = call.args[0]
-    outs = call.out if isinstance(call.out, tuple) else (call.out,)
-    kept = _along(call, source, dims, "normalized across channels")
-    for value in call.values()[1:]:
-        call.record.pin_value(value, "normalized across channels")
-    first = replace(outs[0], axes=kept)
-    rest = [replace(out, axes=_of_statistics(kept, dims, out.shape)) for out in outs[1:]]
-    return (first, *rest) if isinstance(call.out, tuple) else first
-
-
-def _of_statistics(
-    axes: tuple[Tensor, ...], dims: frozenset[int], shape: tuple[int, ...]
-) -> tuple[Tensor, ...]:
-    """Labels of what was normalized as those of its means, whose shape begins with the dimensions
-    before `dims`.
-    """
-    first = min(dims)
-    found = []
-    for labels in axes:
-        for dim in dims:
-            labels = labels.narrow(dim, 0, 1)
-        view = (*labels.shape[:first], *[1] * (len(shape) - first))
-        found.append(squash(labels.reshape(view).expand(shape)))
-    return tuple(found)

@@ -14,6 +14,7 @@ from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.errors import StorageError
 from fxprune.graph.tensors import is_made, names_of
 from fxprune.handover.report import attach, plan_of, report
+from fxprune.label.kept_statistics import KEPT
 from fxprune.passes.lift import COUNTER
 from fxprune.plans.plan import Plan, reduced_shape
 
@@ -38,6 +39,7 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     result = copy_model(module)
     fold_parametrizations(result)
     plan, notes = plan_of(small), report(small).notes
+    _check_statistics(module, notes)
     for name in plan.factorings:
         _replace_layer(result, name.rpartition(".")[0], small)
     state = {
@@ -77,6 +79,21 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
     if isinstance(result.meta, dict):
         attach(result, report(small), plan)
     return result
+
+
+def _check_statistics(module: nn.Module, notes: tuple[str, ...]) -> None:
+    """A norm of fewer channels computes other statistics than the compressed one.
+
+    Raises:
+        StorageError: there is such a norm.
+    """
+    for note in notes:
+        if KEPT in note:
+            raise StorageError(
+                f"The compressed model's norms or means are not those of a "
+                f"{type(module).__name__} with fewer channels: {note}. Load without into=, or "
+                "compress with ignore= naming these norms, whose channels then stay."
+            )
 
 
 def _replace_layer(module: nn.Module, path: str, small: GraphModule) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.balanced import balanced_widths
-from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL
-from fxprune.allocate.problem import Candidate, pose
+from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL, Tried
+from fxprune.allocate.problem import pose
 from fxprune.allocate.search import GAIN, Search, position
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.methods import METHODS
 from fxprune.session import Session
-from tests.nets import loader, session_of, tiny
+from tests.nets import Net, loader, session_of, tiny
 
 
 def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "channels") -> Search:
@@ -26,7 +27,7 @@ def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "c
     searches: list[Search] = []
     best = Search.best
 
-    def recorded(search: Search) -> Candidate:
+    def recorded(search: Search) -> Tried:
         searches.append(search)
         return best(search)
 
@@ -41,7 +42,7 @@ def test_the_least_effort_tries_nothing_and_takes_uniform_widths(
     session = session_of(tiny(), loader(), effort=1)
     search = searched(session, monkeypatch)
     uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
-    assert search.best().widths.tolist() == uniform.widths.tolist()
+    assert search.best()[1].widths.tolist() == uniform.widths.tolist()
     assert not search.tried
 
 
@@ -169,3 +170,43 @@ def test_a_model_that_is_flat_everywhere_is_still_compressed() -> None:
 def test_effort_is_a_number_of_plans(effort: object) -> None:
     with pytest.raises(BudgetError, match="effort="):
         fxprune.compress(tiny(), loader(), flops=0.5, effort=effort, progress=False)  # type: ignore[arg-type]
+
+
+def test_streams_are_narrowed_after_and_beside_plans_that_leave_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        x = s.embed(x)
+        x = x + s.down(torch.relu(s.up(s.norm(x))))
+        logits: Tensor = s.head(s.norm(x))
+        return logits
+
+    torch.manual_seed(0)
+    layers = {"embed": nn.Linear(8, 16), "norm": nn.LayerNorm(16), "head": nn.Linear(16, 4)}
+    net = Net(forward, **layers, up=nn.Linear(16, 24), down=nn.Linear(24, 16))
+    session = session_of(net.eval(), torch.randn(96, 8), effort=2)
+    assert session.analysis.normalized == {"embed"}
+    streams = [group.name == "embed" for group in session.analysis.groups]
+    searches: list[Search] = []
+    best = Search.best
+
+    def recorded(search: Search) -> Tried:
+        searches.append(search)
+        return best(search)
+
+    monkeypatch.setattr(Search, "best", recorded)
+    problem = pose(session.using(method=METHODS["channels"]), {"flops": 0.6})
+    chosen = choose_candidate(problem)
+    left, narrowed = (
+        [int(candidate.widths[streams].item()) for _, candidate in search.tried]
+        for search in searches
+    )
+    assert set(left) == {16}
+    assert min(narrowed) < 16
+    errors = [min(error for error, _ in search.tried) for search in searches]
+    leader = searches[int(np.argmin(errors))]._leader()[1]
+    assert chosen.key == leader.key
+    # Other methods narrow streams only where a budget cannot be kept without.
+    uniform = pose(session.using(method=METHODS["uniform"]), {"flops": 0.6})
+    assert choose_candidate(uniform).widths[streams].tolist() == [16]
+    assert choose_candidate(uniform.within(flops=0.2)).widths[streams].item() < 16

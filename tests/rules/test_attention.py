@@ -63,7 +63,9 @@ def test_heads_that_talk_leave_the_values_channels_free() -> None:
     net = nn.Sequential(conv(3, 6), TalkingHeads(6, 4), conv(6, 2))
     assert_expected_inline(
         str(analyzed(net)),
-        """1.qkv: 4 x 4 blocks | 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""",
+        """\
+0: 6 | 0.weight[0] 0.bias[0] 1.norm.weight[0] 1.norm.bias[0] 1.proj.weight[0] 1.proj.bias[0] -> 1.qkv.weight[1] 2.weight[1]
+1.qkv: 4 x 4 blocks | 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""",
     )
 
 
@@ -72,7 +74,9 @@ def test_normalized_heads_go_as_a_whole(block: type[nn.Module]) -> None:
     net = nn.Sequential(conv(3, 6), block(6, 4), conv(6, 2))
     assert_expected_inline(
         str(analyzed(net)),
-        """1.qkv: 3 | 1.scale[0] 1.bias[0] 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""",
+        """\
+0: 6 | 0.weight[0] 0.bias[0] 1.norm.weight[0] 1.norm.bias[0] 1.proj.weight[0] 1.proj.bias[0] -> 1.qkv.weight[1] 2.weight[1]
+1.qkv: 3 | 1.scale[0] 1.bias[0] 1.qkv.weight[0] 1.qkv.bias[0] -> 1.proj.weight[1]""",
     )
 
 

@@ -102,6 +102,7 @@ KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "scaled and turned": (lambda q: q * 0.3 * torch.tensor([[1.0], [2], [3], [4], [5]]), True),
     "cos": (torch.cos, False),
     "elu + 1": (lambda q: nn.functional.elu(q) + 1, False),
+    "centered": (lambda q: q - q.mean(-1, keepdim=True), False),
     "spread over positions": (lambda q: torch.softmax(q, 1), False),
 }
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
