@@ -83,8 +83,8 @@ def measure(
     )
 
 
-def page(rows: list[Row], accuracy: float, count: int, tested: int) -> str:
-    """The table as a page; of several seeds the mean, and the lowest agreement."""
+def page(rows: list[Row], accuracy: float, count: int, tested: int, note: str = "") -> str:
+    """The table as a page; of several seeds the mean, and the lowest agreement. A note ends it."""
     batches = list(rows[0].speedups)
     heads = ["FLOPs", "method", "kept", "agreement (lowest)", "accuracy", "units"]
     heads += [f"speedup, batch {batch}" for batch in batches]
@@ -108,7 +108,7 @@ def page(rows: list[Row], accuracy: float, count: int, tested: int) -> str:
     for flops in sorted({r.flops for r in rows}, reverse=True):
         for method in dict.fromkeys(r.method for r in rows):
             own = [r for r in rows if (r.flops, r.method) == (flops, method)]
-            units = ", ".join(f"{r.units[0]} + 2 x {r.units[1]}" for r in own)
+            units = ", ".join(dict.fromkeys(f"{r.units[0]} + 2 x {r.units[1]}" for r in own))
             agreements = [r.agreement for r in own]
             cells = [
                 f"{flops:g}",
@@ -120,7 +120,7 @@ def page(rows: list[Row], accuracy: float, count: int, tested: int) -> str:
                 *(f"{np.median([r.speedups[b] for r in own]):.2f}" for b in batches),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(["", note] if note else [])]) + "\n"
 
 
 def main(
@@ -130,6 +130,7 @@ def main(
     tested: Annotated[int, typer.Option(help="test melodies, in steps of 500")] = TESTED,
     batch: Annotated[list[int] | None, typer.Option(help="1 and 32 by default")] = None,
     out: Path = PAGE,
+    note: Annotated[str, typer.Option(help="a paragraph for the page, about this run")] = "",
 ) -> None:
     """Measure and write the table."""
     torch.set_num_threads(1)
@@ -145,7 +146,7 @@ def main(
                 about = Row(method, budget, seed, 0.0, 0.0, 0.0, (0, 0), {})
                 rows.append(measure(net, test, about, count, tuple(batch or (1, 32))))
                 console.print(str(rows[-1]), highlight=False)
-    out.write_text(page(rows, accuracy, count, tested))
+    out.write_text(page(rows, accuracy, count, tested, note))
 
 
 if __name__ == "__main__":

@@ -225,11 +225,16 @@ def test_a_tensor_of_one_number_that_a_weight_makes_has_its_width() -> None:
 
     layers = {"a": nn.Linear(4, 5, bias=False), "c": nn.Linear(5, 4, bias=False)}
     net = Net(shifted, other=nn.Linear(5, 2, bias=False), b=nn.Linear(5, 2, bias=False), **layers)
-    assert_expected_inline(str(analyzed(net, 7, 4)), """a: 5 | a.weight[0] c.weight[1] -> b.weight[1] other.weight[1]""")
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)),
+        """a: 5 | a.weight[0] c.weight[1] -> b.weight[1] other.weight[1]""",
+    )
     net = Net(
         lambda s, x: s.b(s.a(x) + s.b.weight.new_ones(6)), a=nn.Linear(4, 6), b=nn.Linear(6, 6)
     )
-    assert_expected_inline(str(analyzed(net, 7, 4)), """a: 6 | a.weight[0] a.bias[0] -> b.weight[1]""")
+    assert_expected_inline(
+        str(analyzed(net, 7, 4)), """a: 6 | a.weight[0] a.bias[0] -> b.weight[1]"""
+    )
     net = Net(
         lambda s, x: s.b(s.a(x) + s.a.weight.new_ones(6)), a=nn.Linear(4, 6), b=nn.Linear(6, 2)
     )
