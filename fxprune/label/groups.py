@@ -1,6 +1,7 @@
 """What label propagation found: channel groups, pinned axes, costs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,6 +84,11 @@ class Analysis:
             folded in.
         costs: terms in FLOPs, of every contraction.
         batch: examples in the traced batch.
+        sides: where products of two activations sum over channels, on which side of the product
+            each position of a weight axis lies, of the shape of its `axes` entry: 0 or 1, or -1
+            where the two cannot be told apart. Axes of which everything is 0 are left out.
+        rotatable: names of the groups whose channels may be mixed, where that was looked for.
+        unmixed: why those of the other groups may not.
     """
 
     values: dict[str, Any]
@@ -93,6 +99,9 @@ class Analysis:
     foldable: frozenset[tuple[str, int]]
     costs: tuple[CostTerm, ...]
     batch: int
+    sides: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    rotatable: tuple[str, ...] = ()
+    unmixed: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """One line per group: `name: width [x blocks] | members -> consumers`. Of many groups, two

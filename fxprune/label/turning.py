@@ -1,0 +1,99 @@
+"""A change of basis within each block of a channel group, on any tensor that carries its channels.
+
+Within a block the elements that differ in their channel alone form a *fiber*; a matrix per block
+acts on all of its fibers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.errors import PlanError
+from fxprune.rules.labels import Value, narrow_constant
+
+
+def fibers(ids: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:
+    """Where the channels of each block stand.
+
+    Args:
+        ids: channel ids of any shape.
+        blocks: (blocks, size) channel ids.
+
+    Returns:
+        per block (fibers, size) places in the flattened `ids`, in order; no fibers where none of
+        its channels is there.
+
+    Raises:
+        PlanError: some channels of a block stand there more often than others.
+    """
+    flat = ids.reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    channels = blocks.reshape(-1)
+    first = np.searchsorted(flat[order], channels, "left").reshape(blocks.shape)
+    counts = np.searchsorted(flat[order], channels, "right").reshape(blocks.shape) - first
+    found = []
+    for start, count in zip(first, counts, strict=True):
+        if (count != count[0]).any():
+            raise PlanError("takes a part of the channels of a block")
+        found.append(order[start[None, :] + np.arange(count[0])[:, None]])
+    return found
+
+
+def turn(
+    tensor: Tensor, ids: np.ndarray, blocks: np.ndarray, matrices: Sequence[Tensor | np.ndarray]
+) -> Tensor:
+    """Multiply every fiber of a tensor by its block's matrix.
+
+    Args:
+        tensor: of any shape.
+        ids: channel ids, of as many dimensions; of size 1 where they do not change.
+        blocks: (blocks, size) channel ids.
+        matrices: per block (size, size); row j gives the new channel j.
+
+    Returns:
+        a new tensor of the same shape and dtype; products are taken in float64 where the matrices
+        are, which come on the tensor's device.
+
+    Raises:
+        PlanError: as `fibers`.
+    """
+    dims = [d for d in range(ids.ndim) if ids.shape[d] > 1]
+    front = list(range(len(dims)))
+    moved = tensor.movedim(dims, front)
+    flat = moved.reshape(ids.size, -1).clone()
+    for places, matrix in zip(fibers(ids, blocks), matrices, strict=True):
+        if places.size:
+            own = torch.as_tensor(matrix, device=tensor.device)
+            at = torch.from_numpy(places.reshape(-1)).to(tensor.device)
+            picked = flat[at].view(*places.shape, flat.shape[1]).to(own.dtype)
+            flat[at] = (own @ picked).reshape(len(at), -1).to(flat.dtype)
+    return flat.view(moved.shape).movedim(front, dims)
+
+
+def turn_value(
+    tensor: Tensor, value: Value, blocks: np.ndarray, matrices: Sequence[Tensor | np.ndarray]
+) -> Tensor:
+    """Likewise along every label tensor of the value that a tensor stands for."""
+    for labels in value.axes:
+        ids = narrow_constant(labels).numpy()
+        if np.isin(ids, blocks).any():
+            tensor = turn(tensor, ids, blocks, matrices)
+    return tensor
+
+
+def axis_ids(ids: np.ndarray, shape: Sequence[int], axis: int) -> np.ndarray:
+    """The channel ids of a weight's axis as ids of the weight's rank, for `turn`.
+
+    Args:
+        ids: (size,), or (groups, size) where each block of rows of axis 0 has its own.
+        shape: of the weight.
+        axis: of the weight.
+    """
+    view = [1] * len(shape)
+    view[axis] = shape[axis]
+    if ids.ndim == 1:
+        return ids.reshape(view)
+    view[0] = shape[0]
+    return ids.repeat(shape[0] // len(ids), axis=0).reshape(view)
