@@ -16,6 +16,7 @@ from fxprune.passes.factorize import Factorize
 from fxprune.passes.facts import Facts
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
+from fxprune.passes.rotate import Rotate
 
 __all__ = [
     "Facts",
@@ -25,4 +26,5 @@ __all__ = [
     "LiftModules",
     "Pass",
     "ReduceChannels",
+    "Rotate",
 ]

@@ -4,13 +4,17 @@ Within a block the elements that differ in their channel alone form a *fiber*; a
 acts on all of its fibers.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fxprune.errors import PlanError
+from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.rules.labels import Value, narrow_constant
 
 
@@ -97,3 +101,69 @@ def axis_ids(ids: np.ndarray, shape: Sequence[int], axis: int) -> np.ndarray:
         return ids.reshape(view)
     view[0] = shape[0]
     return ids.repeat(shape[0] // len(ids), axis=0).reshape(view)
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """New coordinates of the channels in each block of a group.
+
+    Attributes:
+        left: (blocks, size, size) float64; row j gives the new channel j of what lies on the first
+            side of products, and of all that no product of two activations sums over.
+        right: of what lies on the second side, the inverse transposed; the same where the matrices
+            are orthonormal.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal coordinates."""
+        parts = (self.left.tobytes(), self.right.tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Turning:
+    """Bases of some groups, and the places where these have their channels.
+
+    Attributes:
+        analysis: of the captured graph.
+        bases: by the name of the group.
+    """
+
+    analysis: Analysis
+    bases: Mapping[str, Basis]
+
+    @cached_property
+    def axes(self) -> dict[tuple[str, int], tuple[ChannelGroup, ...]]:
+        """By weight axis the groups with a basis that have channels there; others are left out."""
+        groups = [g for g in self.analysis.groups if g.name in self.bases]
+        held = {
+            key: tuple(g for g in groups if np.isin(ids, g.blocks).any())
+            for key, ids in self.analysis.axes.items()
+        }
+        return {key: own for key, own in held.items() if own}
+
+    def turn(
+        self, tensor: Tensor, key: tuple[str, int], dim: int, inverse: bool = False
+    ) -> Tensor:
+        """A tensor with what a weight axis holds in new coordinates.
+
+        Args:
+            tensor: the weight, or one that has the axis' channels along a dimension.
+            key: the weight axis.
+            dim: of the tensor.
+            inverse: of derivatives by the channels, which turn by the inverse transposed.
+        """
+        ids, side = self.analysis.axes[key], self.analysis.sides.get(key)
+        for group in self.axes.get(key, ()):
+            basis = self.bases[group.name]
+            both = (basis.right, basis.left) if inverse else (basis.left, basis.right)
+            for number, matrices in enumerate(both):
+                own = ids if side is None else np.where(side == number, ids, 0)
+                if np.isin(own, group.blocks).any() and (side is not None or number == 0):
+                    placed = axis_ids(own, tensor.shape, dim)
+                    tensor = turn(tensor, placed, group.blocks, torch.from_numpy(matrices))
+        return tensor
