@@ -3,7 +3,7 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,8 +26,12 @@ from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
+from fxprune.label.rotatable import mark_rotatable
 from fxprune.options import Options
+from fxprune.plans.plan import Rotation
+from fxprune.profile.bases import find_bases
 from fxprune.profile.costs import CostModel
+from fxprune.profile.rotated import RotatedStatistics, rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.progress import Journal
 from fxprune.timing.latency_model import fit_call_seconds
@@ -63,6 +67,8 @@ class Session:
         multiple: widths are multiples of this; one number, or one per group.
         floor: (groups,) least share of each group's channels.
         journal: times and notes of the run.
+        unrotated: the session of the original, where channel groups of this one's graph were
+            rotated.
     """
 
     options: Options
@@ -74,6 +80,7 @@ class Session:
     multiple: int | list[int]
     floor: np.ndarray
     journal: Journal
+    unrotated: "Session | None" = None
 
     @property
     def graph(self) -> GraphModule:
@@ -88,6 +95,43 @@ class Session:
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
+
+    @cached_property
+    def marked(self) -> Analysis:
+        """The analysis, with which groups may be rotated and why others may not."""
+        with self.journal.station("label"):
+            return mark_rotatable(self.graph, self.analysis)
+
+    @cached_property
+    def rotated(self) -> "Session | None":
+        """The same model with every channel group rotated that may be; None where none is."""
+        return self.rotate()
+
+    def rotate(self, names: Iterable[str] | None = None) -> "Session | None":
+        """Likewise, with these groups rotated, those of them that may be."""
+        marked = self.marked
+        wanted = [n for n in marked.rotatable if names is None or n in set(names)]
+        found = find_bases(self.statistics, marked, wanted) if wanted else None
+        if found is None or not found.bases:
+            return None
+        turned = rotate_statistics(self.statistics, marked, found)
+        captured = replace(self.captured, graph=turned.graph)
+        return replace(self, captured=captured, statistics=turned, unrotated=self)
+
+    @property
+    def rotations(self) -> dict[str, Rotation]:
+        """What was rotated, as a plan notes it."""
+        statistics = self.statistics
+        if not isinstance(statistics, RotatedStatistics):
+            return {}
+        axes = statistics.turning.axes
+        return {
+            name: Rotation(
+                basis.digest,
+                tuple(key for key, groups in axes.items() if name in {g.name for g in groups}),
+            )
+            for name, basis in statistics.found.bases.items()
+        }
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -131,6 +175,8 @@ class Session:
     @cached_property
     def costs(self) -> CostModel:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
+        if self.unrotated is not None:
+            return self.unrotated.costs
         own = self.captured.original.parameters
         if self.options.budget.latency is None:
             return CostModel(self.graph, self.analysis, parameters=own)

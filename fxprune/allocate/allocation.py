@@ -16,6 +16,8 @@ from fxprune.plans.plan import Plan, make_plan
 from fxprune.session import Session
 from fxprune.timing.latency_target import MeasuredWidths, meet_latency
 
+ROTATES = "output-aware"
+"""The selector whose errors are known for rotated channels."""
 COMPOUNDING = 2.0
 """Error of a model over the sum of what each of several groups does to it alone, typically; layers
 of lower rank add up (docs/decisions/0011).
@@ -30,11 +32,14 @@ class Allocation:
         plan: names and integers.
         keep_mask: (channels + 1,) bool of the plan's channels in the session's analysis.
         errors: predicted, by group and by factored weight.
+        session: whose graph the plan speaks of: the one that was asked, or that with rotated
+            channels.
     """
 
     plan: Plan
     keep_mask: np.ndarray
     errors: Mapping[str, float]
+    session: Session
 
 
 def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
@@ -55,8 +60,8 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
     }
     if options.method.widths:
         settings["selector"] = options.chosen_selector
-        problem = pose(session, limits)
-        chosen = choose_candidate(problem)
+        problem, chosen = choose_candidate(pose(session, limits))
+        session = problem.session
         keep_mask = problem.keep_mask(chosen.widths)
         ranks, errors = chosen.ranks, dict(chosen.rank_errors)
         errors |= _errors_of_groups(problem, chosen.widths)
@@ -73,8 +78,10 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
         keep_mask = keep_all(analysis)
         ranks, errors = choose_ranks(session, options.method.ranks, keep_mask, limits)
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    plan = make_plan(analysis, keep_mask, state, options.method.name, settings, ranks)
-    return Allocation(plan, keep_mask, errors)
+    plan = make_plan(
+        analysis, keep_mask, state, options.method.name, settings, ranks, session.rotations
+    )
+    return Allocation(plan, keep_mask, errors, session)
 
 
 def _errors_of_groups(problem: Problem, widths: np.ndarray) -> dict[str, float]:
@@ -86,15 +93,21 @@ def _errors_of_groups(problem: Problem, widths: np.ndarray) -> dict[str, float]:
     }
 
 
-def choose_candidate(problem: Problem) -> Candidate:
-    """Widths and ranks under the problem's limits."""
+def choose_candidate(problem: Problem) -> tuple[Problem, Candidate]:
+    """Widths and ranks under the problem's limits, and the problem they solve: the one that was
+    asked, or that of the same network with rotated channels.
+    """
     if "latency" in problem.limits:
         return _timed(problem)
     return ALLOCATIONS[problem.session.options.method.allocation](problem)
 
 
-def _searched(problem: Problem) -> Candidate:
-    """The best of a few candidates that are tried."""
+def _searched(problem: Problem) -> tuple[Problem, Candidate]:
+    """The best of a few candidates that are tried; those with rotated channels where they err less.
+
+    Rotated channels are tried after, and beside, what would be tried without them, so that the plan
+    without is never lost.
+    """
     session = problem.session
     if problem.solved:
         return _uniform(problem)
@@ -103,22 +116,40 @@ def _searched(problem: Problem) -> Candidate:
         session.journal.note(
             "layers stay whole: two thin ones in place of one were not found to save time"
         )
-    return Search(problem, ranked and not session.options.timed).best()
+    ranked = ranked and not session.options.timed
+    error, candidate = Search(problem, ranked).best()
+    turned = rotated_problem(problem)
+    if turned is not None and session.options.effort > 1:
+        other, rotated = Search(turned, ranked).best()
+        if other < error:
+            return turned, rotated
+    return problem, candidate
 
 
-def _uniform(problem: Problem) -> Candidate:
+def rotated_problem(problem: Problem) -> Problem | None:
+    """The same problem on the network with rotated channels; None where nothing is rotated."""
+    session = problem.session
+    options = session.options
+    if not options.method.rotation or options.chosen_selector != ROTATES:
+        return None
+    if session.rotated is None:
+        return None
+    return pose(session.rotated, problem.limits)
+
+
+def _uniform(problem: Problem) -> tuple[Problem, Candidate]:
     with problem.session.journal.station("allocate"):
-        return Candidate(problem.uniform())
+        return problem, Candidate(problem.uniform())
 
 
-def _iterative(problem: Problem) -> Candidate:
+def _iterative(problem: Problem) -> tuple[Problem, Candidate]:
     with problem.session.journal.station("allocate"):
-        return Candidate(
+        return problem, Candidate(
             iterative_widths(problem.profiles, problem.costs, problem.valid, problem.limits)
         )
 
 
-ALLOCATIONS: Mapping[str, Callable[[Problem], Candidate]] = {
+ALLOCATIONS: Mapping[str, Callable[[Problem], tuple[Problem, Candidate]]] = {
     "search": _searched,
     "iterative": _iterative,
     "uniform": _uniform,
@@ -126,7 +157,7 @@ ALLOCATIONS: Mapping[str, Callable[[Problem], Candidate]] = {
 """By the name that `Method.allocation` holds."""
 
 
-def _timed(problem: Problem) -> Candidate:
+def _timed(problem: Problem) -> tuple[Problem, Candidate]:
     """Widths whose rewritten graph was measured.
 
     Uniform ones correct the cost model first, so that the candidates tried are of the right size.
@@ -151,6 +182,6 @@ def _timed(problem: Problem) -> Candidate:
     found = closed(np.ones(len(valid.full)), None)
     name = session.options.method.allocation
     if name != "uniform":
-        chosen = ALLOCATIONS[name](problem.within(latency=found.limit))
+        problem, chosen = ALLOCATIONS[name](problem.within(latency=found.limit))
         found = closed(chosen.widths / valid.full, found.limit)
-    return replace(Candidate(found.widths), measured=found.measured)
+    return problem, replace(Candidate(found.widths), measured=found.measured)

@@ -51,10 +51,12 @@ class Search:
         self.effort = problem.session.options.effort
         self.tried: list[Tried] = []
 
-    def best(self) -> Candidate:
-        """The candidate that errs least; one with ranks only where it is clearly better."""
+    def best(self) -> Tried:
+        """The candidate that errs least, with its error; one with ranks only where it is clearly
+        better. Of an effort of 1 the first one, untried.
+        """
         if self.effort == 1:
-            return next(self.candidates())
+            return math.nan, next(self.candidates())
         seen: set[object] = set()
         repeated = 0
         for candidate in self._proposals():
@@ -69,7 +71,7 @@ class Search:
                 keep_mask = self.problem.keep_mask(candidate.widths)
                 error = trial_error(self.problem.session, keep_mask, candidate.ranks)
                 self.tried.append((error, candidate))
-        return self._leader()[1]
+        return self._leader()
 
     def candidates(self) -> Iterator[Candidate]:
         """Those with a reason, uniform widths first."""

@@ -40,8 +40,8 @@ def test_the_least_effort_tries_nothing_and_takes_uniform_widths(
 ) -> None:
     session = session_of(tiny(), loader(), effort=1)
     search = searched(session, monkeypatch)
-    uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
-    assert search.best().widths.tolist() == uniform.widths.tolist()
+    _, uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
+    assert search.best()[1].widths.tolist() == uniform.widths.tolist()
     assert not search.tried
 
 
@@ -134,7 +134,7 @@ def test_every_baselines_widths_are_among_the_candidates() -> None:
         baseline = session.using(method=METHODS[method])
         problem = pose(session, limits)
         profiles = pose(baseline, limits).profiles
-        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles)).widths
+        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles))[1].widths
         assert widths.tobytes() in found
     problem = pose(session, limits)
     balanced = balanced_widths(problem.profiles, problem.costs, problem.valid, limits)
