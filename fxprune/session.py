@@ -26,12 +26,9 @@ from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
-from fxprune.label.rotatable import mark_rotatable
 from fxprune.options import Options
-from fxprune.plans.plan import Rotation
-from fxprune.profile.bases import find_bases
 from fxprune.profile.costs import CostModel
-from fxprune.profile.rotated import RotatedStatistics, rotate_statistics
+from fxprune.profile.rotated import rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.progress import Journal
 from fxprune.timing.latency_model import fit_call_seconds
@@ -97,41 +94,17 @@ class Session:
         return replace(self, options=replace(self.options, **changes))
 
     @cached_property
-    def marked(self) -> Analysis:
-        """The analysis, with which groups may be rotated and why others may not."""
-        with self.journal.station("label"):
-            return mark_rotatable(self.graph, self.analysis)
-
-    @cached_property
     def rotated(self) -> "Session | None":
         """The same model with every channel group rotated that may be; None where none is."""
         return self.rotate()
 
     def rotate(self, names: Iterable[str] | None = None) -> "Session | None":
         """Likewise, with these groups rotated, those of them that may be."""
-        marked = self.marked
-        wanted = [n for n in marked.rotatable if names is None or n in set(names)]
-        found = find_bases(self.statistics, marked, wanted) if wanted else None
-        if found is None or not found.bases:
+        turned = rotate_statistics(self.statistics, names)
+        if turned is None:
             return None
-        turned = rotate_statistics(self.statistics, marked, found)
         captured = replace(self.captured, graph=turned.graph)
         return replace(self, captured=captured, statistics=turned, unrotated=self)
-
-    @property
-    def rotations(self) -> dict[str, Rotation]:
-        """What was rotated, as a plan notes it."""
-        statistics = self.statistics
-        if not isinstance(statistics, RotatedStatistics):
-            return {}
-        axes = statistics.turning.axes
-        return {
-            name: Rotation(
-                basis.digest,
-                tuple(key for key, groups in axes.items() if name in {g.name for g in groups}),
-            )
-            for name, basis in statistics.found.bases.items()
-        }
 
     @cached_property
     def judge(self) -> Judge | None:

@@ -79,7 +79,13 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
         ranks, errors = choose_ranks(session, options.method.ranks, keep_mask, limits)
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
     plan = make_plan(
-        analysis, keep_mask, state, options.method.name, settings, ranks, session.rotations
+        analysis,
+        keep_mask,
+        state,
+        options.method.name,
+        settings,
+        ranks,
+        session.statistics.rotations,
     )
     return Allocation(plan, keep_mask, errors, session)
 

@@ -72,7 +72,7 @@ def apply(
         require_layers(session, plan)
         session.settle_decision()
         turned = rotate_as_planned(session, plan)
-        plan = replace(plan, rotations=turned.rotations)
+        plan = replace(plan, rotations=turned.statistics.rotations)
         small = build(turned, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {}, turned)
         small = hand_over(turned, small, allocation, verify(session, small))

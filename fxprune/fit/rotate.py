@@ -21,10 +21,10 @@ def rotate_as_planned(session: Session, plan: Plan) -> Session:
     if not plan.rotations:
         return session
     turned = session.rotate(plan.rotations)
-    found = {} if turned is None else turned.rotations
+    found = {} if turned is None else turned.statistics.rotations
     for name in plan.rotations:
         if name not in found:
-            reason = session.marked.unmixed.get(name, NOT_A_LAYER)
+            reason = session.statistics.marked.unmixed.get(name, NOT_A_LAYER)
             raise PlanError(
                 f"The plan keeps rotated channels of {name}; in this model they cannot be rotated: "
                 f"{reason}. Make a plan of this model with fxprune.plan(...)."

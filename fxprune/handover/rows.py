@@ -26,6 +26,11 @@ class GroupRow:
     measured: float | None = None
     rotated: bool = False
 
+    @property
+    def title(self) -> str:
+        """Of the group, for people."""
+        return f"{self.name} (rotated)" if self.rotated else self.name
+
 
 @dataclass(frozen=True)
 class AloneRow:

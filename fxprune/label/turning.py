@@ -146,9 +146,7 @@ class Turning:
         }
         return {key: own for key, own in held.items() if own}
 
-    def turn(
-        self, tensor: Tensor, key: tuple[str, int], dim: int, inverse: bool = False
-    ) -> Tensor:
+    def turn(self, tensor: Tensor, key: tuple[str, int], dim: int, inverse: bool = False) -> Tensor:
         """A tensor with what a weight axis holds in new coordinates.
 
         Args:
@@ -165,5 +163,5 @@ class Turning:
                 own = ids if side is None else np.where(side == number, ids, 0)
                 if np.isin(own, group.blocks).any() and (side is not None or number == 0):
                     placed = axis_ids(own, tensor.shape, dim)
-                    tensor = turn(tensor, placed, group.blocks, torch.from_numpy(matrices))
+                    tensor = turn(tensor, placed, group.blocks, list(matrices))
         return tensor

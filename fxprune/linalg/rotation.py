@@ -27,7 +27,8 @@ TINY = torch.finfo(torch.float64).tiny
 def _root(matrix: Tensor) -> Tensor:
     """The symmetric square root; rounding below zero counts as zero."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def _ridged(matrix: Tensor) -> Tensor:

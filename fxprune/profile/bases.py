@@ -160,7 +160,9 @@ class _Layers:
                 if sensitivity is not None:
                     whole = len(sensitivity) > 1
                     metrics.append(
-                        sensitivity.numpy()[at] if whole else float(sensitivity) * np.eye(len(at[0]))
+                        sensitivity.numpy()[at]
+                        if whole
+                        else float(sensitivity) * np.eye(len(at[0]))
                     )
         if not grams:
             return None

@@ -3,28 +3,38 @@ about the original, in the new coordinates. Nothing is observed a second time.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.recording import Chunk, Recording
 from fxprune.calibrate.strata import Stratum
-from fxprune.label.groups import Analysis, ChannelGroup
+from fxprune.label.groups import ChannelGroup
 from fxprune.label.layers import own_layers
 from fxprune.label.turning import Turning, turn
 from fxprune.linalg.interpolation import precision_of, ridge_for
 from fxprune.linalg.selection import removal_errors
 from fxprune.passes import Rotate
-from fxprune.profile.bases import Found
+from fxprune.plans.plan import Rotation
+from fxprune.profile.bases import Found, find_bases
 from fxprune.profile.readers import readers
 from fxprune.profile.removal import Profile
 from fxprune.profile.selectors import DEPENDENT, ENOUGH, ROUNDS
 from fxprune.profile.statistics import Observed, Statistics
+from fxprune.verify.outputs import floating, squared_error
+
+COMPARED, ROUNDING = 8, 10.0
+"""Examples on which a rotated graph is compared, and how far it may be off, in units of the square
+root of the dtype's precision.
+"""
+INEXACT = "channels are not rotated: the outputs would change by more than rounding"
+
 
 @dataclass(frozen=True)
 class RotatedStatistics(Statistics):
@@ -48,6 +58,17 @@ class RotatedStatistics(Statistics):
     def turning(self) -> Turning:
         """The bases, and where the groups have their channels."""
         return Turning(self.analysis, self.found.bases)
+
+    @property
+    def rotations(self) -> dict[str, Rotation]:
+        """The groups that are rotated, as a plan notes them."""
+        axes = self.turning.axes.items()
+        return {
+            name: Rotation(
+                basis.digest, tuple(key for key, own in axes if any(g.name == name for g in own))
+            )
+            for name, basis in self.found.bases.items()
+        }
 
     @cached_property
     def observed(self) -> Observed:
@@ -75,8 +96,8 @@ class RotatedStatistics(Statistics):
         ]
 
     def _profile(self, group: ChannelGroup) -> Profile:
-        """The last coordinates go first; what that costs readers, with what remains re-interpolated,
-        and products.
+        """The last coordinates go first; what that costs readers, once what remains stands in for
+        them, and products.
         """
         moments, dtype = self.observed.all_moments, next(self.graph.parameters()).dtype
         order = np.arange(group.channels).reshape(group.blocks.shape)[:, ::-1]
@@ -87,9 +108,7 @@ class RotatedStatistics(Statistics):
             seen = min(sum(moments[site].rows) for site in sites)
             channels = max(len(reader.gram) for reader in own)
             together = max(1, group.width // ROUNDS)
-            weighed = readers(
-                self.graph, self.analysis, group, moments, self.sensitivities or None
-            )
+            weighed = readers(self.graph, self.analysis, group, moments, self.sensitivities or None)
             ridge, precision = ridge_for(channels, seen, dtype), precision_of(dtype)
             errors = errors + removal_errors(weighed, order, ridge, together)
             if seen >= ENOUGH * channels and not self.found.products[group.name].any():
@@ -145,17 +164,40 @@ class RotatedStatistics(Statistics):
 
 
 def rotate_statistics(
-    statistics: Statistics, analysis: Analysis, found: Found
-) -> RotatedStatistics:
-    """The graph of the statistics with channel groups in other bases, and what is known of it.
+    statistics: Statistics, names: Iterable[str] | None = None
+) -> RotatedStatistics | None:
+    """The graph of the statistics with every channel group rotated that may be, and what is known
+    of it; None where there is none.
 
     Args:
         statistics: of the original.
-        analysis: of its graph, with what may be rotated.
-        found: the bases.
+        names: of the groups, those of them that may be; all by default.
     """
+    analysis = statistics.marked
+    wanted = [name for name in analysis.rotatable if names is None or name in set(names)]
+    found = find_bases(statistics, analysis, wanted) if wanted else None
+    if found is None or not found.bases:
+        return None
     with statistics.journal.station("rewrite"):
         graph = Rotate(analysis, found.bases)(statistics.graph).graph_module
+    if not _equal(statistics, graph):
+        statistics.journal.note(INEXACT)
+        return None
     own = {field.name: getattr(statistics, field.name) for field in fields(Statistics)}
     own |= {"graph": graph, "analysis": analysis}
     return RotatedStatistics(**own, source=statistics, found=found)
+
+
+@torch.no_grad()
+def _equal(statistics: Statistics, graph: GraphModule) -> bool:
+    """Whether a rotated graph gives what the original gives, to rounding, on a few examples."""
+    precision = torch.finfo(next(graph.parameters()).dtype).eps
+    for batch in statistics.batches(statistics.split.first(COMPARED)):
+        before, after = (
+            floating(g.forward(*batch.args, **batch.kwargs)) for g in (statistics.graph, graph)
+        )
+        for name, reference in before.items():
+            error, energy = squared_error(reference, after[name])
+            if not error <= ROUNDING**2 * precision * energy:
+                return False
+    return True

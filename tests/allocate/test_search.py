@@ -12,8 +12,8 @@ import fxprune
 from fxprune import BudgetError
 from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.balanced import balanced_widths
-from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL
-from fxprune.allocate.problem import Candidate, pose
+from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL, Tried
+from fxprune.allocate.problem import pose
 from fxprune.allocate.search import GAIN, Search, position
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.methods import METHODS
@@ -26,7 +26,7 @@ def searched(session: Session, monkeypatch: pytest.MonkeyPatch, method: str = "c
     searches: list[Search] = []
     best = Search.best
 
-    def recorded(search: Search) -> Candidate:
+    def recorded(search: Search) -> Tried:
         searches.append(search)
         return best(search)
 
