@@ -103,11 +103,21 @@ def _calls(carriers: Iterable[Node]) -> list[Node]:
 
 
 def _sided(analysis: Analysis, group: ChannelGroup) -> bool:
-    """Whether the sides of products are told apart wherever the group's channels are."""
-    return not any(
-        (np.isin(analysis.axes[key], group.blocks) & (own < 0)).any()
-        for key, own in analysis.sides.items()
+    """Whether the two sides of products are told apart wherever the group's channels are, and every
+    block that no weight reads has channels on the second.
+    """
+    read = np.concatenate(
+        [group.blocks[:, :0].reshape(-1)]
+        + [analysis.axes[c.parameter, c.axis].reshape(-1) for c in group.consumers]
     )
+    second = [group.blocks[:, :0].reshape(-1)]
+    for key, side in analysis.sides.items():
+        ids = analysis.axes[key]
+        if (np.isin(ids, group.blocks) & (side < 0)).any():
+            return False
+        second.append(ids[side == 1])
+    known = np.isin(group.blocks, np.concatenate([read, *second]))
+    return bool(known.any(1).all())
 
 
 def _random_rotations(group: ChannelGroup) -> list[np.ndarray]:
