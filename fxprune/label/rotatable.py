@@ -31,6 +31,8 @@ from fxprune.rules.labels import Value, distinct
 from fxprune.rules.linear import LINEAR
 
 UNTRIED = "could not be tried out"
+WIDEST = 2048
+"""Channels of a block for which a basis is looked for: the work grows with their cube."""
 ONE_CHANNEL = "one channel per block: nothing to mix"
 
 
@@ -75,6 +77,8 @@ def _reason(analysis: Analysis, group: ChannelGroup, carriers: list[Node]) -> st
     """Why a group's channels may not be mixed; empty where they may."""
     if group.width < 2:
         return ONE_CHANNEL
+    if group.width > WIDEST:
+        return f"blocks of more than {WIDEST} channels, whose basis takes long to find"
     calls = _calls(carriers)
     for call in calls:
         if operator_name(call.target) not in LINEAR:
@@ -83,7 +87,7 @@ def _reason(analysis: Analysis, group: ChannelGroup, carriers: list[Node]) -> st
     if made is not None:
         return f"meets a constant that the forward makes ({made.name})"
     if not _sided(analysis, group):
-        return "the two factors of a product are made by the same weights"
+        return "read neither by a weight nor by a product whose two factors can be told apart"
     rotation = _random_rotations(group)
     for call in calls:
         reason = _try_call(call, analysis, group, rotation)
@@ -159,7 +163,7 @@ def _try_call(
 def _made_up(value: Value, draw: torch.Generator) -> Tensor:
     """A tensor of a value's shape: what it is where that is known, else drawn at random."""
     if value.const is not None:
-        return value.const
+        return value.const.cpu()
     if value.dtype == torch.bool:
         return torch.rand(value.shape, generator=draw) < 0.5
     if not value.dtype.is_floating_point:

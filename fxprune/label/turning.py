@@ -57,8 +57,7 @@ def turn(
         matrices: per block (size, size); row j gives the new channel j.
 
     Returns:
-        a new tensor of the same shape and dtype; products are taken in float64 where the matrices
-        are, which come on the tensor's device.
+        a new tensor of the same shape, dtype and device; products are taken in the matrices' dtype.
 
     Raises:
         PlanError: as `fibers`.
@@ -66,14 +65,14 @@ def turn(
     dims = [d for d in range(ids.ndim) if ids.shape[d] > 1]
     front = list(range(len(dims)))
     moved = tensor.movedim(dims, front)
-    flat = moved.reshape(ids.size, -1).clone()
+    # On the CPU: not every device has float64.
+    flat = moved.reshape(ids.size, -1).to("cpu", copy=True)
     for places, matrix in zip(fibers(ids, blocks), matrices, strict=True):
         if places.size:
-            own = torch.as_tensor(matrix, device=tensor.device)
-            at = torch.from_numpy(places.reshape(-1)).to(tensor.device)
+            own, at = torch.as_tensor(matrix), torch.from_numpy(places.reshape(-1))
             picked = flat[at].view(*places.shape, flat.shape[1]).to(own.dtype)
             flat[at] = (own @ picked).reshape(len(at), -1).to(flat.dtype)
-    return flat.view(moved.shape).movedim(front, dims)
+    return flat.view(moved.shape).movedim(front, dims).to(tensor.device)
 
 
 def turn_value(

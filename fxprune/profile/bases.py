@@ -18,6 +18,7 @@ from fxprune.linalg.selection import Reader
 from fxprune.profile.readers import readers
 from fxprune.profile.statistics import Statistics
 
+NOT_FINITE = "what its errors cost is not finite"
 NOT_A_LAYER = "what makes its queries and keys is no layer of its own, whose outputs are observed"
 
 
@@ -65,6 +66,9 @@ def find_bases(statistics: Statistics, analysis: Analysis, names: Iterable[str])
         if len(found) < len(blocks):
             reasons[group.name] = NOT_A_LAYER
             continue
+        if not all(np.isfinite(block.left).all() for block in found):
+            reasons[group.name] = NOT_FINITE
+            continue
         bases[group.name] = Basis(
             np.stack([b.left for b in found]), np.stack([b.right for b in found])
         )
@@ -105,8 +109,16 @@ def _read(own: list[Reader], places: np.ndarray) -> _Block | None:
         metric += scale * reader.metric[at]
     if not read:
         return None
+    if not (np.isfinite(gram).all() and np.isfinite(metric).all()):
+        return _nothing(size)
     rows, _ = nested_basis(gram, metric)
     return _Block(rows, rows, np.zeros(size))
+
+
+def _nothing(size: int) -> _Block:
+    """Where moments overflow."""
+    nothing = np.full((size, size), np.nan)
+    return _Block(nothing, nothing, np.zeros(size))
 
 
 class _Layers:
@@ -136,6 +148,8 @@ class _Layers:
         metric = side.metric
         if metric is None:
             metric = np.eye(len(block)) if other is None else other.gram
+        if not (np.isfinite(side.gram).all() and np.isfinite(metric).all()):
+            return _nothing(len(block))
         forward, backward, spent = balanced_pair(side.gram, metric)
         both = (forward, backward) if first == 0 else (backward, forward)
         return _Block(*both, spent if side.metric is not None else spent / max(spent[-1], 1e-300))
