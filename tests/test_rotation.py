@@ -218,6 +218,16 @@ def test_the_scale_of_attention_stays_that_of_the_original() -> None:
     assert scales == [pytest.approx(SMALL**-0.5)]
 
 
+def test_weights_of_half_precision_are_rotated_too() -> None:
+    net, x = low_rank().to(torch.bfloat16), examples(separate, 200).to(torch.bfloat16)
+    small = compressed(net, x, flops=0.6)
+    assert set(fxprune.plan_of(small).rotations) == {"q", "v"}
+    assert {t.dtype for t in small.state_dict().values()} == {torch.bfloat16}
+    agreement = fxprune.report(small).agreement
+    assert agreement is not None
+    assert agreement.error < 1e-3
+
+
 def test_networks_of_activations_are_left_as_they_are() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
                         nn.Linear(128, 4)).eval()  # fmt: skip

@@ -161,14 +161,18 @@ def _try_call(
 
 
 def _made_up(value: Value, draw: torch.Generator) -> Tensor:
-    """A tensor of a value's shape: what it is where that is known, else drawn at random."""
+    """A tensor of a value's shape: what it is where that is known, else drawn at random; float32
+    where that is less precise.
+    """
+    single = value.dtype in (torch.float16, torch.bfloat16)
     if value.const is not None:
-        return value.const.cpu()
+        return value.const.cpu().float() if single else value.const.cpu()
     if value.dtype == torch.bool:
         return torch.rand(value.shape, generator=draw) < 0.5
     if not value.dtype.is_floating_point:
         return torch.zeros(value.shape, dtype=value.dtype)
-    return torch.randn(value.shape, generator=draw).to(value.dtype)
+    numbers = torch.randn(value.shape, generator=draw)
+    return numbers if single else numbers.to(value.dtype)
 
 
 def _run(call: Node, operands: dict[Node, Any]) -> list[Tensor]:
@@ -185,6 +189,6 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
     """Whether two tensors are equal to rounding; what is masked out everywhere is not compared."""
     if not wanted.dtype.is_floating_point:
         return torch.equal(found, wanted)
+    tolerance = torch.finfo(found.dtype).eps ** 0.5
     found, wanted = torch.nan_to_num(found.double()), torch.nan_to_num(wanted.double())
-    tolerance = torch.finfo(torch.float32).eps ** 0.5
     return bool((found - wanted).norm() <= tolerance * wanted.norm())
