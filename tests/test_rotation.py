@@ -1,6 +1,7 @@
 """`auto` mixes channels where they meet no nonlinearity: what it keeps, and what carries it."""
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.allocate.allocation import allocate
 from fxprune.errors import PlanError
 from fxprune.fit.build import trial_error
 from fxprune.label.keep import keep_all
+from fxprune.plans.budget import make_budget
 from fxprune.plans.plan import Plan
+from fxprune.timing.latency_target import MeasuredWidths
 from tests.nets import session_of
 from tests.rotations import HEADS, NETS, WIDTH, convolutions, examples, fused, grouped, separate
 
@@ -249,6 +253,34 @@ def test_layers_become_two_beside_rotations() -> None:
     assert fxprune.plan_of(again).factorings
     with torch.no_grad():
         torch.testing.assert_close(fxprune.masked(net, small)(x), small(x), atol=1e-4, rtol=1e-3)
+
+
+def test_under_a_latency_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes so long; here what is predicted is taken for measured."""
+
+    def met(ratio: Any, target: float, smallest: Any, predict: Any, scale: Any, *more: Any) -> Any:
+        return MeasuredWidths(scale(target), target, target)
+
+    monkeypatch.setattr("fxprune.allocate.allocation.meet_latency", met)
+    monkeypatch.setattr(
+        "fxprune.session.fit_call_seconds", lambda graph, analysis, *_: analysis.costs
+    )
+    net, x = low_rank(), examples(separate, 300).float()
+    session = session_of(net, x, budget=make_budget(latency=0.6))
+    allocation = allocate(session, {"latency": 0.6})
+    assert set(allocation.plan.rotations) == {"q", "v"}
+    assert allocation.session is session.rotated
+    assert "measured" in allocation.plan.settings
+
+
+def test_the_page_runs() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "rotation.md"
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
+            exec(compile(block, page.name, "exec"), names)
+    assert names["plan"].rotations
 
 
 def test_every_form_is_a_rotation_or_says_why() -> None:
