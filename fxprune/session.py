@@ -42,6 +42,8 @@ CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
 the C library maps them anew for every call (docs/decisions/0014).
 """
+ROTATES = "output-aware"
+"""The selector whose errors are known for rotated channels."""
 JUDGED_ON = 64
 """Fitting examples whose outputs say what the model decides."""
 MOST_JUDGED = 1 << 24
@@ -92,6 +94,15 @@ class Session:
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
+
+    @property
+    def may_rotate(self) -> bool:
+        """Whether plans with rotated channels are tried beside those without."""
+        options = self.options
+        tries = options.method.rotation and options.effort > 1
+        return (
+            tries and options.chosen_selector == ROTATES and bool(self.statistics.marked.rotatable)
+        )
 
     @cached_property
     def rotated(self) -> "Session | None":

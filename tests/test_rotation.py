@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.allocate.allocation import allocate
+from fxprune.allocate.expected_cost import expect_cost
 from fxprune.errors import PlanError
 from fxprune.fit.build import trial_error
 from fxprune.label.keep import keep_all
 from fxprune.plans.budget import make_budget
+from fxprune.plans.methods import METHODS
 from fxprune.plans.plan import Plan
 from fxprune.timing.latency_target import MeasuredWidths
+from fxprune.timing.speeds import Speeds
 from tests.nets import session_of
 from tests.rotations import HEADS, NETS, WIDTH, convolutions, examples, fused, grouped, separate
 
@@ -179,6 +182,7 @@ def test_a_saved_model_is_the_model(result: tuple[nn.Module, Tensor, Any], tmp_p
         assert torch.equal(loaded(x), small(x))
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_it(result: tuple[nn.Module, Tensor, Any]) -> None:
     """Features of rotated layers are no features of the original."""
     pytest.importorskip("accelerate")
@@ -243,6 +247,7 @@ def test_networks_of_activations_are_left_as_they_are() -> None:
     assert "rotations" not in plan.to_json()
 
 
+@pytest.mark.slow
 def test_layers_become_two_beside_rotations() -> None:
     """Ranks are chosen and fitted on the rotated graph."""
     net, x = low_rank(), examples(separate, 400).float()
@@ -273,6 +278,19 @@ def test_under_a_latency_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "measured" in allocation.plan.settings
 
 
+def test_what_is_searched_twice_is_foreseen_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Speeds(1e-9, 1.0, 0.0, 0.0, 0.0)
+    monkeypatch.setattr("fxprune.allocate.expected_cost.measure_speeds", lambda *_: rows)
+    session = session_of(low_rank(), examples(separate, 200).float())
+    fits = []
+    for rotation in (False, True):
+        method = dataclasses.replace(METHODS["channels"], rotation=rotation)
+        fits.append(expect_cost(session.using(method=method), {"flops": 0.5}).seconds["fit"])
+    last = expect_cost(session.using(method=METHODS["uniform"]), {"flops": 0.5}).seconds["fit"]
+    assert fits[1] - last == pytest.approx(2 * (fits[0] - last))
+
+
+@pytest.mark.slow
 def test_the_page_runs() -> None:
     page = Path(__file__).resolve().parents[1] / "docs" / "rotation.md"
     names: dict[str, Any] = {}

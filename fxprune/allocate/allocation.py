@@ -16,8 +16,6 @@ from fxprune.plans.plan import Plan, make_plan
 from fxprune.session import Session
 from fxprune.timing.latency_target import MeasuredWidths, meet_latency
 
-ROTATES = "output-aware"
-"""The selector whose errors are known for rotated channels."""
 COMPOUNDING = 2.0
 """Error of a model over the sum of what each of several groups does to it alone, typically; layers
 of lower rank add up (docs/decisions/0011).
@@ -125,7 +123,7 @@ def _searched(problem: Problem) -> tuple[Problem, Candidate]:
     ranked = ranked and not session.options.timed
     error, candidate = Search(problem, ranked).best()
     turned = rotated_problem(problem)
-    if turned is not None and session.options.effort > 1:
+    if turned is not None:
         other, rotated = Search(turned, ranked).best()
         if other < error:
             return turned, rotated
@@ -135,12 +133,8 @@ def _searched(problem: Problem) -> tuple[Problem, Candidate]:
 def rotated_problem(problem: Problem) -> Problem | None:
     """The same problem on the network with rotated channels; None where nothing is rotated."""
     session = problem.session
-    options = session.options
-    if not options.method.rotation or options.chosen_selector != ROTATES:
-        return None
-    if session.rotated is None:
-        return None
-    return pose(session.rotated, problem.limits)
+    turned = session.rotated if session.may_rotate else None
+    return None if turned is None else pose(turned, problem.limits)
 
 
 def _uniform(problem: Problem) -> tuple[Problem, Candidate]:

@@ -72,6 +72,8 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     kept = min((v for k, v in limits.items() if k != "latency"), default=1.0)
     narrow = math.sqrt(kept) if method.widths else 1.0
     searched = method.allocation == "search" and effort > 1
+    # What can be rotated is searched once more so.
+    searches = 2 if searched and session.may_rotate else 1
     sequential = method.fit == "sequential"
     if method.fit != "none" or method.selector != "magnitude":
         yield "calibrate", _pass(session, split.fitting) + _moments(session)
@@ -80,12 +82,12 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
             if aware:
                 probed = min(PROBED_EXAMPLES, split.fitting)
                 yield "calibrate", _pass(session, BACKWARD * probed)
-            yield "profile", _selection(session, aware)
+            yield "profile", _selection(session, aware).times(searches)
             if searched:  # whose candidates include the reference's
-                yield "profile", _selection(session, aware=False)
+                yield "profile", _selection(session, aware=False).times(searches)
     if searched and method.ranks:
-        yield "allocate", _ranks(session, narrow).times(CURVES)
-    trials = effort + FURTHER if searched else 0
+        yield "allocate", _ranks(session, narrow).times(CURVES * searches)
+    trials = searches * (effort + FURTHER) if searched else 0
     yield "rewrite", _rewrite(session).times(1 + trials)
     if searched:
         tried, validating = (int(split.part(name).sum()) for name in (TRIAL, VALIDATION))
