@@ -12,15 +12,12 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.allocate.allocation import allocate
-from fxprune.allocate.expected_cost import expect_cost
 from fxprune.errors import PlanError
 from fxprune.fit.build import trial_error
 from fxprune.label.keep import keep_all
 from fxprune.plans.budget import make_budget
-from fxprune.plans.methods import METHODS
 from fxprune.plans.plan import Plan
 from fxprune.timing.latency_target import MeasuredWidths
-from fxprune.timing.speeds import Speeds
 from tests.nets import session_of
 from tests.rotations import HEADS, NETS, WIDTH, convolutions, examples, fused, grouped, separate
 
@@ -276,18 +273,6 @@ def test_under_a_latency_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(allocation.plan.rotations) == {"q", "v"}
     assert allocation.session is session.rotated
     assert "measured" in allocation.plan.settings
-
-
-def test_what_is_searched_twice_is_foreseen_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = Speeds(1e-9, 1.0, 0.0, 0.0, 0.0)
-    monkeypatch.setattr("fxprune.allocate.expected_cost.measure_speeds", lambda *_: rows)
-    session = session_of(low_rank(), examples(separate, 200).float())
-    fits = []
-    for rotation in (False, True):
-        method = dataclasses.replace(METHODS["channels"], rotation=rotation)
-        fits.append(expect_cost(session.using(method=method), {"flops": 0.5}).seconds["fit"])
-    last = expect_cost(session.using(method=METHODS["uniform"]), {"flops": 0.5}).seconds["fit"]
-    assert fits[1] - last == pytest.approx(2 * (fits[0] - last))
 
 
 @pytest.mark.slow
