@@ -63,8 +63,8 @@ def reduced(session: Session, flops: float, by_output: bool) -> GraphModule:
     problem = pose(session, {"flops": flops})
     if not by_output:
         problem = by_consumers(problem)
-    chosen = choose_candidate(problem)
-    return build(session, problem.keep_mask(chosen.widths), chosen.ranks)
+    problem, chosen = choose_candidate(problem)
+    return build(problem.session, problem.keep_mask(chosen.widths), chosen.ranks)
 
 
 @torch.no_grad()

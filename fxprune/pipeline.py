@@ -82,7 +82,9 @@ def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModu
     certified = session.options.budget.agreement is not None
     session.settle_decision()
     fitted = certify(session) if certified else fit_within(session, limits)
-    return hand_over(session, fitted.graph, fitted.allocation, fitted.agreement, fitted.curve)
+    return hand_over(
+        fitted.allocation.session, fitted.graph, fitted.allocation, fitted.agreement, fitted.curve
+    )
 
 
 def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
@@ -92,7 +94,7 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
         BudgetError: the limits cannot be kept.
     """
     allocation = allocate(session, limits)
-    graph = build(session, allocation.keep_mask, allocation.plan.factorings)
+    graph = build(allocation.session, allocation.keep_mask, allocation.plan.factorings)
     return Fitted(graph, allocation, verify(session, graph))
 
 

@@ -3,7 +3,7 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
+from fxprune.profile.rotated import rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.progress import Journal
 from fxprune.timing.latency_model import fit_call_seconds
@@ -41,6 +42,8 @@ CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
 the C library maps them anew for every call (docs/decisions/0014).
 """
+ROTATES = "output-aware"
+"""The selector whose errors are known for rotated channels."""
 JUDGED_ON = 64
 """Fitting examples whose outputs say what the model decides."""
 MOST_JUDGED = 1 << 24
@@ -63,6 +66,8 @@ class Session:
         multiple: widths are multiples of this; one number, or one per group.
         floor: (groups,) least share of each group's channels.
         journal: times and notes of the run.
+        unrotated: the session of the original, where channel groups of this one's graph were
+            rotated.
     """
 
     options: Options
@@ -74,6 +79,7 @@ class Session:
     multiple: int | list[int]
     floor: np.ndarray
     journal: Journal
+    unrotated: "Session | None" = None
 
     @property
     def graph(self) -> GraphModule:
@@ -88,6 +94,28 @@ class Session:
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
+
+    @property
+    def may_rotate(self) -> bool:
+        """Whether plans with rotated channels are tried beside those without."""
+        options = self.options
+        tries = options.method.rotation and options.effort > 1
+        return (
+            tries and options.chosen_selector == ROTATES and bool(self.statistics.marked.rotatable)
+        )
+
+    @cached_property
+    def rotated(self) -> "Session | None":
+        """The same model with every channel group rotated that may be; None where none is."""
+        return self.rotate()
+
+    def rotate(self, names: Iterable[str] | None = None) -> "Session | None":
+        """Likewise, with these groups rotated, those of them that may be."""
+        turned = rotate_statistics(self.statistics, names)
+        if turned is None:
+            return None
+        captured = replace(self.captured, graph=turned.graph)
+        return replace(self, captured=captured, statistics=turned, unrotated=self)
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -131,6 +159,8 @@ class Session:
     @cached_property
     def costs(self) -> CostModel:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
+        if self.unrotated is not None:
+            return self.unrotated.costs
         own = self.captured.original.parameters
         if self.options.budget.latency is None:
             return CostModel(self.graph, self.analysis, parameters=own)

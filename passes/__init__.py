@@ -18,6 +18,7 @@ from fxprune.passes.facts import Facts
 from fxprune.passes.fold_norms import FoldNorms
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
+from fxprune.passes.rotate import Rotate
 
 __all__ = [
     "Facts",
@@ -28,4 +29,5 @@ __all__ = [
     "LiftModules",
     "Pass",
     "ReduceChannels",
+    "Rotate",
 ]

@@ -30,11 +30,14 @@ class Allocation:
         plan: names and integers.
         keep_mask: (channels + 1,) bool of the plan's channels in the session's analysis.
         errors: predicted, by group and by factored weight.
+        session: whose graph the plan speaks of: the one that was asked, or that with rotated
+            channels.
     """
 
     plan: Plan
     keep_mask: np.ndarray
     errors: Mapping[str, float]
+    session: Session
 
 
 def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
@@ -55,8 +58,8 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
     }
     if options.method.widths:
         settings["selector"] = options.chosen_selector
-        problem = pose(session, limits)
-        chosen = choose_candidate(problem)
+        problem, chosen = choose_candidate(pose(session, limits))
+        session = problem.session
         keep_mask = problem.keep_mask(chosen.widths)
         ranks, errors = chosen.ranks, dict(chosen.rank_errors)
         errors |= _errors_of_groups(problem, chosen.widths)
@@ -73,8 +76,16 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
         keep_mask = keep_all(analysis)
         ranks, errors = choose_ranks(session, options.method.ranks, keep_mask, limits)
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
-    plan = make_plan(analysis, keep_mask, state, options.method.name, settings, ranks)
-    return Allocation(plan, keep_mask, errors)
+    plan = make_plan(
+        analysis,
+        keep_mask,
+        state,
+        options.method.name,
+        settings,
+        ranks,
+        session.statistics.rotations,
+    )
+    return Allocation(plan, keep_mask, errors, session)
 
 
 def _errors_of_groups(problem: Problem, widths: np.ndarray) -> dict[str, float]:
@@ -86,8 +97,9 @@ def _errors_of_groups(problem: Problem, widths: np.ndarray) -> dict[str, float]:
     }
 
 
-def choose_candidate(problem: Problem) -> Candidate:
-    """Widths and ranks under the problem's limits.
+def choose_candidate(problem: Problem) -> tuple[Problem, Candidate]:
+    """Widths and ranks under the problem's limits, and the problem they solve: the one that was
+    asked, or one with rotated channels or with narrower streams.
 
     Groups that are normalized (residual streams) keep their width where the limits can be kept
     without them: only the search narrows them too, where the trials say so (docs/decisions/0020).
@@ -101,15 +113,18 @@ def choose_candidate(problem: Problem) -> Candidate:
         return _choose(problem)
 
 
-def _choose(problem: Problem) -> Candidate:
+def _choose(problem: Problem) -> tuple[Problem, Candidate]:
     if "latency" in problem.limits:
         return _timed(problem)
     return ALLOCATIONS[problem.session.options.method.allocation](problem)
 
 
-def _searched(problem: Problem) -> Candidate:
-    """The best of a few candidates that are tried; those that narrow streams are tried after, and
-    beside, those that would be tried without.
+def _searched(problem: Problem) -> tuple[Problem, Candidate]:
+    """The best of a few candidates that are tried; those with rotated channels, and those with
+    narrower streams, where they err less.
+
+    These are tried after, and beside, what would be tried without them, so that the plan without is
+    never lost.
     """
     session = problem.session
     if problem.solved:
@@ -121,26 +136,46 @@ def _searched(problem: Problem) -> Candidate:
         )
     ranked = ranked and not session.options.timed
     error, candidate = Search(problem, ranked).best()
-    if session.analysis.normalized and session.options.effort > 1:
-        other, narrow = Search(pose(session, problem.limits), ranked).best()
-        if other < error:
-            return narrow
-    return candidate
+    for widen in (rotated_problem, _with_narrower_streams):
+        wider = widen(problem)
+        if wider is not None:
+            other, found = Search(wider, ranked).best()
+            if other < error:
+                problem, error, candidate = wider, other, found
+    return problem, candidate
 
 
-def _uniform(problem: Problem) -> Candidate:
+def rotated_problem(problem: Problem) -> Problem | None:
+    """The same problem on the network with rotated channels; None where nothing is rotated."""
+    session = problem.session
+    turned = session.rotated if session.may_rotate else None
+    if turned is None:
+        return None
+    rotated, streams = pose(turned, problem.limits), session.analysis.normalized
+    return rotated.whole(streams) if problem.keeps(streams) else rotated
+
+
+def _with_narrower_streams(problem: Problem) -> Problem | None:
+    """The same problem with streams that may go too; None where none could."""
+    streams = problem.session.analysis.normalized
+    wider = pose(problem.session, problem.limits)
+    tries = streams and problem.session.options.effort > 1 and problem.keeps(streams)
+    return wider if tries and not wider.keeps(streams) else None
+
+
+def _uniform(problem: Problem) -> tuple[Problem, Candidate]:
     with problem.session.journal.station("allocate"):
-        return Candidate(problem.uniform())
+        return problem, Candidate(problem.uniform())
 
 
-def _iterative(problem: Problem) -> Candidate:
+def _iterative(problem: Problem) -> tuple[Problem, Candidate]:
     with problem.session.journal.station("allocate"):
-        return Candidate(
+        return problem, Candidate(
             iterative_widths(problem.profiles, problem.costs, problem.valid, problem.limits)
         )
 
 
-ALLOCATIONS: Mapping[str, Callable[[Problem], Candidate]] = {
+ALLOCATIONS: Mapping[str, Callable[[Problem], tuple[Problem, Candidate]]] = {
     "search": _searched,
     "iterative": _iterative,
     "uniform": _uniform,
@@ -148,7 +183,7 @@ ALLOCATIONS: Mapping[str, Callable[[Problem], Candidate]] = {
 """By the name that `Method.allocation` holds."""
 
 
-def _timed(problem: Problem) -> Candidate:
+def _timed(problem: Problem) -> tuple[Problem, Candidate]:
     """Widths whose rewritten graph was measured.
 
     Uniform ones correct the cost model first, so that the candidates tried are of the right size.
@@ -174,8 +209,7 @@ def _timed(problem: Problem) -> Candidate:
     found = closed(valid, np.ones(len(valid.full)), None)
     name = session.options.method.allocation
     if name != "uniform":
-        chosen = ALLOCATIONS[name](problem.within(latency=found.limit))
-        if (chosen.widths < valid.smallest).any():  # with narrower streams
-            valid = pose(session, problem.limits).valid
+        problem, chosen = ALLOCATIONS[name](problem.within(latency=found.limit))
+        valid = problem.valid
         found = closed(valid, chosen.widths / valid.full, found.limit)
-    return replace(Candidate(found.widths), measured=found.measured)
+    return problem, replace(Candidate(found.widths), measured=found.measured)

@@ -72,7 +72,9 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     kept = min((v for k, v in limits.items() if k != "latency"), default=1.0)
     narrow = math.sqrt(kept) if method.widths else 1.0
     searched = method.allocation == "search" and effort > 1
-    searches = 2 if session.analysis.normalized else 1  # with and without narrower streams
+    # What can be rotated is ordered and searched once more so, and with narrower streams once more.
+    orders = 1 + session.may_rotate if searched else 1
+    searches = orders + bool(session.analysis.normalized) if searched else 1
     sequential = method.fit == "sequential"
     if method.fit != "none" or method.selector != "magnitude":
         yield "calibrate", _pass(session, split.fitting) + _moments(session)
@@ -81,9 +83,9 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
             if aware:
                 probed = min(PROBED_EXAMPLES, split.fitting)
                 yield "calibrate", _pass(session, BACKWARD * probed)
-            yield "profile", _selection(session, aware)
+            yield "profile", _selection(session, aware).times(orders)
             if searched:  # whose candidates include the reference's
-                yield "profile", _selection(session, aware=False)
+                yield "profile", _selection(session, aware=False).times(orders)
     if searched and method.ranks:
         yield "allocate", _ranks(session, narrow).times(CURVES * searches)
     trials = searches * (effort + FURTHER) if searched else 0

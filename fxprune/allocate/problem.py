@@ -72,6 +72,13 @@ class Problem:
         floor = np.where([group.name in names for group in groups], 1.0, session.floor)
         return replace(self, valid=Widths(groups, profiles, session.multiple, floor))
 
+    def keeps(self, names: Collection[str]) -> bool:
+        """Whether these groups stay at their full width, whatever is chosen."""
+        widths = zip(
+            self.session.analysis.groups, self.valid.smallest, self.valid.full, strict=True
+        )
+        return all(least == full for group, least, full in widths if group.name in names)
+
     def within(self, **limits: float) -> "Problem":
         """The same problem under other limits."""
         return replace(self, limits={**self.limits, **limits})

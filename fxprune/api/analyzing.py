@@ -12,6 +12,7 @@ from fxprune.capture.undisturbed import undisturbed
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
 from fxprune.label.named import matcher
+from fxprune.label.rotatable import mark_rotatable
 from fxprune.options import DEFAULTS, check_dynamic_shapes
 
 
@@ -31,7 +32,8 @@ def analyze(
         ignore: names (globs) of modules and parameters that must keep their shape.
 
     Returns:
-        the analysis; `str` of it is one line per group, `.to_networkx()` the coupling graph.
+        the analysis; `str` of it is one line per group, `.to_networkx()` the coupling graph,
+        `.rotatable` the groups whose channels may be mixed and `.unmixed` why others may not.
 
     Raises:
         CaptureError: torch.export cannot trace the model.
@@ -47,4 +49,5 @@ def analyze(
             dynamic_shapes=dynamic_shapes,
         )
         ignored = matcher(model, ignore, "ignore")
-        return analyze_graph(captured.graph, captured.example.size, ignored)
+        analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+        return mark_rotatable(captured.graph, analysis)

@@ -1,5 +1,6 @@
 """`fxprune.apply`: build what a plan says."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
+from fxprune.fit.rotate import rotate_as_planned
 from fxprune.handover.finish import hand_over
 from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import verify, warn_of_few
@@ -69,8 +71,10 @@ def apply(
         keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
         session.settle_decision()
-        small = build(session, keep_mask, plan.factorings)
-        allocation = Allocation(plan, keep_mask, {})
-        small = hand_over(session, small, allocation, verify(session, small))
+        turned = rotate_as_planned(session, plan)
+        plan = replace(plan, rotations=turned.statistics.rotations)
+        small = build(turned, keep_mask, plan.factorings)
+        allocation = Allocation(plan, keep_mask, {}, turned)
+        small = hand_over(turned, small, allocation, verify(session, small))
     warn_of_few(small)
     return small

@@ -78,7 +78,12 @@ def tabulate(analysis: fxprune.Analysis) -> Table:
         table.add_column(
             column, overflow="fold", justify="right" if column in ("channels", "blocks") else "left"
         )
-    rows = put_together(analysis.groups, _joined, lambda g: (g.channels, len(g.blocks)), most=LINES)
+    rows = put_together(
+        analysis.groups,
+        lambda group: _joined(group, analysis),
+        lambda g: (g.channels, len(g.blocks)),
+        most=LINES,
+    )
     for row in rows:
         name, made, read = row.name.split("\n")
         times = f"{len(row.items)} x " if len(row.items) > 1 else ""
@@ -93,10 +98,11 @@ def tabulate(analysis: fxprune.Analysis) -> Table:
     return table
 
 
-def _joined(group: fxprune.ChannelGroup) -> str:
+def _joined(group: fxprune.ChannelGroup, analysis: fxprune.Analysis) -> str:
     """Name, makers and readers, a line each: what names may follow a pattern in."""
     (listed,) = list_groups((group,))
-    return "\n".join((listed["name"], _shorten(listed["members"]), _shorten(listed["consumers"])))
+    name = listed["name"] + (" (rotatable)" if group.name in analysis.rotatable else "")
+    return "\n".join((name, _shorten(listed["members"]), _shorten(listed["consumers"])))
 
 
 def _shorten(names: list[str]) -> str:
@@ -124,4 +130,14 @@ def write_json(analysis: fxprune.Analysis) -> str:
         {"parameter": p.parameter, "axis": p.axis, "size": p.size, "reason": p.reason}
         for p in analysis.pinned
     ]
-    return json.dumps({"groups": list_groups(analysis.groups), "alone": alone})
+    groups = [
+        listed
+        | {"rotatable": listed["name"] in analysis.rotatable}
+        | (
+            {"selected": analysis.unmixed[listed["name"]]}
+            if listed["name"] in analysis.unmixed
+            else {}
+        )
+        for listed in list_groups(analysis.groups)
+    ]
+    return json.dumps({"groups": groups, "alone": alone})

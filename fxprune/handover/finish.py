@@ -106,6 +106,7 @@ def _rows(
             plan.widths[group.name] * len(group.blocks),
             errors.get(group.name, 0.0),
             next((measured[p] for p, axis in group.members if axis == 0 and p in measured), None),
+            group.name in plan.rotations,
         )
         for group in session.analysis.groups
     )

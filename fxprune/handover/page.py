@@ -125,7 +125,7 @@ def _layers(rows: Sequence[GroupRow]) -> list[dict[str, Any]]:
 
     return [
         {
-            "name": row.name,
+            "name": row.title,
             "before": row.before,
             "after": row.after,
             "width": 100 * row.before / max(widest, 1),

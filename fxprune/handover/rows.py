@@ -15,6 +15,7 @@ class GroupRow:
         measured: relative squared error of what the layer that makes the channels gives, those
             that it kept, on held-out examples and after fitting; None where there is no such
             layer or example.
+        rotated: whether these are new coordinates of the channels, of which the first stay.
     """
 
     name: str
@@ -23,6 +24,12 @@ class GroupRow:
     after: int
     error: float
     measured: float | None = None
+    rotated: bool = False
+
+    @property
+    def title(self) -> str:
+        """Of the group, for people."""
+        return f"{self.name} (rotated)" if self.rotated else self.name
 
 
 @dataclass(frozen=True)

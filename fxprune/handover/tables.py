@@ -67,7 +67,7 @@ def put_groups_together(rows: Sequence[GroupRow], most: int) -> list[Alike[Group
     """Groups of layers that differ in a number only, those that changed and those that did not
     apart.
     """
-    return put_together(rows, lambda row: row.name, lambda row: row.before == row.after, most)
+    return put_together(rows, lambda row: row.title, lambda row: row.before == row.after, most)
 
 
 @dataclass(frozen=True)

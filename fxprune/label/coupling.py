@@ -15,6 +15,7 @@ from fxprune.graph.tensors import is_made
 from fxprune.label.blocks import Sites, divide
 from fxprune.label.groups import Analysis, ChannelGroup, Pinned
 from fxprune.label.propagation import Propagation
+from fxprune.label.sides import components, find_sides
 from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, squash
 from fxprune.rules.recorder import Consumer, Recorder
 
@@ -46,7 +47,7 @@ def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
         batch: examples in the traced batch.
     """
     record = run.record
-    component = _components(record)
+    component = components(record.edges, record.next_label)
     reasons = _pin_reasons(record, component)
     chosen, dropped = divide(_sites(record, component, reasons), record.blocks, component)
     reasons |= dropped
@@ -63,25 +64,12 @@ def solve(module: GraphModule, run: Propagation, batch: int) -> Coupling:
         foldable=_foldable(module, consumers),
         costs=(),
         batch=batch,
+        sides=find_sides(record),
     )
     label = np.zeros(int(ids.max()) + 1, dtype=np.int64)
     # Written backwards so that the lowest label of each channel stays.
     label[id_of[::-1]] = np.arange(len(id_of))[::-1]
     return Coupling(analysis, label, id_of)
-
-
-def _components(record: Recorder) -> np.ndarray:
-    """Component of every label, numbered by its lowest label."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    pairs = torch.cat(record.edges).numpy() if record.edges else np.zeros((0, 2), dtype=np.int64)
-    size = record.next_label
-    # Before SciPy 1.13, csgraph takes 32-bit indices only.
-    rows, columns = pairs.astype(np.int32).T
-    matrix = coo_array((np.ones(len(pairs), dtype=np.int8), (rows, columns)), shape=(size, size))
-    component: np.ndarray = connected_components(matrix, directed=False)[1]
-    return component
 
 
 def _pin_reasons(record: Recorder, component: np.ndarray) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """What label propagation found: channel groups, pinned axes, costs."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +86,11 @@ class Analysis:
         batch: examples in the traced batch.
         normalized: names of the groups over whose channels a norm, a sum or a mean is taken, such
             as the residual stream of a transformer.
+        sides: where products of two activations sum over channels, on which side of the product
+            each position of a weight axis lies, of the shape of its `axes` entry: 0 or 1, or -1
+            where the two cannot be told apart. Axes of which everything is 0 are left out.
+        rotatable: names of the groups whose channels may be mixed, where that was looked for.
+        unmixed: why those of the other groups may not.
     """
 
     values: dict[str, Any]
@@ -96,15 +102,21 @@ class Analysis:
     costs: tuple[CostTerm, ...]
     batch: int
     normalized: frozenset[str] = frozenset()
+    sides: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    rotatable: tuple[str, ...] = ()
+    unmixed: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One line per group: `name: width [x blocks] | members -> consumers`. Of many groups, two
-        per size and pattern of names, without the members.
+        """One line per group: `name: width [x blocks] [rotatable] | members -> consumers`. Of many
+        groups, two per size and pattern of names, without the members.
         """
         if len(self.groups) <= LINES:
-            return "\n".join(_line(group) for group in self.groups)
+            return "\n".join(_line(group, self.rotatable) for group in self.groups)
         rows = put_together(
-            self.groups, _short_line, lambda g: (g.width, len(g.blocks)), most=LINES
+            self.groups,
+            lambda group: _short_line(group, self.rotatable),
+            lambda g: (g.width, len(g.blocks)),
+            most=LINES,
         )
         lines = [f"{len(row.items):2} x {row.name}" for row in rows]
         lines.append(
@@ -148,22 +160,22 @@ class Analysis:
         return number
 
 
-def _line(group: ChannelGroup) -> str:
+def _line(group: ChannelGroup, rotatable: Collection[str]) -> str:
     """A group's name, size, members and consumers."""
     made = " ".join(f"{p}[{a}]" for p, a in group.members)
-    return f"{_size(group)} | {made} -> {' '.join(_readers(group))}"
+    return f"{_size(group, rotatable)} | {made} -> {' '.join(_readers(group))}"
 
 
-def _short_line(group: ChannelGroup) -> str:
+def _short_line(group: ChannelGroup, rotatable: Collection[str]) -> str:
     """Likewise, in about 80 columns, without the members."""
     readers = _readers(group)
     more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
-    return f"{_size(group)}\n     -> {readers[0]}{more}"
+    return f"{_size(group, rotatable)}\n     -> {readers[0]}{more}"
 
 
-def _size(group: ChannelGroup) -> str:
+def _size(group: ChannelGroup, rotatable: Collection[str]) -> str:
     blocks = f" x {len(group.blocks)} blocks" if len(group.blocks) > 1 else ""
-    return f"{group.name}: {group.width}{blocks}"
+    return f"{group.name}: {group.width}{blocks}{' rotatable' * (group.name in rotatable)}"
 
 
 def _readers(group: ChannelGroup) -> list[str]:

@@ -216,6 +216,31 @@ def output_aware(
     return Removal(order, errors)
 
 
+def removal_errors(
+    readers: list[Reader], order: np.ndarray, ridge: float, batch: int = 1
+) -> np.ndarray:
+    """What an order of removal costs at every width, when the rest is re-interpolated.
+
+    Args:
+        readers: the group's consumers.
+        order: (blocks, size) channel indices, first removed first.
+        ridge: relative Tikhonov weight of the interpolation the costs assume.
+        batch: channels removed between two updates.
+
+    Returns:
+        (size,) squared output error after removing 0, 1, ... channels of each block.
+    """
+    states = [_State(reader, ridge) for reader in readers]
+    spent = np.zeros(order.shape[1])
+    for done in range(0, order.shape[1], batch):
+        step = order[:, done : done + batch]
+        costs = sum((s.costs() for s in states), np.zeros(order.size))
+        spent[done : done + batch] = costs[step].sum(0)
+        for state in states:
+            state.remove(step.reshape(-1))
+    return np.concatenate([[0.0], np.cumsum(spent)[:-1]])
+
+
 def pivoted_removal(
     gram: np.ndarray, columns: np.ndarray, blocks: np.ndarray
 ) -> tuple[Removal, np.ndarray]:

@@ -26,6 +26,7 @@ class Method:
         selector: which channels go first, of `fxprune.profile`; empty leaves it to the caller.
         ranks: by what criterion layers may become two; empty where they stay whole.
         redundancy: whether channels that the others rebuild exactly go at no cost.
+        rotation: whether channel groups that meet no nonlinearity may be rotated first.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     selector: str = ""
     ranks: str = ""
     redundancy: bool = True
+    rotation: bool = False
 
     @property
     def widths(self) -> bool:
@@ -42,8 +44,8 @@ class Method:
 
 
 _ENTRIES = (
-    Method("auto", "search", "sequential", ranks="pca"),
-    Method("channels", "search", "sequential"),
+    Method("auto", "search", "sequential", ranks="pca", rotation=True),
+    Method("channels", "search", "sequential", rotation=True),
     Method("uniform", "uniform", "sequential"),
     Method("paper", "iterative", "one-shot", "pivoted-qr", redundancy=False),
     Method("paper-uniform", "uniform", "one-shot", "pivoted-qr", redundancy=False),

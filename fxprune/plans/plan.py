@@ -17,8 +17,24 @@ from fxprune.label.groups import Analysis
 from fxprune.label.survivors import kept_axes
 from fxprune.plans.factoring import Factoring
 
-VERSION = 2
+VERSION = 3
+UNROTATED = 2
+"""The version of plans that rotate nothing: older ones read them."""
 Indices = list[int] | list[list[int]]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A channel group whose channels were written in new coordinates, of which the first stay.
+
+    Attributes:
+        digest: of the coordinates.
+        axes: the weight axes that hold the group's channels, as (parameter, axis); indices in
+            `Plan.kept` number new coordinates there.
+    """
+
+    digest: str
+    axes: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class Plan:
         method: how it was made.
         factorings: layers replaced by two, by the name of their weight; `kept` and `shapes` speak
             of the one they were.
+        rotations: channel groups that were rotated, by name.
     """
 
     kept: dict[str, dict[int, Indices]]
@@ -41,10 +58,19 @@ class Plan:
     method: str = "auto"
     settings: dict[str, Any] = field(default_factory=dict)
     factorings: dict[str, Factoring] = field(default_factory=dict)
+    rotations: dict[str, Rotation] = field(default_factory=dict)
+
+    @property
+    def rotated(self) -> frozenset[tuple[str, int]]:
+        """The weight axes that hold rotated channels."""
+        return frozenset(axis for rotation in self.rotations.values() for axis in rotation.axes)
 
     def to_json(self, **options: Any) -> str:
         """The plan as a JSON document."""
-        return json.dumps({"version": VERSION, **asdict(self)}, **options)
+        document = {"version": VERSION if self.rotations else UNROTATED, **asdict(self)}
+        if not self.rotations:
+            del document["rotations"]
+        return json.dumps(document, **options)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -79,12 +105,17 @@ class Plan:
                 str(data.get("method", "auto")),
                 dict(data.get("settings", {})),
                 {str(n): Factoring(**how) for n, how in data.get("factorings", {}).items()},
+                {str(n): _read_rotation(**r) for n, r in data.get("rotations", {}).items()},
             )
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError(f"The plan is malformed: {error}.") from error
 
     def __hash__(self) -> int:
         return hash(self.to_json(sort_keys=True))
+
+
+def _read_rotation(digest: str, axes: list[tuple[str, int]]) -> Rotation:
+    return Rotation(str(digest), tuple((str(name), int(axis)) for name, axis in axes))
 
 
 def make_plan(
@@ -94,6 +125,7 @@ def make_plan(
     method: str,
     settings: dict[str, Any],
     factorings: Mapping[str, Factoring] = MappingProxyType({}),
+    rotations: Mapping[str, Rotation] = MappingProxyType({}),
 ) -> Plan:
     """Write down a choice of channels.
 
@@ -101,7 +133,7 @@ def make_plan(
         analysis: of the captured graph.
         keep_mask: (channels + 1,) bool.
         state: the captured graph's parameters and buffers.
-        method, settings, factorings: noted in the plan.
+        method, settings, factorings, rotations: noted in the plan.
     """
     kept_axes(analysis, keep_mask)
     kept: dict[str, dict[int, Indices]] = {}
@@ -117,6 +149,7 @@ def make_plan(
         method,
         settings,
         dict(factorings),
+        dict(rotations),
     )
 
 

@@ -26,6 +26,8 @@ from fxprune.capture.batch import Batch
 from fxprune.errors import warn_caller
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
+from fxprune.label.rotatable import mark_rotatable
+from fxprune.plans.plan import Rotation
 from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.removal import Profile, profile_groups
 from fxprune.profile.selectors import SELECTORS
@@ -92,6 +94,17 @@ class Statistics:
         for numbers, batch in self.calibration.numbered(chosen):
             yield numbers, batch.channels_last()
             advance(batch.own)
+
+    @cached_property
+    def marked(self) -> Analysis:
+        """The analysis, with which groups may be rotated and why others may not."""
+        with self.journal.station("label"):
+            return mark_rotatable(self.graph, self.analysis)
+
+    @property
+    def rotations(self) -> dict[str, Rotation]:
+        """The groups that are rotated, as a plan notes them."""
+        return {}
 
     @cached_property
     def observed(self) -> Observed:

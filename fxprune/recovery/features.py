@@ -64,7 +64,12 @@ def match_features(original: GraphModule, small: GraphModule, plan: Plan) -> tup
     for layer in own_layers(original).values():
         others = calls.get(layer.weight, [])
         kept = plan.kept.get(layer.weight, {}).get(0)
-        if len(others) != len(layer.calls) or kept and isinstance(kept[0], list):
+        if (
+            len(others) != len(layer.calls)
+            or kept
+            and isinstance(kept[0], list)
+            or (layer.weight, 0) in plan.rotated
+        ):
             continue
         rank = attribute(original, layer.weight).dim()
         for call, other in zip(layer.calls, others, strict=True):

@@ -83,7 +83,7 @@ def _meet_inside(call: Call, read: Tensor | None, kept: Tensor | None) -> None:
     stay.
     """
     if read is not None and kept is not None:
-        call.record.unite(read, _repeated(kept, read.shape[-3]))
+        call.record.pair(read, _repeated(kept, read.shape[-3]))
         query, key = (operand_node(call, operand) for operand in call.args[:2])
         call.record.multiply(query, key, read)
         return

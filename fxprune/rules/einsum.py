@@ -54,7 +54,7 @@ def _contract(call: Call, left: list[Tensor], right: list[Tensor]) -> None:
     """
     record = call.record
     if len(left) == 1 == len(right) and varying(left[0]) == varying(right[0]):
-        record.unite(left[0], right[0])
+        record.pair(left[0], right[0])
         record.block_structure(squash(left[0]))
         factors: Any = call.node.args[1]
         record.multiply(factors[0], factors[1], left[0])

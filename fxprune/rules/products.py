@@ -76,7 +76,7 @@ def _contract(call: Call, left: Value, right: Value, read: Tensor, kept: Tensor)
     """Unite what the two operands are contracted along; the one that is a weight consumes."""
     record, last = call.record, read.dim() - 1
     if not (varying(squash(kept)) <= {last} and varying(squash(read)) <= {last}):
-        record.unite(read, kept)
+        record.pair(read, kept)
         record.block_structure(squash(read))
         record.multiply(operand_node(call, left), operand_node(call, right), read)
         return

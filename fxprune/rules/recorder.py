@@ -80,6 +80,7 @@ class Recorder:
         self.met_heads = False
         self.next_label = FIXED + 1
         self.edges: list[Tensor] = []
+        self.paired: list[int] = []
         self.pins: list[tuple[Tensor, str]] = []
         self.blocks: list[tuple[Tensor, bool]] = []
         self.consumers: list[Consumer] = []
@@ -155,6 +156,14 @@ class Recorder:
             self.pin(pairs[fixed], "meets a tensor that is not produced by a weight")
         if not fixed.all():
             self.edges.append(pairs[~fixed])
+
+    def pair(self, left: Tensor, right: Tensor) -> None:
+        """Unite what two factors of a product sum over, neither of which is a weight, and note
+        that these are the product's two sides.
+        """
+        before = len(self.edges)
+        self.unite(left, right)
+        self.paired += range(before, len(self.edges))
 
     def tie(self, labels: Tensor, dims: frozenset[int]) -> Tensor:
         """Unite along dimensions, and return the label tensor made constant there."""

@@ -1,7 +1,7 @@
 """What a call is expected to take: how work grows with what is asked, and what reports say."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from torch import nn
@@ -12,6 +12,7 @@ from fxprune.allocate.expected_cost import expect_cost
 from fxprune.plans.methods import METHODS
 from fxprune.timing.speeds import Speeds, Work
 from tests.nets import images, session_of, tiny
+from tests.rotations import examples, separate
 
 ONE = Speeds(1.0, 0.0, 0.0, 0.0, 0.0)
 """Only examples that go through the whole model take time."""
@@ -56,6 +57,17 @@ def test_every_trial_costs_as_much_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert fits[0] < fits[1] < fits[2]
     assert fits[2] - fits[1] == pytest.approx((fits[1] - fits[0]) * 2 / 2.5)
     assert fits[0] == expected(monkeypatch, ROWS, "uniform")["fit"]
+
+
+def test_what_is_searched_twice_is_foreseen_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ROWS)
+    session = session_of(separate().eval(), examples(separate, 200).float())
+    fits = []
+    for rotation in (False, True):
+        method = replace(METHODS["channels"], rotation=rotation)
+        fits.append(expect_cost(session.using(method=method), {"flops": 0.5}).seconds["fit"])
+    last = expect_cost(session.using(method=METHODS["uniform"]), {"flops": 0.5}).seconds["fit"]
+    assert fits[1] - last == pytest.approx(2 * (fits[0] - last))
 
 
 def test_solves_follow_from_sizes_and_not_from_examples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_the_least_effort_tries_nothing_and_takes_uniform_widths(
 ) -> None:
     session = session_of(tiny(), loader(), effort=1)
     search = searched(session, monkeypatch)
-    uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
+    _, uniform = choose_candidate(pose(session.using(method=METHODS["uniform"]), {"flops": 0.5}))
     assert search.best()[1].widths.tolist() == uniform.widths.tolist()
     assert not search.tried
 
@@ -135,7 +135,7 @@ def test_every_baselines_widths_are_among_the_candidates() -> None:
         baseline = session.using(method=METHODS[method])
         problem = pose(session, limits)
         profiles = pose(baseline, limits).profiles
-        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles)).widths
+        widths = choose_candidate(replace(problem, session=baseline, profiles=profiles))[1].widths
         assert widths.tobytes() in found
     problem = pose(session, limits)
     balanced = balanced_widths(problem.profiles, problem.costs, problem.valid, limits)
@@ -196,7 +196,7 @@ def test_streams_are_narrowed_after_and_beside_plans_that_leave_them(
 
     monkeypatch.setattr(Search, "best", recorded)
     problem = pose(session.using(method=METHODS["channels"]), {"flops": 0.6})
-    chosen = choose_candidate(problem)
+    _, chosen = choose_candidate(problem)
     left, narrowed = (
         [int(candidate.widths[streams].item()) for _, candidate in search.tried]
         for search in searches
@@ -208,5 +208,5 @@ def test_streams_are_narrowed_after_and_beside_plans_that_leave_them(
     assert chosen.key == leader.key
     # Other methods narrow streams only where a budget cannot be kept without.
     uniform = pose(session.using(method=METHODS["uniform"]), {"flops": 0.6})
-    assert choose_candidate(uniform).widths[streams].tolist() == [16]
-    assert choose_candidate(uniform.within(flops=0.2)).widths[streams].item() < 16
+    assert choose_candidate(uniform)[1].widths[streams].tolist() == [16]
+    assert choose_candidate(uniform.within(flops=0.2))[1].widths[streams].item() < 16

@@ -1,0 +1,94 @@
+r"""Bases in which keeping the leading coordinates is the best low-rank product.
+
+Channels x with second moments G are read through a positive semidefinite metric M: an error e
+costs e^T M e. The best A of rank k minimizes E \|(I - A) x\|_M^2 = \|M^{1/2} (I - A) G^{1/2}\|_F^2.
+With the singular value decomposition M^{1/2} G^{1/2} = W S V^T it is A = G^{1/2} V_k V_k^T
+G^{-1/2}, and what it costs is the sum of s_i^2 over i > k (Eckart & Young 1936, in the metric of
+the data; for value and output matrices Wang et al., "SVD-LLM", 2024, section 3).
+
+A reads x by the rows V_k^T G^{-1/2} only. Their span is all that a selection of k coordinates has
+to keep, as the readers are fitted afterwards; it is that of the leading k columns of M G^{1/2} V,
+for every k, so that one orthonormal basis serves all widths: `nested_basis`. Where two activations
+are multiplied with each other, nothing is fitted in between and both must change along:
+`balanced_pair` splits A, as square-root balanced truncation does (Tombs & Postlethwaite 1987).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RIDGE = 1e-6
+"""Added to both moments, relative to their mean diagonal, before they are inverted: the basis stays
+invertible where a direction is dead, or read by nothing.
+"""
+TINY = torch.finfo(torch.float64).tiny
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The symmetric square root; rounding below zero counts as zero."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
+
+
+def _ridged(matrix: Tensor) -> Tensor:
+    """A moment, with its ridge."""
+    result = (matrix + matrix.T) / 2
+    mean = float(result.diagonal().mean())
+    result.diagonal().add_(RIDGE * mean if mean > 0 else 1.0)
+    return result
+
+
+def _tails(squares: Tensor) -> np.ndarray:
+    """What dropping the last 0, 1, ... of falling costs gives up, (n,)."""
+    spent = torch.cat([squares.new_zeros(1), squares.flip(0).cumsum(0)[:-1]])
+    return np.asarray(spent.numpy())
+
+
+def nested_basis(gram: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal coordinates of which, for every k, the first k carry the best product of rank k.
+
+    Args:
+        gram: G, second moments of the channels, (n, n) float64.
+        metric: M, what errors cost, (n, n) float64.
+
+    Returns:
+        (n, n) float64, row j giving the new channel j; and (n,) the least possible cost after
+        dropping 0, 1, ... of the last. Directions that are dead or unread come last.
+    """
+    g, m = torch.from_numpy(gram), torch.from_numpy(metric)
+    root = _root(g)
+    inner = root @ m @ root
+    values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    columns = m @ (root @ vectors)
+    # Each to unit length: what costs next to nothing still has a direction.
+    columns = columns / columns.norm(dim=0).clamp(min=TINY)
+    basis, triangle = torch.linalg.qr(columns)
+    signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(basis)
+    return np.ascontiguousarray((basis * signs).T.numpy()), _tails(values)
+
+
+def balanced_pair(
+    gram: np.ndarray, metric: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates of two factors x, y of a product x^T y, of which the first k carry the best
+    product of rank k.
+
+    Args:
+        gram: G, second moments of x, (n, n) float64.
+        metric: M, what errors of x cost through y, (n, n) float64, such as the second moments of y.
+
+    Returns:
+        P and P^{-T}, (n, n) float64, so that (P x)^T (P^{-T} y) = x^T y; P x has about the energy
+        of x. And (n,) the cost after dropping 0, 1, ... of the last.
+    """
+    g, m = _ridged(torch.from_numpy(gram)), _ridged(torch.from_numpy(metric))
+    scale = float(m.trace() / g.trace())
+    first, second = _root(g), _root(m / scale)
+    _, values, right = torch.linalg.svd(first @ second)
+    # P = S^{-1/2} V^T M^{1/2}: no inverse of a moment.
+    weights = values.clamp(min=values[0] * torch.finfo(values.dtype).eps)
+    forward = weights.rsqrt()[:, None] * (right @ second)
+    backward = torch.linalg.inv(forward).T.contiguous()
+    return forward.numpy(), backward.numpy(), _tails(values.square() * scale)
