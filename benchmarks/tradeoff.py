@@ -104,6 +104,7 @@ class Test:
             "kept": report.flops[1] / report.flops[0],
             "dense": self._accuracy(self._decided),
             "accuracy": self._accuracy(found.argmax(1)),
+            "examples": len(self._images),
             "agreement": float((found.argmax(1) == self._decided).float().mean()),
             "error": float((found - self._reference).square().sum()) / self._norm,
             "predicted_error": report.predicted_error,
@@ -184,9 +185,12 @@ def main(
     ] = None,
     recover: Annotated[float | None, typer.Option(help="minutes of training after auto")] = None,
     recover_steps: Annotated[int | None, typer.Option(help="steps instead")] = None,
+    rows_file: Annotated[
+        Path | None, typer.Option("--rows", help="measure nothing: show what --json wrote")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     picture_file: Annotated[
-        Path | None, typer.Option("--plot", help="draw agreement against FLOPs; needs matplotlib")
+        Path | None, typer.Option("--plot", help="draw changed decisions; needs matplotlib")
     ] = None,
 ) -> None:
     """Write the trade-off table."""
@@ -194,7 +198,9 @@ def main(
     rows: list[dict[str, object]] = []
     methods, repeats = method or list(METHODS), 3 if every else seeds
     length = Length(minutes=recover, steps=recover_steps) if recover or recover_steps else None
-    if photographs is not None:
+    if rows_file is not None:
+        rows = json.loads(rows_file.read_text())
+    elif photographs is not None:
         task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
         budgets = flops or [0.9, 0.8, 0.7]
         rows += measure(LITE, efficientnet_lite0(), task, budgets, repeats, methods, length)

@@ -1,10 +1,13 @@
 """The benchmarks' commands are where the documents say, and what they share stands below them."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from benchmarks.examination.tradeoff_page import _curve, picture
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -31,3 +34,21 @@ def test_what_is_shared_imports_no_command(path: Path) -> None:
     text = path.read_text()
     names = re.findall(r"^\s*(?:from|import) benchmarks\.(\w+)", text, re.MULTILINE)
     assert not set(names) & COMMANDS
+
+
+def test_the_tradeoff_is_drawn_from_the_rows_that_are_kept(tmp_path: Path) -> None:
+    rows = json.loads((ROOT / "docs" / "tradeoff.json").read_text())
+    page = (ROOT / "docs" / "tradeoff.md").read_text()
+    for row in rows:
+        assert f"{100 * row['agreement']:.2f} ({100 * row['accuracy']:.2f})" in page
+    picture(rows, tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    for text in {row["net"] for row in rows} | {row["method"] for row in rows}:
+        assert f">{text}</text>" in drawn
+    curve = _curve([row for row in rows if row["net"] == "mlp"], "auto")
+    assert [(spot.kept, round(spot.lost, 4)) for spot in curve] == [
+        (0.7, 0.002),
+        (0.5, 0.0027),
+        (0.35, 0.0042),
+    ]
+    assert all(spot.lost < (spot.high or 0) < 2 * spot.lost for spot in curve)
