@@ -98,10 +98,8 @@ def picture(rows: list[dict[str, object]], file: Path) -> None:
             axes.set(title=name, xlabel="FLOPs kept, %", ylabel="changed decisions, %")
         for axes in panels[len(names) :]:
             axes.set_axis_off()
-        figure.legend(
-            handles=figure.axes[0].get_legend_handles_labels()[0],
-            **{"loc": "outside lower center", "ncols": len(methods) + 1},
-        )
+        handles = figure.axes[0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(methods) + 1)
         figure.savefig(file)
 
 
