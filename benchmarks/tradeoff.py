@@ -165,6 +165,14 @@ def write(rows: list[dict[str, object]], file: Path | None) -> None:
         file.write_text(json.dumps(rows, indent=1))
 
 
+Rows = Annotated[
+    Path | None, typer.Option("--rows", help="measure nothing: show what --json wrote")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="draw changed decisions; needs matplotlib")
+]
+
+
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.5 by default")] = None,
@@ -185,13 +193,9 @@ def main(
     ] = None,
     recover: Annotated[float | None, typer.Option(help="minutes of training after auto")] = None,
     recover_steps: Annotated[int | None, typer.Option(help="steps instead")] = None,
-    rows_file: Annotated[
-        Path | None, typer.Option("--rows", help="measure nothing: show what --json wrote")
-    ] = None,
+    rows_file: Rows = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
-    picture_file: Annotated[
-        Path | None, typer.Option("--plot", help="draw changed decisions; needs matplotlib")
-    ] = None,
+    picture_file: Plot = None,
 ) -> None:
     """Write the trade-off table."""
     console = Console(width=140)

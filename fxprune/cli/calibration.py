@@ -1,6 +1,7 @@
 """The examples that a command line names: batches to calibrate on, or one call to trace with."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -43,6 +44,11 @@ class Source:
     std: str = ""
     device: str | None = None
     dtype: str | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Source":
+        """What options by their names say."""
+        return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
 
     def place(self, net: nn.Module) -> nn.Module:
         """The model on its device, in its dtype.

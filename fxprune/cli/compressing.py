@@ -1,6 +1,7 @@
 """`fxprune compress`, `factorize` and `sweep`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -12,8 +13,9 @@ from fxprune.cli.calibration import Source
 from fxprune.cli.output import show
 from fxprune.cli.parsing import parse_decision, parse_keep, parse_multiple
 from fxprune.cli.written import (
-    check_file,
     check_folder,
+    check_places,
+    put_out,
     say_next,
     say_written,
     write_results,
@@ -22,6 +24,10 @@ from fxprune.handover.report import parts_of
 from fxprune.options import DEFAULTS
 
 BUDGETS = (0.9, 0.7, 0.5, 0.35)
+AS_THEY_ARE = (
+    *("flops", "params", "agreement", "latency", "method", "selector", "effort", "seed"),
+)
+"""Options of compress that the library takes as they stand."""
 NOT_KEPT = "Next: the same with --out small/, since no model was written."
 
 
@@ -58,32 +64,22 @@ def compress(
     as_json: options.Json = False,
 ) -> list[str]:
     """Compress a model and print the report."""
-    check_folder(out)
-    check_file(html, "--html")
-    source = Source(
-        model=model, data=data, batch=batch, limit=limit, groups=groups, size=size, gray=gray,
-        mean=mean, std=std, device=device, dtype=dtype,
-    )  # fmt: skip
+    given = dict(locals())
+    check_places(out, html)
+    source = Source.of(given)
     net = source.place(models.model(model, weights))
     loader, labels = source.read(net)
     small = fxprune.compress(
         net,
         loader,
-        flops=flops,
-        params=params,
-        agreement=agreement,
-        latency=latency,
+        **{name: given[name] for name in AS_THEY_ARE},
         workload=fxprune.Workload(latency_batch, compiled),
-        method=method,
-        selector=selector,
         decision=parse_decision(decision),
         groups=labels,
         targets=targets or None,
         ignore=ignore or (),
         keep=parse_keep(keep),
         round_to=parse_multiple(round_to),
-        effort=effort,
-        seed=seed,
     )
     return hand_out(small, out, html, as_json, model, weights, data)
 
@@ -114,12 +110,9 @@ def factorize(
     """Replace layers by two smaller ones where that pays, and print the report; half of the
     parameters without --params and --flops.
     """
-    check_folder(out)
-    check_file(html, "--html")
-    source = Source(
-        model=model, data=data, batch=batch, limit=limit, groups=groups, size=size, gray=gray,
-        mean=mean, std=std, device=device, dtype=dtype,
-    )  # fmt: skip
+    given = dict(locals())
+    check_places(out, html)
+    source = Source.of(given)
     net = source.place(models.model(model, weights))
     loader, labels = source.read(net)
     small = fxprune.factorize(
@@ -146,26 +139,21 @@ def hand_out(
     data: str,
 ) -> list[str]:
     """Write and print what was made; what to say at the end."""
-    result = fxprune.report(small)
-    written = write_results(small, out)
-    if html is not None:
-        result.to_html(html)
-        written.append(html)
-    show(result, result.to_json(), as_json)
+    written = put_out(small, out, html, as_json)
     if out is None:
-        return [*say_written(written), NOT_KEPT]
+        return [*written, NOT_KEPT]
     again = (model, *(("--weights", weights) if weights else ()))
     parts = parts_of(small)
     if "" not in parts:
         name = next(iter(parts))
         loads = f"model.{name} = fxprune.load({str(out / name / models.SAVED)!r})"
         following = say_next("python", "-c", f"...; {loads}")
-    elif result.advice:
+    elif fxprune.report(small).advice:
         examples = ("--data", data, "--minutes", "10", "--out", "better/")
         following = say_next("fxprune", "recover", out, *again, *examples)
     else:
         following = say_next("fxprune", "bench", out, *again)
-    return [*say_written(written), following]
+    return [*written, following]
 
 
 def sweep(
@@ -194,13 +182,11 @@ def sweep(
     as_json: options.Json = False,
 ) -> list[str]:
     """Compress a model to several sizes from one calibration."""
+    given = dict(locals())
     budgets = tuple(flops or BUDGETS)
     for budget in budgets:
         check_folder(None if out is None else out / f"{budget:g}")
-    source = Source(
-        model=model, data=data, batch=batch, limit=limit, groups=groups, size=size, gray=gray,
-        mean=mean, std=std, device=device, dtype=dtype,
-    )  # fmt: skip
+    source = Source.of(given)
     net = source.place(models.model(model, weights))
     loader, labels = source.read(net)
     curve = fxprune.sweep(
@@ -217,20 +203,23 @@ def sweep(
         effort=effort,
         seed=seed,
     )
+    return put_out_sizes(curve, out, as_json)
+
+
+def put_out_sizes(curve: Mapping[float, nn.Module], out: Path | None, as_json: bool) -> list[str]:
+    """Write and print the sizes of a sweep; what to say at the end."""
     reports = {budget: fxprune.report(small) for budget, small in curve.items()}
     rows = [json.loads(result.to_json()) | {"budget": b} for b, result in reports.items()]
-    written = [
-        path
-        for budget, small in curve.items()
-        for path in write_results(small, None if out is None else out / f"{budget:g}")
-    ]
+    written: list[Path] = []
+    for budget, small in curve.items():
+        written += write_results(small, None if out is None else out / f"{budget:g}")
     show(tabulate_sweep(reports), json.dumps({"sizes": rows}), as_json)
     if out is None:
         return [NOT_KEPT]
     return [*say_written(written), say_next("fxprune", "plot", out, "--out", "curve.png")]
 
 
-def tabulate_sweep(reports: dict[float, fxprune.Report]) -> Table:
+def tabulate_sweep(reports: Mapping[float, fxprune.Report]) -> Table:
     """A row per size."""
     table = Table(title="Sizes from one calibration", title_justify="left")
     for column in ("asked", "FLOPs", "parameters", "same decision", "at least", "error"):

@@ -5,12 +5,12 @@ import os
 import fxprune
 from fxprune.cli import models, options
 from fxprune.cli.calibration import Source
-from fxprune.cli.output import show
 from fxprune.cli.parsing import parse_augment, parse_decision
-from fxprune.cli.written import check_file, check_folder, say_next, say_written, write_results
+from fxprune.cli.written import check_places, put_out, say_next
 from fxprune.recovery.training import Training
 
 TRAINING = Training()
+LENGTHS = ("minutes", "steps", "epochs")
 
 
 def recover(
@@ -42,21 +42,16 @@ def recover(
     as_json: options.Json = False,
 ) -> list[str]:
     """Train a saved compressed model, without labels, to what its original gives."""
-    check_folder(out)
-    check_file(html, "--html")
-    source = Source(
-        model=original, data=data, batch=batch, limit=limit, groups=groups, size=size, gray=gray,
-        mean=mean, std=std, device=device,
-    )  # fmt: skip
+    given = dict(locals())
+    check_places(out, html)
+    source = Source.of(given | {"model": original})
     net = source.place(models.model(original, weights))
     loader, together = source.read(net)
     better = fxprune.recover(
         source.place(models.load_saved(small)),
         net,
         loader,
-        minutes=minutes,
-        steps=steps,
-        epochs=epochs,
+        **{name: given[name] for name in LENGTHS},
         training=fxprune.Training(rate=rate, optimizer=optimizer, batch=train_batch),
         augment=parse_augment(augment),
         labels=labels,
@@ -67,10 +62,4 @@ def recover(
     )
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one writes
         return []
-    result = fxprune.report(better)
-    written = write_results(better, out)
-    if html is not None:
-        result.to_html(html)
-        written.append(html)
-    show(result, result.to_json(), as_json)
-    return [*say_written(written), say_next("fxprune", "bench", out, original)]
+    return [*put_out(better, out, html, as_json), say_next("fxprune", "bench", out, original)]

@@ -9,6 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune.cli.models import SAVED
+from fxprune.cli.output import show
 from fxprune.errors import SourceError
 from fxprune.handover.report import parts_of
 
@@ -63,6 +64,31 @@ def check_file(file: Path | None, option: str) -> None:
         raise SourceError(
             f"{option} {file} cannot be written: {error}. Name a file in a folder that exists."
         ) from error
+
+
+def check_places(folder: Path | None, page: Path | None) -> None:
+    """Whether a folder and a page can be written, where any is named.
+
+    Raises:
+        SourceError: says which cannot.
+    """
+    check_folder(folder)
+    check_file(page, "--html")
+
+
+def put_out(small: nn.Module, folder: Path | None, page: Path | None, as_json: bool) -> list[str]:
+    """Write what was made and its page, where any is named, and print the report.
+
+    Returns:
+        lines that say where the files are.
+    """
+    result = fxprune.report(small)
+    written = write_results(small, folder)
+    if page is not None:
+        result.to_html(page)
+        written.append(page)
+    show(result, result.to_json(), as_json)
+    return say_written(written)
 
 
 def write_results(small: nn.Module, folder: Path | None) -> list[Path]:
