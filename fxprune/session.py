@@ -113,6 +113,7 @@ class Session:
             if self.options.budget.agreement is not None:
                 raise UnsupportedError(judge.question)
             warn_caller(f"{judge.question} Until then it is: {judge}.")
+        self.journal.decide("decision: %s", judge)
         for note in (*judge.notes, judge.question.rstrip(".")):
             if note:
                 self.journal.note(note)
@@ -168,10 +169,18 @@ def open_session(
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
         notes, compare_features = _examine(captured, model, calibration, options)
-    journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
+    for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
+        journal.note(text)
+    journal.decide(
+        "%d calibration examples: %d fit, %d are held out",
+        *(calibration.size, split.fitting, calibration.size - split.fitting),
+    )
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+    journal.decide(
+        "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
+    )
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:

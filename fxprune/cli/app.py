@@ -1,6 +1,8 @@
 """The command line: one command a verb; each stands in the file of its family."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import torch
@@ -39,6 +41,7 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_tell_version, is_eager=True, help="and that of torch"),
@@ -49,8 +52,20 @@ def common(
 ) -> None:
     """Make trained PyTorch models smaller and faster without fine-tuning."""
     if verbose:
-        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-        logging.getLogger("fxprune").setLevel(logging.INFO)
+        context.with_resource(_shown_log())
+
+
+@contextmanager
+def _shown_log() -> Iterator[None]:
+    """What the library logs, on stderr."""
+    log, handler = logging.getLogger("fxprune"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield
+    log.removeHandler(handler)
+    log.setLevel(before)
 
 
 def main() -> None:
