@@ -3,11 +3,17 @@
 import ast
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from benchmarks.examination.study import Found, Subject, draw_lines, put_out
 from benchmarks.examination.tradeoff_page import _curve, picture
+from benchmarks.studies import app as studies
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -52,3 +58,33 @@ def test_the_tradeoff_is_drawn_from_the_rows_that_are_kept(tmp_path: Path) -> No
         (0.35, 0.0042),
     ]
     assert all(spot.lost < (spot.high or 0) < 2 * spot.lost for spot in curve)
+
+
+def test_a_study_ends_in_a_table_and_a_picture(tmp_path: Path) -> None:
+    def draw(panels: Sequence[Any]) -> None:
+        draw_lines(panels[0], {"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])})
+
+    put_out(Found("name", "title", ("x", "y"), [["1", "2"]], draw), tmp_path)
+    assert (tmp_path / "name.md").read_text() == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
+    assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_subject_judges_by_the_decisions_of_its_network() -> None:
+    subject = Subject.of("mlp", None)
+    assert (len(subject.pool), len(subject.images)) == (1000, 5000)
+    rate, bound, right = subject.judge(subject.net)
+    assert rate == 1.0
+    assert 0.999 < bound < 1
+    assert right == float((subject.decided == subject.labels).float().mean())
+    assert bool(subject.same(subject.net).all())
+    first = subject.draw(10, 0)
+    assert torch.equal(first, subject.draw(10, 0))
+    assert not torch.equal(first, subject.draw(10, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["widths", "scores"])
+def test_a_study_runs(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(studies, [name, "--net", "mlp", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.md", f"{name}.png"]

@@ -63,9 +63,11 @@ def _shown_log() -> Iterator[None]:
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    yield
-    log.removeHandler(handler)
-    log.setLevel(before)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def main() -> None:
