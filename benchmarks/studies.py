@@ -5,6 +5,7 @@ on), in a minute or two each; with `--data` on Fashion-MNIST's 5,000 and 10,000.
 says what each is about.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,6 +198,10 @@ def scores(net: Net = "vgg", keep: float = 0.5, data: Data = None, out: Out = HE
         for i, (axes, score) in enumerate(zip(panels, SCORES, strict=True)):
             axes.loglog([v[i] for _, v in found], measured, MARKERS[i], color=COLORS[i])
             axes.set(title=f"rank correlation {ranks[i]:.2f}", xlabel=score)
+            lowest, highest = min(v[i] for _, v in found), max(v[i] for _, v in found)
+            ticks = [lowest, math.sqrt(lowest * highest), highest]
+            axes.minorticks_off()
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         panels[0].set_ylabel("measured error of the output")
 
     columns = ("group", *SCORES, "measured error")

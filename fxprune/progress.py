@@ -130,10 +130,12 @@ class Journal:
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
         self.expected, self._before = cost, sum(self.seconds.values())
-        self._progress.say(
+        text = (
             f"about {sum(cost.seconds.values()):,.0f} s to go: {cost.passes:.1f} forward passes "
             "over the calibration examples"
         )
+        self._progress.say(text)
+        LOG.info("%s", text)
 
     @property
     def passes(self) -> tuple[float, float] | None:

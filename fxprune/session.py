@@ -171,16 +171,10 @@ def open_session(
         notes, compare_features = _examine(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
-    journal.decide(
-        "%d calibration examples: %d fit, %d are held out",
-        *(calibration.size, split.fitting, calibration.size - split.fitting),
-    )
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
-    journal.decide(
-        "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
-    )
+    _tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
@@ -214,6 +208,18 @@ def open_session(
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
     return session
+
+
+def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
+    """Log what there is to work with."""
+    examples = len(split.held_out)
+    journal.decide(
+        "%d calibration examples: %d fit, %d are held out",
+        *(examples, split.fitting, examples - split.fitting),
+    )
+    journal.decide(
+        "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
+    )
 
 
 def capture_for(model: nn.Module, calibration: Calibration, options: Options) -> Captured:

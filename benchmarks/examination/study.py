@@ -103,7 +103,9 @@ def put_out(found: Found, folder: Path) -> None:
     console.print(table)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [found.columns, ["---"] * len(found.columns), *found.rows]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    text = "".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines
+    )
     (folder / f"{found.name}.md").write_text(text, encoding="utf-8")
     with styled():
         figure = new_picture(max(4.2 * found.panels, 5.5), 3.8)
