@@ -143,7 +143,7 @@ def _within(tick: float, lines: dict[str, tuple[list[float], list[float]]]) -> b
 def left_out(
     net: Net = "vgg",
     flops: float = 0.5,
-    method: str = "uniform",
+    method: str = "paper",
     data: Data = None,
     out: Out = HERE,
 ) -> None:
@@ -217,7 +217,7 @@ def composition(net: Net = "vgg", flops: float = 0.6, data: Data = None, out: Ou
     whole = fxprune.report(channels).params[0]
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for method in ("pca", "learned-rank", "alds"):
-        for keep in (0.9, 0.8, 0.7):
+        for keep in (0.8, 0.6, 0.4):
             both = fxprune.factorize(channels, subject.pool, params=keep, method=method, **QUIET)
             rate, bound, right = subject.judge(both)
             share = fxprune.report(both).params[1] / whole
@@ -233,6 +233,7 @@ def composition(net: Net = "vgg", flops: float = 0.6, data: Data = None, out: Ou
             title=f"{net}: {flops:.0%} of the FLOPs by channels, then low rank",
             xlabel="parameters kept, % of the original's",
             ylabel="changed decisions, %",
+            ylim=(0, None),
         )
 
     columns = ("then", "keep ratio", "parameters %", "agreement %", "at least %", "accuracy %")
@@ -246,7 +247,7 @@ def fine_tuning(net: Net = "vgg", flops: float = 0.35, data: Data = None, out: O
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for name, method in list(METHODS.items())[:2]:
         small = fxprune.compress(subject.net, subject.pool, flops=flops, method=method, **QUIET)
-        for steps in (0, 50, 150, 400):
+        for steps in (0, 50, 150):
             better = (
                 fxprune.recover(small, subject.net, subject.pool, steps=steps, **QUIET)
                 if steps

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 48
+MOST = 80
 """Rows: groups whose names differ in a number share one where there are more."""
 ROW, HEAD = 0.2, 1.5
 """Inches that a row takes, and all else."""
@@ -78,14 +78,16 @@ def _draw_widths(axes: "Axes", rows: Sequence[Alike[GroupRow]]) -> None:
     after = [sum(r.after for r in row.items) / len(row.items) for row in rows]
     axes.barh(at, before, height=0.78, color=BEFORE, label="before")
     axes.barh(at, after, height=0.5, color=AFTER, label="after")
+    longest = 0
     for y, (wide, row) in enumerate(zip(before, rows, strict=True)):
         kept = tell_range(r.after for r in row.items)
         whole = tell_range(r.before for r in row.items)
         text = whole if all(r.before == r.after for r in row.items) else f"{whole} → {kept}"
+        longest = max(longest, len(text))
         axes.annotate(
             text, (wide, y), (3, 0), textcoords="offset points", va="center", fontsize=7, color=INK
         )
-    axes.set_xlim(0, 1.25 * max(before, default=1))
+    axes.set_xlim(0, (1.05 + 0.017 * longest) * max(before, default=1))
     axes.set_xlabel("channels" + (", mean where a row is several groups" if _several(rows) else ""))
 
 
