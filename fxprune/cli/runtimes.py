@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -96,7 +97,8 @@ def export_checked(net: nn.Module, example: Batch, kind: str, file: Path) -> Exp
             form.write(program, made)
             runtime, run = form.open(made)
             sizes = BATCHES if free else (example.size,)
-            difference = max(_difference(net, run, _like(example, n)) for n in sizes)
+            # Of what is no number, NumPy gives none; Python's max may pass over it.
+            difference = float(np.max([_difference(net, run, _like(example, n)) for n in sizes]))
             limit = max((LIMITS.get(p.dtype, LIMIT) for p in net.parameters()), default=LIMIT)
             if not difference <= limit:
                 raise StorageError(
@@ -176,7 +178,7 @@ def _difference(net: nn.Module, run: Run, batch: Batch) -> float:
         for a, b in zip(wanted, found, strict=True)
         if a.numel()
     ]
-    return max(largest, default=0.0)
+    return float(np.max([0.0, *largest]))
 
 
 def _is_output(value: object) -> bool:
