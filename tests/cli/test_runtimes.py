@@ -1,6 +1,7 @@
-"""What is written for other runtimes is refused where it gives something else, or cannot be made."""
+"""Files for other runtimes that give something else, or cannot be made, are refused."""
 
 import importlib.util
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = bad(*words, "--to", "onnx", "--out", tmp_path / "m.onnx")
     assert 'needs onnx and onnxscript: pip install "fxprune[onnx]"' in line
-    monkeypatch.setattr(runtimes.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "no compiler" in bad(*words, "--to", "aoti", "--out", tmp_path / "m.pt2")
     assert "'tflite' is not one of onnx, pt2, aoti" in bad(*words, "--to", "tflite")
     assert "ends in .onnx" in bad(*words, "--to", "onnx", "--out", tmp_path / "m.pt2")
