@@ -68,7 +68,8 @@ def test_arguments_by_name_and_whole_numbers(tmp_path: Path) -> None:
             self.table = nn.Embedding(7, 5)
 
         def forward(self, ids: Tensor, mask: Tensor, scale: Tensor) -> Tensor:
-            return (self.table(ids) * mask.unsqueeze(-1)).sum(1) * scale
+            result: Tensor = (self.table(ids) * mask.unsqueeze(-1)).sum(1) * scale
+            return result
 
     values = {
         "mask": torch.zeros(2, 6, dtype=torch.bool),
