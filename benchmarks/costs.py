@@ -12,18 +12,21 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib
 import torch
 import typer
 
 from benchmarks.bench_costs import BATCH, CALIBRATION, WHICH
+from fxprune.drawing.picture import new_picture
+from fxprune.drawing.style import AFTER, BEFORE, COLORS, INK, styled
 from fxprune.timing.clock import machine_name
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 HERE = Path(__file__).resolve().parent
+BESIDE: dict[str, Any] = {
+    **{"xytext": (3, 0), "textcoords": "offset points", "va": "center"},
+    **{"fontsize": 7, "color": INK},
+}
+"""How a value stands beside the end of its bar."""
 
 
 def measured(keyword: str) -> dict[str, Any]:
@@ -117,29 +120,51 @@ def page(found: dict[str, Any]) -> str:
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Stations stacked by net; latency before and after."""
-    spent, latency = stations(found), medians(found, "latency")
-    names = list(dict.fromkeys(s for held in spent.values() for s in held))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    with styled():
+        figure = new_picture(10, 3.6)
+        left, right = figure.subplots(1, 2)
+        draw_stations(left, stations(found))
+        draw_latency(right, medians(found, "latency"))
+        for axes in (left, right):
+            axes.invert_yaxis()
+            axes.grid(axis="y", visible=False)
+            axes.margins(x=0.12)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def draw_stations(axes: Any, spent: dict[str, dict[str, float]]) -> None:
+    """A bar per net, its seconds beside it; beyond the colors, stations are hatched."""
     offset = dict.fromkeys(spent, 0.0)
-    for name in names:
+    for at, name in enumerate(dict.fromkeys(s for held in spent.values() for s in held)):
         values = [held.get(name, 0.0) for held in spent.values()]
-        left.barh(list(spent), values, left=list(offset.values()), label=name)
-        offset = {net: offset[net] + value for net, value in zip(offset, values, strict=True)}
-    left.set(xlabel="seconds", title="Compressing, by station")
-    left.legend(fontsize=7, ncols=2)
-    for index, which in enumerate(WHICH):
-        right.barh(
-            [i + 0.4 * index for i in range(len(latency))],
-            [1e3 * held[which] for held in latency.values()],
-            0.4,
-            label=which,
+        axes.barh(
+            list(spent),
+            values,
+            left=list(offset.values()),
+            label=name,
+            color=COLORS[at % len(COLORS)],
+            hatch="////" if at >= len(COLORS) else None,
+            edgecolor="white",
+            linewidth=0.4,
         )
-    right.set_yticks([i + 0.2 for i in range(len(latency))], list(latency))
-    right.set(xlabel=f"ms per batch of {BATCH}", title="Latency, eager")
-    right.legend(fontsize=7)
-    for axes in (left, right):
-        axes.invert_yaxis()
-    figure.savefig(path, metadata={"Date": None})
+        offset = {net: offset[net] + value for net, value in zip(offset, values, strict=True)}
+    for at, seconds in enumerate(offset.values()):
+        axes.annotate(f"{seconds:.1f} s", (seconds, at), **BESIDE)
+    axes.set(xlabel="seconds", title="Compressing, by station")
+    axes.legend(fontsize=7, ncols=2, loc="upper right")
+
+
+def draw_latency(axes: Any, latency: dict[str, dict[str, float]]) -> None:
+    """Two bars per net, their milliseconds beside them."""
+    for index, (which, color) in enumerate(zip(WHICH, (BEFORE, AFTER), strict=True)):
+        values = [1e3 * held[which] for held in latency.values()]
+        places = [i + 0.4 * index for i in range(len(latency))]
+        axes.barh(places, values, 0.38, label=which, color=color)
+        for at, value in zip(places, values, strict=True):
+            axes.annotate(f"{value:.1f}", (value, at), **BESIDE)
+    axes.set_yticks([i + 0.2 for i in range(len(latency))], list(latency))
+    axes.set(xlabel=f"ms per batch of {BATCH}", title="Latency, eager")
+    axes.legend()
 
 
 def main(

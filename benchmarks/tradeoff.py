@@ -104,6 +104,7 @@ class Test:
             "kept": report.flops[1] / report.flops[0],
             "dense": self._accuracy(self._decided),
             "accuracy": self._accuracy(found.argmax(1)),
+            "examples": len(self._images),
             "agreement": float((found.argmax(1) == self._decided).float().mean()),
             "error": float((found - self._reference).square().sum()) / self._norm,
             "predicted_error": report.predicted_error,
@@ -164,6 +165,14 @@ def write(rows: list[dict[str, object]], file: Path | None) -> None:
         file.write_text(json.dumps(rows, indent=1))
 
 
+Rows = Annotated[
+    Path | None, typer.Option("--rows", help="measure nothing: show what --json wrote")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="draw changed decisions; needs matplotlib")
+]
+
+
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.5 by default")] = None,
@@ -184,17 +193,18 @@ def main(
     ] = None,
     recover: Annotated[float | None, typer.Option(help="minutes of training after auto")] = None,
     recover_steps: Annotated[int | None, typer.Option(help="steps instead")] = None,
+    rows_file: Rows = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
-    picture_file: Annotated[
-        Path | None, typer.Option("--plot", help="draw agreement against FLOPs; needs matplotlib")
-    ] = None,
+    picture_file: Plot = None,
 ) -> None:
     """Write the trade-off table."""
     console = Console(width=140)
     rows: list[dict[str, object]] = []
     methods, repeats = method or list(METHODS), 3 if every else seeds
     length = Length(minutes=recover, steps=recover_steps) if recover or recover_steps else None
-    if photographs is not None:
+    if rows_file is not None:
+        rows = json.loads(rows_file.read_text())
+    elif photographs is not None:
         task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
         budgets = flops or [0.9, 0.8, 0.7]
         rows += measure(LITE, efficientnet_lite0(), task, budgets, repeats, methods, length)

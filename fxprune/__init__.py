@@ -6,6 +6,7 @@
 
 from fxprune import decisions
 from fxprune.api import analyze, apply, compress, factorize, plan, recover, sweep
+from fxprune.drawing.plot import plot
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
@@ -17,7 +18,6 @@ from fxprune.errors import (
     UnsupportedError,
 )
 from fxprune.handover.masked import masked
-from fxprune.handover.plot import plot
 from fxprune.handover.report import Report, plan_of, report
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.plans.plan import Plan

@@ -94,8 +94,23 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
         BudgetError: the limits cannot be kept.
     """
     allocation = allocate(session, limits)
+    _tell_plan(session, allocation, limits)
     graph = build(allocation.session, allocation.keep_mask, allocation.plan.factorings)
     return Fitted(graph, allocation, verify(session, graph))
+
+
+def _tell_plan(session: Session, allocation: Allocation, limits: Mapping[str, float]) -> None:
+    """Log what was decided."""
+    widths, groups = allocation.plan.widths, session.analysis.groups
+    session.journal.decide(
+        "%s within %s: %d of %d groups lose channels, %d layers become two; error %.1e predicted",
+        allocation.plan.method,
+        ", ".join(f"{name}={limit:g}" for name, limit in limits.items()) or "no limit",
+        sum(widths[group.name] < group.width for group in groups),
+        len(groups),
+        len(allocation.plan.factorings),
+        sum(allocation.errors.values()),
+    )
 
 
 def certify(session: Session) -> Fitted:
@@ -167,6 +182,10 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
         found = compare(original, small, batches, judge, independent)
+    session.journal.decide(
+        "the same decision on %.2f %% of %d held-out examples, at least %.2f %%",
+        *(100 * found.rate, found.examples, 100 * found.bound),
+    )
     return found.numbered(np.concatenate(numbers))
 
 

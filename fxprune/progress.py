@@ -1,5 +1,10 @@
-"""Progress bars on anything longer than a second, the time of every station, and its notes."""
+"""Progress bars on anything longer than a second, the time of every station, and its notes.
 
+Without a terminal, the logger `fxprune` has a line per station and per decision, at level INFO:
+`logging.basicConfig(level=logging.INFO)` shows them.
+"""
+
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
+LOG = logging.getLogger("fxprune")
+LOG.addHandler(logging.NullHandler())
 Advance = Callable[[int], object]
 """Told how many steps of a station are newly done."""
 
@@ -114,14 +121,21 @@ class Journal:
         """Say something in the report, once."""
         if text not in self.notes:
             self.notes.append(text)
+            LOG.info("%s", text)
+
+    def decide(self, text: str, *values: object) -> None:
+        """Log what was found or decided, with values in %-style."""
+        LOG.info(text, *values)
 
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
         self.expected, self._before = cost, sum(self.seconds.values())
-        self._progress.say(
+        text = (
             f"about {sum(cost.seconds.values()):,.0f} s to go: {cost.passes:.1f} forward passes "
             "over the calibration examples"
         )
+        self._progress.say(text)
+        LOG.info("%s", text)
 
     @property
     def passes(self) -> tuple[float, float] | None:
@@ -140,4 +154,6 @@ class Journal:
         start = time.perf_counter()
         with self._progress.task(name, total) as advance:
             yield advance
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        LOG.info("%s took %.2f s", name, took)

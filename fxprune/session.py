@@ -141,6 +141,7 @@ class Session:
             if self.options.budget.agreement is not None:
                 raise UnsupportedError(judge.question)
             warn_caller(f"{judge.question} Until then it is: {judge}.")
+        self.journal.decide("decision: %s", judge)
         for note in (*judge.notes, judge.question.rstrip(".")):
             if note:
                 self.journal.note(note)
@@ -198,10 +199,12 @@ def open_session(
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
         notes, compare_features = _examine(captured, model, calibration, options)
-    journal.notes.extend((*captured.notes, *calibration.notes(split.held_out), *notes))
+    for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
+        journal.note(text)
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+    _tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
@@ -235,6 +238,18 @@ def open_session(
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
     return session
+
+
+def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
+    """Log what there is to work with."""
+    examples = len(split.held_out)
+    journal.decide(
+        "%d calibration examples: %d fit, %d are held out",
+        *(examples, split.fitting, examples - split.fitting),
+    )
+    journal.decide(
+        "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
+    )
 
 
 def capture_for(model: nn.Module, calibration: Calibration, options: Options) -> Captured:

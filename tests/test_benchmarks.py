@@ -1,10 +1,19 @@
 """The benchmarks' commands are where the documents say, and what they share stands below them."""
 
 import ast
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.examination.study import Found, Subject, draw_lines, put_out
+from benchmarks.examination.tradeoff_page import _curve, picture
+from benchmarks.studies import app as studies
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -31,3 +40,51 @@ def test_what_is_shared_imports_no_command(path: Path) -> None:
     text = path.read_text()
     names = re.findall(r"^\s*(?:from|import) benchmarks\.(\w+)", text, re.MULTILINE)
     assert not set(names) & COMMANDS
+
+
+def test_the_tradeoff_is_drawn_from_the_rows_that_are_kept(tmp_path: Path) -> None:
+    rows = json.loads((ROOT / "docs" / "tradeoff.json").read_text())
+    page = (ROOT / "docs" / "tradeoff.md").read_text()
+    for row in rows:
+        assert f"{100 * row['agreement']:.2f} ({100 * row['accuracy']:.2f})" in page
+    picture(rows, tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    for text in {row["net"] for row in rows} | {row["method"] for row in rows}:
+        assert f">{text}</text>" in drawn
+    curve = _curve([row for row in rows if row["net"] == "mlp"], "auto")
+    assert [(spot.kept, round(spot.lost, 4)) for spot in curve] == [
+        (0.7, 0.002),
+        (0.5, 0.0027),
+        (0.35, 0.0042),
+    ]
+    assert all(spot.lost < (spot.high or 0) < 2 * spot.lost for spot in curve)
+
+
+def test_a_study_ends_in_a_table_and_a_picture(tmp_path: Path) -> None:
+    def draw(panels: Sequence[Any]) -> None:
+        draw_lines(panels[0], {"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])})
+
+    put_out(Found("name", "title", ("x", "y"), [["1", "2"]], draw), tmp_path)
+    assert (tmp_path / "name.md").read_text() == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
+    assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_subject_judges_by_the_decisions_of_its_network() -> None:
+    subject = Subject.of("mlp", None)
+    assert (len(subject.pool), len(subject.images)) == (1000, 5000)
+    rate, bound, right = subject.judge(subject.net)
+    assert rate == 1.0
+    assert 0.999 < bound < 1
+    assert right == float((subject.decided == subject.labels).float().mean())
+    assert bool(subject.same(subject.net).all())
+    first = subject.draw(10, 0)
+    assert torch.equal(first, subject.draw(10, 0))
+    assert not torch.equal(first, subject.draw(10, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["widths", "scores"])
+def test_a_study_runs(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(studies, [name, "--net", "mlp", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.md", f"{name}.png"]

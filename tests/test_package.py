@@ -32,6 +32,7 @@ ROOMS = (
     "fit",
     "allocate",
     "handover",
+    "drawing",
     "saving",
     "recovery",
     "pipeline",

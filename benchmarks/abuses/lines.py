@@ -28,8 +28,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compress": (
         *("data", "weights", "flops", "params", "agreement", "latency", "latency-batch", "method"),
         *("selector", "ignore", "round-to", "effort", "seed", "batch", "limit", "size", "mean"),
-        *("std", "out", "groups"),
+        *("std", "out", "groups", "keep", "targets", "device", "dtype", "html"),
     ),
+    "factorize": ("params", "method", "html"),
+    "sweep": ("flops", "out"),
     "bench": ("weights", "shape", "data", "batch", "mode", "device", "threads", "rounds", "size"),
     "demo": ("flops", "seed"),
 }
@@ -74,6 +76,8 @@ def base(command: str, folder: Path) -> dict[str, str]:
     return {
         "analyze": {"shape": "6"},
         "compress": {"data": f"{HERE}:loader", "flops": "0.6", "method": "magnitude"},
+        "factorize": {"data": f"{HERE}:loader", "params": "0.8", "method": "svd"},
+        "sweep": {"data": f"{HERE}:loader", "flops": "0.6", "method": "magnitude"},
         "bench": {"shape": "6", "batch": "1", "mode": "eager", "rounds": "1"},
         "demo": {},
     }[command]

@@ -85,7 +85,7 @@ def calls(folder: Path) -> dict[str, Callable[[], Arguments]]:
         "masked": lambda: {"model": model(), "small": small()},
         "report": lambda: {"small": small()},
         "plan_of": lambda: {"small": small()},
-        "plot": lambda: {"curves": {0.6: small()}},
+        "plot": lambda: {"what": {0.6: small()}},
         "save": lambda: {"small": small(), "path": folder / "written.safetensors"},
         "load": lambda: {"path": saved(folder), "into": model()},
         "Workload": lambda: {},

@@ -7,12 +7,19 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from fxprune.drawing.style import styled
+from fxprune.drawing.tradeoff import Spot, draw_curves
+from fxprune.linalg.clopper_pearson import lower_bound
+
+ACROSS, PANEL, LEGEND = 3, (3.6, 3.0), 0.4
+"""Panels beside each other, and inches that one and the legend take."""
+
 
 def average(rows: list[dict[str, object]], **fixed: object) -> dict[str, float]:
     """Means over the rows that match."""
     chosen = [r for r in rows if all(r[k] == v for k, v in fixed.items())]
     return {
-        k: sum(_number(r[k]) for r in chosen) / len(chosen)
+        k: sum(_number(r.get(k)) for r in chosen) / len(chosen)
         for k in ("accuracy", "agreement", "error", "dense")
     }
 
@@ -63,7 +70,8 @@ def show(rows: list[dict[str, object]], console: Console) -> None:
         plans = [
             r for r in rows if r["net"] == name and r["method"] in ("auto", "channels", "uniform")
         ]
-        if len({r["flops"] for r in plans}) > 1:
+        measured = all("error" in r and "predicted_error" in r for r in plans)
+        if len({r["flops"] for r in plans}) > 1 and measured:
             rank = spearmanr([r["predicted_error"] for r in plans], [r["error"] for r in plans])[0]
             console.print(
                 f"{name}: Spearman rank correlation of predicted and measured output error over "
@@ -72,22 +80,35 @@ def show(rows: list[dict[str, object]], console: Console) -> None:
 
 
 def picture(rows: list[dict[str, object]], file: Path) -> None:
-    """Draw agreement against FLOPs, a panel per network and a line per method."""
-    from matplotlib.figure import Figure
+    """Draw the decisions that changed on the test images, with the 95 % bound that follows from how
+    many there are, against FLOPs: a panel per network and a line per method.
+    """
+    from fxprune.drawing.picture import new_picture
 
     names = list(dict.fromkeys(str(r["net"]) for r in rows))
-    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for name, axes in zip(names, panels, strict=True):
-        budgets = sorted({_number(r["flops"]) for r in rows if r["net"] == name})
-        for method in dict.fromkeys(str(r["method"]) for r in rows):
-            line = [
-                100 * average(rows, net=name, flops=flops, method=method)["agreement"]
-                for flops in budgets
-            ]
-            axes.plot([100 * flops for flops in budgets], line, "o-", markersize=3, label=method)
-        axes.set(title=name, xlabel="FLOPs kept, %", ylim=(60, 100.5))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("same decision, %")
-    figure.legend(handles=panels[0].lines, loc="outside right center")
-    figure.savefig(file, dpi=120)
+    methods = list(dict.fromkeys(str(r["method"]) for r in rows))
+    across = min(len(names), ACROSS)
+    down = math.ceil(len(names) / across)
+    with styled():
+        figure = new_picture(PANEL[0] * across, PANEL[1] * down + LEGEND)
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for name, axes in zip(names, panels, strict=False):
+            own = [r for r in rows if r["net"] == name]
+            draw_curves(axes, {m: _curve(own, m) for m in methods}, percent=True)
+            axes.set(title=name, xlabel="FLOPs kept, %", ylabel="changed decisions, %")
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        handles = figure.axes[0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(methods) + 1)
+        figure.savefig(file)
+
+
+def _curve(rows: list[dict[str, object]], method: str) -> list[Spot]:
+    """Means over the draws of one network and method."""
+    spots = []
+    for flops in dict.fromkeys(_number(r["flops"]) for r in rows if r["method"] == method):
+        rate = average(rows, flops=flops, method=method)["agreement"]
+        count = round(max(_number(r["examples"]) for r in rows))
+        high = 1 - lower_bound(round(rate * count), count)
+        spots.append(Spot(flops, 1 - rate, high))
+    return spots

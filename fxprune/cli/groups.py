@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.calibrate.groups import Groups
-from fxprune.cli import sources
+from fxprune.cli import models, sources
 from fxprune.cli.stored import INPUTS, KEYS, stored
 from fxprune.errors import SourceError
 
@@ -186,7 +186,7 @@ def _array(path: Path, key: str) -> list[Any]:
 
 def _function(text: str) -> Callable[[Any], Any]:
     """The function of a batch that `package.module:function` names."""
-    named = sources.named(text)
+    named = models.named(text)
     if not callable(named):
         raise SourceError(
             f"--groups {text}: a {type(named).__name__} is no function of a batch. Name one that "

@@ -1,23 +1,15 @@
-"""Options of the commands: what `--help` says about each, and what its text means."""
+"""Options of the commands: what `--help` says about each. `parsing` says what their texts mean."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from torch import nn
-
-from fxprune.calibrate.loader import Calibration
-from fxprune.cli import sources
-from fxprune.errors import SourceError
-from fxprune.options import RoundTo
-from fxprune.verify import judge
 
 Model = Annotated[
     str,
     typer.Argument(
-        help="package.module:factory, such as torchvision.models:resnet18, or model.onnx",
+        help="package.module:factory, timm:NAME, torchvision:NAME, hf:PATH, model.onnx, "
+        "or what fxprune wrote",
         show_default=False,
     ),
 ]
@@ -28,14 +20,23 @@ Data = Annotated[str, typer.Option(help="folder of images, .npz, or package.modu
 Shape = Annotated[
     str, typer.Option(help="one example's shape without the batch, such as 3,224,224")
 ]
-Size = Annotated[int, typer.Option(help="images of a folder: side of the center crop")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="images of a folder: side of the center crop; what a timm: or torchvision: model's "
+        "library says by default, else 224"
+    ),
+]
 Gray = Annotated[
     bool,
     typer.Option("--gray/--no-gray", "--grey/--no-grey", help="images of a folder: one channel"),
 ]
 Numbers = Annotated[
     str,
-    typer.Option(help="per channel, comma-separated, of values in [0, 1]; ImageNet's by default"),
+    typer.Option(
+        help="per channel, comma-separated, of values in [0, 1]; what the model's library says by "
+        "default, else ImageNet's"
+    ),
 ]
 Examples = Annotated[int, typer.Option(help="examples per batch, of folders and arrays")]
 Limit = Annotated[int | None, typer.Option(help="most examples, of folders and arrays")]
@@ -50,6 +51,14 @@ Groups = Annotated[
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="module or parameter that keeps its shape (globs; may be repeated)"),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=SHARE: least share of channels of a module (a glob; repeated)"),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(help="submodule to compress in place, of a model that cannot be traced whole"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
@@ -119,91 +128,40 @@ Modes = Annotated[
     list[str] | None, typer.Option(help="eager or compiled (may be repeated); both by default")
 ]
 Device = Annotated[str | None, typer.Option(help="such as cuda; the CPU by default")]
+DType = Annotated[
+    str | None, typer.Option(help="float32, float64, bfloat16 or float16; the model's by default")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(help="also write the report as one file for a browser, such as r.html"),
+]
+RankMethod = Annotated[str, typer.Option(help="pca, svd, learned-rank or alds")]
+Budgets = Annotated[
+    list[float] | None,
+    typer.Option("--flops", help="share of the FLOPs (repeated); 0.9, 0.7, 0.5, 0.35 by default"),
+]
+SweepOut = Annotated[
+    Path | None, typer.Option(help="folder; each size goes into one of its own, such as small/0.5")
+]
+Drawn = Annotated[
+    list[str],
+    typer.Argument(
+        help="folders that compress or sweep wrote, a report.json, or a model (its channel graph)",
+        show_default=False,
+    ),
+]
+Picture = Annotated[Path, typer.Option(help="the picture; its suffix decides the format")]
+Exported = Annotated[
+    str,
+    typer.Argument(help="the folder or file that a command wrote, or a model", show_default=False),
+]
+Format = Annotated[str, typer.Option("--to", help="onnx, pt2 (torch.export) or aoti (AOTInductor)")]
+ExportOut = Annotated[
+    Path | None,
+    typer.Option(help="the file; beside the model by default, such as small/model.onnx"),
+]
 Threads = Annotated[int | None, typer.Option(help="of the CPU; what torch uses by default")]
 Rounds = Annotated[int, typer.Option(help="interleaved rounds per workload")]
 ReportPath = Annotated[
     Path, typer.Argument(help="a report.json, or the folder that `compress --out` wrote")
 ]
-
-
-def parse_numbers(text: str) -> tuple[float, ...]:
-    """Comma-separated numbers; none of an empty text.
-
-    Raises:
-        SourceError: a part is no number.
-    """
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise SourceError(f"{text!r} is not a comma-separated list of numbers.") from error
-
-
-def parse_augment(texts: Sequence[str] | None) -> list[str] | None:
-    """What --augment says; `auto` where it is left out."""
-    return None if texts and list(texts) == ["none"] else list(texts or ("auto",))
-
-
-def parse_decision(texts: Sequence[str] | None) -> judge.Decision:
-    """What --decision says: one rule, or rules by the names of outputs; None where it is left out.
-
-    Raises:
-        SourceError: one rule and rules by name are mixed.
-    """
-    named: dict[str | int, judge.Choice] = {}
-    single = []
-    for text in texts or ():
-        name, equals, rule = text.partition("=")
-        if equals and "(" not in name:
-            named[name.strip()] = None if rule.strip() == "none" else rule
-        else:
-            single.append(text)
-    if len(single) > 1 or (single and named):
-        raise SourceError(
-            "--decision names one rule for all outputs, or NAME=RULE for each of several."
-        )
-    return single[0] if single else named or None
-
-
-def parse_multiple(text: str) -> RoundTo | None:
-    """What --round-to says; None for the default.
-
-    Raises:
-        SourceError: it is neither a whole number nor auto.
-    """
-    if text in ("", "auto"):
-        return "auto" if text else None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise SourceError(f"--round-to {text!r} is neither a whole number nor auto.") from error
-
-
-def read_example(net: nn.Module, shape: str, data: str, size: int, gray: bool) -> Any:
-    """Two examples: zeros of a shape, or the first ones of the data.
-
-    Raises:
-        SourceError: neither is named, or the shape is no list of sizes.
-    """
-    if shape:
-        try:
-            return torch.zeros(2, *(int(s) for s in shape.split(",")))
-        except (ValueError, RuntimeError, TypeError) as error:
-            raise SourceError(
-                f"--shape {shape!r} is not a comma-separated list of sizes, such as 3,224,224."
-            ) from error
-    if data:
-        images = sources.ImageOptions(size, gray)
-        return Calibration(net, sources.data(data, images, limit=2)).example
-    raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
-
-
-def read_loader(
-    data: str, batch: int, limit: int | None, size: int, gray: bool, mean: str, std: str
-) -> Any:
-    """The calibration batches that the options of data and images name.
-
-    Raises:
-        SourceError: says what is missing.
-    """
-    images = sources.ImageOptions(size, gray, parse_numbers(mean), parse_numbers(std))
-    return sources.data(data, images, batch, limit)

@@ -24,21 +24,24 @@ NAMED = 4
 """Weight axes that are named in a cell."""
 
 
-def print_errors_as_lines(command: Callable[..., None]) -> Callable[..., None]:
+def print_errors_as_lines(command: Callable[..., list[str]]) -> Callable[..., None]:
     """One line on stderr and exit code 1 for every error that fxprune raises on purpose; else a
-    line for every warning of its own, after the result.
+    line for every warning of its own, after the result, and the lines that the command ends with:
+    where its files are, and what to type next.
     """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             with _collected_warnings() as warned:
-                command(*args, **kwargs)
+                last = command(*args, **kwargs)
         except FxpruneError as error:
             typer.echo("fxprune: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(1) from error
         for text in warned:
             typer.echo("fxprune: warning: " + " ".join(text.split()), err=True)
+        for line in last:
+            typer.echo(line, err=True)
 
     return run
 

@@ -1,8 +1,6 @@
-"""Models, weights and data by name, for the command line."""
+"""Calibration data by name, for the command line."""
 
-import importlib
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from fxprune.cli.onnx_file import read_onnx
+from fxprune.cli.models import called
+from fxprune.cli.presets import Preset
 from fxprune.cli.stored import INPUTS, KEYS, stored
 from fxprune.errors import SourceError
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DEEP = ("I", "F")
 """How the modes of images of 16 or 32 bits begin, which Pillow clips to white as it converts."""
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "eval")
+"""Names of folders that hold parts of a data set which must not be mixed."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -31,12 +32,14 @@ class ImageOptions:
         size: side of the square crop; the shorter side is resized to it. Not applied to arrays.
         gray: one channel instead of three.
         mean, std: per channel, of values in [0, 1]; empty for ImageNet's (or 0.5 for gray).
+        preset: what the model's library says, which goes before; not applied to arrays.
     """
 
     size: int = 224
     gray: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    preset: Preset | None = None
 
     def normalize(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 to normalized float32.
@@ -55,101 +58,6 @@ class ImageOptions:
         return (images.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(
             -1, 1, 1
         )
-
-
-def named(spec: str) -> Any:
-    """The object that `package.module:name` names; modules of the current folder are found too.
-
-    Raises:
-        SourceError: no such module or name, or importing it fails.
-    """
-    module, colon, path = spec.partition(":")
-    if not colon or not module or not path:
-        raise SourceError(
-            f"{spec!r} is not of the form package.module:factory, such as "
-            "torchvision.models:resnet18, nor a file that ends in .onnx."
-        )
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        target: Any = importlib.import_module(module)
-    except Exception as error:
-        raise SourceError(
-            f"Importing {module} for {spec!r} fails: {type(error).__name__}: {error}."
-        ) from error
-    for part in path.split("."):
-        if not hasattr(target, part):
-            raise SourceError(f"{spec!r}: {module} has no {path}.")
-        target = getattr(target, part)
-    return target
-
-
-def _called(spec: str) -> Any:
-    factory = named(spec)
-    if isinstance(factory, nn.Module) or not callable(factory):
-        return factory
-    try:
-        return factory()
-    except Exception as error:
-        raise SourceError(
-            f"{spec}() fails: {type(error).__name__}: {error}. A factory takes no argument."
-        ) from error
-
-
-def model(spec: str, weights: Path | None = None) -> nn.Module:
-    """The model that a factory makes, with weights from a file, or that an ONNX file holds.
-
-    Args:
-        spec: `package.module:factory`, or the path of a file that ends in `.onnx`.
-        weights: .safetensors, or a state dict written by torch.save, read with weights_only=True.
-
-    Raises:
-        SourceError: says which part fails.
-    """
-    if Path(spec).suffix.lower() == ".onnx":
-        if weights is not None:
-            raise SourceError(f"{spec} brings its own weights. Leave out --weights {weights}.")
-        return read_onnx(Path(spec))
-    made = _called(spec)
-    if not isinstance(made, nn.Module):
-        raise SourceError(f"{spec} gives a {type(made).__name__}, not a torch.nn.Module.")
-    if weights is not None:
-        try:
-            made.load_state_dict(state_dict(weights))
-        except RuntimeError as error:
-            problems = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-            raise SourceError(
-                f"{weights} does not fit {type(made).__name__}: {problems}"
-            ) from error
-    return made.eval()
-
-
-def state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from .safetensors or a weights-only state dict; no code in the file is run.
-
-    Raises:
-        SourceError: no such file, or it holds something else.
-    """
-    if not path.is_file():
-        raise SourceError(f"There is no weights file {path}.")
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # a damaged archive raises whatever its readers stumble over
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise SourceError(
-            f"{path} is neither safetensors nor a weights-only state dict: "
-            f"{type(error).__name__}: {first}"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise SourceError(f"{path} holds no state dict (tensors by name).")
-    return state
 
 
 def data(spec: str, options: ImageOptions, batch: int = 50, limit: int | None = None) -> Any:
@@ -171,11 +79,16 @@ def data(spec: str, options: ImageOptions, batch: int = 50, limit: int | None = 
     if path.suffix == ".npz":
         return arrays(path, options, batch, limit)
     if ":" in spec:
-        return _called(spec)
+        return called(spec)
     raise SourceError(
         f"There is no data at {spec!r}: name a folder of images, an .npz file, or "
         "package.module:loader_factory."
     )
+
+
+def is_folder(spec: str) -> bool:
+    """Whether data is a folder of images."""
+    return bool(spec) and Path(spec).is_dir()
 
 
 def arrays(path: Path, options: ImageOptions, batch: int, limit: int | None) -> list[Tensor]:
@@ -226,6 +139,7 @@ class ImageFolder:
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
         if not files:
             raise SourceError(f"{folder} holds no image ({', '.join(sorted(IMAGES))}).")
+        _require_one_split(folder)
         if limit is not None and limit < len(files):
             files = [files[i * len(files) // limit] for i in range(limit)]
         self.folder, self.files, self._options, self._batch = folder, files, options, batch
@@ -235,31 +149,74 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[Tensor]:
         for at in range(0, len(self.files), self._batch):
-            yield self._options.normalize(
-                torch.stack([self._read(p).float() for p in self.files[at : at + self._batch]])
-            )
+            files = self.files[at : at + self._batch]
+            preset = self._options.preset
+            if preset is None:
+                yield self._options.normalize(torch.stack([self._read(p).float() for p in files]))
+            else:
+                yield torch.stack([preset.transform(self._open(p, "RGB")) for p in files])
 
-    def _read(self, path: Path) -> Tensor:
-        size = self._options.size
+    def _open(self, path: Path, mode: str) -> Any:
+        """A PIL image in a mode; a deep one as floats from 0 to 255."""
         try:
             with self._image.open(path) as file:
-                deep = file.mode.startswith(DEEP)
-                values = np.asarray(file, dtype=np.float32) if deep else None
-                image = (
-                    file.convert("L" if self._options.gray else "RGB")
-                    if values is None
-                    else self._image.fromarray(_to_bytes(values, file.mode, path))
-                )
+                if not file.mode.startswith(DEEP):
+                    return file.convert(mode)
+                values = np.asarray(file, dtype=np.float32)
+                image = self._image.fromarray(_to_bytes(values, file.mode, path))
         except OSError as error:
             raise SourceError(f"{path} cannot be decoded: {error}.") from error
+        return image if self._options.preset is None else image.convert("L").convert(mode)
+
+    def _read(self, path: Path) -> Tensor:
+        """Resized and cropped, (C, H, W), from 0 to 255."""
+        size, gray = self._options.size, self._options.gray
+        image = self._open(path, "L" if gray else "RGB")
         scale = size / min(image.size)
         width, height = (max(size, round(s * scale)) for s in image.size)
         image = image.resize((width, height), self._image.Resampling.BILINEAR)
         left, top = (width - size) // 2, (height - size) // 2
         pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))
         if pixels.dim() == 2:
-            return pixels.expand(3 if deep and not self._options.gray else 1, -1, -1)
+            return pixels.expand(1 if gray else 3, -1, -1)
         return pixels.movedim(2, 0)
+
+
+def _require_one_split(folder: Path) -> None:
+    """Refuse a folder of several parts of a data set.
+
+    Raises:
+        SourceError: names them.
+    """
+    parts = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower() in SPLITS)
+    if len(parts) > 1:
+        names = " and ".join(f"{p.name}/" for p in parts)
+        raise SourceError(
+            f"{folder} holds {names}, which are not to be mixed: examples that a model is tested "
+            f"on are not for calibration. Name one of them, such as --data {parts[0]}, best the "
+            "one with examples that the model was not trained on."
+        )
+
+
+class Moved:
+    """A loader whose tensors are moved, and floating ones cast.
+
+    Args:
+        loader: of batches.
+        device, dtype: where to; None to leave it.
+    """
+
+    def __init__(self, loader: Any, device: torch.device | None, dtype: torch.dtype | None):
+        self._loader, self._device, self._dtype = loader, device, dtype
+
+    def __iter__(self) -> Iterator[Any]:
+        items = [self._loader] if isinstance(self._loader, Tensor) else self._loader
+        for item in items:
+            yield pytree.tree_map_only(Tensor, self.move, item)
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """One tensor."""
+        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
 
 
 def _to_bytes(values: np.ndarray, mode: str, path: Path) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fxprune.handover.rows import AloneRow, GroupRow, Point, RecoveryRow
+from fxprune.handover.rows import AloneRow, GroupRow, InputRow, Point, RecoveryRow
 from fxprune.verify.agreement import Agreement
 
 
@@ -29,6 +29,7 @@ class Figures:
         recovery: what `recover` did; None where it was not called.
         passes: forward passes over the calibration examples that the call was expected to take when
             it began, and that it took; None where that was not foreseen.
+        inputs: of the call that the model was traced on; none where these are no plain tensors.
     """
 
     flops: tuple[float, float]
@@ -47,6 +48,7 @@ class Figures:
     held_out: str = ""
     recovery: RecoveryRow | None = None
     passes: tuple[float, float] | None = None
+    inputs: tuple[InputRow, ...] = ()
 
     @property
     def predicted_error(self) -> float:

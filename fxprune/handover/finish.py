@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.fingerprint import pack
+from fxprune.capture.batch import Batch
 from fxprune.graph.nodes import attribute
 from fxprune.handover.advice import advise
 from fxprune.handover.asked import tell_asked
@@ -17,7 +18,7 @@ from fxprune.handover.left_alone import left_alone
 from fxprune.handover.measured import measure_layers
 from fxprune.handover.module import CompressedModule
 from fxprune.handover.report import Report, attach
-from fxprune.handover.rows import AloneRow, GroupRow, Point
+from fxprune.handover.rows import AloneRow, GroupRow, InputRow, Point
 from fxprune.label.flops import count_flops
 from fxprune.label.kept_statistics import KEPT, calls_that_keep_statistics
 from fxprune.passes import LiftModules
@@ -73,6 +74,7 @@ def hand_over(
         curve=tuple(curve),
         held_out=_held_out(session),
         passes=session.journal.passes,
+        inputs=_inputs(example),
     )
     attach(small, report, plan)
     return small
@@ -85,6 +87,17 @@ def _kept_statistics(session: Session, keep_mask: np.ndarray) -> list[str]:
         return []
     more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
     return [f"{calls[0]}{more} {KEPT}"]
+
+
+def _inputs(example: Batch) -> tuple[InputRow, ...]:
+    """What the model was traced on, if that can be told by shapes."""
+    named = [*(("", value) for value in example.args), *example.kwargs.items()]
+    if not all(isinstance(value, Tensor) for _, value in named):
+        return ()
+    return tuple(
+        InputRow(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        for name, value in named
+    )
 
 
 def _held_out(session: Session) -> str:

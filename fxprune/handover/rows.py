@@ -42,6 +42,21 @@ class AloneRow:
 
 
 @dataclass(frozen=True)
+class InputRow:
+    """One tensor that a model was called with when it was traced.
+
+    Attributes:
+        name: of the keyword; empty where it stands without one.
+        shape: with the examples in front.
+        dtype: such as `float32`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Point:
     """One size of a trade-off.
 

@@ -165,7 +165,7 @@ class Statistics:
                 return sensitivities(self.graph, self.analysis, batches, self.seed, self.memory)
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
-                self.journal.notes.append(
+                self.journal.note(
                     f"The model has no derivative ({reason}): channels are chosen by each layer's "
                     "own error"
                 )
@@ -204,7 +204,7 @@ class Statistics:
             f"the worst is {name} with {channels} channels and {seen} observations. Give at least "
             f"{needed} examples for a sharper fit."
         )
-        self.journal.notes.append(text.rstrip("."))
+        self.journal.note(text.rstrip("."))
         warn_caller(text)
 
     def _warn_if_alike(self, features: Penultimate) -> None:

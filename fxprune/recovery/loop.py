@@ -94,6 +94,10 @@ class Loop:
             rate, divergence, taken = agree(
                 self.accelerator, found.rate, found.divergence, float(taken)
             )
+            self.journal.decide(
+                "step %d: the same decision on %.2f %% of the acceptance examples, divergence %.2e",
+                *(state.step, 100 * rate, divergence),
+            )
             state.best.stale += 1
             if taken:
                 found = found if own else Measured(rate, divergence)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fxprune.cli import sources
+from fxprune.cli import models, sources
 from fxprune.errors import SourceError
 from tests.saving.hostile import Runs, broken
 
@@ -30,7 +30,7 @@ def test_files_named_on_the_command_line(name: str, folder: Path) -> None:
         return (
             sources.arrays(path, sources.ImageOptions(), 2, None)
             if name.endswith(".npz")
-            else sources.state_dict(path)
+            else models.state_dict(path)
         )
 
     whole = Path(name).read_bytes()
@@ -52,6 +52,6 @@ def test_weights_that_are_a_pickle_run_nothing(folder: Path) -> None:
     np.savez("objects.npz", x=np.array([Runs()], dtype=object))
     for name in ("archive.pt", "plain.pt"):
         with pytest.raises(SourceError, match=name):
-            sources.state_dict(Path(name))
+            models.state_dict(Path(name))
     with pytest.raises(SourceError, match="plain arrays"):
         sources.arrays(Path("objects.npz"), sources.ImageOptions(), 2, None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.cli import sources
+from fxprune.cli import models
 from fxprune.errors import SourceError
 from tests.cli.test_app import bad, good
 
@@ -71,7 +71,7 @@ def test_a_file_is_analyzed_and_compressed(folder: Path, importer: None) -> None
     np.savez("data.npz", x=images.numpy())
     options = ("--data", "data.npz", "--flops", "0.6", "--decision", "argmax", "--out", "out")
     assert "FLOPs" in good("compress", "model.onnx", *options)
-    small, original = fxprune.load(Path("out") / "model.safetensors"), sources.model("model.onnx")
+    small, original = fxprune.load(Path("out") / "model.safetensors"), models.model("model.onnx")
     before, after = fxprune.report(small).flops
     assert after <= 0.6 * before
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_what_is_no_model_or_holds_what_is_not_known_is_refused(
 def test_a_missing_file_and_weights_beside_it_are_refused(folder: Path) -> None:
     assert "There is no ONNX file none.onnx" in bad("analyze", "none.onnx", "--shape", "3,8,8")
     with pytest.raises(SourceError, match="brings its own weights. Leave out --weights w.pt"):
-        sources.model("none.onnx", Path("w.pt"))
+        models.model("none.onnx", Path("w.pt"))
 
 
 def test_without_the_importer_the_error_names_the_install(

@@ -1,14 +1,26 @@
 """The text of options, parsed; and every bad input on the command line is one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fxprune.cli.options import parse_decision, parse_multiple, parse_numbers, read_example
+import fxprune
+from fxprune.cli.calibration import Source, traced_on
+from fxprune.cli.parsing import (
+    parse_decision,
+    parse_device,
+    parse_dtype,
+    parse_keep,
+    parse_multiple,
+    parse_numbers,
+)
+from fxprune.cli.sources import Moved
 from fxprune.errors import SourceError
+from fxprune.handover.report import attach
 from tests.cli.test_app import LOADER, TINY, bad
-from tests.nets import images, tiny
+from tests.nets import images, loader, tiny
 
 
 @pytest.mark.parametrize(
@@ -58,11 +70,12 @@ def test_one_rule_and_rules_by_name_are_not_mixed(texts: list[str]) -> None:
 
 
 def test_an_example_has_two_rows() -> None:
-    zeros = read_example(tiny(), "3,8,8", "", 224, False)
+    zeros = Source(model=TINY, shape="3,8,8").example(tiny())
     assert torch.equal(zeros, torch.zeros(2, 3, 8, 8))
-    first = read_example(tiny(), "", LOADER, 224, False)
+    first = Source(model=TINY, data=LOADER).example(tiny())
     assert torch.equal(first.args[0], images(128)[:2])
-    assert read_example(tiny(), "4", LOADER, 224, False).shape == (2, 4), "the shape goes first"
+    both = Source(model=TINY, shape="4", data=LOADER)
+    assert both.example(tiny()).shape == (2, 4), "the shape goes first"
 
 
 @pytest.mark.parametrize(
@@ -101,3 +114,44 @@ def test_bad_input_is_one_line(arguments: tuple[object, ...], words: str) -> Non
 def test_a_report_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_bytes(b"\xff\xfe\x00")
     assert "is not a report" in bad("report", tmp_path)
+
+
+def test_least_shares() -> None:
+    assert parse_keep(None) is None
+    assert parse_keep(["layer4.*=0.8", "head = 1"]) == {"layer4.*": 0.8, "head": 1.0}
+    for text in ("layer4", "=0.8", "layer4=much"):
+        with pytest.raises(SourceError, match="is not NAME=SHARE"):
+            parse_keep([text])
+
+
+def test_devices_and_precisions() -> None:
+    assert parse_device(None) is None
+    assert parse_dtype(None) is None
+    assert parse_device("cpu") == torch.device("cpu")
+    assert parse_dtype("bfloat16") is torch.bfloat16
+    for text in ("abacus", "meta", "cpu:x"):
+        with pytest.raises(SourceError, match="no device that works here"):
+            parse_device(text)
+    with pytest.raises(SourceError, match="not one of bfloat16, float16, float32, float64"):
+        parse_dtype("int8")
+
+
+def test_tensors_are_moved_and_floating_ones_cast() -> None:
+    source = Source(model=TINY, shape="3,8,8", dtype="float64", device="cpu")
+    assert source.example(tiny()).dtype is torch.float64
+    assert source.place(tiny()).get_parameter("first.weight").dtype is torch.float64
+    moved = Moved([{"ids": torch.zeros(2, dtype=torch.int64)}], None, torch.float64)
+    assert [item["ids"].dtype for item in moved] == [torch.int64]
+    assert [tuple(item.shape) for item in Moved(images(3), None, torch.float64)] == [(3, 3, 8, 8)]
+
+
+def test_a_compressed_model_knows_what_it_takes() -> None:
+    small = fxprune.compress(tiny(), loader(), flops=0.6, method="magnitude", decision="argmax")
+    batch = Source(model=TINY).example(small)
+    assert [tuple(t.shape) for t in batch.tensors()] == [(2, 3, 8, 8)]
+    with pytest.raises(SourceError, match="--shape"):
+        Source(model=TINY).example(tiny())
+    result = fxprune.report(small)
+    row = replace(result.inputs[0], dtype="Tensor")
+    attach(small, replace(result, inputs=(row,)), fxprune.plan_of(small))
+    assert traced_on(small) is None, "no type of numbers"
