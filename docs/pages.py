@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -34,17 +35,22 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s]+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Take the addresses from pyproject.toml and list the decision records in the navigation."""
+    """Take the addresses from pyproject.toml and complete the navigation."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
     config.repo_url, config.site_url = urls["Source"], urls["Documentation"]
     config.repo_name = "Source"
-    for section in config.nav or []:
-        if "Decisions" in section:
-            section["Decisions"] = [
-                "decisions/index.md",
-                *(f"decisions/{p.name}" for p in records()),
-            ]
+    complete(config.nav or [])
     return config
+
+
+def complete(nav: list[Any]) -> None:
+    """List the decision records, and, at the end of the how-to pages, those that no one placed."""
+    placed = set(re.findall(r"[\w-]+\.md", str(nav)))
+    for section in nav:
+        if "Decisions" in section:
+            section["Decisions"] += ["decisions/index.md", *records_on_the_site()]
+        if "How to" in section:
+            section["How to"] += [p.name for p in sorted(DOCS.glob("*.md")) if p.name not in placed]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -94,6 +100,11 @@ def moved(link: str, source: str, place: str, repository: str) -> str:
 def records() -> list[Path]:
     """The decision records, oldest first."""
     return sorted((DOCS / "decisions").glob("[0-9]*.md"))
+
+
+def records_on_the_site() -> list[str]:
+    """Their pages."""
+    return [f"decisions/{path.name}" for path in records()]
 
 
 def list_of_records() -> str:
