@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {
     "hand-over.md": "handover/test_finish.py",
+    "integrations.md": "test_integrations.py",
     "latency.md": "timing/test_latency.py",
     "rules.md": "rules/test_documentation.py",
     "saving.md": "saving/test_storage.py",
