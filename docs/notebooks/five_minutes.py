@@ -34,9 +34,7 @@ assert (before == after).float().mean() > fxprune.report(small).agreement.bound
 
 # %%
 for row in fxprune.report(small).groups:
-    print(
-        f"{row.name:14} {row.before:4} -> {row.after:4} channels, predicted error {row.error:.1e}"
-    )
+    print(f"{row.name:34} {row.before:4} -> {row.after:4}   {row.error:.1e}")
 
 # %% [markdown]
 # The small network is an ordinary module with smaller tensors; nothing is masked. Layers that
