@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import pytest
@@ -90,7 +91,7 @@ def run_console(example: Example) -> None:
 
 
 def blocks(page: Path) -> Document:
-    parsers = [
+    parsers: list[Any] = [
         CodeBlockParser("python", run_python),
         CodeBlockParser("console", run_console),
         SkipParser(),
