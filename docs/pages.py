@@ -31,6 +31,8 @@ MOVED = {
 }
 """Where on the site the page of a file or folder of the repository is."""
 FENCED = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+INNER = re.compile(r"^ {2,3}(?=[-*] )", re.MULTILINE)
+"""Before an entry of an inner list, which needs four blanks on the site."""
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s]+)")
 
 
@@ -73,7 +75,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     # Odd pieces are code, in which nothing is a link.
     pieces = FENCED.split(markdown)
     pieces[::2] = [
-        LINK.sub(lambda m: moved(m[1], source, place, str(config.repo_url)), p) for p in pieces[::2]
+        LINK.sub(lambda m: moved(m[1], source, place, str(config.repo_url)), INNER.sub("    ", p))
+        for p in pieces[::2]
     ]
     return "".join(pieces)
 
@@ -127,11 +130,11 @@ def list_of_records() -> str:
 def unreleased() -> str:
     """The changelog's fragments as towncrier will join them."""
     done = subprocess.run(
-        [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "not released yet"],
+        [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "0"],
         cwd=ROOT,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout
+    return "## Not released yet\n" + done.stdout.partition("\n")[2]

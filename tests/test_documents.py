@@ -81,15 +81,13 @@ def anchors(page: Path) -> set[str]:
 
 @every
 def test_lists_are_lists_on_the_site_too(page: Path) -> None:
-    """Its Markdown needs four blanks before an inner list, an empty line before an outer one."""
-    lines = prose(page).splitlines()
-    inner = [line for line in lines if re.match(r" {1,3}(?:[-*]|\d+\.) ", line)]
-    outer = [
+    """Its Markdown needs an empty line before them."""
+    item = r"- |\d+\. "
+    assert [
         line
-        for before, line in itertools.pairwise(lines)
-        if re.match(r"- |\d+\. ", line) and before and not re.match(r"- |\d+\. | ", before)
-    ]
-    assert inner + outer == []
+        for before, line in itertools.pairwise(prose(page).splitlines())
+        if re.match(item, line) and before and not re.match(rf"{item}| ", before)
+    ] == []
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
