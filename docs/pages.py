@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -79,6 +80,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         for p in pieces[::2]
     ]
     return "".join(pieces)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn the links of notebooks, which come as HTML.
+
+    Raises:
+        PluginError: there is no such page.
+    """
+    here = page.file
+
+    def turned(link: re.Match[str]) -> str:
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(here.src_uri), link[1]))
+        target = files.get_file_from_path(place)
+        if target is None:
+            raise PluginError(f"{here.src_uri} links to {link[1]}: there is no such page")
+        return f'href="{target.url_relative_to(here)}{link[2]}"'
+
+    notebook = here.src_uri.endswith(".py")
+    return re.sub(r'href="(?!https?:)([^"#]+\.md)([^"]*)"', turned, html) if notebook else html
 
 
 def moved(link: str, source: str, place: str, repository: str) -> str:
