@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 
@@ -12,6 +13,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 TO_BE_WRITTEN = {"passes/remove_dropout.py", "tests/passes/test_remove_dropout.py"}
 """By the reader of docs/writing-passes.md."""
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+every = pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*/*.md"))],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 
 
 def exists(name: str) -> bool:
@@ -52,10 +58,36 @@ def test_files_and_folders_exist(page: Path) -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-@pages
+@every
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    lost = []
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", prose(page)):
+        target = page.parent / path if path else page
+        if not target.exists() or anchor and anchor not in anchors(target):
+            lost.append((path, anchor))
+    assert lost == []
+
+
+def prose(page: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"(?ms)^ *```.*?^ *```|`[^`\n]+`", "", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """What can stand behind `#` of a page: its headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"(?ms)^```.*?^```", "", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every
+def test_lists_are_lists_on_the_site_too(page: Path) -> None:
+    """Its Markdown needs an empty line before them."""
+    item = r"- |\d+\. "
+    assert [
+        line
+        for before, line in itertools.pairwise(prose(page).splitlines())
+        if re.match(item, line) and before and not re.match(rf"{item}| ", before)
+    ] == []
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)

@@ -125,7 +125,7 @@ def _times(rows: list[JSON]) -> str:
 
 def _cells(row: JSON, peer: JSON | None) -> Iterable[str]:
     pinned = [f"{_percent(s)} {reason}" for reason, s in row["pinned"].items() if s >= 0.005][:3]
-    shapes = " ".join(str(row["shapes"][k][0]) for k in ("1", "3") if row["shapes"].get(k))
+    shapes = ", ".join(str(row["shapes"][k][0]) for k in ("1", "3") if row["shapes"].get(k))
     yield row["name"]
     yield f"{row['parameters'] / 1e6:.1f}"
     yield str(row["groups"])

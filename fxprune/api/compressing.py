@@ -60,7 +60,7 @@ def compress(
             are timed at several widths (once per machine, in a table in the user's cache folder),
             and whole rewritten graphs until the time is within about 5 %.
         workload: what `latency` is measured on; one example per call, eager, where the model is,
-            by default.
+            by default. `Workload(measure=...)` takes any function that measures a model.
         method: `auto` (plans of widths are tried, and ones in which layers become two, as by
             `factorize`, where they promise much less error; where time counts, with latency= or
             round_to="auto", layers stay whole); `channels` (widths only); `uniform` (the same

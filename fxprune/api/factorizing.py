@@ -43,8 +43,7 @@ def factorize(
             original's outputs); or without looking at the data: `svd`, `learned-rank` (k1 x 1
             after 1 x k2; Idelbayev & Carreira-Perpinan, CVPR 2020) and `alds` (grouped encoders;
             Liebenwein et al., NeurIPS 2021).
-        model, calib_loader, decision, groups, example, dynamic_shapes, ignore, progress, seed,
-            memory: as for `compress`.
+        model, calib_loader: as for `compress`, as is all that is not named here.
 
     Returns:
         as `compress`. A layer `conv2` has become `conv2.0` and `conv2.1`.

@@ -1,5 +1,6 @@
 """What models are measured on, and models and inputs placed there."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.copying import copy_model
-from fxprune.errors import UnsupportedError
+from fxprune.errors import UnsupportedError, name_function
+from fxprune.plans.numbers import is_number, read_number
 
 Call = Callable[[], Any]
+Measure = Callable[[nn.Module], float]
+"""Seconds that a call of a model takes, however a caller finds out."""
 MOST = 2**31
 """Numbers that torch takes are below this."""
 
@@ -28,6 +32,10 @@ class Workload:
         device: such as `cuda`; by default where the model's parameters are.
         dtype: that the model and its floating-point inputs are cast to; by default the model's own.
         threads: of the CPU; by default what torch uses now.
+        measure: takes a model in eval mode and gives the seconds of a call of it, above 0: by
+            another runtime, on another machine. `latency=` is then met by what it says of whole
+            models; what single layers take is still PyTorch's, on the rest of the workload. It may
+            change the model that it is given, which is a copy. By default PyTorch is timed.
     """
 
     batch: int = 1
@@ -35,6 +43,7 @@ class Workload:
     device: str | None = None
     dtype: torch.dtype | None = None
     threads: int | None = None
+    measure: Measure | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("batch", self.batch), ("threads", self.threads)):
@@ -54,9 +63,18 @@ class Workload:
             ) from error
         if self.dtype is not None and not isinstance(self.dtype, torch.dtype):
             raise UnsupportedError(f"dtype={self.dtype!r}: give one such as torch.bfloat16.")
+        if self.measure is not None and not callable(self.measure):
+            raise UnsupportedError(
+                f"measure={self.measure!r}: give a callable that takes a model and gives the "
+                "seconds of a call of it."
+            )
 
     def __str__(self) -> str:
-        """For reports: `eager, batch 8, cuda, bfloat16, 4 threads`; defaults are left out."""
+        """For reports: `eager, batch 8, cuda, bfloat16, 4 threads`, or who measures; defaults are
+        left out.
+        """
+        if self.measure is not None:
+            return f"measured by {name_function(self.measure)}"
         dtype = str(self.dtype).removeprefix("torch.") if self.dtype else ""
         threads = f"{self.threads} threads" if self.threads else ""
         return ", ".join(
@@ -104,6 +122,30 @@ def place_model(model: nn.Module, workload: Workload) -> tuple[nn.Module, torch.
     first = next(model.parameters(), torch.empty(0))
     device = torch.device(workload.device) if workload.device is not None else first.device
     return copy_model(model).to(device, workload.dtype).eval(), device
+
+
+def ask_measure(measure: Measure, model: nn.Module) -> float:
+    """What a caller's function says of a copy of a model, seconds.
+
+    Raises:
+        UnsupportedError: it fails, or gives no number above 0.
+    """
+    name = name_function(measure)
+    try:
+        found = measure(copy_model(model).eval())
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        raise UnsupportedError(
+            f"measure={name} fails on {type(model).__name__}: {type(error).__name__}: {first}. It "
+            "is called with the original and with smaller models, each in eval mode."
+        ) from error
+    seconds = read_number(found)
+    if not is_number(seconds) or not 0 < seconds < math.inf:
+        raise UnsupportedError(
+            f"measure={name} gave {found!r} for {type(model).__name__}: give the seconds of a "
+            "call, a number above 0."
+        )
+    return float(seconds)
 
 
 def prepare_call(model: nn.Module, example: Batch, workload: Workload) -> Call:
