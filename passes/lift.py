@@ -52,7 +52,7 @@ class LiftModules(InPlacePass):
         """Lift every call that can be."""
         uses: dict[str, list[Lifted]] = defaultdict(list)
         for node in module.graph.nodes:
-            lifted = _lift(module, node)
+            lifted = _lift_call(module, node)
             if lifted is not None:
                 uses[lifted.path].append(lifted)
         modified = False
@@ -82,7 +82,7 @@ class LiftModules(InPlacePass):
                 raise PlanError(f"{name} is a tensor that the graph did not have")
 
 
-def _lift(module: GraphModule, node: Node) -> Lifted | None:
+def _lift_call(module: GraphModule, node: Node) -> Lifted | None:
     """The layer that can stand for a call, if one can."""
     recurrent = recurrent_layer(module, node)
     if recurrent is not None:
@@ -91,10 +91,10 @@ def _lift(module: GraphModule, node: Node) -> Lifted | None:
         own = {name: attribute(module, f"{path}.{name}") for name in names}
         fits = _holds_only(attribute(module, path), set(own)) and _holds_alike(layer, own)
         return Lifted(node, 0, path, layer) if fits else None
-    return _lift_plain(module, node)
+    return _lift(module, node)
 
 
-def _lift_plain(module: GraphModule, node: Node) -> Lifted | None:
+def _lift(module: GraphModule, node: Node) -> Lifted | None:
     """The layer of `LAYERS` that can stand for a call, if one can."""
     if node.op != "call_function" or operator_name(node.target) not in LAYERS or node.kwargs:
         return None
