@@ -3,7 +3,7 @@ the surviving channels run through the rewritten calls, and must come out as the
 came out before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -151,8 +151,15 @@ class _Trial(Propagation):
         if not isinstance(value, Value):
             return value
         small = self.rewriter.shrink(value)
-        axes = (self._survivors(a).expand(small.shape) for a in value.axes)
-        return replace(small, axes=tuple(axes))
+        left = [self._survivors(a) for a in value.axes]
+        if any(_disagree(a.shape, small.shape) for a in left):
+            return small  # Two groups cross on one dimension, which is what conflicts here.
+        return replace(small, axes=tuple(a.expand(small.shape) for a in left))
+
+
+def _disagree(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether one cannot be expanded to the other."""
+    return any(own not in (1, size) for own, size in zip(shape, wanted, strict=True))
 
 
 def _result_shapes(target: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[int, ...]] | None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
@@ -88,3 +88,18 @@ def test_unequal_blocks_are_a_conflict() -> None:
         check(captured.graph, analysis, keep_mask)
     keep_mask[group.blocks[1, :1]] = False
     check(captured.graph, analysis, keep_mask)
+
+
+@pytest.mark.parametrize(("left", "right"), [(4, 3), (8, 8)])
+def test_one_of_two_groups_that_cross_is_picked(left: int, right: int) -> None:
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        crossed = (net.left(x)[:, :, None] * net.right(x)[:, None]).flatten(1)
+        result: Tensor = net.head(crossed.select(1, 0).unsqueeze(1))
+        return result
+
+    layers = {"left": nn.Linear(3, left), "right": nn.Linear(3, right), "head": nn.Linear(1, 2)}
+    captured = capture(Net(forward, **layers).eval(), make_batch((torch.zeros(2, 3),), {}))
+    analysis = analyze_graph(captured.graph, 2)
+    assert not any(group.consumers for group in analysis.groups)
+    for seed in range(5):
+        check(captured.graph, analysis, keep_random(analysis, np.random.default_rng(seed)))
