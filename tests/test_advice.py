@@ -189,6 +189,7 @@ def test_the_command_line_warns_in_a_line() -> None:
     words = "--data tests.test_advice:loader --flops 0.4 --method magnitude --decision argmax"
     result = call("compress", "tests.test_advice:net", *words.split(), "--json")
     assert result.exit_code == 0
-    (line,) = result.stderr.splitlines()
+    line, last = result.stderr.splitlines()
+    assert last.startswith("Next: "), "what to type stands at the end"
     assert line.startswith("fxprune: warning: Only ")
     assert fxprune.Report.from_json(result.stdout).advice in line
