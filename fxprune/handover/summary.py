@@ -49,13 +49,7 @@ def _lines(report: Figures) -> Iterator[tuple[str, str]]:
     if report.recovery is not None:
         before, after = report.recovery.certified
         yield "recovered", f"by training: {before:.2%} before, {after:.2%} after"
-    yield "took", _took(report.seconds, report.peak_memory)
-    if report.passes is not None:
-        expected, took = report.passes
-        yield (
-            "",
-            f"as long as {took:.1f} forward passes over the examples ({expected:.1f} expected)",
-        )
+    yield "took", _took(report)
     yield "next", say_next(report)
 
 
@@ -76,14 +70,17 @@ def _promise(agreement: Agreement | None, predicted: float) -> Iterator[tuple[st
     )
 
 
-def _took(seconds: Mapping[str, float], memory: int) -> str:
-    if not seconds:
-        return f"peak memory {memory / 1e6:,.0f} MB"
-    longest = max(seconds, key=lambda station: seconds[station])
-    return (
-        f"{sum(seconds.values()):.1f} s, most of it to {longest} ({seconds[longest]:.1f} s); "
-        f"peak memory {memory / 1e6:,.0f} MB"
-    )
+def _took(report: Figures) -> str:
+    memory = f"peak memory {report.peak_memory / 1e6:,.0f} MB"
+    if not report.seconds:
+        return memory
+    longest = max(report.seconds, key=lambda station: report.seconds[station])
+    whole, most = sum(report.seconds.values()), report.seconds[longest]
+    if report.passes is None:
+        return f"{whole:.1f} s, most of it to {longest} ({most:.1f} s); {memory}"
+    expected, took = report.passes
+    told = f"{took:.1f} forward passes ({expected:.1f} expected)"
+    return f"{whole:.1f} s ({longest} {most:.1f}), {told}; {memory}"
 
 
 def tell_options(asked: Mapping[str, str]) -> str:

@@ -82,8 +82,8 @@ def test_the_report_says_what_was_expected_and_what_it_took() -> None:
     report = fxprune.report(small)
     assert report.passes is not None
     assert min(report.passes) > 0
-    took = report.passes[1]
-    assert f"as long as {took:.1f} forward passes" in report.summary()
+    expected, took = report.passes
+    assert f", {took:.1f} forward passes ({expected:.1f} expected)" in report.summary()
     assert json.loads(report.to_json())["passes"] == list(report.passes)
 
 
