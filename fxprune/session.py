@@ -14,9 +14,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.soundness import random_outputs, require_axes, require_sizes
+from fxprune.calibrate.soundness import examine, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch, to_batch
@@ -270,28 +269,9 @@ def capture_for(model: nn.Module, calibration: Calibration, options: Options) ->
 def _examine(
     captured: Captured, model: nn.Module, calibration: Calibration, options: Options
 ) -> tuple[list[str], bool]:
-    """Whether the graph takes what the loader gives, the model always gives the same, and the
-    examples differ.
-
-    Returns:
-        what the report should say, and whether it is still open if the examples differ.
-
-    Raises:
-        CalibrationError: batches have sizes that the graph does not take.
-        UnsupportedError: agreement is asked for and the model is random.
-    """
-    random = random_outputs(captured.graph, model, captured.example)
-    require_sizes(captured.graph, model, calibration, values=random is None)
-    if random is not None and options.budget.agreement is not None:
-        raise UnsupportedError(
-            f"agreement={options.budget.agreement:g} cannot be certified: {random}. Switch that "
-            "off in eval mode, or ask for flops= or params=."
-        )
-    notes = [] if random is None else [f"{random}: the agreement is that of single runs"]
-    if options.groups is not None:
-        return notes, False
-    near = warn_of_near_duplicates(calibration, options.seed)
-    return (notes, True) if near is None else ([*notes, near], False)
+    """As `examine` says."""
+    grouped, agreement = options.groups is not None, options.budget.agreement
+    return examine(captured, model, calibration, agreement, grouped, options.seed)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

@@ -9,9 +9,11 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.loader import Calibration, Sizes, sizes_of
+from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.capture.batch import Batch
 from fxprune.capture.copying import copy_model
-from fxprune.errors import CalibrationError
+from fxprune.capture.export import Captured
+from fxprune.errors import CalibrationError, UnsupportedError
 
 ROUNDING = 1000
 """Units of the last place, of the largest value, up to which two runs count as the same."""
@@ -160,3 +162,43 @@ def _elements(sizes: Sizes) -> int:
 
 def _named(sizes: Sizes) -> str:
     return " and ".join(map(str, sizes))
+
+
+def examine(
+    captured: Captured,
+    model: nn.Module,
+    calibration: Calibration,
+    agreement: float | None,
+    grouped: bool,
+    seed: int,
+) -> tuple[list[str], bool]:
+    """Whether the graph takes what the loader gives, the model always gives the same, and the
+    examples differ.
+
+    Args:
+        captured: of the model.
+        model: the caller's; a copy in eval mode runs.
+        calibration: the examples.
+        agreement: that is to be certified, if any.
+        grouped: the caller says which examples belong together.
+        seed: of the examples that are compared.
+
+    Returns:
+        what the report should say, and whether it is still open if the examples differ.
+
+    Raises:
+        CalibrationError: batches have sizes that the graph does not take.
+        UnsupportedError: agreement is asked for and the model is random.
+    """
+    random = random_outputs(captured.graph, model, captured.example)
+    require_sizes(captured.graph, model, calibration, values=random is None)
+    if random is not None and agreement is not None:
+        raise UnsupportedError(
+            f"agreement={agreement:g} cannot be certified: {random}. Switch that off in eval mode, "
+            "or ask for flops= or params=."
+        )
+    notes = [] if random is None else [f"{random}: the agreement is that of single runs"]
+    if grouped:
+        return notes, False
+    near = warn_of_near_duplicates(calibration, seed)
+    return (notes, True) if near is None else ([*notes, near], False)

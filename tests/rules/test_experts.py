@@ -89,7 +89,7 @@ up: 8 | up[2] down[1] -> nothing""",
     )
 
 
-def test_whole_experts_stay_where_they_are_normalized_or_added() -> None:
+def test_whole_experts_stay_where_they_are_normalized_or_modules() -> None:
     assert_expected_inline(
         reasons(analyzed(Stacked(chosen), 5)),
         """\
@@ -100,15 +100,18 @@ router.weight[0]: every channel takes part in a softmax, sum or ordering (model:
 head.weight[0]: is the model's output (output)
 head.bias[0]: is the model's output (output)""",
     )
+    assert "router.weight[0]: is the only channel of a tensor (model: slice_2)" in reasons(
+        analyzed(Listed(torch.sigmoid), 5)
+    )
+
+
+def test_whole_stacked_experts_go_where_each_has_a_weight_of_its_own() -> None:
     assert_expected_inline(
-        reasons(analyzed(Stacked(torch.sigmoid), 5)),
+        str(analyzed(Stacked(torch.sigmoid), 5)),
         """\
-up[0]: one indivisible channel
-down[0]: one indivisible channel
-before.weight[1]: reads channels that stay (before: linear)
-router.weight[0]: one indivisible channel
-head.weight[0]: is the model's output (output)
-head.bias[0]: is the model's output (output)""",
+router: 4 | up[0] down[0] router.weight[0] -> nothing
+before: 6 | up[1] down[2] before.weight[0] before.bias[0] -> router.weight[1] head.weight[1]
+up: 8 | up[2] down[1] -> nothing""",
     )
 
 
