@@ -10,11 +10,10 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.datasets.images import DEBIAN, split
-from benchmarks.models.nets import NETS, checkpoint
+from benchmarks.models.nets import NETS, checkpoint, keep_weights
 
 
 def augment(images: Tensor, pad: int = 2) -> Tensor:
@@ -77,10 +76,8 @@ def main(
             f"{accuracy(net, held_out.images, held_out.labels):.4f}",
             flush=True,
         )
-    state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
     path = out or checkpoint(name)
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
-    net.load_state_dict(state)
+    keep_weights(net, path)
     test = split("test", data)
     print(
         f"{name}: test accuracy {accuracy(net, test.images, test.labels):.4f}, "

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
 
 from benchmarks.datasets.images import DEBIAN, split
 from benchmarks.models.encoder import Encoder
-from benchmarks.models.nets import checkpoint
+from benchmarks.models.nets import checkpoint, keep_weights
 from benchmarks.train import accuracy, augment
 
 
@@ -46,10 +45,8 @@ def main(
         net.eval()
         found = accuracy(net, held_out.images, held_out.labels)
         print(f"epoch {epoch + 1}: held-out {found:.4f}", flush=True)
-    state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
     path = out or checkpoint("encoder")
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
-    net.load_state_dict(state)
+    keep_weights(net, path)
     test = split("test", data)
     print(
         f"encoder: test accuracy {accuracy(net, test.images, test.labels):.4f}, "

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
 
 from benchmarks.datasets.melodies import draw_melodies
 from benchmarks.models.melody import CHECKPOINT, MelodyNet
+from benchmarks.models.nets import keep_weights
 
 REPORTED = 100
 """Steps from one line to the next."""
@@ -59,9 +59,7 @@ def main(
         if step % REPORTED == 0:
             print(f"step {step}: loss {float(loss.detach()):.3f}", flush=True)
     net.eval()
-    state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in state.items()}, out)
-    net.load_state_dict(state)
+    keep_weights(net, out)
     other = torch.Generator().manual_seed(seed + 1)
     print(f"{accuracy(net, other):.4f} of new melodies, {out.stat().st_size} bytes")
 

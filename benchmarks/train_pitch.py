@@ -10,9 +10,9 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
 
 from benchmarks.datasets.tones import draw_tones
+from benchmarks.models.nets import keep_weights
 from benchmarks.models.pitch import DIVISORS, PitchNet, checkpoint
 
 REPORTED = 100
@@ -60,10 +60,8 @@ def main(
         if step % REPORTED == 0:
             print(f"{name} step {step}: loss {float(loss.detach()):.3f}", flush=True)
     net.eval()
-    state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
     path = out or checkpoint(name)
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
-    net.load_state_dict(state)
+    keep_weights(net, path)
     other = torch.Generator().manual_seed(seed + 1)
     print(
         f"{name}: {accuracy(net, other):.4f} of new sounds to the bin, "

