@@ -3,30 +3,40 @@
 The trained networks of this repository on Fashion-MNIST: 1,000 unlabeled calibration images that
 no network was trained on, drawn per seed; no fine-tuning; 10,000 test images that nothing is
 fitted, selected or tuned on. With `--images DIR` the ImageNet-trained EfficientNet-Lite0 on the
-photographs of DIR/calib and DIR/test, which need no labels: decisions are compared. With `--recover
+photographs of DIR/calib and DIR/test, which need no labels: decisions are compared; with `--tones
+NAME` a pitch tracker (`python -m benchmarks.train_pitch`) on synthesized tones. With `--recover
 MINUTES` what `auto` gives is trained so long, on the same examples (docs/recover.md).
 """
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.fx import GraphModule
 
 import fxprune
-from benchmarks.datasets.images import DEBIAN, Split, draw, photos, split
+from benchmarks.datasets.images import DEBIAN, draw, photos, split
+from benchmarks.datasets.tones import draw_tones
 from benchmarks.examination.outputs import logits
 from benchmarks.examination.tradeoff_page import picture, show
+from benchmarks.models import pitch
 from benchmarks.models.nets import NETS, efficientnet_lite0, trained
 from fxprune.recovery.training import Length
 
 RECOVERED = "auto + recover"
 LITE = "EfficientNet-Lite0"
+PHOTOGRAPHS = (0.9, 0.8, 0.7)
+"""Budgets of the network on photographs."""
+POOL, TONES, TEST = 5000, 2000, 1_000_000
+"""Tones that calibration sets are drawn from, their seed, and that of the test's."""
+BUDGETS = {False: (0.5,), True: (0.7, 0.5, 0.35)}
+"""Of this repository's networks, by whether all is asked for."""
 METHODS = ("auto", "channels", "uniform", "paper", "paper-uniform", "magnitude")
 
 
@@ -47,6 +57,10 @@ class Task:
     images: int
 
 
+Case = tuple[str, nn.Module, Task]
+"""A network's name, the network, and what it is measured on."""
+
+
 def measure(
     name: str,
     net: nn.Module,
@@ -55,9 +69,13 @@ def measure(
     seeds: int,
     methods: list[str],
     recover: Length | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, object]]:
-    """Rows of one network; with `recover`, a further one for what `auto` gave, trained so long."""
+    """Rows of one network, computed on a device; with `recover`, a further one for what `auto`
+    gave, trained so long.
+    """
     rows: list[dict[str, object]] = []
+    net = net.to(device)
     for seed in range(seeds):
         order = draw(task.pool, len(task.pool), seed)
         calibration, rest = order[: task.images], order[task.images :]
@@ -108,6 +126,7 @@ class Test:
             "agreement": float((found.argmax(1) == self._decided).float().mean()),
             "error": float((found - self._reference).square().sum()) / self._norm,
             "predicted_error": report.predicted_error,
+            "passes": report.passes,
             "held_out_error": None if held_out is None else held_out.error,
             "bound": None if held_out is None else held_out.bound,
             "seconds": seconds,
@@ -121,12 +140,12 @@ class Test:
 
 
 def honesty(
-    name: str, repetitions: int, images: int, pool: Split, test: Split, console: Console
+    name: str, repetitions: int, images: int, data: Path, console: Console
 ) -> list[dict[str, object]]:
     """Certify agreement=0.99 on fresh calibration draws and count how often the test set falls
     below the bound.
     """
-    net = trained(name)
+    net, pool, test = trained(name), split("calibration", data), split("test", data)
     decided = logits(net, test.images).argmax(1)
     rows: list[dict[str, object]] = []
     for seed in range(repetitions):
@@ -191,6 +210,10 @@ def main(
         Path | None,
         typer.Option("--images", help="instead: EfficientNet-Lite0, DIR/calib, DIR/test"),
     ] = None,
+    tones: Annotated[
+        str | None, typer.Option(help=f"instead: one of {', '.join(pitch.DIVISORS)}, on tones")
+    ] = None,
+    device: Annotated[str, typer.Option(help="that compresses and trains")] = "cpu",
     recover: Annotated[float | None, typer.Option(help="minutes of training after auto")] = None,
     recover_steps: Annotated[int | None, typer.Option(help="steps instead")] = None,
     rows_file: Rows = None,
@@ -204,26 +227,44 @@ def main(
     length = Length(minutes=recover, steps=recover_steps) if recover or recover_steps else None
     if rows_file is not None:
         rows = json.loads(rows_file.read_text())
-    elif photographs is not None:
-        task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
-        budgets = flops or [0.9, 0.8, 0.7]
-        rows += measure(LITE, efficientnet_lite0(), task, budgets, repeats, methods, length)
-    else:
-        pool, held = split("calibration", data), split("test", data)
-        test, labels = (None, None) if validation else (held.images, held.labels)
-        task = Task(pool.images, test, labels, count)
-        budgets = flops or ([0.7, 0.5, 0.35] if every else [0.5])
+    elif certify:
         for name in net or list(NETS):
-            if certify:
-                rows += honesty(name, certify, count, pool, held, console)
-            else:
-                rows += measure(name, trained(name), task, budgets, repeats, methods, length)
+            rows += honesty(name, certify, count, data, console)
+            write(rows, json_file)
+    else:
+        for name, model, task in cases(net, photographs, tones, data, validation, count):
+            budgets = flops or list(BUDGETS[every] if photographs is None else PHOTOGRAPHS)
+            rows += measure(name, model, task, budgets, repeats, methods, length, device)
             write(rows, json_file)
     write(rows, json_file)
     if not certify:
         show(rows, console)
-        if picture_file is not None:
-            picture(rows, picture_file)
+    if picture_file is not None:
+        picture(rows, picture_file)
+
+
+def cases(
+    names: list[str] | None,
+    photographs: Path | None,
+    tones: str | None,
+    data: Path,
+    validation: bool,
+    count: int,
+) -> Iterator[Case]:
+    """What is asked for: networks, and what each is measured on; as `main` has its arguments."""
+    if photographs is not None:
+        task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
+        yield LITE, efficientnet_lite0(), task
+    elif tones is not None:
+        pool, _ = draw_tones(POOL, Generator().manual_seed(TONES))
+        new = draw_tones(10_000, Generator().manual_seed(TEST))
+        task = Task(pool, None, None, count) if validation else Task(pool, *new, count)
+        yield tones, pitch.trained(tones), task
+    else:
+        images, held = split("calibration", data).images, split("test", data)
+        task = Task(images, held.images, held.labels, count)
+        for name in names or list(NETS):
+            yield name, trained(name), Task(images, None, None, count) if validation else task
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from fxprune.capture.batch import Batch
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Outputs on all images, (N, classes)."""
-    return torch.cat([model(x) for x in images.split(100)])
+    """Outputs on all images, (N, classes), where the images are, computed where the model is."""
+    device = next(model.parameters(), images).device
+    return torch.cat([model(x.to(device)).to(images.device) for x in images.split(100)])
 
 
 def outputs(model: Callable[..., Any], batch: Batch) -> list[Tensor]:

@@ -1,5 +1,5 @@
-"""torchvision beside a torch that its compiled extension does not fit: declares the missing
-operators before the import.
+"""torchvision, also beside a torch that its compiled extension does not fit: where its import fails
+for that, the missing operators are declared and it is imported again.
 """
 
 import torch
@@ -50,10 +50,12 @@ def suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return torch.stack(kept) if kept else order
 
 
-declare()
-import torchvision  # noqa: E402
+try:
+    import torchvision
+except RuntimeError:
+    declare()
+    import torchvision
 
-if _libraries:
     # It refuses to call operators that its extension did not bring.
     torchvision.ops.boxes._assert_has_ops = lambda: None
 

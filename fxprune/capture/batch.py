@@ -107,7 +107,7 @@ def _signature(model: nn.Module) -> tuple[int, set[str], bool, set[str]]:
 
 
 def to_batch(model: nn.Module, item: Any) -> Batch:
-    """Turn what a loader yields into the model's arguments; labels are dropped.
+    """Turn what a loader yields into the model's arguments, on its device; labels are dropped.
 
     A tensor is the only argument. Of a tuple or list as many leading items are taken as forward
     requires. A dict is keyword arguments; keys such as `labels`, unless forward requires them, and
@@ -125,7 +125,19 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
                 f"A calibration batch holds a tensor {tuple(tensor.shape)} {kind}. Yield dense "
                 "tensors with values, such as tensor.to_dense()."
             )
-    return batch
+    device = device_of(model)
+    if device is None or all(tensor.device == device for tensor in batch.tensors()):
+        return batch
+    return batch.map(lambda tensor: tensor.to(device))
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The one device on which all of a model's tensors are; None where there are several, or none,
+    or where they have no values.
+    """
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    (device,) = devices if len(devices) == 1 else (None,)
+    return None if device is None or device.type == "meta" else device
 
 
 def _to_batch(model: nn.Module, item: Any) -> Batch:

@@ -8,18 +8,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from fxprune.capture.precision import full_precision
 from fxprune.capture.supported import check_model
 
 
 @contextmanager
 def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
     """The caller's random state and the model's modes come back as they were; the caller's autocast
-    and gradient modes, and a default device that is not the model's, do not reach what runs inside.
+    and gradient modes, reduced precision of float32, and a default device that is not the model's,
+    do not reach what runs inside.
     """
     check_model(model)
     modes = [(m, m.training) for m in model.modules()]
     state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(), _plain_arithmetic(), default_device(model):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(_plain_arithmetic())
+        stack.enter_context(full_precision())
+        stack.enter_context(default_device(model))
         torch.manual_seed(seed)
         try:
             yield

@@ -15,6 +15,7 @@ from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.soundness import random_outputs, require_sizes
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.export import Captured
+from fxprune.capture.precision import callers_precision
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError, UnsupportedError
 from fxprune.handover.advice import FEW
@@ -208,7 +209,8 @@ def _train(
         journal=journal,
     )
     state = State(Best(start, start, start))
-    loop.run(state)
+    with callers_precision():
+        loop.run(state)
     return state, stream
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.copying import copy_model
+from fxprune.capture.precision import callers_precision
 from fxprune.errors import UnsupportedError, name_function
 from fxprune.plans.numbers import is_number, read_number
 
@@ -96,11 +97,13 @@ def is_whole(value: Any) -> bool:
 
 @contextmanager
 def use_settings(workload: Workload) -> Iterator[None]:
-    """No gradients, and the workload's number of threads, until the block ends."""
+    """No gradients, the workload's number of threads, and the precision of float32 that the caller
+    computes in, until the block ends.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(workload.threads or before)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), callers_precision():
             yield
     finally:
         torch.set_num_threads(before)
