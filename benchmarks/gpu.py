@@ -137,7 +137,7 @@ def compare(name: str, device: str) -> Likeness:
         (first[0], second[0]),
         (sum(plan.widths.values()), sum(other.widths.values())),
         (len(alike), len(plan.widths.keys() | other.widths.keys())),
-        shared / max(either, 1),
+        shared / either if either else 1.0,
         (first[1], second[1]),
         (first[2], second[2]),
     )

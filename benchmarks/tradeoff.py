@@ -66,17 +66,16 @@ def measure(
     net: nn.Module,
     task: Task,
     budgets: list[float],
-    seeds: int,
+    seeds: range,
     methods: list[str],
     recover: Length | None = None,
     device: str = "cpu",
-) -> list[dict[str, object]]:
+) -> Iterator[dict[str, object]]:
     """Rows of one network, computed on a device; with `recover`, a further one for what `auto`
     gave, trained so long.
     """
-    rows: list[dict[str, object]] = []
     net = net.to(device)
-    for seed in range(seeds):
+    for seed in seeds:
         order = draw(task.pool, len(task.pool), seed)
         calibration, rest = order[: task.images], order[task.images :]
         test = Test(net, rest if task.test is None else task.test, task.labels)
@@ -86,16 +85,15 @@ def measure(
                 net, calibration, budgets=budgets, method=method, seed=seed, progress=False
             ).items():
                 about = {"net": name, "flops": flops, "method": method, "seed": seed}
-                rows.append(about | test.row(small, time.perf_counter() - start))
+                yield about | test.row(small, time.perf_counter() - start)
                 start = time.perf_counter()
                 if recover is not None and method == "auto":
                     better = fxprune.recover(
                         *(small, net, calibration), seed=seed, progress=False, **vars(recover)
                     )
                     about["method"] = RECOVERED
-                    rows.append(about | test.row(better, time.perf_counter() - start))
+                    yield about | test.row(better, time.perf_counter() - start)
                     start = time.perf_counter()
-    return rows
 
 
 class Test:
@@ -199,6 +197,7 @@ def main(
         bool, typer.Option("--all", help="FLOPs 0.7, 0.5, 0.35 and three seeds")
     ] = False,
     seeds: int = 1,
+    first: Annotated[int, typer.Option(help="seed")] = 0,
     count: Annotated[int, typer.Option(help="calibration images")] = 1000,
     method: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(METHODS)}")] = None,
     certify: Annotated[int, typer.Option(help="instead: certify 0.99 this many times")] = 0,
@@ -221,9 +220,8 @@ def main(
     picture_file: Plot = None,
 ) -> None:
     """Write the trade-off table."""
-    console = Console(width=140)
-    rows: list[dict[str, object]] = []
-    methods, repeats = method or list(METHODS), 3 if every else seeds
+    console, rows = Console(width=140), list[dict[str, object]]()
+    methods, draws = method or list(METHODS), range(first, first + (3 if every else seeds))
     length = Length(minutes=recover, steps=recover_steps) if recover or recover_steps else None
     if rows_file is not None:
         rows = json.loads(rows_file.read_text())
@@ -234,8 +232,9 @@ def main(
     else:
         for name, model, task in cases(net, photographs, tones, data, validation, count):
             budgets = flops or list(BUDGETS[every] if photographs is None else PHOTOGRAPHS)
-            rows += measure(name, model, task, budgets, repeats, methods, length, device)
-            write(rows, json_file)
+            for row in measure(name, model, task, budgets, draws, methods, length, device):
+                rows.append(row)
+                write(rows, json_file)
     write(rows, json_file)
     if not certify:
         show(rows, console)

@@ -7,7 +7,7 @@ CPU must be taken there by `.cpu()` or `.to`, as from a real device.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,14 @@ from torch.utils import _pytree as pytree
 PRETENDED = torch.device("xpu", 0)
 """Its name: torch parses it everywhere, and nothing in fxprune treats it as a kind of its own."""
 HERE = torch.device("cpu")
-READS = {Tensor.numpy, Tensor.__array__}
-MAY_MIX = {Tensor.copy_, Tensor.set_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type}  # type: ignore[attr-defined]
-INDEXES = {Tensor.__getitem__, Tensor.__setitem__, torch.Tensor.index_put_}
+READS: set[Any] = {Tensor.numpy, Tensor.__array__}
+MAY_MIX: set[Any] = {
+    Tensor.copy_,
+    Tensor.set_,
+    cast(Any, Tensor.data).__set__,
+    torch._has_compatible_shallow_copy_type,
+}
+INDEXES: set[Any] = {Tensor.__getitem__, Tensor.__setitem__, torch.Tensor.index_put_}
 
 
 class Pretended(TorchFunctionMode):
@@ -58,7 +63,7 @@ class Pretended(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         there = [self.holds(t) for t in tensors]
-        if func == Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == Tensor.device.__get__:
             return PRETENDED if there[0] else func(*args, **kwargs)
         if func in READS and there[0]:
             raise TypeError("can't convert a tensor of a pretended device to numpy")

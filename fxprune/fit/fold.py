@@ -140,7 +140,7 @@ def contract(
         source = source.view(*source.shape[:-1], *pair.before.columns.shape)
         interpolate = torch.from_numpy(matrix).to(moved.device)
         value = torch.einsum("...np,kn->...kp", source, interpolate)
-        written = pair.after.columns.reshape(-1) - group * reduced_width
-        written = torch.from_numpy(written).to(moved.device)
+        columns = pair.after.columns.reshape(-1) - group * reduced_width
+        written = torch.from_numpy(columns).to(moved.device)
         result[own] = result[own].index_copy(-1, written, value.reshape(*value.shape[:-2], -1))
     return result.movedim(-1, axis).to(weight.dtype).contiguous()
