@@ -13,15 +13,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from torch import Generator, Tensor, nn
 from torch.fx import GraphModule
 
 import fxprune
-from benchmarks.datasets.images import DEBIAN, draw, photos, split
+from benchmarks.datasets.images import DEBIAN, draw, photographs, photos, split
 from benchmarks.datasets.tones import draw_tones
 from benchmarks.examination.outputs import logits
 from benchmarks.examination.tradeoff_page import picture, show
@@ -49,12 +50,14 @@ class Task:
         test: images; None takes those of the pool that were not drawn.
         labels: of the test images, where there are some.
         images: how many are drawn.
+        groups: of the pool, which images belong together, if that is known.
     """
 
     pool: Tensor
     test: Tensor | None
     labels: Tensor | None
     images: int
+    groups: Tensor | None = None
 
 
 Case = tuple[str, nn.Module, Task]
@@ -76,21 +79,22 @@ def measure(
     """
     net = net.to(device)
     for seed in seeds:
-        order = draw(task.pool, len(task.pool), seed)
-        calibration, rest = order[: task.images], order[task.images :]
+        order = draw(torch.arange(len(task.pool)), len(task.pool), seed)
+        calibration, rest = task.pool[order[: task.images]], task.pool[order[task.images :]]
+        groups = None if task.groups is None else task.groups[order[: task.images]]
+        common: Any = {"decision": "argmax", "groups": groups, "seed": seed, "progress": False}
         test = Test(net, rest if task.test is None else task.test, task.labels)
         for method in methods:
             start = time.perf_counter()
             for flops, small in fxprune.sweep(
-                net, calibration, budgets=budgets, method=method, seed=seed, progress=False
+                net, calibration, budgets=budgets, method=method, **common
             ).items():
                 about = {"net": name, "flops": flops, "method": method, "seed": seed}
                 yield about | test.row(small, time.perf_counter() - start)
                 start = time.perf_counter()
                 if recover is not None and method == "auto":
-                    better = fxprune.recover(
-                        *(small, net, calibration), seed=seed, progress=False, **vars(recover)
-                    )
+                    length = common | vars(recover)
+                    better = fxprune.recover(small, net, calibration, **length)
                     about["method"] = RECOVERED
                     yield about | test.row(better, time.perf_counter() - start)
                     start = time.perf_counter()
@@ -205,7 +209,7 @@ def main(
         bool, typer.Option(help="measure on calibration images not drawn")
     ] = False,
     data: Path = DEBIAN,
-    photographs: Annotated[
+    folder: Annotated[
         Path | None,
         typer.Option("--images", help="instead: EfficientNet-Lite0, DIR/calib, DIR/test"),
     ] = None,
@@ -230,8 +234,8 @@ def main(
             rows += honesty(name, certify, count, data, console)
             write(rows, json_file)
     else:
-        for name, model, task in cases(net, photographs, tones, data, validation, count):
-            budgets = flops or list(BUDGETS[every] if photographs is None else PHOTOGRAPHS)
+        for name, model, task in cases(net, folder, tones, data, validation, count):
+            budgets = flops or list(BUDGETS[every] if folder is None else PHOTOGRAPHS)
             for row in measure(name, model, task, budgets, draws, methods, length, device):
                 rows.append(row)
                 write(rows, json_file)
@@ -244,15 +248,16 @@ def main(
 
 def cases(
     names: list[str] | None,
-    photographs: Path | None,
+    folder: Path | None,
     tones: str | None,
     data: Path,
     validation: bool,
     count: int,
 ) -> Iterator[Case]:
     """What is asked for: networks, and what each is measured on; as `main` has its arguments."""
-    if photographs is not None:
-        task = Task(photos(photographs / "calib"), photos(photographs / "test"), None, count)
+    if folder is not None:
+        pool, test = (photos(folder / part) for part in ("calib", "test"))
+        task = Task(pool, test, None, count, photographs(folder / "calib"))
         yield LITE, efficientnet_lite0(), task
     elif tones is not None:
         pool, _ = draw_tones(POOL, Generator().manual_seed(TONES))

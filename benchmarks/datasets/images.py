@@ -1,5 +1,6 @@
 """Fashion-MNIST from Debian's `dataset-fashion-mnist` or a folder with the same four files."""
 
+import csv
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,19 @@ def photos(folder: Path) -> Tensor:
         )
     pixels = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in paths])
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - 127) / 128
+
+
+def photographs(folder: Path) -> Tensor | None:
+    """Of which photograph every image of a folder is a crop, (N,) int64, in the images' order, as
+    `index.csv` beside the folder says; None where there is no such file.
+    """
+    index = folder.parent / "index.csv"
+    if not index.is_file():
+        return None
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if Path(row["file"]).parent.name == folder.name]
+    names = {photo: number for number, photo in enumerate(sorted({row["photo"] for row in rows}))}
+    return torch.tensor([names[row["photo"]] for row in sorted(rows, key=lambda row: row["file"])])
 
 
 def draw(pool: Tensor, count: int, seed: int) -> Tensor:
