@@ -19,8 +19,10 @@ INPUTS = 0.5
 """Share of the limit that kept inputs may take: they are read a few times only, what is recorded at
 every fit.
 """
-SPARE = 4
-"""A tensor stays on its device where that has this many times its size left."""
+SPARE, FREE = 4, 0.5
+"""A tensor stays on its device where that has this many times its size left, and this share of all
+its memory: networks need the rest to run, and other processes may be there.
+"""
 
 
 class Spill:
@@ -38,14 +40,20 @@ class Spill:
         self._packed = 0
 
     def put(self, value: Any) -> Any:
-        """Take a value; returns what `get` and `drop` want back. Only tensors count and spill."""
+        """Take a value; returns what `get` and `drop` want back.
+
+        Only tensors count and spill; those of a device without much room come to the CPU, and
+        `get` brings them back.
+        """
         if not isinstance(value, Tensor):
             return value
         value = value.detach()
         size = _bytes(value)
-        if self._held + size <= self._limit or size < SMALL or value.device.type != "cpu":
-            self._held += size
+        if value.device.type != "cpu" and _room(value.device, size):
             return value
+        if self._held + size <= self._limit or size < SMALL:
+            self._held += size
+            return value if value.device.type == "cpu" else _Elsewhere(value.cpu(), value.device)
         self._number += 1
         return self._write(value, str(self._number))
 
@@ -60,13 +68,16 @@ class Spill:
         if not isinstance(value, Tensor):
             return value
         value, size = value.detach(), _bytes(value)
-        fits = self._held + size <= self._limit * INPUTS or size < TINY
-        if fits and _room(value.device, size):
-            self._held += size
+        here = value.device.type == "cpu"
+        if not here and _room(value.device, size):
             return value.clone() if copied else value
-        if fits:
+        if self._held + size <= self._limit * INPUTS or size < TINY:
             self._held += size
-            return _Elsewhere(value.cpu(), value.device)
+            return (
+                (value.clone() if copied else value)
+                if here
+                else (_Elsewhere(value.cpu(), value.device))
+            )
         if size >= SMALL:
             self._number += 1
             return self._write(value, str(self._number))
@@ -105,7 +116,9 @@ class Spill:
         """A value that was `put` is no longer needed."""
         if isinstance(item, _OnDisk):
             item.path.unlink(missing_ok=True)
-        elif isinstance(item, Tensor):
+        elif isinstance(item, _Elsewhere):
+            self._held -= _bytes(item.value)
+        elif isinstance(item, Tensor) and item.device.type == "cpu":
             self._held -= _bytes(item)
 
 
@@ -134,4 +147,7 @@ def _bytes(value: Tensor) -> int:
 
 def _room(device: torch.device, size: int) -> bool:
     """Whether a device has room for as much that stays."""
-    return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > SPARE * size
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    return free > max(SPARE * size, FREE * total)

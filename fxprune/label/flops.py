@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.capture.batch import Batch
 from fxprune.graph.convolution import convolution_of
@@ -32,15 +32,21 @@ CONTRACTIONS = (
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    """Of both products, from the operands' shapes; queries may share keys and values."""
+    pairs = np.prod(query[:-1]) * key[-2]
+    return int(2 * pairs * (query[-1] + value[-1]))
 
 
 def _lstm_flops(x: Any, w_ih: Any, w_hh: Any, *args: Any, **kwargs: Any) -> int:
     return int(2 * np.prod(x[:-1]) * (np.prod(w_ih) + np.prod(w_hh)))
 
 
-# What the counter of torch 2.13 does not know: the CPU's fused kernels.
+# What the counter of some version of torch does not know: the CPU's fused kernels, and queries that
+# share keys and values.
 _FUSED = {
+    torch.ops.aten.scaled_dot_product_attention: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention: _attention_flops,
+    torch.ops.aten._scaled_dot_product_efficient_attention: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
 }

@@ -166,7 +166,7 @@ class _Layers:
             own = ids if side is None else np.where(side == number, ids, 0)
             if side is None and number == 1:
                 continue
-            covariance = moments[layer.weight].covariance(centered=False).numpy()
+            covariance = moments[layer.weight].covariance(centered=False).cpu().numpy()
             sensitivity = sensitivities.get((layer.weight, 1))
             for places in fibers(own, block[None])[0]:
                 at, count = np.ix_(places, places), count + 1
@@ -174,7 +174,7 @@ class _Layers:
                 if sensitivity is not None:
                     whole = len(sensitivity) > 1
                     metrics.append(
-                        sensitivity.numpy()[at]
+                        sensitivity.cpu().numpy()[at]
                         if whole
                         else float(sensitivity) * np.eye(len(at[0]))
                     )

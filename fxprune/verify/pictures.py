@@ -77,4 +77,4 @@ def _shrink(image: Tensor) -> Picture:
     low, high = image.min(), image.max()
     spread = (image - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
     pixels = (255 * spread).round().to(torch.uint8).movedim(0, 2).contiguous()
-    return Picture(height, width, channels, pixels.numpy().tobytes())
+    return Picture(height, width, channels, pixels.cpu().numpy().tobytes())
