@@ -97,9 +97,7 @@ def test_a_researcher_takes_home_a_picture_and_a_table(desk: Desk) -> None:
     assert len((desk.folder / "paper.csv").read_text().splitlines()) == 3
 
 
-def test_a_scientist_takes_home_a_network_on_voxels(desk: Desk) -> None:
-    """Regression on 3-D grids, several crops of each structure, batches that are dicts."""
-    told = desk.python("""
+AFFINITY = """
 import torch
 from torch import nn
 
@@ -136,7 +134,12 @@ with torch.no_grad():
     both = torch.stack([model(crops[:20]), small(voxels=crops[:20])])
 print(round(float(torch.corrcoef(both)[0, 1]), 2))
 torch.save({"voxels": crops[:20], "wanted": both[1]}, "check.pt")
-""")
+"""
+
+
+def test_a_scientist_takes_home_a_network_on_voxels(desk: Desk) -> None:
+    """Regression on 3-D grids, several crops of each structure, batches that are dicts."""
+    told = desk.python(AFFINITY)
     examples, correlation = told.splitlines()
     assert int(examples.split()[0]) % 3 == 0, "no structure is split"
     assert float(correlation) > 0.7
