@@ -75,7 +75,7 @@ def import_seconds(module: str, environment: dict[str, str]) -> float:
 
 
 def import_times(rounds: int) -> dict[str, float]:
-    """Median processor seconds of `import torch` and `import fxprune`, after one round that compiles both."""
+    """Median processor seconds of each import, after one round that compiles both."""
     with tempfile.TemporaryDirectory() as bytecode:
         known = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         environment = known | {"PYTHONPYCACHEPREFIX": bytecode}
