@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.allocate.expected_cost import expect_cost
+from fxprune.calibrate.split import examples_to_hold_out
 from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, warn_caller
@@ -22,6 +23,7 @@ from fxprune.handover.finish import hand_over
 from fxprune.handover.report import report
 from fxprune.handover.rows import Point
 from fxprune.label.flops import count_flops
+from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
@@ -143,11 +145,28 @@ def certify(session: Session) -> Fitted:
     if best is None:
         raise BudgetError(
             f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: "
-            f"{stopped} (closest reachable). Give more calibration examples, or ask for less."
+            f"{stopped} (closest reachable). {_more_examples(session, curve)}"
         )
     if stopped:
         session.journal.note(f"the next smaller size could not be certified: {stopped}")
     return replace(best, curve=tuple(curve))
+
+
+def _more_examples(session: Session, curve: list[Point]) -> str:
+    """How many examples would certify the last size that was tried, if its rate stays."""
+    budget = session.options.budget
+    assert budget.agreement is not None
+    if not curve:
+        return "Give more calibration examples, or ask for less."
+    wanted = sample_size(curve[-1].rate, budget.agreement)
+    if wanted is None:
+        return "At that rate no number of examples certifies it: ask for less."
+    groups = session.statistics.calibration.groups
+    needed = examples_to_hold_out(wanted, groups, budget)
+    return (
+        f"{needed:,} calibration examples certify it if that rate stays. Give as many, or ask for "
+        "less."
+    )
 
 
 def _point(session: Session, graph: GraphModule, found: Agreement) -> Point:

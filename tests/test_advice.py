@@ -2,6 +2,7 @@
 what to do where few decisions are kept.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import fxprune
 from fxprune.calibrate.recording import VALIDATION
 from fxprune.calibrate.split import draw_split, examples_needed
 from fxprune.errors import BudgetError, CalibrationWarning
+from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.plans.budget import Budget
 from tests.cli.test_app import call
 
@@ -166,6 +168,26 @@ def test_the_number_of_examples_asked_for_is_enough(agreement: float | None) -> 
     assert asked is not None
     assert run(int(asked[1]) - 1)
     assert not run(int(asked[1]))
+
+
+def test_one_number_of_examples_certifies_what_was_measured() -> None:
+    """If the rate stays: what is asked for is enough, and not many times too much."""
+    for goal in (0.9, 0.86):
+        with pytest.raises(BudgetError, match="certify it if that rate stays") as refused:
+            kept_few(flops=0.7, method="uniform", agreement=goal)
+        text = str(refused.value)
+        rate = re.search(r"agrees on ([\d.]+)% of (\d+) held-out", text)
+        number = re.search(r"([\d,]+) calibration examples certify it", text)
+        assert rate is not None
+        assert number is not None
+        needed = int(number[1].replace(",", ""))
+        assert needed > 200
+        for share, enough in ((1.0, True), (0.7, False)):
+            held = Budget(agreement=goal).held_out(int(share * needed))
+            agreeing = math.floor(float(rate[1]) / 100 * held + 1e-3)
+            assert (lower_bound(agreeing, held) >= goal) == enough
+    with pytest.raises(BudgetError, match="no number of examples"):
+        kept_few(flops=0.2, agreement=0.97)
 
 
 @pytest.mark.parametrize("each", [1, 3])

@@ -43,9 +43,11 @@ SHORTER = {
     "minutes=10": "steps=2",
     "--minutes 10": "--steps 2",
     "epochs, alpha = 30": "epochs, alpha = 1",
-    "fxprune bench": "fxprune bench --rounds 2",
+    "fxprune bench": "fxprune bench --rounds 2 --batch 1",
+    "images = data.load().calibration": "images = data.load().calibration[:400]",
+    "budgets=(0.7, 0.5, 0.35)": "budgets=(0.7, 0.5)",
 }
-"""Training and measuring are cut short."""
+"""Training and measuring are cut short, and the demo's images and sizes are fewer."""
 MODELS = """
 import torch
 from torch import nn

@@ -34,7 +34,14 @@ def test_the_trained_network_finds_contours() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_the_page(tmp_path: Path) -> None:
+def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the beginnings of melodies: a trace runs the recurrent layers step by step."""
+
+    def begin(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        bands, contours = draw_melodies(count, generator)
+        return bands[..., : FRAMES // 6], contours
+
+    monkeypatch.setattr(recurrent, "draw_melodies", begin)
     app = typer.Typer()
     app.command()(recurrent.main)
     out = tmp_path / "page.md"

@@ -42,6 +42,7 @@ def check_masked(model: nn.Module, small: nn.Module, *args: Any) -> None:
         torch.testing.assert_close(full(*args), small(*args), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_depthwise_layers_of_several_outputs_are_factored() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -127,6 +128,7 @@ def test_empty_batches_are_skipped() -> None:
     assert torch.equal(small(vectors(4)[0]), plain(vectors(4)[0]))
 
 
+@pytest.mark.slow
 def test_the_callers_modes_of_arithmetic_do_not_matter() -> None:
     wanted = fxprune.compress(tiny(), images(64), flops=0.6, progress=False)
     for mode in (torch.autocast("cpu", torch.bfloat16), torch.no_grad(), torch.inference_mode()):
@@ -138,7 +140,7 @@ def test_the_callers_modes_of_arithmetic_do_not_matter() -> None:
             assert torch.equal(small(images(5)), wanted(images(5)))
 
 
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("given", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_transformers_with_a_causal_mask(given: bool) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

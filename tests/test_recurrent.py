@@ -80,7 +80,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-QUICK = ("gru both ways", "lstm", "rnn with relu")
+QUICK = ("gru", "rnn with relu")
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ def test_other_methods_select(method: str) -> None:
     assert not fxprune.plan_of(compressed(net, x, flops=0.8, method=method)).rotations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fused, grouped, convolutions], ids=lambda m: m.__name__)
 def test_dropped_coordinates_are_exact_in_every_form(make: Any) -> None:
     torch.manual_seed(1)
@@ -286,6 +287,7 @@ def test_the_page_runs() -> None:
     assert names["plan"].rotations
 
 
+@pytest.mark.slow
 def test_every_form_is_a_rotation_or_says_why() -> None:
     for make in NETS:
         analysis = fxprune.analyze(make().eval(), examples(make, 2).float())

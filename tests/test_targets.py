@@ -77,6 +77,8 @@ def test_the_whole_model_has_a_report(detector: Detector) -> None:
     assert found.asked == {"flops": "0.5", "method": "uniform", "targets": "backbone"}
     assert "backbone.0" in str(found)
     assert len(found.summary().splitlines()) == 10
+    assert "no calibration example" not in found.summary(), "there were some, for the part"
+    assert "next       compare the whole model" in found.summary()
     for again in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
         assert fxprune.report(again) == found
 

@@ -2,6 +2,9 @@
 for that, the missing operators are declared and it is imported again.
 """
 
+import sys
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -58,5 +61,8 @@ except RuntimeError:
 
     # It refuses to call operators that its extension did not bring.
     torchvision.ops.boxes._assert_has_ops = lambda: None
+    # What stands in for another one is compiled before its first call, which takes longer than it.
+    aligning: Any = sys.modules["torchvision.ops.roi_align"]
+    aligning._roi_align = aligning._roi_align.__wrapped__
 
 __all__ = ["torchvision"]

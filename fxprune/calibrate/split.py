@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -124,6 +125,19 @@ def examples_needed(fitted: int, groups: np.ndarray, budget: HoldsOut) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return math.ceil(high * each)
+
+
+def examples_to_hold_out(held_out: int, groups: np.ndarray, budget: HoldsOut) -> int:
+    """With how many calibration examples a budget holds out at least so many; arguments as for
+    `examples_needed`.
+    """
+    each = len(groups) / max(int(groups.max(initial=-1)) + 1, 1)
+    total = 1
+    while True:
+        with suppress(BudgetError):
+            if budget.held_out(total) >= held_out:
+                return math.ceil(total * each)
+        total += max(total // 1000, 1)
 
 
 def split_examples(

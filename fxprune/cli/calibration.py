@@ -13,7 +13,7 @@ from fxprune.capture.batch import Batch, make_batch
 from fxprune.cli import sources
 from fxprune.cli.groups import read_groups
 from fxprune.cli.parsing import parse_device, parse_dtype, parse_numbers, parse_shape
-from fxprune.cli.presets import preset_of
+from fxprune.cli.presets import PIXELS, preset_of
 from fxprune.errors import FxpruneError, SourceError
 from fxprune.handover.report import report
 
@@ -86,7 +86,7 @@ class Source:
         if self.data:
             loader = sources.data(self.data, self._images(net), limit=2)
             return Calibration(net, self._moved(loader)).example
-        found = traced_on(small or net) or getattr(net, "dummy_inputs", None)
+        found = traced_on(small or net) or dummy_inputs(net)
         if found is None:
             raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
         return next(iter(self._moved([found]))) if isinstance(found, dict) else found
@@ -98,7 +98,8 @@ class Source:
     def _images(self, net: nn.Module) -> sources.ImageOptions:
         """How images become inputs: as the model's library says, where nothing else is said."""
         mean, std = parse_numbers(self.mean), parse_numbers(self.std)
-        preset = preset_of(self.model, net) if sources.is_folder(self.data) else None
+        told = bool(self.size and mean and std) or not sources.is_folder(self.data)
+        preset = None if told else preset_of(self.model, net)
         if preset is None:
             return sources.ImageOptions(self.size or SIZE, self.gray, mean, std)
         if self.size is None and not (self.gray or mean or std):
@@ -125,3 +126,18 @@ def traced_on(net: nn.Module) -> Batch | None:
         tuple(zero for name, zero in zeros if not name),
         {name: zero for name, zero in zeros if name},
     )
+
+
+def dummy_inputs(net: nn.Module) -> dict[str, torch.Tensor] | None:
+    """What transformers says that its model takes; None for other models.
+
+    Its own dummy inputs are tokens, for models of images too: those get zeros of their sizes.
+    """
+    found, main = getattr(net, "dummy_inputs", None), getattr(net, "main_input_name", None)
+    if not isinstance(found, dict) or main in found or main is None:
+        return found if isinstance(found, dict) else None
+    config = getattr(net, "config", None)
+    side, channels = (getattr(config, name, None) for name in ("image_size", "num_channels"))
+    if main != PIXELS or not isinstance(side, int) or not isinstance(channels, int):
+        return None
+    return {main: torch.zeros(2, channels, side, side)}

@@ -23,8 +23,8 @@ Shape = Annotated[
 Size = Annotated[
     int | None,
     typer.Option(
-        help="images of a folder: side of the center crop; what a timm: or torchvision: model's "
-        "library says by default, else 224"
+        help="images of a folder: side of the center crop; what a timm:, torchvision: or hf: "
+        "model's library says by default, else 224"
     ),
 ]
 Gray = Annotated[

@@ -1,6 +1,7 @@
 """What the commands print: tables or JSON on stdout, an error as one line on stderr."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -65,13 +66,14 @@ def _collected_warnings() -> Iterator[list[str]]:
 
 def show(table: Any, text: str, as_json: bool) -> None:
     """Print the JSON text where it is wanted, else the table, which keeps a readable width where
-    the output is no terminal.
+    the output is no terminal and COLUMNS names none.
     """
     if as_json:
         print(text)
         return
     console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    told = console.is_terminal or "COLUMNS" in os.environ
+    (console if told else Console(width=140)).print(table)
 
 
 def tabulate(analysis: fxprune.Analysis) -> Table:

@@ -19,8 +19,10 @@ from fxprune.errors import SourceError
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DEEP = ("I", "F")
 """How the modes of images of 16 or 32 bits begin, which Pillow clips to white as it converts."""
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "eval")
-"""Names of folders that hold parts of a data set which must not be mixed."""
+SPLITS = ("val", "valid", "validation", "train", "training", "eval", "test", "testing")
+"""Names of folders that hold parts of a data set which must not be mixed; the best to calibrate on
+first.
+"""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -191,10 +193,11 @@ def _require_one_split(folder: Path) -> None:
     parts = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower() in SPLITS)
     if len(parts) > 1:
         names = " and ".join(f"{p.name}/" for p in parts)
+        best = min(parts, key=lambda part: SPLITS.index(part.name.lower()))
         raise SourceError(
             f"{folder} holds {names}, which are not to be mixed: examples that a model is tested "
-            f"on are not for calibration. Name one of them, such as --data {parts[0]}, best the "
-            "one with examples that the model was not trained on."
+            f"on are not for calibration. Name one of them, such as --data {best}; best are "
+            "examples that the model was not trained on either."
         )
 
 

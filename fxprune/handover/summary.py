@@ -14,6 +14,8 @@ CERTIFIES = 299
 """Held-out examples without a changed decision that certify 99 %."""
 QUESTION = "Say when two outputs are the same decision"
 """In the note of a call that was in doubt what a decision is (`fxprune.verify.judge`)."""
+PARTS = "targets"
+"""The keyword by which parts of a model are compressed in place."""
 LABEL = 11
 LONGEST = 300
 
@@ -45,7 +47,7 @@ def _lines(report: Figures) -> Iterator[tuple[str, str]]:
     )
     yield "got", f"{_share(report.flops)} of the FLOPs: {flops}"
     yield "", f"{_share(report.params)} of the parameters: {params}; bytes: {size}"
-    yield from _promise(report.agreement, report.predicted_error)
+    yield from _promise(report.agreement, report.predicted_error, report.asked.get(PARTS))
     if report.recovery is not None:
         before, after = report.recovery.certified
         yield "recovered", f"by training: {before:.2%} before, {after:.2%} after"
@@ -53,9 +55,14 @@ def _lines(report: Figures) -> Iterator[tuple[str, str]]:
     yield "next", say_next(report)
 
 
-def _promise(agreement: Agreement | None, predicted: float) -> Iterator[tuple[str, str]]:
+def _promise(
+    agreement: Agreement | None, predicted: float, parts: str | None
+) -> Iterator[tuple[str, str]]:
     if agreement is None:
-        yield "decision", "not compared: no calibration example was held out"
+        if parts is None:
+            yield "decision", "not compared: no calibration example was held out"
+        else:
+            yield "decision", "of each part its own, see the notes; not of the whole model"
         yield "agreement", "unknown"
         yield "bound", "none"
         yield "error", f"{predicted:.1e} predicted before fitting"
@@ -91,6 +98,8 @@ def tell_options(asked: Mapping[str, str]) -> str:
 def say_next(report: Figures) -> str:
     """What to do next."""
     agreement = report.agreement
+    if PARTS in report.asked and agreement is None:
+        return "compare the whole model with the original on examples of your own"
     if agreement is None:
         return "give more calibration examples, so that some can be held out to compare on"
     if any(QUESTION in note for note in report.notes):

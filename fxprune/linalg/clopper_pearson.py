@@ -1,5 +1,7 @@
 """Bounds on an agreement rate from a held-out sample."""
 
+import math
+
 
 def lower_bound(
     agreeing: int, examples: int, confidence: float = 0.95, independent: float | None = None
@@ -33,3 +35,31 @@ def interval(
     one_sided = (1 + confidence) / 2
     low = lower_bound(agreeing, examples, one_sided, independent)
     return low, 1 - lower_bound(examples - agreeing, examples, one_sided, independent)
+
+
+def sample_size(rate: float, bound: float, confidence: float = 0.95) -> int | None:
+    """How many examples have a `lower_bound` of at least `bound` where a rate stays.
+
+    Args:
+        rate: share of examples with the same decision, rounded down to whole ones.
+        bound: to reach.
+        confidence: probability that it holds.
+
+    Returns:
+        the number; None where the rate is not above the bound, which no number reaches then.
+    """
+    if rate <= bound:
+        return None
+
+    def enough(examples: int) -> bool:
+        differing = math.ceil((1 - rate) * examples - 1e-9)
+        return lower_bound(examples - differing, examples, confidence) >= bound
+
+    high = 1
+    while not enough(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

@@ -135,9 +135,20 @@ def test_recover(small: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo() -> None:
-    found, _ = run("demo")
-    assert [model["name"] for model in found["models"]] == ["original", "auto", "paper"]
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a part of its images."""
+    held = data.load()
+    part = data.DemoData(held.calibration[:200], held.images[:500], held.labels[:500])
+    monkeypatch.setattr("fxprune.demo.run.load", lambda: part)
+    found, lines = run("demo")
+    assert (found["calibration"], found["images"]) == (200, 500)
+    original, auto, paper = found["models"]
+    assert [model["name"] for model in (original, auto, paper)] == ["original", "auto", "paper"]
+    assert original["accuracy"] > 0.9
+    for small in (auto, paper):
+        assert small["flops"] <= 0.5 * original["flops"]
+        assert 0.8 < small["bound"] < small["agreement"]
+    assert next_of(lines)[:2] == ["fxprune", "compress"]
 
 
 @pytest.mark.parametrize("kind", ["pt2", "onnx", pytest.param("aoti", marks=pytest.mark.slow)])

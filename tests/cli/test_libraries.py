@@ -104,6 +104,7 @@ def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("libraries")
 def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
@@ -121,12 +122,75 @@ def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     assert "hf:" in bad("analyze", f"hf:{tmp_path / 'none'}")
 
 
+@pytest.fixture
+def vision_checkpoint(libraries: None, tmp_path: Path) -> Path:
+    """A tiny vision transformer as transformers saves it, with its image processor."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=8, num_labels=3,
+    )  # fmt: skip
+    processor = transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
+    )
+    for saved in (transformers.ViTForImageClassification(config), processor):
+        saved.save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+@pytest.mark.slow
+def test_images_of_a_checkpoint_are_read_as_its_processor_says(
+    vision_checkpoint: Path, photographs: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    name = f"hf:{vision_checkpoint}"
+    net = models.model(name)
+    read, _ = Source(model=name, data=str(photographs), batch=6).read(net)
+    image = pytest.importorskip("PIL.Image").open(photographs / "cat" / "0.png").convert("RGB")
+    processor = transformers.AutoImageProcessor.from_pretrained(vision_checkpoint)
+    (batch, _) = list(read)
+    wanted = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(batch[0], wanted)
+    assert batch.shape == (6, 3, 32, 32)
+
+    # What the caller says goes before, the rest stays the checkpoint's.
+    other, _ = Source(model=name, data=str(photographs), std="0.5,0.5,0.5").read(net)
+    assert other._options.mean == (0.4, 0.5, 0.6)
+    assert next(iter(other)).shape[1:] == (3, 32, 32)
+
+    # Without data, its configuration says what it takes.
+    found = json.loads(good("analyze", name, "--json"))
+    assert any(group["name"].endswith("mlp.fc1") for group in found["groups"])
+
+    # Without a processor the caller has to say all of it.
+    (vision_checkpoint / "preprocessor_config.json").unlink()
+    line = bad("analyze", name, "--data", photographs)
+    assert "does not say how images become its inputs" in line
+    told = ("--size", "32", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+    quick = ("--flops", "0.8", "--method", "magnitude", "--json")
+    found = json.loads(good("compress", name, "--data", photographs, *told, *quick))
+    assert found["inputs"][0]["shape"] == [2, 3, 32, 32]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("libraries")
+def test_a_checkpoint_that_reads_words_takes_no_images(tmp_path: Path, photographs: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    line = bad("analyze", f"hf:{tmp_path / 'bert'}", "--data", photographs)
+    assert "reads input_ids, not images" in line
+
+
 def test_parts_of_a_data_set_are_not_mixed(photographs: Path) -> None:
     (photographs / "cat").rename(photographs / "train")
     (photographs / "dog").rename(photographs / "Test")
     line = bad("compress", TINY, "--data", photographs, "--size", "8", "--flops", "0.9")
     assert "holds Test/ and train/" in line
-    assert f"--data {photographs / 'Test'}" in line
+    assert f"such as --data {photographs / 'train'};" in line, "never the test set"
     assert len(Source(model=TINY, data=str(photographs / "train"), size=8).read(tiny())[0]) == 1
     # One part, or other names, are the caller's business.
     (photographs / "Test").rename(photographs / "dog")

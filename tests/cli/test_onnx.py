@@ -76,7 +76,8 @@ def test_a_file_is_analyzed_and_compressed(folder: Path, importer: None) -> None
     assert after <= 0.6 * before
     with torch.no_grad():
         torch.testing.assert_close(small(images[:5]), fxprune.masked(original, small)(images[:5]))
-    assert "speedup" in good("bench", "out", "model.onnx", "--data", "data.npz")
+    quick = ("--mode", "eager", "--rounds", "1", "--batch", "2")
+    assert "speedup" in good("bench", "out", "model.onnx", "--data", "data.npz", *quick)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from fxprune.linalg.clopper_pearson import interval, lower_bound
+from fxprune.linalg.clopper_pearson import interval, lower_bound, sample_size
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,17 @@ def test_interval_is_two_sided(agreeing: int, examples: int) -> None:
     low, high = interval(agreeing, examples, independent=examples / 2)
     assert low <= exact.low + 1e-12
     assert high >= exact.high - 1e-12
+
+
+@pytest.mark.parametrize(("rate", "bound"), [(1.0, 0.99), (0.995, 0.99), (0.85, 0.8), (0.98, 0.5)])
+def test_so_many_examples_reach_a_bound(rate: float, bound: float) -> None:
+    found = sample_size(rate, bound)
+    assert found is not None
+    assert lower_bound(int(rate * found + 1e-9), found) >= bound
+    fewer = found * 9 // 10
+    assert lower_bound(int(rate * fewer + 1e-9), fewer) < bound
+
+
+def test_no_number_of_examples_reaches_what_the_rate_is_not_above() -> None:
+    assert sample_size(0.9, 0.9) is None
+    assert sample_size(1.0, 0.99) == 299
