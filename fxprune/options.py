@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fxprune.calibrate.groups import Groups, check_groups
+from fxprune.calibrate.padding import Mask, check_mask
 from fxprune.errors import BudgetError, CaptureError, PlanError, UnsupportedError
 from fxprune.label.named import read_names
 from fxprune.plans.budget import Budget, make_budget
@@ -33,6 +34,7 @@ class Options:
         example: what to trace with; None for the first examples of the loader.
         dynamic_shapes: which axes of the inputs are free, in torch.export's convention; None for
             what the model allows.
+        mask: which tokens of the examples are padding; see `fxprune.calibrate.padding.Mask`.
         ignore: names (globs) of modules and parameters that keep their shape.
         keep: least share of the channels to keep, by name (glob) of a module.
         round_to: widths are multiples of this; None for `auto` where latency is limited, else 1.
@@ -55,6 +57,7 @@ class Options:
     groups: Groups | None = None
     example: Any = None
     dynamic_shapes: Any = None
+    mask: Mask = None
     ignore: Sequence[str] | str = ()
     keep: Mapping[str, float] | None = None
     round_to: RoundTo | None = None
@@ -68,6 +71,7 @@ class Options:
     def __post_init__(self) -> None:
         check_decision(self.decision)
         check_groups(self.groups)
+        check_mask(self.mask)
         for name in ("round_to", "seed", "memory", "effort"):
             object.__setattr__(self, name, read_number(getattr(self, name)))
         self._check_kinds()

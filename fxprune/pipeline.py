@@ -167,7 +167,7 @@ def _tell(found: Agreement | None) -> str:
     several = worst is not None and sum(o.counts for o in found.outputs) > 1
     least = f"least in {worst.name}, {worst.rate:.2%}; " if worst and several else ""
     return (
-        f"{found.rate:.2%} of {found.examples} held-out examples ({least}decision: "
+        f"{found.rate:.2%} of {found.examples} held-out {found.unit}s ({least}decision: "
         f"{found.decision}), which certifies {found.bound:.2%}"
     )
 
@@ -183,10 +183,10 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
-        found = compare(original, small, batches, judge, independent)
+        found = compare(original, small, batches, judge, independent, session.statistics.padding)
     session.journal.decide(
-        "the same decision on %.2f %% of %d held-out examples, at least %.2f %%",
-        *(100 * found.rate, found.examples, 100 * found.bound),
+        "the same decision on %.2f %% of %d held-out %ss, at least %.2f %%",
+        *(100 * found.rate, found.examples, found.unit, 100 * found.bound),
     )
     return found.numbered(np.concatenate(numbers))
 

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.observe import require_finite
+from fxprune.calibrate.padding import EVERYWHERE
 from fxprune.calibrate.soundness import examine, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
@@ -34,8 +34,8 @@ from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.multiples import choose_multiples
-from fxprune.verify.judge import Judge, settle
-from fxprune.verify.outputs import floating
+from fxprune.verify.judge import Judge
+from fxprune.verify.sampled import UNPLACED, padding_of, settle_on
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
@@ -45,8 +45,6 @@ ROTATES = "output-aware"
 """The selector whose errors are known for rotated channels."""
 JUDGED_ON = 64
 """Fitting examples whose outputs say what the model decides."""
-MOST_JUDGED = 1 << 24
-"""Values of outputs that are enough for that."""
 LOOKED_AT = 8
 """Examples on which every layer is checked for values that are not finite, before any work."""
 
@@ -127,15 +125,8 @@ class Session:
         """
         if not self.split.held_out.any():
             return None
-        samples, values = list[tuple[Any, int]](), 0
-        with torch.no_grad():
-            for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
-                output = self.graph.forward(*batch.args, **batch.kwargs)
-                samples.append((batch.cut_outputs(output), batch.own))
-                values += sum(tensor.numel() for tensor in floating(output).values())
-                if values > MOST_JUDGED:
-                    break
-        judge = settle(self.options.decision, samples)
+        batches = self.statistics.batches(self.split.first(JUDGED_ON))
+        judge = settle_on(self.graph, batches, self.options.decision)
         if judge.question:
             if self.options.budget.agreement is not None:
                 raise UnsupportedError(judge.question)
@@ -193,13 +184,16 @@ def open_session(
     check_model(model)
     journal = Journal(options.progress)
     store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups)
+    calibration = Calibration(model, loader, store=store, groups=options.groups, mask=options.mask)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
         notes, compare_features = _examine(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
+    padding = padding_of(captured, options.mask)
+    if padding is None:
+        journal.note(UNPLACED)
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
@@ -227,6 +221,7 @@ def open_session(
             options.memory,
             journal,
             compare_features,
+            padding or EVERYWHERE,
         ),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),

@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError
 from fxprune.fit.build import build
@@ -31,6 +32,7 @@ def apply(
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    mask: Mask = DEFAULTS.mask,
     decision: Decision = DEFAULTS.decision,
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
@@ -42,7 +44,7 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        groups, example, dynamic_shapes, decision, progress, seed, memory: as for `compress`.
+        groups, example, dynamic_shapes, mask, decision, progress, seed, memory: as for `compress`.
 
     Returns:
         as `compress`.
@@ -61,6 +63,7 @@ def apply(
         groups=groups,
         example=example,
         dynamic_shapes=dynamic_shapes,
+        mask=mask,
         decision=decision,
         progress=progress,
         seed=seed,

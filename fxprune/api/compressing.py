@@ -7,6 +7,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.padding import Mask
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import make_budget
@@ -31,6 +32,7 @@ def compress(
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    mask: Mask = DEFAULTS.mask,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -84,6 +86,10 @@ def compress(
             convention: `{"input_ids": {0: Dim.DYNAMIC, 1: Dim("length", max=512)}}`. By default
             the number of examples, and lengths and image sizes where the model allows it; batches
             of several lengths or sizes are grouped by them.
+        mask: which tokens are real: the name of an input that holds 1 for them and 0 for padding,
+            or a callable that takes the model's arguments and gives that, (examples, length). By
+            default an input `attention_mask`; False for none. What lies under the padding counts
+            neither in the statistics nor in the agreement.
         targets: names of submodules to compress in place, inside a model that cannot be captured
             whole.
         ignore: names (globs) of modules and parameters that must keep their shape.
@@ -115,6 +121,7 @@ def compress(
         groups=groups,
         example=example,
         dynamic_shapes=dynamic_shapes,
+        mask=mask,
         ignore=ignore,
         keep=keep,
         round_to=round_to,

@@ -70,6 +70,7 @@ def require_axes(example: Batch, batch: Batch) -> None:
             )
 
 
+@torch.no_grad()
 def require_sizes(
     graph: GraphModule, model: nn.Module, calibration: Calibration, values: bool = True
 ) -> None:
