@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.padding import EVERYWHERE
+from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.soundness import examine, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
@@ -191,9 +191,6 @@ def open_session(
         notes, compare_features = _examine(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
-    padding = padding_of(captured, options.mask)
-    if padding is None:
-        journal.note(UNPLACED)
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
@@ -221,17 +218,29 @@ def open_session(
             options.memory,
             journal,
             compare_features,
-            padding or EVERYWHERE,
+            _padding(captured, options, journal),
         ),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )
+    _look_at(calibration, captured)
+    return session
+
+
+def _look_at(calibration: Calibration, captured: Captured) -> None:
+    """Check a few examples for values that are not finite."""
     first = next(iter(calibration.batches()))
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
-    return session
+
+
+def _padding(captured: Captured, options: Options, journal: Journal) -> Padding:
+    padding = padding_of(captured, options.mask)
+    if padding is None:
+        journal.note(UNPLACED)
+    return padding or EVERYWHERE
 
 
 def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:

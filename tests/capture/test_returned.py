@@ -74,7 +74,8 @@ def ids(count: int, length: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
-    return fxprune.compress(causal(), [ids(16, 12)] * 4, **FAST)
+    # Keys and values that stay whole can be compared.
+    return fxprune.compress(causal(), [ids(16, 12)] * 4, ignore="mix", **FAST)
 
 
 def check(result: nn.Module, length: int) -> None:
