@@ -25,6 +25,7 @@ from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
+from fxprune.label.ties import repeated, tie
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import rotate_statistics
@@ -91,6 +92,25 @@ class Session:
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
+
+    def with_analysis(
+        self, analysis: Analysis, ignored: Callable[[str], bool] | None = None
+    ) -> "Session":
+        """The same model with other groups, before anything was observed.
+
+        Args:
+            analysis: of the same graph.
+            ignored: parameter names that must keep their shape; by default as before.
+        """
+        own = self.ignored if ignored is None else ignored
+        return replace(
+            self,
+            analysis=analysis,
+            statistics=replace(self.statistics, analysis=analysis, ignored=own),
+            ignored=own,
+            multiple=_multiple(analysis, self.model, self.options),
+            floor=least_shares(self.model, analysis, self.options.keep or {}),
+        )
 
     @property
     def may_rotate(self) -> bool:
@@ -194,6 +214,9 @@ def open_session(
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+    if options.uniform_across:  # two layers in place of one are no width that could be equal
+        ignored = _everything
+    analysis = tie(analysis, repeated(model, analysis, options.uniform_across))
     _tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
@@ -234,6 +257,10 @@ def _look_at(calibration: Calibration, captured: Captured) -> None:
     first = next(iter(calibration.batches()))
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
+
+
+def _everything(name: str) -> bool:
+    return True
 
 
 def _padding(captured: Captured, options: Options, journal: Journal) -> Padding:

@@ -15,11 +15,12 @@ from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
 from fxprune.fit.rotate import rotate_as_planned
 from fxprune.handover.finish import hand_over
+from fxprune.label.ties import tie
 from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import verify, warn_of_few
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import method_of_plan
-from fxprune.plans.plan import Plan, keep_mask_of
+from fxprune.plans.plan import TIED, Plan, keep_mask_of
 from fxprune.session import open_session
 from fxprune.verify.judge import Decision
 
@@ -71,6 +72,8 @@ def apply(
     )
     with undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
+        if plan.kept and plan.settings.get(TIED):
+            session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
         keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
         session.settle_decision()

@@ -1,13 +1,14 @@
 """`fxprune.compress`: the main call."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
+from fxprune.errors import UnsupportedError
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import make_budget
@@ -33,6 +34,8 @@ def compress(
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
     mask: Mask = DEFAULTS.mask,
+    uniform_across: Sequence[str] | str = DEFAULTS.uniform_across,
+    keep_class: bool | Literal["config"] = DEFAULTS.keep_class,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -90,6 +93,13 @@ def compress(
             or a callable that takes the model's arguments and gives that, (examples, length). By
             default an input `attention_mask`; False for none. What lies under the padding counts
             neither in the statistics nor in the agreement.
+        uniform_across: names (globs) of repeated blocks, `"model.layers.*"`, in which the widths
+            are to be equal, as a configuration can say them (`fxprune.to_hf`).
+        keep_class: give back a copy of the model itself, of its own class, with smaller layers.
+            Channels that its forward does not take in other numbers stay; sizes that are attributes
+            of modules (a head's size) are set. Tried out before any work, and compared with the
+            graph on the held-out examples. "config": only what the configuration of a model of
+            transformers can say, the same in all layers, for `fxprune.to_hf`.
         targets: names of submodules to compress in place, inside a model that cannot be captured
             whole.
         ignore: names (globs) of modules and parameters that must keep their shape.
@@ -122,6 +132,8 @@ def compress(
         example=example,
         dynamic_shapes=dynamic_shapes,
         mask=mask,
+        uniform_across=uniform_across,
+        keep_class=keep_class,
         ignore=ignore,
         keep=keep,
         round_to=round_to,
@@ -131,6 +143,11 @@ def compress(
         memory=memory,
         effort=effort,
     )
+    if targets is not None and keep_class:
+        raise UnsupportedError(
+            "keep_class= and targets=: with targets= the model is of its own class anyway, and its "
+            "targets are graphs. Leave one of them out."
+        )
     if targets is not None:
         return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]
-    return compress_whole(model, calib_loader, options)
+    return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

@@ -43,7 +43,7 @@ def _register(output: Any, seen: set[int]) -> None:
         parts = list(output)
     elif is_dataclass(output) and not isinstance(output, type):
         parts = [getattr(output, field.name) for field in fields(output)]
-    elif _is_object(output) and pytree.tree_structure(output).is_leaf():
+    elif _is_object(output):  # a known one may hold others than it did when it was made known
         parts = list(vars(output).values())
     else:
         return

@@ -1,6 +1,7 @@
 """The weights of a compressed graph, put into a copy of the user's own class."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,16 @@ from fxprune.label.kept_statistics import KEPT
 from fxprune.passes.lift import COUNTER
 from fxprune.plans.plan import Plan, reduced_shape
 
+SIZED = (
+    nn.Linear,
+    _ConvNd,
+    _NormBase,
+    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag, nn.PReLU),
+    nn.RNNBase,
+)
+"""Layers whose sizes follow from their tensors."""
+ATTRIBUTES = "attributes"
+"""The setting of a plan that holds other modules' sizes."""
 M = TypeVar("M", bound=nn.Module)
 HARD = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 """Layers whose forward knows their sizes apart from their tensors."""
@@ -36,10 +47,38 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
         StorageError: names and shapes differ from those of the model that was compressed; says
             which.
     """
-    result = copy_model(module)
-    fold_parametrizations(result)
     plan, notes = plan_of(small), report(small).notes
     _check_statistics(module, notes)
+    sizes = plan.settings.get(ATTRIBUTES, {})
+    result = place_into(module, small, plan, notes, device, sizes)
+    if not hasattr(result, "meta"):
+        result.meta = {}  # type: ignore[assignment]
+    if isinstance(result.meta, dict):
+        attach(result, report(small), plan)
+    return result
+
+
+def place_into(
+    module: M,
+    small: GraphModule,
+    plan: Plan,
+    notes: tuple[str, ...],
+    device: torch.device | None,
+    sizes: Mapping[str, Mapping[str, int]],
+) -> M:
+    """A copy of `module` with the tensors and sizes of `small`, whose norms may be others.
+
+    Args:
+        module, small, device: as for `load_into`.
+        plan: of the graph.
+        notes: of its report.
+        sizes: attributes of modules to set, by the path of the module and by name.
+
+    Raises:
+        StorageError: as `load_into`.
+    """
+    result = copy_model(module)
+    fold_parametrizations(result)
     for name in plan.factorings:
         _replace_layer(result, name.rpartition(".")[0], small)
     state = {
@@ -74,11 +113,20 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
             for name in state
         ):
             _resize(owner, path, small)
-    if not hasattr(result, "meta"):
-        result.meta = {}  # type: ignore[assignment]
-    if isinstance(result.meta, dict):
-        attach(result, report(small), plan)
+    _set_sizes(result, sizes)
     return result
+
+
+def _set_sizes(module: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
+    for path, own in sizes.items():
+        try:
+            owner = module.get_submodule(path)
+        except AttributeError as error:
+            raise StorageError(f"The module has no {path}, whose sizes are to be set.") from error
+        for name, value in own.items():
+            if type(value) is not int or type(vars(owner).get(name)) is not int:
+                raise StorageError(f"{path}.{name} is no whole number that could be set.")
+            setattr(owner, name, value)
 
 
 def _check_statistics(module: nn.Module, notes: tuple[str, ...]) -> None:
