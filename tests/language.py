@@ -38,7 +38,8 @@ class Block(nn.Module):
         cache.values.append(v)
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         x = x + self.o(read.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.second(x))))
+        added: Tensor = self.down(F.gelu(self.up(self.second(x))))
+        return x + added
 
 
 class CausalLM(nn.Module):

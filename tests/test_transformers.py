@@ -77,7 +77,7 @@ def test_causal_models_with_their_cache_on(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "LlamaForCausalLM"])
 def test_generation_with_and_without_a_cache(kind: str) -> None:
     net = model(kind)
-    own = fxprune.compress(net, batches(), flops=0.75, keep_class=True, **FAST)
+    own: Any = fxprune.compress(net, batches(), flops=0.75, keep_class=True, **FAST)
     assert type(own) is type(net)
     assert sum(p.numel() for p in own.parameters()) < sum(p.numel() for p in net.parameters())
     ids = some(2, 5)["input_ids"]
@@ -96,7 +96,7 @@ def test_generation_with_and_without_a_cache(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "BertForSequenceClassification"])
 def test_what_a_configuration_can_say(kind: str, tmp_path: Path) -> None:
     net = model(kind)
-    own = fxprune.compress(net, batches((12,)), flops=0.9, keep_class="config", **FAST)
+    own: Any = fxprune.compress(net, batches((12,)), flops=0.9, keep_class="config", **FAST)
     fxprune.to_hf(own, tmp_path / "small")
     auto = {"Llama": "AutoModelForCausalLM"}.get(kind[:5], "AutoModelForSequenceClassification")
     again = getattr(transformers, auto).from_pretrained(tmp_path / "small").eval()
@@ -108,7 +108,7 @@ def test_what_a_configuration_can_say(kind: str, tmp_path: Path) -> None:
 
 def test_what_a_configuration_cannot_say(tmp_path: Path) -> None:
     net = model("LlamaForCausalLM")
-    own = fxprune.compress(
+    own: Any = fxprune.compress(
         net,
         batches((12,)),
         flops=0.9,
@@ -124,7 +124,7 @@ def test_what_a_configuration_cannot_say(tmp_path: Path) -> None:
 
 def test_uniform_widths_are_sayable(tmp_path: Path) -> None:
     net = model("LlamaForCausalLM")
-    own = fxprune.compress(
+    own: Any = fxprune.compress(
         net,
         batches((12,)),
         flops=0.9,

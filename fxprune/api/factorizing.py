@@ -67,4 +67,4 @@ def factorize(
         seed=seed,
         memory=memory,
     )
-    return compress_whole(model, calib_loader, options)
+    return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

@@ -90,9 +90,15 @@ def _offers(config: Any, changes: Iterable[tuple[int, int]]) -> Iterator[tuple[s
         yield from (
             (n, after) for n, value in known.items() if type(value) is int and value == before
         )
-    plain = set(type(config).__base__().to_dict())
+    plain = set(_plain(type(config)))
     for _, after in changes:
         yield from ((n, after) for n, value in known.items() if value is None and n not in plain)
+
+
+def _plain(kind: Any) -> dict[str, Any]:
+    """What every configuration has."""
+    known: dict[str, Any] = kind.__base__().to_dict()
+    return known
 
 
 def _mismatch(

@@ -198,9 +198,9 @@ class _Trials:
         """Why the class does not take fewer channels in these groups; empty where it does."""
         chosen, sizes = {group.name for group in groups}, tuple(sizes)
         # One less, which other sizes seldom divide, and clearly fewer.
-        for fewer in (lambda width: width - 1, lambda width: width - width // 4):
+        for part in (0.0, 0.25):
             widths = [
-                max(1, fewer(g.width)) if g.name in chosen else g.width for g in analysis.groups
+                _fewer(g.width, part) if g.name in chosen else g.width for g in analysis.groups
             ]
             problem = self._try(analysis, keep_first(analysis, widths), sizes)
             if problem:
@@ -248,6 +248,10 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         if not error <= rounding * norm:
             return f"its output {name} differs by {(error / max(norm, 1e-30)) ** 0.5:.1e}"
     return ""
+
+
+def _fewer(width: int, part: float) -> int:
+    return max(1, width - max(1, int(part * width)))
 
 
 def _lively(session: Session) -> GraphModule:

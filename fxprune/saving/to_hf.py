@@ -71,7 +71,7 @@ def to_hf(small: nn.Module, path: str | os.PathLike[str], model: nn.Module | Non
 @torch.no_grad()
 def _compare(own: nn.Module, made: nn.Module) -> str:
     """What two models give differently on random inputs; empty where nothing."""
-    for vocabulary in (int(getattr(own.config, "vocab_size", 2)), 2):  # type: ignore[arg-type]
+    for vocabulary in (int(getattr(own.config, "vocab_size", 2)), 2):
         inputs = _inputs(own, vocabulary)
         try:
             wanted = floating(own(**inputs))

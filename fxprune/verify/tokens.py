@@ -93,7 +93,8 @@ def _argument_of(graph: GraphModule, place: int) -> str | int:
         for key, child in zip(kwargs.context, kwargs.children(), strict=True)
         for _ in range(child.num_leaves)
     ]
-    return [*names, *keys][place]
+    found: str | int = [*names, *keys][place]
+    return found
 
 
 def _with_another_last_token(graph: GraphModule, batch: Batch, ids: Tensor, vocabulary: int) -> Any:
