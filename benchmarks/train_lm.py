@@ -83,10 +83,13 @@ def main(
         optimizer.step()
         step += 1
     net.load_state_dict(state)
-    path = out or checkpoint()
-    net = net.cpu().eval()
-    keep_weights(net, path)
-    found = evaluate(net.to(device), test)
+    _keep(net.eval(), test, out or checkpoint())
+
+
+def _keep(net: ByteLM, test: Tensor, path: Path) -> None:
+    """Write the weights, and say what was written gives on the test split."""
+    keep_weights(net.cpu(), path)
+    found = evaluate(net.to(test.device), test)
     print(
         f"language: test {found / math.log(2):.4f} bits per byte (perplexity of bytes "
         f"{math.exp(found):.3f}), {path.stat().st_size:,} bytes"

@@ -25,9 +25,10 @@ from fxprune.handover.rows import Point
 from fxprune.label.flops import count_flops
 from fxprune.options import Options
 from fxprune.plans.plan import keep_mask_of
+from fxprune.saving.attributes import ATTRIBUTES
 from fxprune.saving.configured import build_of, changes_of, find_config
 from fxprune.saving.own_class import Suited, difference, suit
-from fxprune.saving.resize import ATTRIBUTES, load_into
+from fxprune.saving.resize import load_into
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
 from fxprune.verify.outputs import floating

@@ -13,16 +13,14 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.padding import EVERYWHERE, Padding
-from fxprune.calibrate.soundness import examine, require_axes
+from fxprune.calibrate.soundness import examine, look_at, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
-from fxprune.label.analysis import activations, analyze_graph, examples_within
+from fxprune.label.analysis import activations, analyze_graph, examples_within, nothing_to_reduce
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
 from fxprune.label.ties import repeated, tie
@@ -36,7 +34,7 @@ from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.multiples import choose_multiples
 from fxprune.verify.judge import Judge
-from fxprune.verify.sampled import UNPLACED, padding_of, settle_on
+from fxprune.verify.sampled import padding_of, settle_on
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
@@ -46,8 +44,6 @@ ROTATES = "output-aware"
 """The selector whose errors are known for rotated channels."""
 JUDGED_ON = 64
 """Fitting examples whose outputs say what the model decides."""
-LOOKED_AT = 8
-"""Examples on which every layer is checked for values that are not finite, before any work."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ def open_session(
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
-        raise _nothing_to_reduce(analysis)
+        raise nothing_to_reduce(analysis)
     if captured.example.tensors()[0].device.type == "cpu":
         largest = max(activations(captured.graph, analysis), default=0.0)
         calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
@@ -241,33 +237,19 @@ def open_session(
             options.memory,
             journal,
             compare_features,
-            _padding(captured, options, journal),
+            padding_of(captured, options.mask, journal.note),
         ),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )
-    _look_at(calibration, captured)
+    look_at(captured.graph, calibration)
     return session
-
-
-def _look_at(calibration: Calibration, captured: Captured) -> None:
-    """Check a few examples for values that are not finite."""
-    first = next(iter(calibration.batches()))
-    looked_at = captured.fixed or min(first.size, LOOKED_AT)
-    require_finite(captured.graph, first.part(0, looked_at).channels_last())
 
 
 def _everything(name: str) -> bool:
     return True
-
-
-def _padding(captured: Captured, options: Options, journal: Journal) -> Padding:
-    padding = padding_of(captured, options.mask)
-    if padding is None:
-        journal.note(UNPLACED)
-    return padding or EVERYWHERE
 
 
 def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
@@ -309,12 +291,3 @@ def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | l
     """What widths are multiples of: one number, or what the device likes, one per group."""
     chosen = options.multiple
     return choose_multiples(analysis, model, options.workload) if chosen == "auto" else chosen
-
-
-def _nothing_to_reduce(analysis: Analysis) -> UnsupportedError:
-    reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
-    return UnsupportedError(
-        "The model has no channel group that can be reduced. "
-        f"{reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its layers "
-        "instead; operators without a rule can be taught one (docs/rules.md)."
-    )

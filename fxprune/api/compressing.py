@@ -8,7 +8,6 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
-from fxprune.errors import UnsupportedError
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import make_budget
@@ -143,11 +142,6 @@ def compress(
         memory=memory,
         effort=effort,
     )
-    if targets is not None and keep_class:
-        raise UnsupportedError(
-            "keep_class= and targets=: with targets= the model is of its own class anyway, and its "
-            "targets are graphs. Leave one of them out."
-        )
     if targets is not None:
         return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]
     return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

@@ -7,7 +7,6 @@ stay.
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,8 @@ from fxprune.label.ties import tie
 from fxprune.passes import ReduceChannels
 from fxprune.plans.plan import make_plan
 from fxprune.saving.configured import build_of, changes_of, find_config, has_config
-from fxprune.saving.resize import SIZED, place_into
+from fxprune.saving.own_sizes import Size, Sizes, candidates, options, pattern
+from fxprune.saving.resize import place_into
 from fxprune.session import Session
 from fxprune.verify.outputs import floating, squared_error
 
@@ -34,32 +34,6 @@ BY_CONFIG = "config"
 """The value of `keep_class` that keeps to what a configuration can say."""
 CLOSE = 1e-6
 """Relative squared error up to which two runs in float32 give the same."""
-TRIALS = 24
-"""Ways of setting attributes that are tried for one kind of group."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """An attribute of a module that counts channels.
-
-    Attributes:
-        path: of the module.
-        name: of the attribute.
-        ids: of the channels that it counts; 0 stands for such as always stay.
-        owner: whether the module holds a tensor with these channels itself.
-    """
-
-    path: str
-    name: str
-    ids: np.ndarray
-    owner: bool
-
-    def value(self, keep_mask: np.ndarray) -> int:
-        """What it is when these channels are left."""
-        return int(keep_mask[self.ids].sum())
-
-
-Sizes = tuple[Size, ...]
 
 
 @dataclass(frozen=True)
@@ -184,8 +158,9 @@ class _Trials:
         are none, and why.
         """
         reason = ""
-        offers = [] if self._by_config else list(_candidates(self._session, analysis, family))
-        for sizes in _options(offers):
+        model, whole = self._session.model, self._session.analysis
+        offers = [] if self._by_config else list(candidates(model, whole, analysis, family))
+        for sizes in options(offers):
             problem = self._problem(analysis, family, sizes)
             if not problem:
                 return sizes, ""
@@ -275,14 +250,10 @@ def _lively(session: Session) -> GraphModule:
     return drawn if usable else session.graph
 
 
-def _pattern(name: str) -> str:
-    return re.sub(r"\d+", "*", name)
-
-
 def _families(groups: Iterable[ChannelGroup]) -> list[list[ChannelGroup]]:
     found: dict[Any, list[ChannelGroup]] = {}
     for group in groups:
-        found.setdefault((_pattern(group.name), group.blocks.shape), []).append(group)
+        found.setdefault((pattern(group.name), group.blocks.shape), []).append(group)
     return list(found.values())
 
 
@@ -306,73 +277,6 @@ def _home(group: ChannelGroup) -> str:
     """The module around the layer that a group's first channels come from."""
     owner = group.members[0][0].rpartition(".")[0]
     return owner.rpartition(".")[0]
-
-
-def _candidates(
-    session: Session, analysis: Analysis, family: Iterable[ChannelGroup]
-) -> Iterator[Size]:
-    """Attributes that may count channels of a family: of the modules that hold them, and of those
-    around these.
-    """
-    seen = set[tuple[str, str, bytes]]()
-    for group in family:
-        places = [*group.members, *((c.parameter, c.axis) for c in group.consumers)]
-        for parameter, axis in dict.fromkeys(places):
-            owner = parameter.rpartition(".")[0]
-            ids = analysis.axes[parameter, axis]
-            counted = [(owner, ids, True)] if ids.ndim == 1 else []
-            around = owner.rpartition(".")[0]
-            each = [ids, group.blocks[0], *_parts(session, group)]
-            counted += [(around, own, False) for own in each if own.ndim == 1]
-            for path, own, direct in counted:
-                for name in _integers(session.model, path, own.size):
-                    key = path, name, own.tobytes()
-                    if key not in seen:
-                        seen.add(key)
-                        yield Size(path, name, own, direct)
-
-
-def _parts(session: Session, group: ChannelGroup) -> list[np.ndarray]:
-    """All channels of a group, and of each that was tied to it."""
-    names = set(group.tied)
-    own = [g.blocks.reshape(-1) for g in session.analysis.groups if g.name in names]
-    return own or [group.blocks.reshape(-1)]
-
-
-def _integers(model: nn.Module, path: str, value: int) -> list[str]:
-    """Attributes of a module that are this number; torch's own layers are resized anyway."""
-    try:
-        module = model.get_submodule(path)
-    except AttributeError:
-        return []
-    if isinstance(module, SIZED):
-        return []
-    return [name for name, held in vars(module).items() if type(held) is int and held == value]
-
-
-def _options(candidates: Sequence[Size]) -> Iterator[Sizes]:
-    """Ways of setting some of the attributes, those of like modules alike: none, all, the owners'
-    alone and with one more, all but one.
-    """
-    kinds: dict[tuple[str, str], list[Size]] = {}
-    for size in candidates:
-        own = kinds.setdefault((_pattern(size.path), size.name), [])
-        if all(other.path != size.path for other in own):
-            own.append(size)
-
-    def chosen(keys: Iterable[tuple[str, str]]) -> Sizes:
-        return tuple(size for key in keys for size in kinds[key])
-
-    owners = [key for key, own in kinds.items() if own[0].owner]
-    others = [key for key in kinds if key not in owners]
-    ways: list[list[tuple[str, str]]] = [[], list(kinds), owners]
-    ways += [[*owners, key] for key in others]
-    ways += [[key for key in kinds if key != left] for left in kinds]
-    tried = set[tuple[tuple[str, str], ...]]()
-    for way in ways[:TRIALS]:
-        if tuple(sorted(way)) not in tried:
-            tried.add(tuple(sorted(way)))
-            yield chosen(way)
 
 
 def _pins(session: Session, analysis: Analysis, reasons: Mapping[str, str]) -> list[Pinned]:

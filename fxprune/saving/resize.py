@@ -18,17 +18,8 @@ from fxprune.handover.report import attach, plan_of, report
 from fxprune.label.kept_statistics import KEPT
 from fxprune.passes.lift import COUNTER
 from fxprune.plans.plan import Plan, reduced_shape
+from fxprune.saving.attributes import ATTRIBUTES, set_sizes
 
-SIZED = (
-    nn.Linear,
-    _ConvNd,
-    _NormBase,
-    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag, nn.PReLU),
-    nn.RNNBase,
-)
-"""Layers whose sizes follow from their tensors."""
-ATTRIBUTES = "attributes"
-"""The setting of a plan that holds other modules' sizes."""
 M = TypeVar("M", bound=nn.Module)
 HARD = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 """Layers whose forward knows their sizes apart from their tensors."""
@@ -113,20 +104,8 @@ def place_into(
             for name in state
         ):
             _resize(owner, path, small)
-    _set_sizes(result, sizes)
+    set_sizes(result, sizes)
     return result
-
-
-def _set_sizes(module: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    for path, own in sizes.items():
-        try:
-            owner = module.get_submodule(path)
-        except AttributeError as error:
-            raise StorageError(f"The module has no {path}, whose sizes are to be set.") from error
-        for name, value in own.items():
-            if type(value) is not int or type(vars(owner).get(name)) is not int:
-                raise StorageError(f"{path}.{name} is no whole number that could be set.")
-            setattr(owner, name, value)
 
 
 def _check_statistics(module: nn.Module, notes: tuple[str, ...]) -> None:

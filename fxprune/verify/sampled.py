@@ -1,6 +1,6 @@
 """What a captured graph decides, and where its tokens are, settled on a few examples."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -41,9 +41,13 @@ def settle_on(graph: GraphModule, batches: Iterable[Batch], decision: Decision) 
     return settle(decision, samples, known or {})
 
 
-def padding_of(captured: Captured, mask: Mask) -> Padding | None:
-    """Where a graph has the tokens of its inputs; None where a mask says which of them are padding
-    and the trace does not say where they go.
+def padding_of(captured: Captured, mask: Mask, note: Callable[[str], None]) -> Padding:
+    """Where a graph has the tokens of its inputs.
+
+    Args:
+        captured: the graph.
+        mask: the caller's.
+        note: told where a mask says which of them are padding, and the trace not where they go.
     """
     real = read_mask(captured.example, mask)
     if real is None:
@@ -51,7 +55,8 @@ def padding_of(captured: Captured, mask: Mask) -> Padding | None:
     graph = captured.graph.graph
     given = graph.output_node().args[0]
     places = list(range(len(given) if isinstance(given, (tuple, list)) else 1))
-    padding = find_padding(
-        captured.graph, real.shape[1], name_leaves(graph.process_outputs(places))
-    )
-    return padding if padding.axes else None
+    names = name_leaves(graph.process_outputs(places))
+    padding = find_padding(captured.graph, real.shape[1], names)
+    if not padding.axes:
+        note(UNPLACED)
+    return padding
