@@ -218,9 +218,7 @@ def open_session(
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
         raise nothing_to_reduce(analysis)
-    if captured.example.tensors()[0].device.type == "cpu":
-        largest = max(activations(captured.graph, analysis), default=0.0)
-        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
+    _cut_to_cache(calibration, captured, analysis)
     session = Session(
         options=options,
         model=model,
@@ -246,6 +244,13 @@ def open_session(
     )
     look_at(captured.graph, calibration)
     return session
+
+
+def _cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:
+    """Batches whose largest activation fits into a processor's cache."""
+    if captured.example.tensors()[0].device.type == "cpu":
+        largest = max(activations(captured.graph, analysis), default=0.0)
+        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
 
 
 def _everything(name: str) -> bool:
