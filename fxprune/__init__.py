@@ -24,6 +24,7 @@ from fxprune.plans.plan import Plan
 from fxprune.recovery.training import Training
 from fxprune.rules import register_rule
 from fxprune.saving.storage import load, save
+from fxprune.saving.to_hf import to_hf
 from fxprune.timing.benchmark import Benchmark, Timing, benchmark
 from fxprune.timing.workload import Workload
 from fxprune.verify.agreement import Agreement, OutputAgreement
@@ -65,4 +66,5 @@ __all__ = [
     "report",
     "save",
     "sweep",
+    "to_hf",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fxprune.calibrate.groups import Groups, check_groups
+from fxprune.calibrate.padding import Mask, check_mask
 from fxprune.errors import BudgetError, CaptureError, PlanError, UnsupportedError
 from fxprune.label.named import read_names
 from fxprune.plans.budget import Budget, make_budget
@@ -33,6 +34,10 @@ class Options:
         example: what to trace with; None for the first examples of the loader.
         dynamic_shapes: which axes of the inputs are free, in torch.export's convention; None for
             what the model allows.
+        mask: which tokens of the examples are padding; see `fxprune.calibrate.padding.Mask`.
+        uniform_across: names (globs) of repeated blocks in which the widths are equal.
+        keep_class: whether the result is of the caller's class; "config" where it is to be built of
+            a configuration.
         ignore: names (globs) of modules and parameters that keep their shape.
         keep: least share of the channels to keep, by name (glob) of a module.
         round_to: widths are multiples of this; None for `auto` where latency is limited, else 1.
@@ -55,6 +60,9 @@ class Options:
     groups: Groups | None = None
     example: Any = None
     dynamic_shapes: Any = None
+    mask: Mask = None
+    uniform_across: Sequence[str] | str = ()
+    keep_class: bool | Literal["config"] = False
     ignore: Sequence[str] | str = ()
     keep: Mapping[str, float] | None = None
     round_to: RoundTo | None = None
@@ -68,6 +76,7 @@ class Options:
     def __post_init__(self) -> None:
         check_decision(self.decision)
         check_groups(self.groups)
+        check_mask(self.mask)
         for name in ("round_to", "seed", "memory", "effort"):
             object.__setattr__(self, name, read_number(getattr(self, name)))
         self._check_kinds()
@@ -103,6 +112,13 @@ class Options:
                 "fxprune.Workload(batch=8)."
             )
         object.__setattr__(self, "ignore", read_names(ignore, "ignore"))
+        if not isinstance(self.keep_class, bool) and self.keep_class != "config":
+            raise UnsupportedError(
+                f"keep_class={self.keep_class!r}: give True for the class of the model, or "
+                '"config" for what a configuration of transformers can say.'
+            )
+        uniform = read_names(self.uniform_across, "uniform_across")
+        object.__setattr__(self, "uniform_across", uniform)
         if self.keep is not None:
             if not isinstance(self.keep, Mapping):
                 raise PlanError(

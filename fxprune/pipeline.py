@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -17,16 +18,22 @@ from fxprune.allocate.expected_cost import expect_cost
 from fxprune.calibrate.split import examples_to_hold_out
 from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import BudgetError, warn_caller
+from fxprune.errors import BudgetError, UnsupportedError, warn_caller
 from fxprune.fit.build import build
 from fxprune.handover.finish import hand_over
-from fxprune.handover.report import report
+from fxprune.handover.report import attach, plan_of, report
 from fxprune.handover.rows import Point
 from fxprune.label.flops import count_flops
 from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
+from fxprune.plans.plan import keep_mask_of
+from fxprune.saving.attributes import ATTRIBUTES
+from fxprune.saving.configured import build_of, changes_of, find_config
+from fxprune.saving.own_class import Suited, difference, suit
+from fxprune.saving.resize import load_into
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
+from fxprune.verify.outputs import floating
 
 SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in range(18)))
 """FLOPs fractions that are certified in this order, largest first, until one fails
@@ -51,20 +58,56 @@ class Fitted:
     curve: tuple[Point, ...] = ()
 
 
-def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModule:
+def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module:
     """`compress` and `factorize` on a model that can be captured; warns where few decisions were
     kept.
     """
     with undisturbed(model, options.seed):
         session = open_session(model, loader, options)
+        suited = suit(session) if options.keep_class else None
+        session = session if suited is None else suited.session
         limits = session.options.budget.limits
         if (
             session.options.budget.agreement is None
         ):  # else it is not known how many sizes are tried
             session.journal.expect(expect_cost(session, limits))
         small = compress_session(session, limits)
+        own = small if suited is None else in_own_class(suited, model, small)
     warn_of_few(small)
-    return small
+    return own
+
+
+def in_own_class(suited: Suited, model: nn.Module, small: GraphModule) -> nn.Module:
+    """What came out as a copy of the caller's model, compared on the held-out examples.
+
+    Args:
+        suited: whose groups were narrowed.
+        model: the caller's.
+        small: what was handed over.
+
+    Raises:
+        UnsupportedError: the copy gives something else.
+    """
+    session, plan = suited.session, plan_of(small)
+    sizes = suited.attributes(keep_mask_of(session.analysis, plan))
+    plan = replace(plan, settings={**plan.settings, ATTRIBUTES: sizes} if sizes else plan.settings)
+    attach(small, report(small), plan)
+    if suited.by_config:
+        own = build_of(model, find_config(model, small, changes_of(plan)), small)
+        own.meta = {}  # type: ignore[assignment]
+        attach(own, report(small), plan)
+    else:
+        own = load_into(model, small, None).eval()
+    with torch.no_grad():
+        for batch in session.statistics.batches(session.split.held_out):
+            wanted, found = (floating(m(*batch.args, **batch.kwargs)) for m in (small, own))
+            problem = difference(wanted, found)
+            if problem:
+                raise UnsupportedError(
+                    f"keep_class=True: the copy of {type(model).__name__} does not give what the "
+                    f"graph gives on a held-out batch: {problem}. Leave keep_class out."
+                )
+    return own
 
 
 def warn_of_few(small: GraphModule) -> None:
@@ -186,7 +229,7 @@ def _tell(found: Agreement | None) -> str:
     several = worst is not None and sum(o.counts for o in found.outputs) > 1
     least = f"least in {worst.name}, {worst.rate:.2%}; " if worst and several else ""
     return (
-        f"{found.rate:.2%} of {found.examples} held-out examples ({least}decision: "
+        f"{found.rate:.2%} of {found.examples} held-out {found.unit}s ({least}decision: "
         f"{found.decision}), which certifies {found.bound:.2%}"
     )
 
@@ -202,10 +245,10 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
-        found = compare(original, small, batches, judge, independent)
+        found = compare(original, small, batches, judge, independent, session.statistics.padding)
     session.journal.decide(
-        "the same decision on %.2f %% of %d held-out examples, at least %.2f %%",
-        *(100 * found.rate, found.examples, 100 * found.bound),
+        "the same decision on %.2f %% of %d held-out %ss, at least %.2f %%",
+        *(100 * found.rate, found.examples, found.unit, 100 * found.bound),
     )
     return found.numbered(np.concatenate(numbers))
 

@@ -9,22 +9,21 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.soundness import examine, require_axes
+from fxprune.calibrate.soundness import examine, look_at, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
-from fxprune.label.analysis import activations, analyze_graph, examples_within
+from fxprune.label.analysis import activations, analyze_graph, examples_within, nothing_to_reduce
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
+from fxprune.label.ties import repeated, tie
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import rotate_statistics
@@ -34,8 +33,8 @@ from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
 from fxprune.timing.multiples import choose_multiples
-from fxprune.verify.judge import Judge, settle
-from fxprune.verify.outputs import floating
+from fxprune.verify.judge import Judge
+from fxprune.verify.sampled import padding_of, settle_on
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
@@ -45,10 +44,6 @@ ROTATES = "output-aware"
 """The selector whose errors are known for rotated channels."""
 JUDGED_ON = 64
 """Fitting examples whose outputs say what the model decides."""
-MOST_JUDGED = 1 << 24
-"""Values of outputs that are enough for that."""
-LOOKED_AT = 8
-"""Examples on which every layer is checked for values that are not finite, before any work."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +89,25 @@ class Session:
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
 
+    def with_analysis(
+        self, analysis: Analysis, ignored: Callable[[str], bool] | None = None
+    ) -> "Session":
+        """The same model with other groups, before anything was observed.
+
+        Args:
+            analysis: of the same graph.
+            ignored: parameter names that must keep their shape; by default as before.
+        """
+        own = self.ignored if ignored is None else ignored
+        return replace(
+            self,
+            analysis=analysis,
+            statistics=replace(self.statistics, analysis=analysis, ignored=own),
+            ignored=own,
+            multiple=_multiple(analysis, self.model, self.options),
+            floor=least_shares(self.model, analysis, self.options.keep or {}),
+        )
+
     @property
     def may_rotate(self) -> bool:
         """Whether plans with rotated channels are tried beside those without."""
@@ -127,15 +141,8 @@ class Session:
         """
         if not self.split.held_out.any():
             return None
-        samples, values = list[tuple[Any, int]](), 0
-        with torch.no_grad():
-            for batch in self.statistics.batches(self.split.first(JUDGED_ON)):
-                output = self.graph.forward(*batch.args, **batch.kwargs)
-                samples.append((batch.cut_outputs(output), batch.own))
-                values += sum(tensor.numel() for tensor in floating(output).values())
-                if values > MOST_JUDGED:
-                    break
-        judge = settle(self.options.decision, samples)
+        batches = self.statistics.batches(self.split.first(JUDGED_ON))
+        judge = settle_on(self.graph, batches, self.options.decision)
         if judge.question:
             if self.options.budget.agreement is not None:
                 raise UnsupportedError(judge.question)
@@ -193,7 +200,7 @@ def open_session(
     check_model(model)
     journal = Journal(options.progress)
     store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups)
+    calibration = Calibration(model, loader, store=store, groups=options.groups, mask=options.mask)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
@@ -203,14 +210,15 @@ def open_session(
     ignored = matcher(model, options.ignore, "ignore")
     with journal.station("label"):
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+    if options.uniform_across:  # two layers in place of one are no width that could be equal
+        ignored = _everything
+    analysis = tie(analysis, repeated(model, analysis, options.uniform_across))
     _tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
-        raise _nothing_to_reduce(analysis)
-    if captured.example.tensors()[0].device.type == "cpu":
-        largest = max(activations(captured.graph, analysis), default=0.0)
-        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
+        raise nothing_to_reduce(analysis)
+    _cut_to_cache(calibration, captured, analysis)
     session = Session(
         options=options,
         model=model,
@@ -227,16 +235,26 @@ def open_session(
             options.memory,
             journal,
             compare_features,
+            padding_of(captured, options.mask, journal.note),
         ),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )
-    first = next(iter(calibration.batches()))
-    looked_at = captured.fixed or min(first.size, LOOKED_AT)
-    require_finite(captured.graph, first.part(0, looked_at).channels_last())
+    look_at(captured.graph, calibration)
     return session
+
+
+def _cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:
+    """Batches whose largest activation fits into a processor's cache."""
+    if captured.example.tensors()[0].device.type == "cpu":
+        largest = max(activations(captured.graph, analysis), default=0.0)
+        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
+
+
+def _everything(name: str) -> bool:
+    return True
 
 
 def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
@@ -278,12 +296,3 @@ def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | l
     """What widths are multiples of: one number, or what the device likes, one per group."""
     chosen = options.multiple
     return choose_multiples(analysis, model, options.workload) if chosen == "auto" else chosen
-
-
-def _nothing_to_reduce(analysis: Analysis) -> UnsupportedError:
-    reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
-    return UnsupportedError(
-        "The model has no channel group that can be reduced. "
-        f"{reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its layers "
-        "instead; operators without a rule can be taught one (docs/rules.md)."
-    )

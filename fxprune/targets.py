@@ -15,7 +15,7 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.copying import copy_model
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import BudgetError, CalibrationError, PlanError
+from fxprune.errors import BudgetError, CalibrationError, PlanError, UnsupportedError
 from fxprune.label.named import read_names
 from fxprune.options import Options
 from fxprune.pipeline import compress_whole
@@ -123,6 +123,11 @@ def compress_targets(
         PlanError: a name matches nothing; otherwise as `compress`, with the target's name.
     """
     names = resolve_targets(model, targets)
+    if options.keep_class:
+        raise UnsupportedError(
+            "keep_class= and targets=: with targets= the model is of its own class anyway, and its "
+            "targets are graphs. Leave one of them out."
+        )
     if options.budget.agreement is not None:
         raise BudgetError(
             "targets= needs flops= or params=: agreement is certified on a whole model's decisions."

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "latency.md": "timing/test_latency.py",
     "rules.md": "rules/test_documentation.py",
     "saving.md": "saving/test_storage.py",
+    "transformers.md": "test_transformers.py",
     "writing-passes.md": "passes/test_writing_passes.py",
 }
 """Pages whose examples another test runs."""

@@ -8,17 +8,19 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
 from fxprune.fit.rotate import rotate_as_planned
 from fxprune.handover.finish import hand_over
+from fxprune.label.ties import tie
 from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import verify, warn_of_few
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import method_of_plan
-from fxprune.plans.plan import Plan, keep_mask_of
+from fxprune.plans.plan import TIED, Plan, keep_mask_of
 from fxprune.session import open_session
 from fxprune.verify.judge import Decision
 
@@ -31,6 +33,7 @@ def apply(
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    mask: Mask = DEFAULTS.mask,
     decision: Decision = DEFAULTS.decision,
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
@@ -42,7 +45,7 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        groups, example, dynamic_shapes, decision, progress, seed, memory: as for `compress`.
+        groups, example, dynamic_shapes, mask, decision, progress, seed, memory: as for `compress`.
 
     Returns:
         as `compress`.
@@ -61,6 +64,7 @@ def apply(
         groups=groups,
         example=example,
         dynamic_shapes=dynamic_shapes,
+        mask=mask,
         decision=decision,
         progress=progress,
         seed=seed,
@@ -68,6 +72,8 @@ def apply(
     )
     with undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
+        if plan.kept and plan.settings.get(TIED):
+            session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
         keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
         session.settle_decision()

@@ -1,12 +1,13 @@
 """`fxprune.compress`: the main call."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.padding import Mask
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import make_budget
@@ -31,6 +32,9 @@ def compress(
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    mask: Mask = DEFAULTS.mask,
+    uniform_across: Sequence[str] | str = DEFAULTS.uniform_across,
+    keep_class: bool | Literal["config"] = DEFAULTS.keep_class,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
@@ -84,6 +88,17 @@ def compress(
             convention: `{"input_ids": {0: Dim.DYNAMIC, 1: Dim("length", max=512)}}`. By default
             the number of examples, and lengths and image sizes where the model allows it; batches
             of several lengths or sizes are grouped by them.
+        mask: which tokens are real: the name of an input that holds 1 for them and 0 for padding,
+            or a callable that takes the model's arguments and gives that, (examples, length). By
+            default an input `attention_mask`; False for none. What lies under the padding counts
+            neither in the statistics nor in the agreement.
+        uniform_across: names (globs) of repeated blocks, `"model.layers.*"`, in which the widths
+            are to be equal, as a configuration can say them (`fxprune.to_hf`).
+        keep_class: give back a copy of the model itself, of its own class, with smaller layers.
+            Channels that its forward does not take in other numbers stay; sizes that are attributes
+            of modules (a head's size) are set. Tried out before any work, and compared with the
+            graph on the held-out examples. "config": only what the configuration of a model of
+            transformers can say, the same in all layers, for `fxprune.to_hf`.
         targets: names of submodules to compress in place, inside a model that cannot be captured
             whole.
         ignore: names (globs) of modules and parameters that must keep their shape.
@@ -115,6 +130,9 @@ def compress(
         groups=groups,
         example=example,
         dynamic_shapes=dynamic_shapes,
+        mask=mask,
+        uniform_across=uniform_across,
+        keep_class=keep_class,
         ignore=ignore,
         keep=keep,
         round_to=round_to,
@@ -126,4 +144,4 @@ def compress(
     )
     if targets is not None:
         return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]
-    return compress_whole(model, calib_loader, options)
+    return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

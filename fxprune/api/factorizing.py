@@ -7,6 +7,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.padding import Mask
 from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import compress_whole
 from fxprune.plans.budget import Budget
@@ -28,6 +29,7 @@ def factorize(
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    mask: Mask = DEFAULTS.mask,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
@@ -59,9 +61,10 @@ def factorize(
         groups=groups,
         example=example,
         dynamic_shapes=dynamic_shapes,
+        mask=mask,
         ignore=ignore,
         progress=progress,
         seed=seed,
         memory=memory,
     )
-    return compress_whole(model, calib_loader, options)
+    return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

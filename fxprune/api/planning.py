@@ -7,6 +7,7 @@ from torch import nn
 
 from fxprune.allocate.allocation import allocate
 from fxprune.calibrate.groups import Groups
+from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import certify
@@ -33,6 +34,8 @@ def plan(
     groups: Groups | None = DEFAULTS.groups,
     example: Any = DEFAULTS.example,
     dynamic_shapes: Any = DEFAULTS.dynamic_shapes,
+    mask: Mask = DEFAULTS.mask,
+    uniform_across: Sequence[str] | str = DEFAULTS.uniform_across,
     ignore: Sequence[str] | str = DEFAULTS.ignore,
     keep: Mapping[str, float] | None = DEFAULTS.keep,
     round_to: RoundTo | None = DEFAULTS.round_to,
@@ -57,6 +60,8 @@ def plan(
         groups=groups,
         example=example,
         dynamic_shapes=dynamic_shapes,
+        mask=mask,
+        uniform_across=uniform_across,
         ignore=ignore,
         keep=keep,
         round_to=round_to,

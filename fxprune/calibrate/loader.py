@@ -1,7 +1,7 @@
 """The calibration examples: read once, kept, and handed out as often as the method needs."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from torch.utils import _pytree as pytree
 from fxprune.calibrate.fingerprint import fingerprints
 from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
 from fxprune.calibrate.joined import Joined, has_rows
+from fxprune.calibrate.padding import Mask, read_mask
+from fxprune.calibrate.reading import check_like, read_items
 from fxprune.calibrate.spill import Spill
-from fxprune.capture.batch import Batch, is_mask, make_batch, require_alike, to_batch
-from fxprune.errors import CalibrationError, FxpruneError
+from fxprune.capture.batch import Batch, make_batch, to_batch
+from fxprune.errors import CalibrationError
 
 MEMORY = 2e9
 """Bytes held in memory where the caller brings no store."""
@@ -58,6 +60,7 @@ class Calibration:
             readings.
         store: where the examples are kept; one of its own by default.
         groups: one label per example; see `Labels`.
+        mask: which tokens of a batch are padding; see `Mask`.
         watch: called with everything that the loader yields and the number of examples in it.
 
     Attributes:
@@ -82,15 +85,17 @@ class Calibration:
         store: Spill | None = None,
         groups: Groups | None = None,
         watch: Callable[[Any, int], None] = lambda item, size: None,
+        mask: Mask = None,
     ):
         self.chunk, self.store = chunk, Spill(MEMORY) if store is None else store
         self._kept: list[_Kept] = []
+        self.mask = mask
         self.exact: int | None = None
         self.size = self.largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
         self.fingerprints = marks
         first: Batch | None = None
-        for item in _items(loader):
+        for item in read_items(loader):
             batch = to_batch(model, labels.without(item))
             labels.read(item, batch.size)
             if not batch.size:
@@ -98,7 +103,8 @@ class Calibration:
             first = first or batch
             if first.kwargs.keys() == batch.kwargs.keys():
                 batch = make_batch(batch.args, {name: batch.kwargs[name] for name in first.kwargs})
-            _check_like(first, batch, self.size)
+            check_like(first, batch, self.size)
+            read_mask(batch, mask)
             marks += fingerprints(batch)
             watch(item, batch.size)
             self._keep(batch, own)
@@ -194,6 +200,7 @@ class Calibration:
     def numbered(self, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
         """Stream the examples as `batches` does, with their numbers; copies have none."""
         for numbers, batch in self._joined(chosen):
+            batch = replace(batch, real=read_mask(batch, self.mask))
             yield numbers, batch.filled(self.exact or 0)
 
     def _joined(self, chosen: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -262,47 +269,3 @@ def sizes_of(batch: Batch) -> Sizes:
     return tuple(
         tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
     )
-
-
-def _items(loader: Any) -> Iterator[Any]:
-    """What a loader yields; one tensor or dict is its only batch.
-
-    Raises:
-        CalibrationError: it cannot be iterated, or fails on the way; says after how many batches.
-    """
-    if not isinstance(loader, (Tensor, dict, Iterable)):
-        raise CalibrationError(
-            f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."
-        )
-    count = 0
-    try:
-        for item in [loader] if isinstance(loader, (Tensor, dict)) else loader:
-            yield item
-            count += 1
-    except FxpruneError:
-        raise
-    except Exception as error:
-        raise CalibrationError(
-            f"The calibration loader, a {type(loader).__name__}, fails after {count} batches: "
-            f"{type(error).__name__}: {error}."
-        ) from error
-
-
-def _check_like(first: Batch, batch: Batch, at: int) -> None:
-    """Check that a batch has the first one's dtypes and numbers of dimensions, and is finite.
-
-    Args:
-        at: number of its first example, for messages.
-    """
-    require_alike(first, batch, at)
-    for a, b in zip(first.tensors(), batch.tensors(), strict=True):
-        if a.dtype != b.dtype or a.dim() != b.dim():
-            raise CalibrationError(
-                f"The calibration batch from example {at} has a tensor {tuple(b.shape)} "
-                f"{b.dtype}, the first one {tuple(a.shape)} {a.dtype}."
-            )
-        if b.is_floating_point() and not torch.isfinite(b).all() and not is_mask(b):
-            raise CalibrationError(
-                f"The calibration batch from example {at} holds NaN or infinite values. Clean the "
-                "data first."
-            )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.observe import Observer, arguments, require_finite
+from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.strata import Stratum, rows, strata
 from fxprune.capture.batch import Batch
 from fxprune.errors import CalibrationError
@@ -72,6 +73,7 @@ def collect_moments(
     examples: int,
     watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
     seed: int = 0,
+    padding: Padding = EVERYWHERE,
 ) -> dict[Site, InputMoments]:
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
@@ -82,11 +84,12 @@ def collect_moments(
         examples: how many there are in all, of which these may be a part.
         watch: who else wants to see nodes' results.
         seed: of the positions that are looked at, where there are many.
+        padding: whose positions do not count.
 
     Raises:
         CalibrationError: a layer gives NaN or infinite values; it is named.
     """
-    collector = _Collector(analysis, examples, seed)
+    collector = _Collector(analysis, examples, seed, padding)
     observer = Observer(module, collector.watch, watch)
     for batch in batches:
         collector.start(batch)
@@ -154,10 +157,13 @@ class _Collector:
         analysis: of the graph.
         examples: how many there will be in all.
         seed: of the choice of positions.
+        padding: whose positions do not count.
     """
 
-    def __init__(self, analysis: Analysis, examples: int, seed: int):
+    def __init__(self, analysis: Analysis, examples: int, seed: int, padding: Padding):
         self._examples, self._seen, self._batch = examples, 0, 0
+        self._padding = padding
+        self._real: Tensor | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._readings: dict[Site, list[_Reading]] = {}
         by_source: dict[str, dict[tuple[Any, ...], _Reading]] = {}
@@ -172,12 +178,13 @@ class _Collector:
                     known[way] = _Reading(*place, ids)
                 self._readings[site].append(known[way])
         self.watch = {
-            source: self._adder(tuple(known.values())) for source, known in by_source.items()
+            source: self._adder(source, tuple(known.values()))
+            for source, known in by_source.items()
         }
 
     def start(self, batch: Batch) -> None:
         """What is watched from now on belongs to this batch."""
-        self._batch = batch.size
+        self._batch, self._real = batch.size, batch.real
         self._seen += batch.size
 
     def moments(self) -> dict[Site, InputMoments]:
@@ -188,17 +195,19 @@ class _Collector:
             result[site] = replace(total, examples=self._seen)
         return result
 
-    def _adder(self, readings: tuple[_Reading, ...]) -> Callable[[Any], None]:
+    def _adder(self, source: str, readings: tuple[_Reading, ...]) -> Callable[[Any], None]:
         def add(value: Any) -> None:
             result: Tensor = value[0] if isinstance(value, (tuple, list)) else value
             for reading in readings:
-                reading.add(self._positions(result, reading.dim))
+                reading.add(self._positions(source, result, reading.dim))
 
         return add
 
-    def _positions(self, value: Tensor, dim: int) -> Tensor:
-        """A result as (positions, columns): all of them, or a draw where there are many."""
+    def _positions(self, source: str, value: Tensor, dim: int) -> Tensor:
+        """A result as (positions, columns): all that are no padding, or a draw of many."""
         flat = value.movedim(dim, -1).reshape(-1, value.shape[dim])
+        real = self._padding.positions(source, value, dim, self._real)
+        flat = flat if real is None else flat.index_select(0, real)
         wanted = max(POSITIONS, POSITIONS_PER_CHANNEL * flat.shape[1])
         share = math.ceil(wanted * self._batch / self._examples)
         if len(flat) <= 2 * share:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.observe import arguments
+from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch
 from fxprune.graph.convolution import channel_dim
@@ -72,6 +73,7 @@ class Chunk:
         samples: by call, handles of sampled positions in its output and of the output there.
         picks: by call, how many these are.
         outputs: handles of the model's flat outputs; kept of `VALIDATION` alone.
+        real: (size, length) bool, which tokens are no padding; None where nothing says so.
     """
 
     part: str
@@ -81,6 +83,7 @@ class Chunk:
     samples: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     picks: dict[str, int] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)
+    real: Tensor | None = None
 
 
 class Recording:
@@ -95,6 +98,7 @@ class Recording:
         store: where everything is held.
         seed: of the choice of positions.
         work: FLOPs of the module on all examples: what one layer's fit may take.
+        padding: whose positions are not looked at.
 
     Attributes:
         chunks: what was recorded so far.
@@ -108,9 +112,10 @@ class Recording:
         store: Spill,
         seed: int = 0,
         work: float = math.inf,
+        padding: Padding = EVERYWHERE,
     ):
         self.store, self.examples, self.chunks = store, examples, list[Chunk]()
-        self._module, self._work = module, max(work, LEAST_WORK)
+        self._module, self._work, self.padding = module, max(work, LEAST_WORK), padding
         self._tables: dict[str, _Table] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
@@ -136,7 +141,7 @@ class Recording:
         for batch in batches:
             first = self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
             inputs = [self.store.put(x) for x in arguments(self._module, batch)]
-            self.chunks.append(Chunk(part, first, batch.size, inputs))
+            self.chunks.append(Chunk(part, first, batch.size, inputs, real=batch.real))
             yield batch
 
     def sample(self, chunk: Chunk, call: str) -> tuple[Tensor, Tensor]:
@@ -164,13 +169,15 @@ class Recording:
         """
         chunk = self.chunks[-1]
         positions = value.movedim(dim, -1)
-        total = positions[..., 0].numel()
+        real = self.padding.positions(name, value, dim, chunk.real)
+        total = positions[..., 0].numel() if real is None else len(real)
         wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(
             per_example * chunk.first
         )
         pick = _one_per_stretch(total, wanted, self._generator)
+        pick = pick if real is None else real.to(pick.device)[pick]
         places = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
-        targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
+        targets = positions.flatten(0, -2).index_select(0, pick.to(value.device))
         if name not in self._tables:
             most = math.ceil(per_example * self.examples)
             self._tables[name] = _Table(self.store, most, places, targets)

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.loader import Calibration, Sizes, sizes_of
 from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
+from fxprune.calibrate.observe import require_finite
 from fxprune.capture.batch import Batch
 from fxprune.capture.copying import copy_model
 from fxprune.capture.export import Captured
@@ -21,6 +22,8 @@ ROUGH = 0.05
 """Share of the largest value that is never taken for rounding."""
 TRIED = 8
 """Combinations of sizes that are tried."""
+LOOKED_AT = 8
+"""Examples on which every layer is checked for values that are not finite."""
 
 
 @torch.no_grad()
@@ -70,6 +73,7 @@ def require_axes(example: Batch, batch: Batch) -> None:
             )
 
 
+@torch.no_grad()
 def require_sizes(
     graph: GraphModule, model: nn.Module, calibration: Calibration, values: bool = True
 ) -> None:
@@ -202,3 +206,14 @@ def examine(
         return notes, False
     near = warn_of_near_duplicates(calibration, seed)
     return (notes, True) if near is None else ([*notes, near], False)
+
+
+def look_at(graph: GraphModule, calibration: Calibration) -> None:
+    """Check a few examples for values that are not finite, before any work.
+
+    Raises:
+        CalibrationError: names the first call that gives some.
+    """
+    first = next(iter(calibration.batches()))
+    looked_at = calibration.exact or min(first.size, LOOKED_AT)
+    require_finite(graph, first.part(0, looked_at).channels_last())

@@ -25,12 +25,14 @@ class Batch:
         size: number of examples.
         padding: how many of these, the last ones, are copies of others, to fill a batch of fixed
             size.
+        real: (size, length) bool, which tokens are no padding; None where nothing says so.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     size: int
     padding: int = 0
+    real: Tensor | None = None
 
     @property
     def own(self) -> int:
@@ -44,7 +46,7 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same call with every tensor changed."""
         args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, self.kwargs))
-        return replace(make_batch(args, kwargs), padding=self.padding)
+        return replace(make_batch(args, kwargs), padding=self.padding, real=self.real)
 
     def filled(self, size: int) -> "Batch":
         """As many examples as that, the last ones copies where there are fewer."""
@@ -78,7 +80,8 @@ class Batch:
     def _rows(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same call with the rows of examples changed; none of them is a copy."""
         taken = self.map(lambda t: change(t) if t.dim() and t.shape[0] == self.size else t)
-        return replace(taken, padding=0)
+        real = None if self.real is None else change(self.real)
+        return replace(taken, padding=0, real=real)
 
 
 def make_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:

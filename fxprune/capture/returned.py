@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph
 from torch.utils import _pytree as pytree
 
 
@@ -42,7 +43,7 @@ def _register(output: Any, seen: set[int]) -> None:
         parts = list(output)
     elif is_dataclass(output) and not isinstance(output, type):
         parts = [getattr(output, field.name) for field in fields(output)]
-    elif _is_object(output) and pytree.tree_structure(output).is_leaf():
+    elif _is_object(output):  # a known one may hold others than it did when it was made known
         parts = list(vars(output).values())
     else:
         return
@@ -72,6 +73,28 @@ def is_state(value: Any) -> bool:
     if isinstance(value, (Mapping, tuple, list, Tensor)) or is_dataclass(value):
         return False
     return _is_object(value) and not pytree.tree_structure(value).is_leaf()
+
+
+def state_leaves(graph: Graph) -> frozenset[int]:
+    """Which of a graph's flat outputs are parts of such objects, by their places."""
+    info = getattr(graph._codegen, "pytree_info", None)
+    found, place = set[int](), 0
+    waiting = [] if info is None or info.out_spec is None else [(info.out_spec, False)]
+    while waiting:
+        spec, inside = waiting.pop()
+        if spec.is_leaf():
+            found |= {place} if inside else set()
+            place += 1
+            continue
+        kind = spec.type
+        inside = inside or _is_state_type(kind)
+        waiting += [(child, inside) for child in reversed(spec.children())]
+    return frozenset(found)
+
+
+def _is_state_type(kind: Any) -> bool:
+    plain = (Mapping, tuple, list)
+    return isinstance(kind, type) and not issubclass(kind, plain) and not is_dataclass(kind)
 
 
 def _flatten(value: Any) -> tuple[list[Any], Attributes]:

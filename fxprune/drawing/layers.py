@@ -60,7 +60,7 @@ def _title(report: Report) -> str:
     decided = (
         ""
         if a is None
-        else f"; the same decision on {a.rate:.2%} of {a.examples} held-out examples "
+        else f"; the same decision on {a.rate:.2%} of {a.examples} held-out {a.unit}s "
         f"(at least {a.bound:.2%})"
     )
     return f"{report.method}: {kept:.1%} of the FLOPs{decided}"

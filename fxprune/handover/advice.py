@@ -37,6 +37,6 @@ def advise(session: Session, agreement: Agreement | None) -> str:
         f"give more than these {session.statistics.calibration.size:,} calibration examples"
     )
     return (
-        f"Only {agreement.rate:.1%} of {agreement.examples} held-out calibration examples keep "
+        f"Only {agreement.rate:.1%} of {agreement.compared} keep "
         f"their decision: {agreement.decision}. To keep more, {', or '.join(offers)}."
     )

@@ -117,7 +117,7 @@ def _rows(
             group.name,
             tuple(f"{parameter}[{axis}]" for parameter, axis in group.members),
             group.channels,
-            plan.widths[group.name] * len(group.blocks),
+            plan.widths.get(group.name, group.width) * len(group.blocks),
             errors.get(group.name, 0.0),
             next((measured[p] for p, axis in group.members if axis == 0 and p in measured), None),
             group.name in plan.rotations,

@@ -12,7 +12,13 @@ from fxprune.handover.chart import draw_curve
 from fxprune.handover.figures import Figures
 from fxprune.handover.rows import GroupRow
 from fxprune.handover.summary import lines_of
-from fxprune.handover.tables import put_alone_together, tell_outputs, tell_range, tell_sizes
+from fxprune.handover.tables import (
+    put_alone_together,
+    tell_outputs,
+    tell_perplexity,
+    tell_range,
+    tell_sizes,
+)
 from fxprune.verify.agreement import Agreement
 from fxprune.verify.by_class import Changed, ClassAgreement
 
@@ -93,7 +99,9 @@ def _values(report: Figures) -> dict[str, Any]:
             for kind in put_alone_together(report.alone, ALONE)
         ],
         "times": _times(report.seconds),
-        "outputs": [] if agreement is None else list(tell_outputs(agreement)),
+        "outputs": []
+        if agreement is None
+        else [*tell_outputs(agreement), *tell_perplexity(agreement)],
     }
 
 

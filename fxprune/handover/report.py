@@ -17,6 +17,7 @@ from fxprune.handover.tables import (
     tabulate_groups,
     tabulate_sizes,
     tell_outputs,
+    tell_perplexity,
     tell_recovery,
 )
 from fxprune.handover.typed import finite, read_typed
@@ -101,11 +102,12 @@ class Report(Figures):
         if self.agreement is not None:
             a = self.agreement
             yield Text(
-                f"Same decision on {a.rate:.2%} of {a.examples} held-out calibration examples; at "
+                f"Same decision on {a.rate:.2%} of {a.compared}; at "
                 f"least {a.bound:.2%} with 95 % confidence. Relative output error {a.error:.2e} "
                 f"({self.predicted_error:.2e} predicted before fitting)."
             )
             yield from map(Text, tell_outputs(a))
+            yield from map(Text, tell_perplexity(a))
         if self.advice:
             yield Text(self.advice, style="bold")
         if self.recovery is not None:
@@ -200,7 +202,7 @@ def _of_parts(model: nn.Module, parts: Mapping[str, Report]) -> Report:
         if a is not None:
             notes.append(
                 f"{name}: {a.decision or 'same decision'} on {a.rate:.2%} of {a.examples} held-out "
-                f"examples, at least {a.bound:.2%} with 95 % confidence"
+                f"{a.unit}s, at least {a.bound:.2%} with 95 % confidence"
             )
         notes += [f"{name}: {note}" for note in own.notes]
     seconds: dict[str, float] = {}

@@ -69,7 +69,7 @@ def _promise(
         return
     a = agreement
     yield "decision", _shorten(a.decision or "unknown")
-    yield "agreement", f"the same decision on {a.rate:.2%} of {a.examples} held-out examples"
+    yield "agreement", f"the same decision on {a.rate:.2%} of {a.examples} held-out {a.unit}s"
     yield "bound", f"at least {a.bound:.2%}, with 95 % confidence (Clopper-Pearson)"
     yield (
         "error",

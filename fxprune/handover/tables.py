@@ -63,6 +63,16 @@ def tell_outputs(agreement: Agreement) -> Iterator[str]:
         )
 
 
+def tell_perplexity(agreement: Agreement) -> Iterator[str]:
+    """A line on how much the text of the held-out examples surprises both models."""
+    if agreement.perplexity is not None:
+        before, after = agreement.perplexity
+        yield (
+            f"Perplexity on the held-out text: {before:.3g} before, {after:.3g} after, "
+            f"{after / before:.3f} times as much."
+        )
+
+
 def put_groups_together(rows: Sequence[GroupRow], most: int) -> list[Alike[GroupRow]]:
     """Groups of layers that differ in a number only, those that changed and those that did not
     apart.

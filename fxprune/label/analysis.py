@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.errors import PlanError
+from fxprune.errors import PlanError, UnsupportedError
 from fxprune.graph.nodes import constants
 from fxprune.label.coupling import Coupling, solve
 from fxprune.label.flops import costs
@@ -133,3 +133,13 @@ def _give_way(record: Recorder, coupling: Coupling, conflict: Conflict) -> None:
 
 def _pairs(left: Tensor, right: Tensor) -> Tensor:
     return torch.stack([left.reshape(-1), right.reshape(-1)], 1)
+
+
+def nothing_to_reduce(analysis: Analysis) -> UnsupportedError:
+    """What is said of a model without a channel group."""
+    reasons = "; ".join(dict.fromkeys(f"{p.parameter}: {p.reason}" for p in analysis.pinned[:5]))
+    return UnsupportedError(
+        "The model has no channel group that can be reduced. "
+        f"{reasons or 'No weight feeds another'}. fxprune.factorize lowers the ranks of its layers "
+        "instead; operators without a rule can be taught one (docs/rules.md)."
+    )

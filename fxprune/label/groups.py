@@ -27,12 +27,14 @@ class ChannelGroup:
             groups).
         members: weight axes that hold the channels, as (parameter, axis).
         consumers: calls that contract them with a weight.
+        tied: names of the groups that were put together to this one; none for one of its own.
     """
 
     name: str
     blocks: np.ndarray
     members: tuple[tuple[str, int], ...]
     consumers: tuple[Consumer, ...]
+    tied: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:

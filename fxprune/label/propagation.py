@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from fxprune.capture.returned import state_leaves
 from fxprune.errors import CaptureError
 from fxprune.graph.convolution import groups
 from fxprune.graph.nodes import argument, attribute, where
@@ -104,14 +105,21 @@ class Propagation:
             elif node.op == "call_function":
                 self.values[node.name] = self._call(node)
             elif node.op == "output":
-                self.record.node = "output"
-                for value in self._call_values(node):
-                    self.record.pin_value(value, "is the model's output")
+                self._pin_outputs(node)
             else:
                 raise NotImplementedError(node.op)
 
-    def _call_values(self, node: Node) -> list[Value]:
-        return Call(node, node.target, self._resolve(node.args), {}, None, self.record).values()
+    def _pin_outputs(self, node: Node) -> None:
+        """What callers read stays; a cache of keys and values, which only later calls of the same
+        model read, is as wide as its layers are.
+        """
+        self.record.node = "output"
+        state = state_leaves(self.module.graph)
+        given = node.args[0] if isinstance(node.args[0], (tuple, list)) else node.args
+        leaves = [leaf for place, leaf in enumerate(given) if place not in state]
+        call = Call(node, node.target, (self._resolve(leaves),), {}, None, self.record)
+        for value in call.values():
+            self.record.pin_value(value, "is the model's output")
 
     def _resolve(self, item: Any) -> Any:
         if isinstance(item, Node):

@@ -20,6 +20,8 @@ from fxprune.plans.factoring import Factoring
 VERSION = 3
 UNROTATED = 2
 """The version of plans that rotate nothing: older ones read them."""
+TIED = "tied"
+"""The setting that lists the groups whose widths are equal."""
 Indices = list[int] | list[list[int]]
 
 
@@ -136,6 +138,9 @@ def make_plan(
         method, settings, factorings, rotations: noted in the plan.
     """
     kept_axes(analysis, keep_mask)
+    tied = [list(group.tied) for group in analysis.groups if group.tied]
+    if tied:
+        settings = {**settings, TIED: tied}
     kept: dict[str, dict[int, Indices]] = {}
     for (name, axis), ids in analysis.axes.items():
         mask = keep_mask[ids]

@@ -17,7 +17,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
+from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.capture.batch import Batch
+from fxprune.capture.returned import state_leaves
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
@@ -38,6 +40,7 @@ def sensitivities(
     batches: Iterable[Batch],
     seed: int,
     memory: float = 2e9,
+    padding: Padding = EVERYWHERE,
 ) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
@@ -50,6 +53,7 @@ def sensitivities(
         batches: calibration examples; a few hundred do.
         seed: of the probes.
         memory: bytes that the activations of one backward pass may take.
+        padding: whose outputs do not matter.
 
     Returns:
         (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
@@ -68,7 +72,7 @@ def sensitivities(
         for start in range(0, batch.size, chunk):
             chunks += 1
             part = batch.part(start, start + chunk)
-            for site, operator, gradient in _gradients(module, part, watched, generator):
+            for site, operator, gradient in _gradients(module, part, watched, generator, padding):
                 flat = _rows(gradient, attribute(module, site[0]), site[1], operator)
                 total = (flat.mT @ flat).double()
                 totals[site] = _sum(totals[site], total) if site in totals else total
@@ -142,6 +146,7 @@ def _gradients(
     batch: Batch,
     watched: Mapping[str, Sequence[Site]],
     generator: torch.Generator,
+    padding: Padding,
 ) -> Iterator[tuple[Site, str, Tensor]]:
     """Derivatives of one probe of the model's output by what weights give, where there are any,
     with the operators that read the weights.
@@ -149,21 +154,38 @@ def _gradients(
     with torch.enable_grad():
         observer = _Outputs(module, watched)
         outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
+        probe = _probe(_judged(module, outputs, batch, padding), generator)
         gradients = torch.autograd.grad(
-            _probe(outputs, generator), [value for *_, value in observer.kept], allow_unused=True
+            probe, [value for *_, value in observer.kept], allow_unused=True
         )
     for (site, operator, _), gradient in zip(observer.kept, gradients, strict=True):
         if gradient is not None:
             yield site, operator, gradient
 
 
-def _probe(outputs: Any, generator: torch.Generator) -> Tensor:
+def _judged(
+    module: GraphModule, outputs: Any, batch: Batch, padding: Padding
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The tensors that a model answers with, without state for later calls, and which of their
+    positions are no padding.
+    """
+    state = state_leaves(module.graph)
+    nodes = module.graph.output_node().args[0]
+    for place, leaf in enumerate(pytree.tree_leaves(outputs)):
+        if place not in state and isinstance(leaf, Tensor):
+            node = nodes[place] if isinstance(nodes, (tuple, list)) else nodes
+            name = node.name if isinstance(node, Node) else ""
+            yield leaf, padding.within(name, leaf, batch.real)
+
+
+def _probe(outputs: Iterable[tuple[Tensor, Tensor | None]], generator: torch.Generator) -> Tensor:
     """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
     parts = []
-    for leaf in pytree.tree_leaves(outputs):
-        if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.dim():
-            energy = squared_error(leaf, leaf)[1]
+    for leaf, real in outputs:
+        if leaf.requires_grad and leaf.dim():
+            energy = squared_error(leaf, leaf, real)[1]
             probe = torch.randn(leaf.shape, generator=generator).to(leaf)
+            probe = probe if real is None else probe * real
             parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)
     if not parts:
         raise RuntimeError("no output depends on a layer through differentiable operators")

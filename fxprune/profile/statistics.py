@@ -13,6 +13,7 @@ from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
+from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.penultimate import Penultimate
 from fxprune.calibrate.recording import VALIDATION, Recording
 from fxprune.calibrate.split import (
@@ -69,6 +70,7 @@ class Statistics:
         seed, memory: as in `Options`.
         journal: of the run.
         compare_features: whether to warn of examples in which the model sees nearly the same.
+        padding: whose positions count in nothing.
     """
 
     graph: GraphModule
@@ -81,6 +83,7 @@ class Statistics:
     memory: float
     journal: Journal
     compare_features: bool = False
+    padding: Padding = EVERYWHERE
 
     def batches(
         self, chosen: np.ndarray, advance: Advance = lambda examples: None
@@ -113,7 +116,9 @@ class Statistics:
         # Every part may end with copies, where batches have a fixed size.
         most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
         work = split.fitting * sum(term.amount for term in self.analysis.costs)
-        recording = Recording(self.graph, most, self.calibration.store, self.seed, work)
+        recording = Recording(
+            self.graph, most, self.calibration.store, self.seed, work, self.padding
+        )
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))
@@ -134,6 +139,7 @@ class Statistics:
                     split.fitting,
                     watch,
                     self.seed,
+                    self.padding,
                 )
                 for parts in (FITTED_FIRST, (VALIDATION,))
             )
@@ -162,7 +168,9 @@ class Statistics:
         with self.journal.station("calibrate", int(chosen.sum())) as advance:
             try:
                 batches = self.batches(chosen, advance)
-                return sensitivities(self.graph, self.analysis, batches, self.seed, self.memory)
+                return sensitivities(
+                    self.graph, self.analysis, batches, self.seed, self.memory, self.padding
+                )
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
                 self.journal.note(

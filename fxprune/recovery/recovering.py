@@ -34,7 +34,8 @@ from fxprune.recovery.pair import Pair, make_pair, require_form
 from fxprune.recovery.training import Length, Training
 from fxprune.session import JUDGED_ON, capture_for
 from fxprune.verify.agreement import Agreement, compare
-from fxprune.verify.judge import Decision, Judge, settle
+from fxprune.verify.judge import Decision, Judge
+from fxprune.verify.sampled import padding_of, settle_on
 
 EXAMINED = 256
 """Examples per batch where nothing is trained."""
@@ -143,12 +144,7 @@ def _judge(
     """
     few = np.zeros(calibration.size, dtype=bool)
     few[np.flatnonzero(parts.training)[:JUDGED_ON]] = True
-    with torch.no_grad():
-        samples = [
-            (batch.cut_outputs(captured.graph.forward(*batch.args, **batch.kwargs)), batch.own)
-            for batch in calibration.batches(few)
-        ]
-    judge = settle(decision, samples)
+    judge = settle_on(captured.graph, calibration.batches(few), decision)
     told = before.agreement.decision if before.agreement is not None else ""
     if told and told != str(judge):
         raise UnsupportedError(
@@ -280,7 +276,7 @@ def _advise(agreement: Agreement) -> str:
     if agreement.rate >= FEW:
         return ""
     return (
-        f"Only {agreement.rate:.1%} of {agreement.examples} held-out calibration examples keep "
+        f"Only {agreement.rate:.1%} of {agreement.compared} keep "
         f"their decision: {agreement.decision}. To keep more, train longer, give more examples, "
         "or compress less."
     )
@@ -295,4 +291,5 @@ def compare_on(small: nn.Module, prepared: Prepared) -> Agreement:
         batches,
         prepared.judge,
         prepared.parts.independent,
+        padding_of(prepared.captured, DEFAULTS.mask, lambda text: None),
     )

@@ -1,6 +1,7 @@
 """The weights of a compressed graph, put into a copy of the user's own class."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from fxprune.graph.tensors import AS_LAYERS, COUNTER, is_made, names_of, shared_
 from fxprune.handover.report import attach, plan_of, report
 from fxprune.label.kept_statistics import KEPT
 from fxprune.plans.plan import Plan, reduced_shape
+from fxprune.saving.attributes import ATTRIBUTES, set_sizes
 
 M = TypeVar("M", bound=nn.Module)
 HARD = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
@@ -35,10 +37,38 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
         StorageError: names and shapes differ from those of the model that was compressed; says
             which.
     """
-    result = copy_model(module)
-    fold_parametrizations(result)
     plan, notes = plan_of(small), report(small).notes
     _check_statistics(module, notes)
+    sizes = plan.settings.get(ATTRIBUTES, {})
+    result = place_into(module, small, plan, notes, device, sizes)
+    if not hasattr(result, "meta"):
+        result.meta = {}  # type: ignore[assignment]
+    if isinstance(result.meta, dict):
+        attach(result, report(small), plan)
+    return result
+
+
+def place_into(
+    module: M,
+    small: GraphModule,
+    plan: Plan,
+    notes: tuple[str, ...],
+    device: torch.device | None,
+    sizes: Mapping[str, Mapping[str, int]],
+) -> M:
+    """A copy of `module` with the tensors and sizes of `small`, whose norms may be others.
+
+    Args:
+        module, small, device: as for `load_into`.
+        plan: of the graph.
+        notes: of its report.
+        sizes: attributes of modules to set, by the path of the module and by name.
+
+    Raises:
+        StorageError: as `load_into`.
+    """
+    result = copy_model(module)
+    fold_parametrizations(result)
     for name in plan.factorings:
         _replace_layer(result, name.rpartition(".")[0], small)
     state = {
@@ -75,10 +105,7 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
             for name in state
         ):
             _resize(owner, path, small)
-    if not hasattr(result, "meta"):
-        result.meta = {}  # type: ignore[assignment]
-    if isinstance(result.meta, dict):
-        attach(result, report(small), plan)
+    set_sizes(result, sizes)
     return result
 
 

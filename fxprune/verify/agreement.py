@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Interpreter
 
+from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.recording import Recording
 from fxprune.capture.batch import Batch
 from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.verify.by_class import ByClass, Changed, ClassAgreement
 from fxprune.verify.judge import Decision, Judge, settle
 from fxprune.verify.outputs import OutputErrors
+from fxprune.verify.tokens import TokenAgreement, TokenCounts
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Agreement:
         outputs: each output's own rate.
         classes: each class's own, where every example has one.
         changed: some of the examples on which the decision is another.
+        unit: what `examples` counts and the rates are shares of: examples, or next tokens.
+        perplexity: of the original and of the compressed model on the text of these examples, where
+            their decisions are next tokens.
     """
 
     rate: float
@@ -60,6 +66,19 @@ class Agreement:
     outputs: tuple[OutputAgreement, ...] = ()
     classes: tuple[ClassAgreement, ...] = ()
     changed: tuple[Changed, ...] = ()
+    unit: str = "example"
+    perplexity: tuple[float, float] | None = None
+
+    @property
+    def compared(self) -> str:
+        """How many of what were compared, in words."""
+        kind = "calibration example" if self.unit == "example" else self.unit
+        return f"{self.examples} held-out {kind}s"
+
+    @property
+    def perplexity_ratio(self) -> float | None:
+        """How much larger the compressed model's perplexity is; None where there is none."""
+        return None if self.perplexity is None else self.perplexity[1] / self.perplexity[0]
 
     def numbered(self, numbers: np.ndarray) -> "Agreement":
         """With the calibration examples' numbers in place of their places among those compared.
@@ -86,7 +105,8 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
             output = Interpreter(small).run(
                 *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
             )
-            errors.add(reference, small.graph.process_outputs(output))
+            real = partial(recording.padding.of_output, real=chunk.real)
+            errors.add(reference, small.graph.process_outputs(output), real)
     return errors.mean()
 
 
@@ -97,6 +117,7 @@ def compare(
     batches: Iterable[Batch],
     decision: Judge | Decision = None,
     independent: float | None = None,
+    padding: Padding = EVERYWHERE,
 ) -> Agreement:
     """Run both models and count equal decisions.
 
@@ -106,6 +127,7 @@ def compare(
         decision: when two outputs count as the same; settled on the first batch where it is not
             yet.
         independent: for how many independent examples these count; for all by default.
+        padding: whose positions do not count.
 
     Raises:
         UnsupportedError: outputs cannot be judged so; says why.
@@ -113,6 +135,7 @@ def compare(
     judge = decision if isinstance(decision, Judge) else None
     by_class = None if judge is None else ByClass(judge)
     errors, parts = OutputErrors(), list[np.ndarray]()
+    tokens: TokenCounts | None = None
     for batch in batches:
         reference, output = (
             original(*batch.args, **batch.kwargs),
@@ -121,14 +144,38 @@ def compare(
         reference, output = batch.cut_outputs(reference), batch.cut_outputs(output)
         judge = judge or settle(decision, [(reference, batch.own)])  # type: ignore[arg-type]
         by_class = by_class or ByClass(judge)
-        same = judge.decide(reference, output, batch.own)
+        real = None if batch.real is None else batch.real[: batch.own]
+        cut = partial(padding.cut, real=real)
+        same = judge.decide(reference, output, batch.own, cut)
+        if judge.tokens is not None:
+            tokens = tokens or TokenCounts(*judge.tokens)
+            tokens.add(batch, reference, output, real)
         counted = [s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts]
-        by_class.add(batch, reference, output, counted)
+        by_class.add(batch, reference, output, counted, cut)
         parts.append(torch.stack(same).numpy())
-        errors.add(reference, output)
+        errors.add(reference, output, partial(padding.of_output, real=real))
     if judge is None or by_class is None:
         return Agreement(0.0, 0.0, 0, 0.0)
-    return _summarize(judge, np.concatenate(parts, axis=1), errors, by_class, independent)
+    found = _summarize(judge, np.concatenate(parts, axis=1), errors, by_class, independent)
+    return found if tokens is None else _of_tokens(found, tokens.result(), independent)
+
+
+def _of_tokens(found: Agreement, tokens: TokenAgreement, independent: float | None) -> Agreement:
+    """An agreement of examples as one of their next tokens."""
+    same, positions = int(tokens.same.sum()), int(tokens.positions.sum())
+    weight = 1.0 if independent is None else independent / max(found.examples, 1)
+    rate = same / max(positions, 1)
+    outputs = (replace(o, rate=rate) if o.counts else o for o in found.outputs)
+    return replace(
+        found,
+        rate=rate,
+        bound=lower_bound(same, positions, independent=tokens.independent * weight),
+        examples=positions,
+        outputs=tuple(outputs),
+        changed=(),
+        unit="next token",
+        perplexity=tokens.perplexity,
+    )
 
 
 def _summarize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxprune.capture.batch import Batch
 from fxprune.linalg.clopper_pearson import interval
-from fxprune.verify.judge import Judge, Judged
+from fxprune.verify.judge import Cut, Judge, Judged
 from fxprune.verify.outputs import floating
 from fxprune.verify.pictures import Picture, picture_of
 from fxprune.verify.telling import classes_of, name_class, tell
@@ -78,12 +78,20 @@ class ByClass:
         self.changed: list[Changed] = []
         self._seen = 0
 
-    def add(self, batch: Batch, reference: Any, output: Any, same: Sequence[Tensor]) -> None:
+    def add(
+        self,
+        batch: Batch,
+        reference: Any,
+        output: Any,
+        same: Sequence[Tensor],
+        cut: Cut = lambda name, value: None,
+    ) -> None:
         """Take a batch.
 
         Args:
             batch, reference, output: inputs, and what both models gave.
             same: (N,) bool for each output that counts.
+            cut: takes the padding off an output.
         """
         named = floating(reference), floating(output)
         for judged in self._judged:
@@ -100,7 +108,8 @@ class ByClass:
                 judged for judged, equal in zip(self._judged, same, strict=True) if not equal[row]
             ]
             if differing:
-                before, after = _tell(differing[0], *named, row, several=len(self._judged) > 1)
+                pair = [_row(found, differing[0].name, row, cut) for found in named]
+                before, after = _tell(differing[0], pair, several=len(self._judged) > 1)
                 picture = picture_of(batch, row)
                 self.changed.append(Changed(self._seen + row, before, after, picture))
         self._seen += batch.own
@@ -126,17 +135,19 @@ class ByClass:
         return tuple(found)
 
 
-def _tell(
-    judged: Judged,
-    reference: dict[str, Tensor],
-    output: dict[str, Tensor],
-    row: int,
-    several: bool,
-) -> tuple[str, str]:
+def _row(found: dict[str, Tensor], name: str, row: int, cut: Cut) -> Tensor | None:
+    """One example of an output, without padding; None of what is no output."""
+    if not name:
+        return None
+    pieces = cut(name, found[name])
+    return found[name][row : row + 1] if pieces is None else pieces[row]
+
+
+def _tell(judged: Judged, pair: Sequence[Tensor | None], several: bool) -> tuple[str, str]:
     """Both decisions of one output on one example, in words."""
-    if not judged.name:
+    reference, output = pair
+    if reference is None or output is None:
         return "", ""
     name = judged.name
-    pair = (named[name][row : row + 1] for named in (reference, output))
-    before, after = tell(judged.rule, *pair)
+    before, after = tell(judged.rule, reference, output)
     return (f"{name}: {before}" if several and before else before), after

@@ -4,10 +4,9 @@ A rule takes the original's and the compressed model's tensor on one batch, (N, 
 (N,) bool. What is not a number never agrees.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +94,33 @@ class argmax(Rule):
                 'decision="argmax(dim=1)" or decision="argmax(dim=2)".'
             )
         return likely[0]
+
+
+@dataclass(frozen=True)
+class next_token(argmax):
+    """Same most likely next token, at every position of a text: of a causal language model, whose
+    agreement counts positions.
+
+    Attributes:
+        dim: the axis of the vocabulary; the last by default.
+        share: of the positions of one example that must agree, where examples are counted, as
+            beside other outputs that are judged.
+        ids: keyword or place of the argument that holds the tokens, for the perplexity.
+    """
+
+    ids: str | int | None = None
+
+    name = "next_token"
+
+    def __str__(self) -> str:
+        return "most likely next token at each position (next_token)"
+
+    def settle(self, reference: Tensor) -> Rule:
+        if reference.dim() != 3:
+            raise UnsupportedError(
+                f"next_token of an output {_shape(reference)}: it takes (N, length, vocabulary)."
+            )
+        return replace(self, dim=2)
 
 
 @dataclass(frozen=True)
@@ -210,35 +236,6 @@ class Custom(Rule):
 
     def __str__(self) -> str:
         return f"the caller's own ({name_function(self.function)})"
-
-
-RULES: dict[str, type[Rule]] = {r.name: r for r in (argmax, sign, multilabel, close)}
-"""What `decision=` takes by name."""
-
-
-def parse_rule(text: str) -> Rule:
-    """A rule by its name, with or without arguments: `argmax`, `argmax(dim=2, share=0.95)`.
-
-    Raises:
-        UnsupportedError: there is none of this name, or it does not take these arguments.
-    """
-    found = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
-    kind = RULES.get(found[1]) if found else None
-    if found is None or kind is None:
-        raise UnsupportedError(f"decision={text!r} is not one of {', '.join(RULES)}.")
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    arguments: dict[str, float] = {}
-    for part in filter(str.strip, (found[2] or "").split(",")):
-        key, _, value = (piece.strip() for piece in part.partition("="))
-        try:
-            if key not in known:
-                raise ValueError
-            arguments[key] = int(value) if key == "dim" else float(value)
-        except ValueError as error:
-            raise UnsupportedError(
-                f"decision={text!r}: {kind.name} takes {', '.join(known)} as name=number."
-            ) from error
-    return kind(**arguments)
 
 
 def check_result(same: Any, size: int, rule: Rule) -> Tensor:

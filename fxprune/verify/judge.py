@@ -1,7 +1,8 @@
 """What of a model's output is judged and by which rules, settled before any long work."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from fxprune.capture.returned import is_state
 from fxprune.errors import UnsupportedError
-from fxprune.verify.decisions import RULES, Custom, Rule, check_result, parse_rule
+from fxprune.verify.asking import NO_ROWS, ask, ask_rows
+from fxprune.verify.decisions import Custom, Rule, check_result, next_token
 from fxprune.verify.infer import Inferred, infer
+from fxprune.verify.named_rules import RULES, parse_rule
 from fxprune.verify.outputs import ONLY, floating, name_leaves
 
 Choice = Rule | str | Callable[[Any, Any], Any] | None
@@ -20,8 +23,9 @@ output, output) -> (N,) bool; or these by the name or index of an output, None f
 judged.
 """
 
-NO_ROWS = "has no row"
-"""In the reason why an output of another length than the batch is not judged."""
+Cut = Callable[[str, Tensor], list[Tensor] | None]
+"""Takes the padding off an output by its name, (1, ...) example by example; None where it has none.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,27 @@ class Judge:
             names.setdefault(str(judged.rule), []).append(judged.name)
         return "; ".join(f"{', '.join(of)}: {rule}" for rule, of in names.items())
 
-    def decide(self, reference: Any, output: Any, size: int) -> list[Tensor]:
+    @property
+    def tokens(self) -> tuple[str, next_token] | None:
+        """The output whose next tokens are the decisions, where that is all that counts."""
+        counted = [judged for judged in self.outputs if judged.counts]
+        if len(counted) != 1 or not isinstance(counted[0].rule, next_token):
+            return None
+        return counted[0].name, counted[0].rule
+
+    def decide(
+        self,
+        reference: Any,
+        output: Any,
+        size: int,
+        cut: Cut = lambda name, value: None,
+    ) -> list[Tensor]:
         """(size,) bool for each of `outputs`, of one batch.
+
+        Args:
+            reference, output: of both models.
+            size: examples in it.
+            cut: takes the padding off an output.
 
         Raises:
             UnsupportedError: an output is missing or of another size, or a caller's function does
@@ -76,7 +99,12 @@ class Judge:
             pair = (reference, output)
             if judged.name:
                 pair = tuple(_pick(named, judged.name, size) for named in tensors)  # type: ignore[assignment]
-            same.append(check_result(judged.rule(*pair), size, judged.rule))
+            pieces = [cut(judged.name, value) for value in pair] if judged.name else [None]
+            if any(piece is None for piece in pieces):
+                same.append(check_result(judged.rule(*pair), size, judged.rule))
+                continue
+            ones = (judged.rule(*both) for both in zip(*pieces, strict=True))
+            same.append(torch.cat([check_result(one, 1, judged.rule) for one in ones]))
         return same
 
 
@@ -90,12 +118,17 @@ def check_decision(decision: Any) -> None:
         _make_rule(choice)
 
 
-def settle(decision: Decision, samples: Sequence[tuple[Any, int]]) -> Judge:
+def settle(
+    decision: Decision,
+    samples: Sequence[tuple[Any, int]],
+    known: Mapping[str, next_token] = MappingProxyType({}),
+) -> Judge:
     """Fix what is judged and by which rules.
 
     Args:
         decision: the caller's; None to infer it.
         samples: outputs of the original on a few batches, and their numbers of examples.
+        known: rules of outputs that are known to score next tokens, by name.
 
     Raises:
         UnsupportedError: the decision does not suit the output, or there is nothing to judge.
@@ -111,11 +144,15 @@ def settle(decision: Decision, samples: Sequence[tuple[Any, int]]) -> Judge:
         mapping = decision if isinstance(decision, Mapping) else {}
         chosen = _choose(mapping, {**named, **left_out})
     own = tuple(
-        Judged(name, _settle_one(choice, name, named[name]))
+        Judged(name, _settle_one(_with_tokens(choice, known.get(name)), name, named[name]))
         for name, choice in chosen.items()
         if choice is not None
     )
-    inferred = {name: infer(tensor) for name, tensor in named.items() if name not in chosen}
+    inferred = {
+        name: Inferred(known[name]) if name in known else infer(tensor)
+        for name, tensor in named.items()
+        if name not in chosen
+    }
     if not own and not inferred:
         raise UnsupportedError(
             "The model returns no floating tensor with a row per example to compare. Pass "
@@ -124,7 +161,7 @@ def settle(decision: Decision, samples: Sequence[tuple[Any, int]]) -> Judge:
     unsaid = {n: reason for n, reason in left_out.items() if reason and n not in chosen}
     unsaid |= {n: "the caller's choice" for n, choice in chosen.items() if choice is None}
     notes = [f"the output {name} is not judged: {reason}" for name, reason in unsaid.items()]
-    question = _ask_rows([name for name, reason in unsaid.items() if NO_ROWS in reason])
+    question = ask_rows([name for name, reason in unsaid.items() if NO_ROWS in reason])
     return _judge(own, inferred, named, notes, question)
 
 
@@ -150,8 +187,15 @@ def _judge(
         for name, found in doubtful.items()
         for rule in found.doubts
     )
-    question = " ".join(part for part in (_ask(doubtful, named), question) if part)
+    question = " ".join(part for part in (ask(doubtful, named), question) if part)
     return Judge((*judged, *others), tuple(notes), question)
+
+
+def _with_tokens(rule: Rule, known: next_token | None) -> Rule:
+    """The caller's rule, with the argument that holds the tokens where it says none."""
+    if known is not None and isinstance(rule, next_token) and rule.ids is None:
+        return replace(rule, ids=known.ids)
+    return rule
 
 
 def _settle_one(rule: Rule, name: str, tensor: Tensor) -> Rule:
@@ -234,38 +278,6 @@ def _choose(decision: Mapping[str | int, Choice], names: Mapping[str, Any]) -> d
             raise UnsupportedError(f"decision: the output {below[0]} cannot be judged: {reason}.")
         chosen |= dict.fromkeys(fit, rule)
     return chosen
-
-
-def _ask(doubtful: Mapping[str, Inferred], named: Mapping[str, Tensor]) -> str:
-    """What the caller has to say, and the choices."""
-    shapes = ", ".join(
-        f"{name} {('N', *named[name].shape[1:])}".replace("'", "") for name in doubtful
-    )
-    first = next(iter(doubtful))
-    if len(named) == 1:
-        answer = "decision= one of " + doubtful[first].choices
-    else:
-        answer = (
-            "decision={"
-            + ", ".join(f'"{n}": ...' for n in doubtful)
-            + "} with "
-            + "; ".join(
-                f"{name}: one of {found.choices}, or None" for name, found in doubtful.items()
-            )
-        )
-    return (
-        f"Shape and values of the model's output leave open what it decides: {shapes}. Say when "
-        f"two outputs are the same decision: {answer} (or a callable)."
-    )
-
-
-def _ask_rows(names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return (
-        f"The output {names[0]} has no row for each example: leave it out by "
-        f'decision={{"{names[0]}": None}}, or pass a callable that judges all outputs.'
-    )
 
 
 def _pick(named: Mapping[str, Tensor], name: str, size: int) -> Tensor:

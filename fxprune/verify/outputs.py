@@ -1,6 +1,6 @@
 """The tensors of a model's output by name, and how far those of two models are apart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -53,16 +53,28 @@ def floating(output: Any) -> dict[str, Tensor]:
     }
 
 
-def squared_error(reference: Tensor, output: Tensor) -> tuple[float, float]:
+def squared_error(
+    reference: Tensor, output: Tensor, real: Tensor | None = None
+) -> tuple[float, float]:
     """Squared error and squared norm of two tensors (N, ...), summed.
 
     The norm is about the mean of each example's values, where there are several: what all of them
     share says nothing. Values that are equal and infinite (masks) count neither way.
+
+    Args:
+        reference, output: of the two models.
+        real: bool that expands to them, where they count; everywhere by default.
     """
     a, b = reference.detach().double(), output.detach().double()
     if not a.isfinite().all():
         a, b = a.where(a != b, 0), b.where(a != b, 0)
     several = a.dim() > 1 and a[0].numel() > 1 if len(a) else False
+    if real is not None and several and len(real) == len(a):
+        weight = real.expand(a.shape).double()
+        axes = tuple(range(1, a.dim()))
+        mean = (a * weight).sum(axes, keepdim=True) / weight.sum(axes, keepdim=True).clamp(min=1)
+        apart, spread = (a - b) * weight, (a - mean) * weight
+        return float(apart.square().sum()), float(torch.square(spread).sum())
     center = a - a.mean(tuple(range(1, a.dim())), keepdim=True) if several else a
     return float((a - b).square().sum()), float(torch.square(center).sum())
 
@@ -73,11 +85,16 @@ class OutputErrors:
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
 
-    def add(self, reference: Any, output: Any) -> None:
-        """Count one batch's outputs of two models."""
+    def add(
+        self,
+        reference: Any,
+        output: Any,
+        real: Callable[[str, Tensor], Tensor | None] = lambda name, value: None,
+    ) -> None:
+        """Count one batch's outputs of two models, where they are no padding."""
         found = floating(output)
         for name, tensor in floating(reference).items():
-            error, norm = squared_error(tensor, found[name])
+            error, norm = squared_error(tensor, found[name], real(name, tensor))
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = before[0] + error, before[1] + norm
 

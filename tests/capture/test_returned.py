@@ -74,7 +74,8 @@ def ids(count: int, length: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
-    return fxprune.compress(causal(), [ids(16, 12)] * 4, **FAST)
+    # Keys and values that stay whole can be compared.
+    return fxprune.compress(causal(), [ids(16, 12)] * 4, ignore="mix", **FAST)
 
 
 def check(result: nn.Module, length: int) -> None:
@@ -108,6 +109,26 @@ def test_copies_and_pickles_return_it_too(small: nn.Module) -> None:
     for kind in (Cache, Level):  # as in another process
         del pytree.SUPPORTED_NODES[kind]
     check(pickle.loads(written), 7)
+
+
+class Window(Level):
+    """A level of another class, which a known cache may hold."""
+
+
+class Windowed(Causal):
+    def forward(self, ids: Tensor, use_cache: bool | None = None) -> dict[str, Any]:
+        found = super().forward(ids, use_cache)
+        level = found["cache"].levels[0]
+        made = Window(level.kind)
+        made.update(level.keys, level.values)
+        found["cache"].levels = [made]
+        return found
+
+
+def test_a_known_cache_of_another_kind_of_levels(small: nn.Module) -> None:
+    torch.manual_seed(0)
+    found = fxprune.compress(Windowed().eval(), [ids(16, 12)] * 4, **FAST)
+    assert type(found(ids(3, 7))["cache"].levels[0]) is Window
 
 
 def test_a_saved_model_returns_plain_dicts(small: nn.Module, tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from fxprune.errors import UnsupportedError
 from fxprune.verify.decisions import (
-    RULES,
     Custom,
     argmax,
     check_result,
     close,
     multilabel,
-    parse_rule,
+    next_token,
     sign,
 )
+from fxprune.verify.named_rules import RULES, parse_rule
 from tests.tensors import normal
 
 
@@ -178,7 +178,13 @@ def test_infinite_errors_are_none_to_compare() -> None:
 
 
 def test_rules_by_name() -> None:
-    assert [parse_rule(name) for name in RULES] == [argmax(), sign(), multilabel(), close()]
+    assert [parse_rule(name) for name in RULES] == [
+        argmax(),
+        next_token(),
+        sign(),
+        multilabel(),
+        close(),
+    ]
     assert parse_rule(" argmax( dim=2, share=0.95 )") == argmax(2, 0.95)
     assert parse_rule("close(tolerance=0.1)") == close(0.1)
 
