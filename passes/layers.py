@@ -63,8 +63,8 @@ def _linear(node: Node, tensors: Tensors) -> nn.Module:
 
 
 def _batch_norm(node: Node, tensors: Tensors) -> nn.Module | None:
-    if "running_mean" not in tensors:
-        return None
+    if "running_mean" not in tensors or argument(node, 5, False):
+        return None  # The statistics are the batch's.
     source: Any = node.args[0]
     kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     momentum, eps = node.args[6:8]

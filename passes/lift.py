@@ -3,7 +3,9 @@ qualified names.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os.path import commonprefix
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,11 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute, module_path
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import drop_unread
+from fxprune.graph.tensors import AS_LAYERS, COUNTER, drop_unread, is_made
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.facts import Facts, tensors_of
 from fxprune.passes.layers import LAYERS
 from fxprune.passes.recurrent import call_recurrent, recurrent_layer
-
-COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,23 @@ class Lifted:
     Attributes:
         node: the call.
         activation: position of the argument that the layer is called on.
-        path: where the layer's tensors are, and where it goes.
+        path: where the layer goes: where its tensors are, or below `AS_LAYERS`.
         layer: on the meta device; the tensors are registered in it when it is placed.
+        shared: names of the tensors, by the layer's names for them, where they stay with their
+            owner too.
     """
 
     node: Node
     activation: int
     path: str
     layer: nn.Module
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class LiftModules(InPlacePass):
-    """Replace calls by layers where the layer's tensors are exactly the call's; the rest stay
-    functions.
+    """Replace calls by layers: where a module holds exactly the layer's tensors, in its place, and
+    elsewhere below `AS_LAYERS`, with tensors shared; what no layer computes stays a function.
 
     Ensures the same outputs, and the same tensors under the same names; `.train()` and `.eval()`
     reach BatchNorm and dropout.
@@ -57,10 +60,13 @@ class LiftModules(InPlacePass):
                 uses[lifted.path].append(lifted)
         modified = False
         for path, calls in uses.items():
-            layer = calls[0].layer
-            if any(repr(other.layer) != repr(layer) for other in calls):
+            layer, shared = calls[0].layer, calls[0].shared
+            if any((repr(c.layer), c.shared) != (repr(layer), shared) for c in calls):
                 continue
-            _place(module, path, layer)
+            if shared:
+                _place_shared(module, path, layer, shared)
+            else:
+                _place(module, path, layer)
             for call in calls:
                 if isinstance(layer, nn.RNNBase):
                     call_recurrent(module, call.node, path)
@@ -73,12 +79,13 @@ class LiftModules(InPlacePass):
 
     def ensures(self, before: Facts, after: GraphModule) -> None:
         """Every tensor is the one there was, under its name; what is new counts batches."""
-        found = tensors_of(after)
+        found, held = tensors_of(after), {id(tensor) for tensor in before.tensors.values()}
         for name, tensor in before.tensors.items():
             if found.pop(name, None) is not tensor:
                 raise PlanError(f"{name} is not the tensor it was")
-        for name in found:
-            if name.rpartition(".")[2] != COUNTER:
+        for name, tensor in found.items():
+            shared = name.startswith(AS_LAYERS) and id(tensor) in held
+            if name.rpartition(".")[2] != COUNTER and not shared:
                 raise PlanError(f"{name} is a tensor that the graph did not have")
 
 
@@ -99,27 +106,40 @@ def _lift(module: GraphModule, node: Node) -> Lifted | None:
     if node.op != "call_function" or operator_name(node.target) not in LAYERS or node.kwargs:
         return None
     kind = LAYERS[operator_name(node.target)]
-    paths, tensors = set(), dict[str, Tensor]()
+    names = dict[str, str]()
     for position, name in kind.tensors.items():
         source = node.args[position] if len(node.args) > position else None
         if source is None:
             continue
         if not isinstance(source, Node) or source.op != "get_attr":
             return None
-        path, _, leaf = str(source.target).rpartition(".")
-        if not path or leaf != name:
-            return None
-        paths.add(path)
-        tensors[name] = attribute(module, str(source.target))
-    if len(paths) != 1:
-        return None
-    path = paths.pop()
-    if not _holds_only(attribute(module, path), set(tensors)):
-        return None
-    layer = kind.build(node, tensors)
+        names[name] = str(source.target)
+    tensors = {name: attribute(module, held) for name, held in names.items()}
+    layer = kind.build(node, tensors) if tensors else None
     if layer is None or not _holds_alike(layer, tensors):
         return None
-    return Lifted(node, kind.activation, path, layer)
+    path = _own_path(module, names)
+    if path is not None:
+        return Lifted(node, kind.activation, path, layer)
+    if any(map(is_made, names.values())) or hasattr(module, AS_LAYERS):
+        return None
+    return Lifted(node, kind.activation, _shared_path(names), layer, names)
+
+
+def _own_path(module: GraphModule, names: Mapping[str, str]) -> str | None:
+    """Where a module holds a layer's tensors, under the layer's names, and nothing else."""
+    paths = {held.rpartition(".")[0] for held in names.values()}
+    path = paths.pop()
+    if paths or not path or any(held != f"{path}.{name}" for name, held in names.items()):
+        return None
+    return path if _holds_only(attribute(module, path), set(names)) else None
+
+
+def _shared_path(names: Mapping[str, str]) -> str:
+    """What the layer is called whose tensors have these names: what they begin with alike."""
+    alike = commonprefix(list(names.values())).removesuffix("weight").strip("._")
+    name = alike or next(iter(names.values()))
+    return f"{AS_LAYERS}.{name.replace('.', '_')}"
 
 
 def _holds_alike(layer: nn.Module, tensors: dict[str, Tensor]) -> bool:
@@ -147,11 +167,28 @@ def _place(module: GraphModule, path: str, layer: nn.Module) -> None:
         layer.register_buffer(name, buffer)
     if isinstance(layer, nn.RNNBase):
         layer._init_flat_weights()
+    _count_batches(layer)
+    parent, _, leaf = path.rpartition(".")
+    setattr(attribute(module, parent) if parent else module, leaf, layer.eval())
+
+
+def _place_shared(
+    module: GraphModule, path: str, layer: nn.Module, names: Mapping[str, str]
+) -> None:
+    """Put a layer below `AS_LAYERS`, with tensors that stay with their owners too."""
+    for name, held in names.items():
+        slots = layer._parameters if name in layer._parameters else layer._buffers
+        slots[name] = attribute(module, held)
+    _count_batches(layer)
+    if AS_LAYERS not in module._modules:
+        module.add_module(AS_LAYERS, nn.Module())
+    setattr(module.get_submodule(AS_LAYERS), path.removeprefix(f"{AS_LAYERS}."), layer.eval())
+
+
+def _count_batches(layer: nn.Module) -> None:
     counter = layer._buffers.get(COUNTER)
     if counter is not None and counter.is_meta:
         layer._buffers[COUNTER] = torch.tensor(0)
-    parent, _, leaf = path.rpartition(".")
-    setattr(attribute(module, parent) if parent else module, leaf, layer.eval())
 
 
 def _lift_dropout(module: GraphModule) -> bool:

@@ -95,6 +95,31 @@ def functional_convolution(p: Program, x: Value) -> Value:
     return p.resized(f"F.conv{x.rank}d({x}, {computed}, {bias})", x, width)
 
 
+@construct(weight=2)
+def flat_graph(p: Program, x: Value) -> Value:
+    """A layer, a norm over it and another layer by functions alone, over tensors of the network's
+    own.
+    """
+    width, out, ones = p.width(), p.width(), (1,) * x.rank if x.kind == "map" else ()
+    call = f"F.conv{x.rank}d" if ones else "F.linear"
+    first, second = (p.parameter(*sizes, *ones) for sizes in ((width, x.channels), (out, width)))
+    biases = [p.some("None", p.parameter(count)) for count in (width, out)]
+    y = p.resized(f"{call}({x}, {first}, {biases[0]})", x, width)
+    vectors = f"{p.parameter(width)}, {p.parameter(width)}"
+    if x.kind != "tokens":
+        mean = p.buffer(f"torch.zeros({width})")
+        variance = p.buffer(f"torch.ones({width})", "_running_var")
+        norm = p.some(
+            f"F.batch_norm({y}, {mean}, {variance}, {vectors}, self.training)",
+            f"F.batch_norm({y}, {mean}, {variance}, {vectors})",
+            f"F.group_norm({y}, {width}, {vectors})" if x.kind == "map" else str(y),
+        )
+    else:
+        norm = p.some(f"F.layer_norm({y}, ({width},), {vectors})", str(y))
+    y = p.activate(p.like(norm, y))
+    return p.resized(f"{call}({y}, {second}, {biases[1]})", x, out)
+
+
 @construct()
 def shared(p: Program, x: Value) -> Value:
     """One layer called twice: one after the other, or side by side."""

@@ -91,9 +91,9 @@ class Program:
         """A parameter of the network's own."""
         return self._own(f"nn.Parameter(torch.zeros{shape})")
 
-    def buffer(self, text: str) -> str:
-        """A buffer from an expression."""
-        name = f"b{len(self.layers)}"
+    def buffer(self, text: str, ending: str = "") -> str:
+        """A buffer from an expression; its name may end so that it is filled as such ones are."""
+        name = f"b{len(self.layers)}{ending}"
         self.layers.append(f"self.register_buffer('{name}', {text})")
         return f"self.{name}"
 

@@ -29,6 +29,11 @@ class Joined:
             for t, grows in zip(leaves, self._grows, strict=True)
         ]
 
+    @property
+    def room(self) -> int:
+        """Examples that there is still room for."""
+        return self._most - self.size
+
     def add(self, batch: Batch) -> bool:
         """Take a call that differs from the first in its number of examples only.
 
@@ -43,7 +48,7 @@ class Joined:
             for by_example, (a, b) in zip(grows, pairs, strict=True)
         )
         stop = self.size + batch.size
-        if not alike or stop > self._most:
+        if not alike or batch.size > self.room:
             return False
         for leaf, by_example, value in zip(self._leaves, grows, other, strict=True):
             if by_example:

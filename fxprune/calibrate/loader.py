@@ -201,17 +201,20 @@ class Calibration:
         most = self.exact or min(self.chunk, self.largest)
         waiting: dict[Sizes, _Waiting] = {}
         for sizes, numbers, part in self._pieces(chosen):
-            if sizes in waiting and not waiting[sizes].add(numbers, part):
+            if sizes in waiting:
+                # Batches of a fixed size are filled up, not padded with copies.
+                taken = waiting[sizes].add(numbers, part, whole=self.exact is None)
+                if taken == part.size:
+                    continue
                 yield waiting.pop(sizes).done()
-            elif sizes in waiting:
-                continue
+                numbers, part = numbers[taken:], part.part(taken, part.size)
             if part.size == most:
                 yield numbers, part
                 continue
             if len(waiting) == WAITING:
                 yield waiting.pop(next(iter(waiting))).done()
             waiting[sizes] = _Waiting(part, most)
-            waiting[sizes].add(numbers, part)
+            waiting[sizes].add(numbers, part, whole=True)
         for joined in waiting.values():
             yield joined.done()
 
@@ -238,11 +241,16 @@ class _Waiting:
     def __init__(self, first: Batch, most: int):
         self._joined, self._numbers = Joined(first, most), list[np.ndarray]()
 
-    def add(self, numbers: np.ndarray, batch: Batch) -> bool:
-        """Take a call, where it fits."""
-        fits = self._joined.add(batch)
-        self._numbers += [numbers] * fits
-        return fits
+    def add(self, numbers: np.ndarray, batch: Batch, whole: bool) -> int:
+        """Take a call where it fits, or else, unless `whole`, as many of its examples as fit; how
+        many were taken.
+        """
+        count = batch.size if whole else min(self._joined.room, batch.size)
+        part = batch if count == batch.size else batch.part(0, count)
+        if not count or not self._joined.add(part):
+            return 0
+        self._numbers.append(numbers[:count])
+        return count
 
     def done(self) -> tuple[np.ndarray, Batch]:
         """What was taken."""

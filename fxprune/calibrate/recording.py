@@ -214,8 +214,9 @@ class _Table:
 
     def add(self, places: Tensor, targets: Tensor) -> tuple[Any, Any]:
         """Handles of further samples."""
-        if self._places is None or self._targets is None:
-            return self._store.put(places), self._store.put(targets)
         own = slice(self._used, self._used + len(targets))
+        if self._places is None or self._targets is None or own.stop > len(self._targets):
+            # There are more than were foreseen where batches of many kinds are filled with copies.
+            return self._store.put(places), self._store.put(targets)
         self._used = own.stop
         return self._places[:, own].copy_(places), self._targets[own].copy_(targets)

@@ -10,7 +10,7 @@ from fxprune.capture.recurrent import split_layers
 from fxprune.capture.regions import inline_regions
 from fxprune.capture.rewritten import rewrite_calls
 from fxprune.graph.nodes import attribute
-from fxprune.graph.tensors import MADE, is_made, names_of, owner_of
+from fxprune.graph.tensors import AS_LAYERS, MADE, is_made, names_of, owner_of, shared_names
 
 
 def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
@@ -86,6 +86,8 @@ def _one_name_each(module: GraphModule) -> None:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             node.target = names.get(str(node.target), node.target)
+    if shared_names(module):  # of a model that was compressed before
+        del module._modules[AS_LAYERS]
 
 
 def _free_layout(module: GraphModule) -> None:

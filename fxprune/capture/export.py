@@ -136,7 +136,8 @@ def _run_once(model: nn.Module, batch: Batch) -> None:
         raise CaptureError(
             f"{type(model).__name__} does not run on the example "
             f"{[tuple(t.shape) for t in batch.tensors()]}: "
-            f"{type(error).__name__}: {error}. Check that the loader yields what forward takes."
+            f"{type(error).__name__}: {error}. Check that the loader yields what forward takes, in "
+            "batches of the one size, where it takes no other number of examples."
         ) from error
 
 

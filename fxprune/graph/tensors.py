@@ -12,6 +12,13 @@ MADE = "made_in_forward"
 `torch.tensor(0.5)`: no module owns them, so they may lose channels and are never fitted.
 """
 
+AS_LAYERS = "as_layers"
+"""Where a compressed model holds the layers that stand for calls whose weights are tensors of
+modules that are no layers: they share these tensors, whose names in a state dict stay.
+"""
+COUNTER = "num_batches_tracked"
+"""What a batch norm that is a layer holds, and as a call does not."""
+
 
 def is_made(name: str) -> bool:
     """Whether a tensor of a captured graph is a constant that the forward makes."""
@@ -53,6 +60,17 @@ def names_of(module: nn.Module) -> dict[str, str]:
         *module.named_buffers(remove_duplicate=False),
     ]
     return {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
+
+
+def shared_names(module: nn.Module) -> dict[str, str]:
+    """The names that tensors have in layers below `AS_LAYERS`, and the first name of each; empty
+    where that is a module of the model's own, which holds others.
+    """
+    if AS_LAYERS not in module._modules:
+        return {}
+    names = {n: own for n, own in names_of(module).items() if n.startswith(f"{AS_LAYERS}.")}
+    lone = [n for n, own in names.items() if n == own and n.rpartition(".")[2] != COUNTER]
+    return {} if lone else names
 
 
 def drop_unread(module: GraphModule) -> bool:

@@ -12,6 +12,7 @@ from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.fingerprint import pack
 from fxprune.capture.batch import Batch
 from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import shared_names
 from fxprune.handover.advice import advise
 from fxprune.handover.asked import tell_asked
 from fxprune.handover.left_alone import left_alone
@@ -174,8 +175,8 @@ def _freeze(small: nn.Module, frozen: frozenset[str], plan: Plan) -> None:
         bias = second.removesuffix("weight") + "bias"
         sources |= {first: weight, second: weight}
         sources |= {bias: weight.removesuffix("weight") + "bias"} if bias in sources else {}
-    for name, source in sources.items():
-        small.get_parameter(name).requires_grad_(source not in frozen)
+    for name in sources.keys() - shared_names(small).keys():
+        small.get_parameter(name).requires_grad_(sources[name] not in frozen)
 
 
 def _bytes(*tensors: Tensor) -> int:

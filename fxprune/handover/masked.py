@@ -14,9 +14,8 @@ from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.supported import check_model
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
-from fxprune.graph.tensors import is_made, names_of
+from fxprune.graph.tensors import COUNTER, is_made, names_of
 from fxprune.handover.report import plan_of, report
-from fxprune.passes.lift import COUNTER
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan, reduced_shape, scatter
 

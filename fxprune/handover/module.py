@@ -7,7 +7,7 @@ the nodes themselves are the state, without what the trace noted about them.
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.returned import Attributes, register_object
 from fxprune.errors import StorageError
+from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import owner_of, shared_names
 
 DERIVED = (
     *("_graph", "_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec"),
@@ -62,6 +64,44 @@ class CompressedModule(GraphModule):
         made.__dict__.update(kept)
         made.graph = graph
         return made
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's, with each tensor of a layer below `AS_LAYERS` under its owner's name only."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        for name in shared_names(self):
+            state.pop(prefix + name, None)
+        return state
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; layers below `AS_LAYERS` still share their tensors afterwards."""
+        shared = shared_names(self)
+        result = super().load_state_dict(*args, **kwargs)
+        self._share(shared)
+        return result
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        shared = shared_names(self)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name, own in shared.items():
+            # The root's are loaded already, those of modules below it only afterwards.
+            given = None if "." not in own else state_dict.get(prefix + own)
+            state_dict[prefix + name] = attribute(self, own) if given is None else given
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        shared = shared_names(self)
+        result = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._share(shared)
+        return result
+
+    def _share(self, shared: Mapping[str, str]) -> None:
+        """Give the layers below `AS_LAYERS` their owners' tensors."""
+        for name, own in shared.items():
+            layer, leaf = owner_of(self, name)
+            slots = layer._parameters if leaf in layer._parameters else layer._buffers
+            slots[leaf] = attribute(self, own)
 
     def __getstate__(self) -> dict[str, Any]:
         """Attributes, and the graph by names."""

@@ -19,7 +19,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import argument, attribute
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import names_of
+from fxprune.graph.tensors import names_of, shared_names
 from fxprune.handover.masked import merge_factors
 from fxprune.label.layers import own_layers
 from fxprune.plans.factoring import names as names_of_factors
@@ -125,12 +125,13 @@ def _calls(small: GraphModule, plan: Plan) -> dict[str, list[Node]]:
     """The calls that give a layer's outputs, by the original's name of its weight."""
     first = {names_of_factors(weight)[0] for weight in plan.factorings}
     second = {names_of_factors(weight)[1]: weight for weight in plan.factorings}
-    found: dict[str, list[Node]] = defaultdict(list)
+    shared, found = shared_names(small), defaultdict[str, list[Node]](list)
     for node in small.graph.nodes:
         weight = None
         if node.op == "call_module":
             held = getattr(small.get_submodule(str(node.target)), "weight", None)
-            weight = f"{node.target}.weight" if held is not None else None
+            name = f"{node.target}.weight"
+            weight = None if held is None else shared.get(name, name)
         elif operator_name(node.target) in OUTPUTS_FIRST:
             source = argument(node, 1)
             if isinstance(source, Node) and source.op == "get_attr":

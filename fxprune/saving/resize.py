@@ -12,10 +12,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from fxprune.capture.copying import copy_model
 from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.errors import StorageError
-from fxprune.graph.tensors import is_made, names_of
+from fxprune.graph.tensors import AS_LAYERS, COUNTER, is_made, names_of, shared_names
 from fxprune.handover.report import attach, plan_of, report
 from fxprune.label.kept_statistics import KEPT
-from fxprune.passes.lift import COUNTER
 from fxprune.plans.plan import Plan, reduced_shape
 
 M = TypeVar("M", bound=nn.Module)
@@ -46,6 +45,8 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
         **dict(small.named_parameters(remove_duplicate=False)),
         **dict(small.named_buffers(remove_duplicate=False)),
     }
+    shared = shared_names(small)
+    state = {name: tensor for name, tensor in state.items() if name not in shared}
     names = names_of(small)
     problems = [
         problem
@@ -64,9 +65,9 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
             f"{'; '.join(problems[:4])}{more}. Pass an instance made "
             "like the one that was compressed, or load without into=."
         )
-    shared: dict[int, Tensor] = {}
+    placed: dict[int, Tensor] = {}
     for name, tensor in state.items():
-        _place(result, name, tensor, device, shared)
+        _place(result, name, tensor, device, placed)
     for path, owner in result.named_modules():
         if any(
             name.startswith(f"{path}." if path else "")
@@ -235,16 +236,20 @@ def _resize_recurrent(owner: nn.RNNBase) -> None:
 
 
 def _groups(before: int, path: str, small: GraphModule, position: int) -> int:
-    """Groups of a convolution or GroupNorm in the compressed graph: of its layer, or of the call
-    that reads its weight.
+    """Groups of a convolution or GroupNorm in the compressed graph: of its layer, of one that
+    shares its weight, or of the call that reads it.
     """
     module: nn.Module | None = small
     for part in path.split("."):
         module = module._modules.get(part) if module is not None else None
-    if isinstance(module, _ConvNd):
-        return module.groups
-    if isinstance(module, nn.GroupNorm):
-        return int(module.num_groups)
+    weight = module._parameters.get("weight") if module is not None else None
+    sharing = small._modules.get(AS_LAYERS)
+    for layer in (module, *(sharing.children() if sharing is not None else ())):
+        if layer is module or layer is not None and layer._parameters.get("weight") is weight:
+            if isinstance(layer, _ConvNd):
+                return layer.groups
+            if isinstance(layer, nn.GroupNorm):
+                return int(layer.num_groups)
     for node in small.graph.nodes:
         if node.op == "get_attr" and node.target == f"{path}.weight":
             for user in node.users:

@@ -1,5 +1,6 @@
 """A loader read once and handed out again and again: batches cut, put together, and refused."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,18 @@ def test_what_is_left_of_small_batches_is_put_together_in_order() -> None:
     found = list(Calibration(tiny(), list(x.split(8))).batches(chosen))
     assert [b.size for b in found[:-1]] == [8] * (len(found) - 1)
     torch.testing.assert_close(torch.cat([b.args[0] for b in found]), x[::3])
+
+
+def test_batches_of_a_fixed_size_are_filled_up_before_copies_are_taken() -> None:
+    x = images(60)
+    chosen = torch.rand(60, generator=torch.Generator().manual_seed(0)).numpy() < 0.6
+    read = Calibration(tiny(), list(x.split(4)))
+    read.exact = 4
+    found = list(read.batches(chosen))
+    assert [b.size for b in found] == [4] * math.ceil(chosen.sum() / 4)
+    assert [b.padding for b in found[:-1]] == [0] * (len(found) - 1)
+    own = torch.cat([b.args[0][: b.own] for b in found])
+    torch.testing.assert_close(own, x[torch.from_numpy(chosen)])
 
 
 def test_batches_of_other_shapes_or_constants_stay_apart() -> None:

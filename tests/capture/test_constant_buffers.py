@@ -142,14 +142,14 @@ def fixed(rows: int) -> Net:
     )
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4, 32])
-def test_a_batch_that_cannot_be_freed_is_the_loaders(rows: int) -> None:
-    model, x = fixed(rows), torch.randn(192, 6)
+@pytest.mark.parametrize(("rows", "count"), [(1, 192), (2, 192), (4, 192), (4, 60), (32, 192)])
+def test_a_batch_that_cannot_be_freed_is_the_loaders(rows: int, count: int) -> None:
+    model, x = fixed(rows), torch.randn(count, 6)
     assert len(fxprune.analyze(model, x[:rows]).groups) == 2
     small = fxprune.compress(model, x.split(rows), flops=0.6, decision="close", progress=False)
     found = fxprune.report(small)
     assert found.agreement is not None
-    assert found.agreement.examples == 192 // 5, "copies that fill a batch do not count"
+    assert found.agreement.examples == count // 5, "copies that fill a batch do not count"
     said = f"the batch size could not be left free: the result takes batches of {rows} examples"
     assert any(note.startswith(said) for note in found.notes)
     with torch.no_grad():
