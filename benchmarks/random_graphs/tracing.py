@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.capture.canonical import canonicalize
 from fxprune.capture.functional import mutates, plain_inplace
+from fxprune.capture.rewritten import SHAPED_LIKE
+from fxprune.graph.operators import operator_name
 
 TRACED, AGAIN = 2, 5
 """Examples of the two runs."""
@@ -80,6 +82,11 @@ class Log(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._alive.append((args, kwargs, result))
         target = DETACH if func is torch.ops.aten.detach_.default else func
+        if operator_name(func) in SHAPED_LIKE:  # sizes that follow the batch are told apart later
+            target, noted = (
+                SHAPED_LIKE[operator_name(func)],
+                ((noted[0][0], list(result.shape)), {}),
+            )
         self.calls.append((target, noted, result))
         several = isinstance(result, (tuple, list))
         for part, tensor in enumerate(result if several else [result]):

@@ -58,13 +58,9 @@ def _join_batch_norm(node: Node) -> None:
 def _spell_shape(node: Node) -> None:
     """Sizes as numbers, which follow the channels that go; only free ones are read where they
     were.
-
-    Where none is free on axis 0, examples or channels may stand there: the call stays as it is.
     """
     other, value = node.args[1], node.meta.get("val")
     if not isinstance(value, Tensor) or not isinstance(other, Node):
-        return
-    if not value.dim() or not isinstance(value.shape[0], torch.SymInt):
         return
     sizes: list[Any] = []
     with node.graph.inserting_before(node):

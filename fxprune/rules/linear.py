@@ -7,7 +7,7 @@ arguments decide (a product with itself is no linear map), so that every call is
 """
 
 from fxprune.graph.convolution import CONVOLUTIONS, GENERAL, TRANSPOSED
-from fxprune.rules.movement import MOVEMENT, RESHAPES_ALIKE
+from fxprune.rules.movement import MOVEMENT
 
 CONTRACTIONS = frozenset(
     {
@@ -79,7 +79,6 @@ LINEAR = frozenset(
         *JOINING,
         *PICKING,
         *MOVEMENT,
-        *RESHAPES_ALIKE,
     }
 )
 """All of these."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, narrow_constant, reshaped, squash, varying
-from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
 
 MOVEMENT = (
@@ -28,7 +27,6 @@ MOVEMENT = (
 
 
 RESHAPES = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
-RESHAPES_ALIKE = frozenset({"aten.view_as", "aten.reshape_as"})
 ALONG = {"aten.roll": 2, "aten.flip": 1}
 """Operators that move elements along the dimensions given by this argument, and leave every other
 alone.
@@ -60,8 +58,6 @@ def run_on_labels(call: Call, pick: int) -> Any:
         # Labels are stride-0 views of another layout than the tensor's: what is a view there may
         # need a copy here.
         return reshaped(args[0], _filled(args[1], args[0].numel()))
-    if name in RESHAPES_ALIKE:
-        return reshaped(args[0], tuple(args[1].shape))
     if name in ALONG and call.arg(ALONG[name], "dims"):
         return call.target(narrow_constant(args[0]), *args[1:], **kwargs).expand(args[0].shape)
     return call.target(*args, **kwargs)
@@ -100,13 +96,6 @@ def channel_shuffle(call: Call) -> Any:
             rows = labels.movedim(1, 0).unflatten(0, (call.args[1], -1))
             call.record.unite(rows, rows[:1])
     return movement(call)
-
-
-@register_rule(*RESHAPES_ALIKE)
-def reshape_alike(call: Call) -> Any:
-    """The shape is another tensor's: where that is shortened, the result is."""
-    moved = movement(call)
-    return replace(moved, axes=meet(call, [moved, call.args[1]], moved.shape))
 
 
 def _several(call: Call, axes: list[Tensor]) -> tuple[Tensor, ...]:

@@ -66,7 +66,7 @@ IDENTITY = (
     "aten.alias "
     "aten._to_copy aten.lift_fresh_copy aten.lift_fresh aten.masked_fill aten.where aten.float "
     "aten.zero aten.zeros_like aten.ones_like aten.full_like aten._assert_tensor_metadata "
-    "aten.empty_like aten.rand_like aten.bernoulli aten.copy aten.expand_as"
+    "aten.empty_like aten.rand_like aten.bernoulli aten.copy"
 ).split()
 # Elementwise, though torch does not tag them so.
 UNTAGGED = (
