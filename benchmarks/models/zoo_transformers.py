@@ -1,77 +1,48 @@
 """Tiny random configurations of the common transformers architectures."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.models import torchvision_ops  # noqa: F401  (before transformers, which imports torchvision too)
 from benchmarks.models.entry import Entry
-
-Build = Callable[[], tuple[nn.Module, Any]]
+from benchmarks.models.tiny import IMAGE, TINY, Build, named, pixels, tokens
+from benchmarks.models.zoo_scenes import SCENES
+from benchmarks.models.zoo_sight import SIGHT
+from benchmarks.models.zoo_text import TEXT
 
 
 def transformers_models() -> Iterator[Entry]:
-    """Every configuration of `TRANSFORMERS`."""
-    for name, build in TRANSFORMERS.items():
+    """Every configuration of `TRANSFORMERS`, `TEXT`, `SIGHT` and `SCENES`."""
+    for name, build in (TRANSFORMERS | TEXT | SIGHT | SCENES).items():
         yield Entry(name, "transformers", build)
 
 
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
-IMAGE = {"image_size": 32, "patch_size": 8}
-
-
-def _tokens(**more: Any) -> dict[str, torch.Tensor]:
-    ids = torch.randint(0, 96, (2, 12))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | more
-
-
-def _pixels(size: int = 32) -> dict[str, torch.Tensor]:
-    return {"pixel_values": torch.randn(2, 3, size, size)}
-
-
-def _named(architecture: str, inputs: Callable[[], Any], **options: Any) -> Build:
-    def build() -> tuple[nn.Module, Any]:
-        import transformers
-
-        kind = architecture
-        config_class = getattr(transformers, kind).config_class
-        config = config_class(**options)
-        return getattr(transformers, kind)(config), inputs()
-
-    return build
-
-
 TRANSFORMERS: dict[str, Build] = {
-    "bert": _named("BertForSequenceClassification", _tokens, vocab_size=100, **TINY),
-    "distilbert": _named(
+    "bert": named("BertForSequenceClassification", tokens, vocab_size=100, **TINY),
+    "distilbert": named(
         "DistilBertForSequenceClassification",
-        _tokens,
+        tokens,
         vocab_size=100,
         dim=32,
         n_layers=2,
         n_heads=4,
         hidden_dim=64,
     ),
-    "roberta": _named(
+    "roberta": named(
         "RobertaForSequenceClassification",
-        _tokens,
+        tokens,
         vocab_size=100,
         pad_token_id=1,
         max_position_embeddings=64,
         **TINY,
     ),
-    "vit": _named("ViTForImageClassification", _pixels, **TINY, **IMAGE),
-    "deit": _named("DeiTForImageClassification", _pixels, **TINY, **IMAGE),
-    "swin": _named(
+    "vit": named("ViTForImageClassification", pixels, **TINY, **IMAGE),
+    "deit": named("DeiTForImageClassification", pixels, **TINY, **IMAGE),
+    "swin": named(
         "SwinForImageClassification",
-        lambda: _pixels(64),
+        lambda: pixels(64),
         image_size=64,
         patch_size=4,
         embed_dim=16,
@@ -79,15 +50,15 @@ TRANSFORMERS: dict[str, Build] = {
         num_heads=[2, 4],
         window_size=4,
     ),
-    "convnext": _named(
+    "convnext": named(
         "ConvNextForImageClassification",
-        lambda: _pixels(64),
+        lambda: pixels(64),
         hidden_sizes=[16, 32, 32, 48],
         depths=[1, 1, 2, 1],
     ),
-    "gpt2": _named(
+    "gpt2": named(
         "GPT2LMHeadModel",
-        _tokens,
+        tokens,
         vocab_size=100,
         n_embd=32,
         n_layer=2,
@@ -95,12 +66,12 @@ TRANSFORMERS: dict[str, Build] = {
         n_positions=64,
         use_cache=False,
     ),
-    "llama": _named(
-        "LlamaForCausalLM", _tokens, vocab_size=100, num_key_value_heads=2, use_cache=False, **TINY
+    "llama": named(
+        "LlamaForCausalLM", tokens, vocab_size=100, num_key_value_heads=2, use_cache=False, **TINY
     ),
-    "t5-encoder": _named(
+    "t5-encoder": named(
         "T5EncoderModel",
-        _tokens,
+        tokens,
         vocab_size=100,
         d_model=32,
         d_kv=8,
@@ -108,9 +79,9 @@ TRANSFORMERS: dict[str, Build] = {
         num_layers=2,
         num_heads=4,
     ),
-    "t5-gated": _named(
+    "t5-gated": named(
         "T5EncoderModel",
-        _tokens,
+        tokens,
         vocab_size=100,
         d_model=32,
         d_kv=8,
@@ -119,8 +90,8 @@ TRANSFORMERS: dict[str, Build] = {
         num_heads=4,
         feed_forward_proj="gated-gelu",
     ),
-    "clip-vision": _named("CLIPVisionModel", _pixels, **TINY, **IMAGE),
-    "wav2vec2": _named(
+    "clip-vision": named("CLIPVisionModel", pixels, **TINY, **IMAGE),
+    "wav2vec2": named(
         "Wav2Vec2Model",
         lambda: {"input_values": torch.randn(2, 1600)},
         conv_dim=[16, 16, 16],
