@@ -197,7 +197,9 @@ SCENES: dict[str, Build] = {
     "deformable-detr": _configured(
         "DeformableDetrForObjectDetection",
         large,
-        lambda: _detr("stage2", "stage3", "stage4") | {"disable_custom_kernels": True},
+        lambda: (
+            _detr("stage2", "stage3", "stage4") | {"disable_custom_kernels": True, "d_model": 64}
+        ),
     ),
     "rt-detr": _configured("RTDetrForObjectDetection", large, lambda: _rt_detr("RTDetr")),
     "rt-detr-v2": _configured("RTDetrV2ForObjectDetection", large, lambda: _rt_detr("RTDetr")),

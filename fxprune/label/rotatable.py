@@ -11,7 +11,8 @@ second is tried out with numbers drawn at random, call by call, as labels do not
 operator does along the other axes (channels shifted each its own way).
 """
 
-from collections.abc import Iterable
+import pickle
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.turning import turn_value
-from fxprune.rules.labels import Value, distinct
+from fxprune.rules.labels import Value, distinct, narrow_constant
 from fxprune.rules.linear import LINEAR
 
 UNTRIED = "could not be tried out"
@@ -43,10 +44,10 @@ def mark_rotatable(module: GraphModule, analysis: Analysis) -> Analysis:
         module: the captured graph.
         analysis: of that graph.
     """
-    found, reasons = [], {}
+    found, reasons, tried = [], {}, dict[Hashable, str]()
     carriers = _carriers(module, analysis)
     for i, group in enumerate(analysis.groups):
-        reason = _reason(analysis, group, carriers[i])
+        reason = _reason(analysis, group, carriers[i], tried)
         if reason:
             reasons[group.name] = reason
         else:
@@ -73,8 +74,14 @@ def _flat(value: Any) -> list[Value]:
     return [item for item in items if isinstance(item, Value)]
 
 
-def _reason(analysis: Analysis, group: ChannelGroup, carriers: list[Node]) -> str:
-    """Why a group's channels may not be mixed; empty where they may."""
+def _reason(
+    analysis: Analysis, group: ChannelGroup, carriers: list[Node], tried: dict[Hashable, str]
+) -> str:
+    """Why a group's channels may not be mixed; empty where they may.
+
+    Args:
+        tried: what came of calls by their form: layers of a stack are tried once.
+    """
     if group.width < 2:
         return ONE_CHANNEL
     if group.width > WIDEST:
@@ -90,7 +97,10 @@ def _reason(analysis: Analysis, group: ChannelGroup, carriers: list[Node]) -> st
         return "read neither by a weight nor by a product whose two factors can be told apart"
     rotation = _random_rotations(group)
     for call in calls:
-        reason = _try_call(call, analysis, group, rotation)
+        form = _form(call, analysis, group)
+        if form not in tried:
+            tried[form] = _try_call(call, analysis, group, rotation)
+        reason = tried[form]
         if reason:
             return f"{reason} ({where(call)})"
     return ""
@@ -129,6 +139,31 @@ def _random_rotations(group: ChannelGroup) -> list[np.ndarray]:
     draw = np.random.default_rng(0)
     shape = (group.width, group.width)
     return [np.linalg.qr(draw.standard_normal(shape))[0] for _ in group.blocks]
+
+
+def _form(call: Node, analysis: Analysis, group: ChannelGroup) -> Hashable:
+    """All that a trial of a call depends on: what is called, on what, and where the channels of
+    the group are there, each by its place in the group.
+    """
+    inputs = {node: number for number, node in enumerate(call.all_input_nodes)}
+    given: Any = map_arg((call.args, dict(call.kwargs)), lambda node: f"%{inputs[node]}")
+    channels = group.blocks.reshape(-1)
+    order = np.argsort(channels, kind="stable")
+
+    def places(labels: Tensor) -> Hashable:
+        ids = narrow_constant(labels).numpy()
+        at = np.searchsorted(channels[order], ids).clip(max=len(channels) - 1)
+        found = np.where(channels[order[at]] == ids, order[at] + 1, 0)
+        return tuple(labels.shape), found.shape, found.tobytes()
+
+    def seen(item: Any) -> Hashable:
+        if not isinstance(item, Value):
+            return repr(item) if not isinstance(item, (tuple, list)) else tuple(map(seen, item))
+        const = None if item.const is None else pickle.dumps(item.const.cpu())
+        return item.shape, str(item.dtype), const, tuple(map(places, item.axes))
+
+    values = [analysis.values[node.name] for node in (*inputs, call)]
+    return call.target, repr(given), group.blocks.shape, tuple(map(seen, values))
 
 
 def _try_call(
