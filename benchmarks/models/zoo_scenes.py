@@ -219,7 +219,7 @@ SCENES: dict[str, Build] = {
         num_output_groups=[8, 4, 0],
         **IMAGE,
     ),
-    "blip-vision": named("BlipVisionModel", pixels, **VIT),
+    "blip-vision": named("BlipVisionModel", pixels, initializer_range=0.02, **VIT),
     "vilt": named("ViltModel", _both, **WORDS, **IMAGE),
     "llava": _configured("LlavaForConditionalGeneration", _seen, lambda: _llava()),
 }
