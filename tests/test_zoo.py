@@ -42,5 +42,5 @@ def test_a_network_from_onnx_is_compressed_and_written_again(tmp_path: Path) -> 
     result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "otherwise" not in result.output, "the module decides as the file does"
-    assert "| 0.7 | `auto` |" in out.read_text()
-    assert "| 0.7 | `paper-uniform` |" in out.read_text()
+    assert "| 0.7 | `auto` | 8 |" in out.read_text()
+    assert "| 0.7 | `paper-uniform` | 1 |" in out.read_text()
