@@ -3,7 +3,7 @@
 The demo's VGG is exported to ONNX (opset 17), read back by onnx2torch, compressed by `auto` and by
 the reference method at uniform widths (`paper-uniform`) on its 1,000 unlabeled images, and exported
 again. Decisions are compared on images that nothing was trained, fitted or selected on; times are
-ONNX Runtime's, of both files in turns, on one thread. Its kernels take blocks of channels, so that
+ONNX Runtime's, of both files in turns, on one thread. Kernels may take blocks of channels, so that
 each method is also asked for widths in steps of 8. Needs `pip install "fxprune[onnx]"`.
 docs/onnx.md is written from the rows.
 """

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -63,6 +64,28 @@ class Joined:
             for leaf, grows in zip(self._leaves, self._grows, strict=True)
         ]
         return make_batch(*pytree.tree_unflatten(leaves, self._form))
+
+
+class Waiting:
+    """Examples of one combination of sizes that wait for more, as `Joined`, and their numbers."""
+
+    def __init__(self, first: Batch, most: int):
+        self._joined, self._numbers = Joined(first, most), list[np.ndarray]()
+
+    def add(self, numbers: np.ndarray, batch: Batch, whole: bool) -> int:
+        """Take a call where it fits, or else, unless `whole`, as many of its examples as fit; how
+        many were taken.
+        """
+        count = batch.size if whole else min(self._joined.room, batch.size)
+        part = batch if count == batch.size else batch.part(0, count)
+        if not count or not self._joined.add(part):
+            return 0
+        self._numbers.append(numbers[:count])
+        return count
+
+    def done(self) -> tuple[np.ndarray, Batch]:
+        """What was taken."""
+        return np.concatenate(self._numbers), self._joined.batch()
 
 
 def has_rows(values: Sequence[Any], sizes: Sequence[int]) -> bool:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.fingerprint import fingerprints
 from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
-from fxprune.calibrate.joined import Joined, has_rows
+from fxprune.calibrate.joined import Joined, Waiting, has_rows
 from fxprune.calibrate.padding import Mask, read_mask
 from fxprune.calibrate.reading import check_like, read_items
 from fxprune.calibrate.spill import Spill
@@ -206,7 +206,7 @@ class Calibration:
     def _joined(self, chosen: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
         """What is chosen of neighboring batches of the same sizes put together."""
         most = self.exact or min(self.chunk, self.largest)
-        waiting: dict[Sizes, _Waiting] = {}
+        waiting: dict[Sizes, Waiting] = {}
         for sizes, numbers, part in self._pieces(chosen):
             if sizes in waiting:
                 # Batches of a fixed size are filled up, not padded with copies.
@@ -220,7 +220,7 @@ class Calibration:
                 continue
             if len(waiting) == WAITING:
                 yield waiting.pop(next(iter(waiting))).done()
-            waiting[sizes] = _Waiting(part, most)
+            waiting[sizes] = Waiting(part, most)
             waiting[sizes].add(numbers, part, whole=True)
         for joined in waiting.values():
             yield joined.done()
@@ -240,28 +240,6 @@ class Calibration:
             for at in range(0, batch.size, chunk):
                 stop = min(at + chunk, batch.size)
                 yield kept.sizes, start + index[at:stop], batch.part(at, stop)
-
-
-class _Waiting:
-    """Examples of one combination of sizes that wait for more, as `Joined`, and their numbers."""
-
-    def __init__(self, first: Batch, most: int):
-        self._joined, self._numbers = Joined(first, most), list[np.ndarray]()
-
-    def add(self, numbers: np.ndarray, batch: Batch, whole: bool) -> int:
-        """Take a call where it fits, or else, unless `whole`, as many of its examples as fit; how
-        many were taken.
-        """
-        count = batch.size if whole else min(self._joined.room, batch.size)
-        part = batch if count == batch.size else batch.part(0, count)
-        if not count or not self._joined.add(part):
-            return 0
-        self._numbers.append(numbers[:count])
-        return count
-
-    def done(self) -> tuple[np.ndarray, Batch]:
-        """What was taken."""
-        return np.concatenate(self._numbers), self._joined.batch()
 
 
 def sizes_of(batch: Batch) -> Sizes:
