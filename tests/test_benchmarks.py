@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
+from benchmarks import first_sight
 from benchmarks.examination.study import Found, Subject, draw_lines, put_out
 from benchmarks.examination.tradeoff_page import _curve, picture
 from benchmarks.studies import app as studies
@@ -88,3 +90,14 @@ def test_a_study_runs(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(studies, [name, "--net", "mlp", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.md", f"{name}.png"]
+
+
+def test_a_report_has_fewer_lines_than_it_is_about() -> None:
+    def alike() -> tuple[nn.Module, list[torch.Tensor]]:
+        blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(30)]
+        return nn.Sequential(*blocks), [torch.randn(2, 8, 5, 5)]
+
+    rows, lines = first_sight.report_lines(alike)
+    assert rows > 30
+    assert 10 < lines < 40
+    assert set(first_sight.MODELS) == {"ResNet-50", "BERT-base", "YOLO11n"}
