@@ -4,8 +4,9 @@ capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify ->
 observed of the original in between is computed when it is first asked for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from fxprune.allocate.expected_cost import expect_cost
 from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, warn_caller
-from fxprune.fit.build import build
+from fxprune.fit.build import build, name_fits
 from fxprune.handover.finish import hand_over
 from fxprune.handover.report import report
 from fxprune.handover.rows import Point
+from fxprune.identity import require_call
 from fxprune.label.flops import count_flops
 from fxprune.options import Options
+from fxprune.resume.steps import open_steps
+from fxprune.saving.finished import find_finished, keep_finished
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
 
@@ -37,30 +41,58 @@ class Fitted:
     """A decided and fitted model before it is handed over.
 
     Attributes:
-        graph: of ATen calls.
+        make: gives the graph, made when it is first asked for.
         allocation: it was made by.
         agreement: on the held-out examples; None where there are none.
+        point: its own in a curve; None without examples to compare on.
         curve: of the sizes that were tried to find this one.
     """
 
-    graph: GraphModule
+    make: Callable[[], GraphModule]
     allocation: Allocation
     agreement: Agreement | None
+    point: Point | None = None
     curve: tuple[Point, ...] = ()
+
+    @property
+    def graph(self) -> GraphModule:
+        """Of ATen calls."""
+        return self.make()
+
+    @property
+    def fits(self) -> str:
+        """How the names of the steps begin in which it was fitted."""
+        allocation = self.allocation
+        return name_fits(allocation.session, allocation.keep_mask, allocation.plan.factorings)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What is known of a fitted model once it was compared.
+
+    Attributes:
+        agreement: on the held-out examples; None where there are none.
+        kept: FLOPs over the original's.
+    """
+
+    agreement: Agreement | None
+    kept: float
 
 
 def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModule:
     """`compress` and `factorize` on a model that can be captured; warns where few decisions were
     kept.
     """
-    with undisturbed(model, options.seed):
-        session = open_session(model, loader, options)
-        limits = session.options.budget.limits
-        if (
-            session.options.budget.agreement is None
-        ):  # else it is not known how many sizes are tried
-            session.journal.expect(expect_cost(session, limits))
-        small = compress_session(session, limits)
+    with undisturbed(model, options.seed), open_steps(options.checkpoint) as steps:
+        require_call(steps, model, options)
+        small = find_finished(steps, model, loader, options)
+        if small is None:
+            session = open_session(model, loader, options, steps=steps)
+            limits = options.budget.limits
+            if options.budget.agreement is None:  # else it is not known how many sizes are tried
+                session.journal.expect(expect_cost(session, limits))
+            small = compress_session(session, limits)
+            keep_finished(steps, small)
     warn_of_few(small)
     return small
 
@@ -97,8 +129,17 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     """
     allocation = allocate(session, limits)
     _tell_plan(session, allocation, limits)
-    graph = build(allocation.session, allocation.keep_mask, allocation.plan.factorings)
-    return Fitted(graph, allocation, verify(session, graph))
+    own, mask, factorings = allocation.session, allocation.keep_mask, allocation.plan.factorings
+    make = cache(lambda: build(own, mask, factorings))
+    key = (own.statistics.rotations, mask, factorings)
+
+    def verified() -> Verified:
+        return Verified(verify(session, make()), _kept(session, make()))
+
+    found = session.journal.step("agreement", key, Verified, verified)
+    a = found.agreement
+    point = None if a is None else Point(found.kept, a.rate, a.bound, a.examples, a.error)
+    return Fitted(make, allocation, a, point)
 
 
 def _tell_plan(session: Session, allocation: Allocation, limits: Mapping[str, float]) -> None:
@@ -134,11 +175,13 @@ def certify(session: Session) -> Fitted:
             stopped = f"no group can give more than FLOPs {fraction:g} asks"
             break
         found = fitted.agreement
-        if found is not None:
-            curve.append(_point(session, fitted.graph, found))
+        if fitted.point is not None:
+            curve.append(fitted.point)
         if found is None or not found.bound >= budget.agreement:
             stopped = f"at FLOPs {fraction:g} the model agrees on {_tell(found)}"
             break
+        if best is not None and best.fits != fitted.fits:
+            session.journal.steps.forget(best.fits)
         best = fitted
     if best is None:
         raise BudgetError(
@@ -150,11 +193,10 @@ def certify(session: Session) -> Fitted:
     return replace(best, curve=tuple(curve))
 
 
-def _point(session: Session, graph: GraphModule, found: Agreement) -> Point:
-    """What a size that was tried keeps and gives."""
+def _kept(session: Session, graph: GraphModule) -> float:
+    """FLOPs over the original's."""
     example = session.captured.example
-    kept = count_flops(graph, example) / max(count_flops(session.graph, example), 1)
-    return Point(kept, found.rate, found.bound, found.examples, found.error)
+    return count_flops(graph, example) / max(count_flops(session.graph, example), 1)
 
 
 def _tell(found: Agreement | None) -> str:

@@ -22,6 +22,7 @@ from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
+from fxprune.identity import require_examples, require_graph
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
@@ -30,6 +31,7 @@ from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.progress import Journal
+from fxprune.resume.steps import Steps
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
@@ -175,7 +177,12 @@ class Session:
 
 
 def open_session(
-    model: nn.Module, loader: Any, options: Options, *, channels: bool | None = None
+    model: nn.Module,
+    loader: Any,
+    options: Options,
+    *,
+    channels: bool | None = None,
+    steps: Steps | None = None,
 ) -> Session:
     """Capture, label, and split the calibration examples.
 
@@ -185,18 +192,22 @@ def open_session(
         options: what was asked for.
         channels: whether channels may go; by default where the method takes any. A model without
             a channel group is an error then.
+        steps: where what is done is kept; nowhere by default.
 
     Raises:
         CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where,
             what, why and what to do.
+        StorageError: the steps are of another run.
     """
     check_model(model)
-    journal = Journal(options.progress)
+    journal = Journal(options.progress, steps)
     store = Spill(options.memory)
     calibration = Calibration(model, loader, store=store, groups=options.groups)
+    require_examples(journal.steps, calibration)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
+        require_graph(journal.steps, captured.graph)
         notes, compare_features = _examine(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)

@@ -6,7 +6,7 @@ with those kept, the original runs once over the examples however many plans are
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,14 +112,16 @@ class Recording:
         self.store, self.examples, self.chunks = store, examples, list[Chunk]()
         self._module, self._work = module, max(work, LEAST_WORK)
         self._tables: dict[str, _Table] = {}
+        self._wanted: dict[str, float] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
             wanted = self.rows_per_example(weight[0].numel(), len(layer.calls))
             for call in layer.calls:
+                self._wanted[call.name] = wanted
                 self.watch[call.name] = functools.partial(
-                    self._keep_sample, call.name, channel_dim(call, weight.dim()), wanted
+                    self._keep_sample, call.name, channel_dim(call, weight.dim())
                 )
 
     def rows_per_example(self, features: int, calls: int) -> float:
@@ -153,16 +155,29 @@ class Recording:
         """The original's outputs on a chunk, as the model returns them."""
         return self._module.graph.process_outputs([self.store.get(leaf) for leaf in chunk.outputs])
 
-    def _keep_sample(self, name: str, dim: int, per_example: float, value: Tensor) -> None:
+    def recall(
+        self, chunk: Chunk, samples: Mapping[str, tuple[Tensor, Tensor]], outputs: Iterable[Any]
+    ) -> None:
+        """Take for a chunk what was recorded of it before, in place of running the original.
+
+        Args:
+            chunk: without samples.
+            samples: as `sample` gives them, by call.
+            outputs: the model's flat outputs, where they were kept.
+        """
+        for name, (places, targets) in samples.items():
+            self._hold(chunk, name, places, targets)
+        chunk.outputs = [self.store.put(leaf) for leaf in outputs]
+
+    def _keep_sample(self, name: str, dim: int, value: Tensor) -> None:
         """Record a call's output at positions drawn from it.
 
         Args:
             name: of the call.
             dim: of its channels.
-            per_example: positions wanted of each example.
             value: its output on the current chunk.
         """
-        chunk = self.chunks[-1]
+        chunk, per_example = self.chunks[-1], self._wanted[name]
         positions = value.movedim(dim, -1)
         total = positions[..., 0].numel()
         wanted = math.ceil(per_example * (chunk.first + chunk.size)) - math.ceil(
@@ -171,8 +186,12 @@ class Recording:
         pick = _one_per_stretch(total, wanted, self._generator)
         places = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
         targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
+        self._hold(chunk, name, places, targets)
+
+    def _hold(self, chunk: Chunk, name: str, places: Tensor, targets: Tensor) -> None:
+        """Put a call's sample beside those of the chunks before."""
         if name not in self._tables:
-            most = math.ceil(per_example * self.examples)
+            most = math.ceil(self._wanted[name] * self.examples)
             self._tables[name] = _Table(self.store, most, places, targets)
         chunk.samples[name] = self._tables[name].add(places, targets)
         chunk.picks[name] = len(targets)

@@ -26,6 +26,7 @@ from fxprune.options import DEFAULTS
 BUDGETS = (0.9, 0.7, 0.5, 0.35)
 AS_THEY_ARE = (
     *("flops", "params", "agreement", "latency", "method", "selector", "effort", "seed"),
+    "checkpoint",
 )
 """Options of compress that the library takes as they stand."""
 NOT_KEPT = "Next: the same with --out small/, since no model was written."
@@ -59,6 +60,7 @@ def compress(
     std: options.Numbers = "",
     device: options.Device = None,
     dtype: options.DType = None,
+    checkpoint: options.Checkpoint = None,
     out: options.Out = None,
     html: options.Html = None,
     as_json: options.Json = False,
@@ -103,6 +105,7 @@ def factorize(
     std: options.Numbers = "",
     device: options.Device = None,
     dtype: options.DType = None,
+    checkpoint: options.Checkpoint = None,
     out: options.Out = None,
     html: options.Html = None,
     as_json: options.Json = False,
@@ -125,6 +128,7 @@ def factorize(
         groups=labels,
         ignore=ignore or (),
         seed=seed,
+        checkpoint=checkpoint,
     )
     return hand_out(small, out, html, as_json, model, weights, data)
 
