@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.allocate.expected_cost import expect_cost
+from fxprune.allocate.expected_disk import expect_disk
 from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import BudgetError, warn_caller
@@ -88,6 +89,8 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModu
         small = find_finished(steps, model, loader, options)
         if small is None:
             session = open_session(model, loader, options, steps=steps)
+            if steps.folder is not None:
+                steps.expect(expect_disk(session))
             limits = options.budget.limits
             if options.budget.agreement is None:  # else it is not known how many sizes are tried
                 session.journal.expect(expect_cost(session, limits))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from fxprune.resume.steps import Outcome, Steps
+from fxprune.resume.steps import NOTHING_KEPT, Outcome, Steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,9 +116,9 @@ class Journal:
         steps: where the outcomes of steps are kept; nowhere by default.
     """
 
-    def __init__(self, progress: bool, steps: Steps | None = None):
+    def __init__(self, progress: bool, steps: Steps = NOTHING_KEPT):
         self._progress = Progress(progress)
-        self.steps = Steps() if steps is None else steps
+        self.steps = steps
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.expected: ExpectedCost | None = None

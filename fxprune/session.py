@@ -15,14 +15,11 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.observe import require_finite
-from fxprune.calibrate.soundness import examine, require_axes
-from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split, draw_split
-from fxprune.capture.batch import example_batch, to_batch
-from fxprune.capture.export import Captured, capture_either
+from fxprune.capture.export import Captured
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
-from fxprune.identity import require_examples, require_graph
+from fxprune.intake import capture_for, examine_for, read_examples
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
@@ -31,7 +28,7 @@ from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.progress import Journal
-from fxprune.resume.steps import Steps
+from fxprune.resume.steps import NOTHING_KEPT, Steps
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
@@ -182,7 +179,7 @@ def open_session(
     options: Options,
     *,
     channels: bool | None = None,
-    steps: Steps | None = None,
+    steps: Steps = NOTHING_KEPT,
 ) -> Session:
     """Capture, label, and split the calibration examples.
 
@@ -201,14 +198,11 @@ def open_session(
     """
     check_model(model)
     journal = Journal(options.progress, steps)
-    store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups)
-    require_examples(journal.steps, calibration)
+    calibration = read_examples(model, loader, options, journal.steps)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
-        captured = capture_for(model, calibration, options)
-        require_graph(journal.steps, captured.graph)
-        notes, compare_features = _examine(captured, model, calibration, options)
+        captured = capture_for(model, calibration, options, journal.steps)
+        notes, compare_features = examine_for(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
     ignored = matcher(model, options.ignore, "ignore")
@@ -219,9 +213,7 @@ def open_session(
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
         raise _nothing_to_reduce(analysis)
-    if captured.example.tensors()[0].device.type == "cpu":
-        largest = max(activations(captured.graph, analysis), default=0.0)
-        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
+    calibration.chunk = _chunk(captured, analysis, calibration.chunk)
     session = Session(
         options=options,
         model=model,
@@ -244,10 +236,23 @@ def open_session(
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
     )
+    _require_finite(captured, calibration)
+    return session
+
+
+def _chunk(captured: Captured, analysis: Analysis, most: int) -> int:
+    """Examples per batch: on a CPU as many as its cache takes."""
+    if captured.example.tensors()[0].device.type != "cpu":
+        return most
+    largest = max(activations(captured.graph, analysis), default=0.0)
+    return examples_within(CACHED, largest, most)
+
+
+def _require_finite(captured: Captured, calibration: Calibration) -> None:
+    """Check every layer's values on a few examples."""
     first = next(iter(calibration.batches()))
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
-    return session
 
 
 def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
@@ -260,29 +265,6 @@ def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
     journal.decide(
         "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
     )
-
-
-def capture_for(model: nn.Module, calibration: Calibration, options: Options) -> Captured:
-    """Capture on two examples, or on as many as the model takes, which batches then have."""
-    given, usual = calibration.first()
-    batch, example = calibration.example, options.example
-    if example is not None:
-        batch, given, usual = example_batch(model, example), to_batch(model, example), True
-        require_axes(given, calibration.example)
-    captured = capture_either(
-        model, batch, given, usual, calibration.varied(), options.dynamic_shapes
-    )
-    calibration.exact = captured.fixed
-    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
-    return captured
-
-
-def _examine(
-    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
-) -> tuple[list[str], bool]:
-    """As `examine` says."""
-    grouped, agreement = options.groups is not None, options.budget.agreement
-    return examine(captured, model, calibration, agreement, grouped, options.seed)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

@@ -30,6 +30,7 @@ ROOMS = (
     "timing",
     "options",
     "identity",
+    "intake",
     "session",
     "fit",
     "allocate",

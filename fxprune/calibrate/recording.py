@@ -34,6 +34,8 @@ MOST_ROWS = 128
 """Observations per feature that are enough for any layer's fit (docs/decisions/0014)."""
 
 
+PLACE = 8
+"""Bytes of one number of a position."""
 LARGEST_SYSTEM = 6144
 """Equations that one fit solves at most: as many as unknowns per output, or as rows."""
 LEAST_WORK = 3e10
@@ -113,20 +115,28 @@ class Recording:
         self._module, self._work = module, max(work, LEAST_WORK)
         self._tables: dict[str, _Table] = {}
         self._wanted: dict[str, float] = {}
+        self._row_bytes: dict[str, int] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
             wanted = self.rows_per_example(weight[0].numel(), len(layer.calls))
             for call in layer.calls:
+                dim, value = channel_dim(call, weight.dim()), call.meta["val"]
                 self._wanted[call.name] = wanted
-                self.watch[call.name] = functools.partial(
-                    self._keep_sample, call.name, channel_dim(call, weight.dim())
-                )
+                own = int(value.shape[dim]) * weight.element_size()
+                self._row_bytes[call.name] = own + PLACE * (value.dim() - 1)
+                self.watch[call.name] = functools.partial(self._keep_sample, call.name, dim)
 
     def rows_per_example(self, features: int, calls: int) -> float:
         """Positions sampled from every example in each call of a layer, for so many unknowns."""
         return rows_per_example(features, calls, self.examples, self._work)
+
+    @property
+    def expected_bytes(self) -> int:
+        """Of all samples together, at most."""
+        wanted = self._wanted.items()
+        return sum(math.ceil(w * self.examples) * self._row_bytes[call] for call, w in wanted)
 
     def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Hand batches on, each with a chunk of its own to record into until the next one.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from torch import nn
@@ -75,15 +76,22 @@ def compress(
         net,
         loader,
         **{name: given[name] for name in AS_THEY_ARE},
+        **parse_texts(given),
         workload=fxprune.Workload(latency_batch, compiled),
-        decision=parse_decision(decision),
         groups=labels,
         targets=targets or None,
-        ignore=ignore or (),
-        keep=parse_keep(keep),
-        round_to=parse_multiple(round_to),
     )
     return hand_out(small, out, html, as_json, model, weights, data)
+
+
+def parse_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are texts on the command line, as the library takes them."""
+    return {
+        "decision": parse_decision(given["decision"]),
+        "ignore": given["ignore"] or (),
+        "keep": parse_keep(given["keep"]),
+        "round_to": parse_multiple(given["round_to"]),
+    }
 
 
 def factorize(
@@ -199,11 +207,8 @@ def sweep(
         budgets=budgets,
         method=method,
         selector=selector,
-        decision=parse_decision(decision),
+        **parse_texts(given),
         groups=labels,
-        ignore=ignore or (),
-        keep=parse_keep(keep),
-        round_to=parse_multiple(round_to),
         effort=effort,
         seed=seed,
     )

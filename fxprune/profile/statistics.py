@@ -120,7 +120,7 @@ class Statistics:
             self._warn_if_alike(sums.seen)
         return Observed(moments, every, recording)
 
-    def _recording(self) -> Recording:
+    def empty_recording(self) -> Recording:
         """Of the original, with nothing recorded yet."""
         split = self.split
         # Every part may end with copies, where batches have a fixed size.
@@ -130,13 +130,13 @@ class Statistics:
 
     def _reread(self) -> tuple[Recording, Iterator[Batch]]:
         """A recording whose chunks are opened as the examples are read."""
-        recording, parts = self._recording(), (*FITTED_FIRST, VALIDATION)
+        recording, parts = self.empty_recording(), (*FITTED_FIRST, VALIDATION)
         batches = (recording.follow(part, self.batches(self.split.part(part))) for part in parts)
         return recording, itertools.chain.from_iterable(batches)
 
     def _observe(self) -> tuple[Sums, Recording]:
         """Run the original over the fitting examples."""
-        split, recording = self.split, self._recording()
+        split, recording = self.split, self.empty_recording()
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))

@@ -1,9 +1,12 @@
 """Files that are there whole or not at all, and folders that one process has at a time."""
 
 import os
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +14,8 @@ from fxprune.errors import StorageError
 
 PART, LOCK = ".part", "lock"
 """Suffix of files that are not complete yet; the file that a process holds while it works."""
+SCRATCH, NEW = "fxprune-scratch-", 60.0
+"""How scratch folders begin, and seconds for which one may not have been taken yet."""
 _held = set[Path]()
 """Folders that this process has: a process is not kept out by locks of its own."""
 
@@ -69,6 +74,31 @@ def alone(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(own)
+
+
+def scratch_folder() -> tuple[Path, Callable[[], None]]:
+    """A folder for files that this process needs as long as it lives, and what removes it. Those of
+    processes that were killed are removed first.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    parent = Path(tempfile.gettempdir())
+    for left in parent.glob(f"{SCRATCH}*"):
+        _remove_left(left)
+    stack = ExitStack()
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    stack.enter_context(alone(folder))
+    return folder, stack.close
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove a scratch folder that no process has; a new one may not have been taken yet."""
+    with suppress(OSError, StorageError):
+        if time.time() - folder.stat().st_mtime > NEW and (folder / LOCK).is_file():
+            with alone(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _holder(file: IO[str]) -> str:

@@ -102,6 +102,9 @@ class Steps:
         """
 
 
+NOTHING_KEPT = Steps()
+
+
 class KeptSteps(Steps):
     """Steps whose outcomes are kept.
 

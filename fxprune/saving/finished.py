@@ -8,14 +8,11 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.spill import Spill
 from fxprune.errors import StorageError, warn_caller
-from fxprune.identity import require_examples, require_graph
+from fxprune.intake import capture_for, read_examples
 from fxprune.options import Options
 from fxprune.resume.steps import RESULT, Steps
 from fxprune.saving.storage import load, save
-from fxprune.session import capture_for
 
 LOG = logging.getLogger("fxprune")
 
@@ -45,10 +42,8 @@ def find_finished(
     except (OSError, StorageError) as error:
         LOG.warning("%s is damaged and is made anew: %s", path, error)
         return None
-    store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups)
-    require_examples(steps, calibration)
-    require_graph(steps, capture_for(model, calibration, options).graph)
+    calibration = read_examples(model, loader, options, steps)
+    capture_for(model, calibration, options, steps)
     LOG.info("checkpoint %s is finished", steps.folder)
     return small
 
