@@ -30,6 +30,8 @@ from fxprune.resume.typed import decode, encode
 LOG = logging.getLogger("fxprune")
 MANIFEST, STEPS, RESULT, FORMAT = "fxprune.json", "steps", "small.safetensors", 1
 """What lies in the folder beside the lock, and the version of its format."""
+PARTS = "parts"
+"""Folder of the folders of a model's parts, which are runs of their own."""
 ANEW = "Name another folder, or remove this one to begin anew."
 
 
@@ -90,6 +92,10 @@ class Steps:
 
     def forget(self, name: str = "") -> None:
         """Let go of every step whose name begins so."""
+
+    def of_part(self, name: str) -> Path | None:
+        """The folder of a part of the model, where anything is kept."""
+        return None if self.folder is None else self.folder / PARTS / name
 
     def finish(self, result: str) -> None:
         """Say that the run's result is there, and let go of its steps.
@@ -218,6 +224,8 @@ def make_folder(path: Any) -> Path:
         StorageError: it is no folder, and none can be made.
     """
     try:
+        if not str(path):
+            raise ValueError("it has no name")
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, TypeError, ValueError) as error:
@@ -229,7 +237,7 @@ def make_folder(path: Any) -> Path:
 
 def _refuse_others(folder: Path) -> None:
     """Check that a folder is empty or of a run: nothing else is ever written to."""
-    own = re.compile(rf"{LOCK}|{STEPS}|\..*{re.escape(PART)}")
+    own = re.compile(rf"{LOCK}|{STEPS}|{PARTS}|\..*{re.escape(PART)}")
     others = sorted(path.name for path in folder.iterdir() if not own.fullmatch(path.name))
     if others and not (folder / MANIFEST).is_file():
         raise StorageError(
