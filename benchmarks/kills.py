@@ -11,6 +11,7 @@ import random
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +20,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.killing.disturbances import KINDS, LONGEST, Bench, Outcome, half_written
+from benchmarks.killing.disturbances import (
+    KINDS,
+    LONGEST,
+    Bench,
+    Outcome,
+    damage,
+    half_written,
+    worth,
+)
 from benchmarks.killing.page import put_in
-from benchmarks.killing.runs import Job, Run, make_job
+from benchmarks.killing.runs import Job, Run, Told, make_job
 
 
 def reference(job: Job, folder: Path) -> tuple[str, float, tuple[int, ...]]:
@@ -48,23 +57,24 @@ def reference(job: Job, folder: Path) -> tuple[str, float, tuple[int, ...]]:
 
 def one_round(bench: Bench, kinds: list[int], digest: str) -> tuple[list[Outcome], str]:
     """Disturb a run by these kinds, one after the other, then let it finish; what is wrong."""
-    found, kept = [], set[str]()
-    for kind in kinds:
-        outcome = KINDS[kind](bench)
-        found.append(outcome)
-        again = kept & set(outcome.told.kept)
-        kept |= set(outcome.told.kept)
-        if "damaged" in outcome.kind:
-            kept = set(outcome.told.kept)
-        if again:
-            return found, f"computed again: {', '.join(sorted(again))}"
+    found, problem = list[Outcome](), ""
+    # What is damaged is found by the run that goes on, not by what disturbs it once more.
+    for kind in sorted(kinds, key=lambda kind: KINDS[kind] is damage):
+        kept = worth(bench.folder)
+        found.append(KINDS[kind](bench))
+        problem = problem or computed_again(kept, found[-1].told)
+    kept = worth(bench.folder)
     code, told, hung = Run(bench.job, bench.folder).end(LONGEST)
     if hung or code or told.digest != digest:
         return found, f"exit code {code}, {told.error or told.crash or 'other bytes'}"
-    again = kept & set(told.kept)
-    if again:
-        return found, f"computed again: {', '.join(sorted(again))}"
-    return found, half_written(bench.folder, leaves_parts=False)
+    problem = problem or computed_again(kept, told)
+    return found, problem or half_written(bench.folder, leaves_parts=False)
+
+
+def computed_again(kept: Sequence[str], told: Told) -> str:
+    """Which steps a run made although they were there, in words; empty where none."""
+    again = sorted(set(kept) & set(told.kept))
+    return f"computed again: {', '.join(again)}" if again else ""
 
 
 def tabulate(outcomes: list[Outcome]) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.killing.runs import BATCH, PATIENCE, Examples, Job, Run, Told
@@ -65,16 +65,29 @@ def by_signal(number: signal.Signals) -> Callable[[Bench], Outcome]:
 
     def disturb(bench: Bench) -> Outcome:
         run = Run(bench.job, bench.folder)
-        run.wait(bench.draw.uniform(0, bench.seconds))
+        _wait(bench, run)
         run.send(number)
         return judge(bench, name, run, {-number, 130} if name == "SIGINT" else {-number})
 
     return disturb
 
 
+def _wait(bench: Bench, run: Run) -> None:
+    """Until a moment that is drawn: some way into one of the steps that are left, or into what
+    comes before the first.
+    """
+    there = len(list((bench.folder / STEPS).glob("*.safetensors")))
+    steps = bench.draw.randrange(max(len(bench.files) - there, 1))
+    if steps:
+        run.wait(LONGEST, steps)
+    run.wait(bench.draw.uniform(0, bench.seconds / (len(bench.files) if steps else 3)))
+
+
 def while_writing(bench: Bench) -> Outcome:
     """SIGKILL just before or after a file gets its name."""
-    at, after = bench.draw.randrange(1, len(bench.files) + 2), bench.draw.random() < 0.5
+    there = len(list((bench.folder / STEPS).glob("*.safetensors")))
+    at = bench.draw.randrange(1, max(len(bench.files) - there, 1) + 2)
+    after = bench.draw.random() < 0.5
 
     def prepare() -> None:
         replace, seen = os.replace, list[object]()
@@ -124,7 +137,7 @@ def _batch(bench: Bench) -> int:
 def two_at_once(bench: Bench) -> Outcome:
     """A second run in the same folder, while the first goes on and is then killed."""
     first = Run(bench.job, bench.folder)
-    first.wait(bench.draw.uniform(0.1, 0.5) * bench.seconds)
+    first.wait(LONGEST, 1)
     second = judge(
         bench, "second run at once", Run(bench.job, bench.folder), {3}, LONGEST, "in use"
     )
@@ -139,7 +152,6 @@ def damage(bench: Bench) -> Outcome:
     found = by_signal(signal.SIGKILL)(bench)
     files = [p for p in sorted(bench.folder.rglob("*")) if p.is_file() and p.stat().st_size]
     files = [p for p in files if p.name != "lock" and p.suffix != PART]
-    told = found.told
     if files:
         path = bench.draw.choice(files)
         data = bytearray(path.read_bytes())
@@ -149,8 +161,26 @@ def damage(bench: Bench) -> Outcome:
         else:
             data[at] ^= 1 << bench.draw.randrange(8)
         path.write_bytes(data)
-        told.kept = [name for name in told.kept if name != path.name]
-    return Outcome("a file is damaged afterwards", found.ended, found.seconds, found.wrong, told)
+    return replace(found, kind="a file is damaged afterwards")
+
+
+def worth(folder: Path) -> list[str]:
+    """Names of the steps that need not be made again: their files are whole. A recording and the
+    sums that belong to it are of use together.
+    """
+    names = [p.name for p in sorted((folder / STEPS).glob("*.safetensors")) if not _damaged(p)]
+    observation = [name for name in names if name.startswith(("recording-", "observed-"))]
+    both = {name.partition("-")[0] for name in observation} == {"recording", "observed"}
+    return [name for name in names if both or name not in observation]
+
+
+def _damaged(path: Path) -> str:
+    """Why a step's file is not whole; empty where it is."""
+    try:
+        read_tensors(path)
+    except DamagedFile as error:
+        return str(error)
+    return ""
 
 
 KINDS: tuple[Callable[[Bench], Outcome], ...] = (
@@ -210,10 +240,9 @@ def half_written(folder: Path, leaves_parts: bool) -> str:
         if path.suffix == PART and not leaves_parts:
             return f"{path.name} was left"
         if path.suffix == ".safetensors" and path.parent.name == STEPS:
-            try:
-                read_tensors(path)
-            except DamagedFile as error:
-                return f"{path.name} is not whole: {error}"
+            reason = _damaged(path)
+            if reason:
+                return f"{path.name} is not whole: {reason}"
     manifest, result = folder / MANIFEST, folder / RESULT
     if manifest.is_file():
         found = json.loads(manifest.read_text()).get("result")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -120,12 +121,12 @@ class Run:
             _work(job, folder, examples or Examples(job.images), prepare, write)
         os.close(write)
 
-    def wait(self, seconds: float) -> bool:
-        """Listen so long, or until the run ends; whether it did."""
+    def wait(self, seconds: float, steps: float = math.inf) -> bool:
+        """Listen so long, or until the run has kept so many steps, or ends; whether it did."""
         end = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._read, selectors.EVENT_READ)
-            while (left := end - time.monotonic()) > 0:
+            while (left := end - time.monotonic()) > 0 and self._text.count(b"\n") < steps:
                 if selector.select(left):
                     text = os.read(self._read, 1 << 16)
                     if not text:
