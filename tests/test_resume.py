@@ -285,7 +285,7 @@ def test_parts_are_runs_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_plan_is_gone_on_with_and_factorize_goes_on(
+def test_a_plan_is_gone_on_with(
     finished: tuple[Path, Any], tmp_path: Path, stop_at: Callable[[int, bool], list[str]]
 ) -> None:
     options = {"flops": 0.5, "progress": False, "checkpoint": tmp_path / "plan"}
@@ -295,10 +295,3 @@ def test_a_plan_is_gone_on_with_and_factorize_goes_on(
     assert not computed
     assert told(compress(tiny(), DATA, checkpoint=tmp_path / "plan")) == finished[1]
     assert "trial" not in computed
-    folder = tmp_path / "ranks"
-    stop_at(3, True)
-    with pytest.raises(Killed):
-        fxprune.factorize(tiny(), DATA, progress=False, checkpoint=folder)
-    stop_at(-1, False)
-    small = fxprune.factorize(tiny(), DATA, progress=False, checkpoint=folder)
-    assert told(small) == told(fxprune.factorize(tiny(), DATA, progress=False))
