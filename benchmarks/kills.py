@@ -90,8 +90,10 @@ def tabulate(outcomes: list[Outcome]) -> list[tuple[str, ...]]:
     return rows
 
 
-COLUMNS = ("what happened", "times", "killed", "error in words", "finished before")
-COLUMNS += ("longest until the end, s", "wrong")
+COLUMNS = (
+    *("what happened", "times", "killed", "error in words", "finished before"),
+    *("longest until the end, s", "wrong"),
+)
 
 
 def main(

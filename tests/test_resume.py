@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.errors import StorageError
 from fxprune.resume.steps import MANIFEST, RESULT, STEPS, KeptSteps
+from fxprune.resume.tensor_file import write_tensors
 from tests.nets import images, tiny
 from tests.rotations import examples, separate
 
@@ -252,7 +253,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 ) -> None:
     from fxprune.resume import steps
 
-    written, write = list[str](), steps.write_tensors
+    written, write = list[str](), write_tensors
 
     def fills(path: Path, *more: Any) -> None:
         if len(written) == 6:
@@ -288,7 +289,7 @@ def test_parts_are_runs_of_their_own(tmp_path: Path) -> None:
 def test_a_plan_is_gone_on_with(
     finished: tuple[Path, Any], tmp_path: Path, stop_at: Callable[[int, bool], list[str]]
 ) -> None:
-    options = {"flops": 0.5, "progress": False, "checkpoint": tmp_path / "plan"}
+    options: dict[str, Any] = {"flops": 0.5, "progress": False, "checkpoint": tmp_path / "plan"}
     plan = fxprune.plan(tiny(), DATA, **options)
     computed = stop_at(-1, False)
     assert fxprune.plan(tiny(), DATA, **options) == plan

@@ -50,6 +50,6 @@ def _statistics(session: Session) -> Iterator[float]:
     yield session.statistics.empty_recording().expected_bytes
     example = session.captured.example
     with torch.no_grad():
-        outputs = pytree.tree_leaves(graph.forward(*example.args, **example.kwargs))
-    held = sum(t.numel() * t.element_size() for t in outputs if isinstance(t, Tensor))
+        leaves = pytree.tree_leaves(graph.forward(*example.args, **example.kwargs))
+    held = sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))
     yield held / example.size * int(split.part(VALIDATION).sum())

@@ -3,7 +3,7 @@ killed.
 
 A step is a function of what the run is of (the identity: model, data, options, versions) and of
 its key. Its outcome is a file of its own, `steps/NAME-DIGEST.safetensors`, where the digest is of
-identity and key; one that is missing or damaged is computed anew. `fxprune.json` says what the run
+identity and key; one that is missing or damaged is computed anew. `fxprune-run.json` says what the run
 is of, in words that can be compared.
 """
 
@@ -28,7 +28,7 @@ from fxprune.resume.tensor_file import DamagedFile, read_tensors, write_tensors
 from fxprune.resume.typed import decode, encode
 
 LOG = logging.getLogger("fxprune")
-MANIFEST, STEPS, RESULT, FORMAT = "fxprune.json", "steps", "small.safetensors", 1
+MANIFEST, STEPS, RESULT, FORMAT = "fxprune-run.json", "steps", "small.safetensors", 1
 """What lies in the folder beside the lock, and the version of its format."""
 PARTS = "parts"
 """Folder of the folders of a model's parts, which are runs of their own."""

@@ -97,7 +97,7 @@ def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
 
 def test_what_was_being_written_is_removed(tmp_path: Path) -> None:
     keep(tmp_path)
-    for path in (tmp_path / ".fxprune.json.7.part", tmp_path / STEPS / ".x.safetensors.7.part"):
+    for path in (tmp_path / ".fxprune-run.json.7.part", tmp_path / STEPS / ".x.safetensors.7.part"):
         path.write_bytes(b"half of")
     assert find(tmp_path) is not None
     assert not list(tmp_path.rglob("*.part"))
