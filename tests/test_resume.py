@@ -234,7 +234,7 @@ def test_a_damaged_result_is_made_again(finished: tuple[Path, Any], tmp_path: Pa
     shutil.copytree(finished[0], folder)
     (folder / RESULT).write_bytes((folder / RESULT).read_bytes()[:-100])
     assert told(compress(tiny(), DATA, checkpoint=folder)) == finished[1]
-    assert (folder / RESULT).stat().st_size == (finished[0] / RESULT).stat().st_size
+    assert told(fxprune.load(folder / RESULT)) == finished[1]
 
 
 def test_what_no_disk_holds_is_refused_before_the_work(

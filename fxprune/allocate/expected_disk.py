@@ -25,7 +25,8 @@ def expect_disk(session: Session) -> float:
     Args:
         session: opened, with nothing observed yet.
     """
-    model = sum(t.numel() * t.element_size() for t in session.graph.state_dict().values())
+    tensors: list[Tensor] = list(session.graph.state_dict().values())
+    model = sum(t.numel() * t.element_size() for t in tensors)
     # The fitted layers of a certified size stay until those of the next one are certified.
     sizes = 1 if session.options.budget.agreement is None else 2
     return HEADERS + (sizes + 1) * model + sum(_statistics(session))

@@ -3,8 +3,8 @@ killed.
 
 A step is a function of what the run is of (the identity: model, data, options, versions) and of
 its key. Its outcome is a file of its own, `steps/NAME-DIGEST.safetensors`, where the digest is of
-identity and key; one that is missing or damaged is computed anew. `fxprune-run.json` says what the run
-is of, in words that can be compared.
+identity and key; one that is missing or damaged is computed anew. `fxprune-run.json` says what the
+run is of, in words that can be compared.
 """
 
 import hashlib
