@@ -177,6 +177,8 @@ def _work(
         tell(kept=self._path(name, key).name)
 
     try:
+        # A shell's background process ignores it, and so do its children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         KeptSteps.keep = told  # type: ignore[method-assign]

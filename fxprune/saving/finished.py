@@ -44,6 +44,7 @@ def find_finished(
         return None
     calibration = read_examples(model, loader, options, steps)
     capture_for(model, calibration, options, steps)
+    steps.forget()  # where the run was killed while it let go of them
     LOG.info("checkpoint %s is finished", steps.folder)
     return small
 
