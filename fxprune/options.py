@@ -1,5 +1,6 @@
 """Everything a caller may choose beside model and data: one frozen value, checked once."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,6 +48,7 @@ class Options:
         memory: bytes of activations held before they spill to disk.
         effort: candidates that are tried.
         part: whether the model is a part of another, whose outputs are no decisions.
+        checkpoint: folder in which what is done is kept, so that a run that was killed goes on.
 
     Raises:
         BudgetError, UnsupportedError, PlanError: a value is of the wrong kind; says which and
@@ -72,6 +74,7 @@ class Options:
     memory: float = 2e9
     effort: int = 2
     part: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         check_decision(self.decision)

@@ -4,36 +4,36 @@ capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify ->
 observed of the original in between is computed when it is first asked for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.allocate.expected_cost import expect_cost
+from fxprune.allocate.expected_disk import expect_disk
 from fxprune.calibrate.split import examples_to_hold_out
 from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import BudgetError, UnsupportedError, warn_caller
-from fxprune.fit.build import build
+from fxprune.errors import BudgetError, warn_caller
+from fxprune.fit.build import build, name_fits
 from fxprune.handover.finish import hand_over
-from fxprune.handover.report import attach, plan_of, report
+from fxprune.handover.report import report
 from fxprune.handover.rows import Point
+from fxprune.identity import require_call
 from fxprune.label.flops import count_flops
 from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
-from fxprune.plans.plan import keep_mask_of
-from fxprune.saving.attributes import ATTRIBUTES
-from fxprune.saving.configured import build_of, changes_of, find_config
-from fxprune.saving.own_class import Suited, difference, suit
-from fxprune.saving.resize import load_into
+from fxprune.resume.steps import Steps, open_steps
+from fxprune.saving.copied import in_own_class
+from fxprune.saving.finished import find_finished, keep_finished
+from fxprune.saving.own_class import suit
 from fxprune.session import Session, open_session
 from fxprune.verify.agreement import Agreement, compare
-from fxprune.verify.outputs import floating
 
 SEQUENCE = (1.0, 0.98, 0.96, 0.94, 0.92, *(round(0.9 - 0.05 * i, 2) for i in range(18)))
 """FLOPs fractions that are certified in this order, largest first, until one fails
@@ -46,68 +46,74 @@ class Fitted:
     """A decided and fitted model before it is handed over.
 
     Attributes:
-        graph: of ATen calls.
+        make: gives the graph, made when it is first asked for.
         allocation: it was made by.
         agreement: on the held-out examples; None where there are none.
+        point: its own in a curve; None without examples to compare on.
         curve: of the sizes that were tried to find this one.
     """
 
-    graph: GraphModule
+    make: Callable[[], GraphModule]
     allocation: Allocation
     agreement: Agreement | None
+    point: Point | None = None
     curve: tuple[Point, ...] = ()
+
+    @property
+    def graph(self) -> GraphModule:
+        """Of ATen calls."""
+        return self.make()
+
+    @property
+    def fits(self) -> str:
+        """How the names of the steps begin in which it was fitted."""
+        allocation = self.allocation
+        return name_fits(allocation.session, allocation.keep_mask, allocation.plan.factorings)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What is known of a fitted model once it was compared.
+
+    Attributes:
+        agreement: on the held-out examples; None where there are none.
+        kept: FLOPs over the original's.
+    """
+
+    agreement: Agreement | None
+    kept: float
 
 
 def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module:
     """`compress` and `factorize` on a model that can be captured; warns where few decisions were
     kept.
     """
-    with undisturbed(model, options.seed):
-        session = open_session(model, loader, options)
-        suited = suit(session) if options.keep_class else None
-        session = session if suited is None else suited.session
-        limits = session.options.budget.limits
-        if (
-            session.options.budget.agreement is None
-        ):  # else it is not known how many sizes are tried
-            session.journal.expect(expect_cost(session, limits))
-        small = compress_session(session, limits)
-        own = small if suited is None else in_own_class(suited, model, small)
+    with undisturbed(model, options.seed), open_steps(options.checkpoint) as steps:
+        require_call(steps, model, options)
+        # What is in the caller's class is made of the steps, which stay.
+        found = None if options.keep_class else find_finished(steps, model, loader, options)
+        small, own = (found, found) if found else _compress(model, loader, options, steps)
     warn_of_few(small)
     return own
 
 
-def in_own_class(suited: Suited, model: nn.Module, small: GraphModule) -> nn.Module:
-    """What came out as a copy of the caller's model, compared on the held-out examples.
-
-    Args:
-        suited: whose groups were narrowed.
-        model: the caller's.
-        small: what was handed over.
-
-    Raises:
-        UnsupportedError: the copy gives something else.
-    """
-    session, plan = suited.session, plan_of(small)
-    sizes = suited.attributes(keep_mask_of(session.analysis, plan))
-    plan = replace(plan, settings={**plan.settings, ATTRIBUTES: sizes} if sizes else plan.settings)
-    attach(small, report(small), plan)
-    if suited.by_config:
-        own = build_of(model, find_config(model, small, changes_of(plan)), small)
-        own.meta = {}  # type: ignore[assignment]
-        attach(own, report(small), plan)
-    else:
-        own = load_into(model, small, None).eval()
-    with torch.no_grad():
-        for batch in session.statistics.batches(session.split.held_out):
-            wanted, found = (floating(m(*batch.args, **batch.kwargs)) for m in (small, own))
-            problem = difference(wanted, found)
-            if problem:
-                raise UnsupportedError(
-                    f"keep_class=True: the copy of {type(model).__name__} does not give what the "
-                    f"graph gives on a held-out batch: {problem}. Leave keep_class out."
-                )
-    return own
+def _compress(
+    model: nn.Module, loader: Any, options: Options, steps: Steps
+) -> tuple[GraphModule, nn.Module]:
+    """The small graph, and what is handed to the caller."""
+    session = open_session(model, loader, options, steps=steps)
+    suited = suit(session) if options.keep_class else None
+    session = session if suited is None else suited.session
+    if steps.folder is not None:
+        steps.expect(expect_disk(session))
+    limits = session.options.budget.limits
+    if options.budget.agreement is None:  # else it is not known how many sizes are tried
+        session.journal.expect(expect_cost(session, limits))
+    small = compress_session(session, limits)
+    if suited is not None:
+        return small, in_own_class(suited, model, small)
+    keep_finished(steps, small)
+    return small, small
 
 
 def warn_of_few(small: GraphModule) -> None:
@@ -142,8 +148,17 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     """
     allocation = allocate(session, limits)
     _tell_plan(session, allocation, limits)
-    graph = build(allocation.session, allocation.keep_mask, allocation.plan.factorings)
-    return Fitted(graph, allocation, verify(session, graph))
+    own, mask, factorings = allocation.session, allocation.keep_mask, allocation.plan.factorings
+    make = cache(lambda: build(own, mask, factorings))
+    key = (own.statistics.rotations, mask, factorings)
+
+    def verified() -> Verified:
+        return Verified(verify(session, make()), _kept(session, make()))
+
+    found = session.journal.step("agreement", key, Verified, verified)
+    a = found.agreement
+    point = None if a is None else Point(found.kept, a.rate, a.bound, a.examples, a.error)
+    return Fitted(make, allocation, a, point)
 
 
 def _tell_plan(session: Session, allocation: Allocation, limits: Mapping[str, float]) -> None:
@@ -179,11 +194,13 @@ def certify(session: Session) -> Fitted:
             stopped = f"no group can give more than FLOPs {fraction:g} asks"
             break
         found = fitted.agreement
-        if found is not None:
-            curve.append(_point(session, fitted.graph, found))
+        if fitted.point is not None:
+            curve.append(fitted.point)
         if found is None or not found.bound >= budget.agreement:
             stopped = f"at FLOPs {fraction:g} the model agrees on {_tell(found)}"
             break
+        if best is not None and best.fits != fitted.fits:
+            session.journal.steps.forget(best.fits)
         best = fitted
     if best is None:
         raise BudgetError(
@@ -212,11 +229,10 @@ def _more_examples(session: Session, curve: list[Point]) -> str:
     )
 
 
-def _point(session: Session, graph: GraphModule, found: Agreement) -> Point:
-    """What a size that was tried keeps and gives."""
+def _kept(session: Session, graph: GraphModule) -> float:
+    """FLOPs over the original's."""
     example = session.captured.example
-    kept = count_flops(graph, example) / max(count_flops(session.graph, example), 1)
-    return Point(kept, found.rate, found.bound, found.examples, found.error)
+    return count_flops(graph, example) / max(count_flops(session.graph, example), 1)
 
 
 def _tell(found: Agreement | None) -> str:

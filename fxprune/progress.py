@@ -6,11 +6,15 @@ Without a terminal, the logger `fxprune` has a line per station and per decision
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from fxprune.resume.steps import NOTHING_KEPT, Outcome, Steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +24,7 @@ LOG = logging.getLogger("fxprune")
 LOG.addHandler(logging.NullHandler())
 Advance = Callable[[int], object]
 """Told how many steps of a station are newly done."""
+T = TypeVar("T")
 
 
 class Progress:
@@ -108,10 +113,12 @@ class Journal:
 
     Args:
         progress: whether bars are wanted.
+        steps: where the outcomes of steps are kept; nowhere by default.
     """
 
-    def __init__(self, progress: bool):
+    def __init__(self, progress: bool, steps: Steps = NOTHING_KEPT):
         self._progress = Progress(progress)
+        self.steps = steps
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.expected: ExpectedCost | None = None
@@ -157,3 +164,46 @@ class Journal:
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         LOG.info("%s took %.2f s", name, took)
+
+    def step(self, name: str, key: Iterable[Any], kind: type[T], compute: Callable[[], T]) -> T:
+        """What a step gives: as it was kept, or computed and then kept.
+
+        What it notes, how long its stations took and how far it moved torch's random state are
+        kept with it, so that a run that goes on tells and draws the same.
+
+        Args:
+            name: of the step.
+            key: what its outcome depends on, beside model, examples and options.
+            kind: of the outcome (`fxprune.resume.typed`).
+            compute: does the work.
+
+        Raises:
+            StorageError: the outcome cannot be kept.
+        """
+        key = tuple(key)
+        kept = self.steps.find(name, key, kind)
+        if kept is None:
+            return self._compute(name, key, compute)
+        LOG.info("%s was kept", name)
+        for note in kept.notes:
+            self.note(note)
+        for station, took in kept.seconds.items():
+            self.seconds[station] = self.seconds.get(station, 0.0) + took
+        if kept.random is not None:
+            torch.set_rng_state(kept.random)
+        value: T = kept.value
+        return value
+
+    def _compute(self, name: str, key: tuple[Any, ...], compute: Callable[[], T]) -> T:
+        noted, before, state = len(self.notes), dict(self.seconds), torch.get_rng_state()
+        value = compute()
+        after = torch.get_rng_state()
+        seconds = {k: v - before.get(k, 0.0) for k, v in self.seconds.items()}
+        outcome = Outcome(
+            value,
+            tuple(self.notes[noted:]),
+            {k: v for k, v in seconds.items() if v},
+            None if torch.equal(state, after) else after,
+        )
+        self.steps.keep(name, key, outcome)
+        return value

@@ -13,13 +13,12 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.soundness import examine, look_at, require_axes
-from fxprune.calibrate.spill import Spill
+from fxprune.calibrate.soundness import look_at
 from fxprune.calibrate.split import Split, draw_split
-from fxprune.capture.batch import example_batch, to_batch
-from fxprune.capture.export import Captured, capture_either
+from fxprune.capture.export import Captured
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
+from fxprune.intake import capture_for, examine_for, read_examples
 from fxprune.label.analysis import activations, analyze_graph, examples_within, nothing_to_reduce
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
@@ -29,6 +28,7 @@ from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.progress import Journal
+from fxprune.resume.steps import NOTHING_KEPT, Steps
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
@@ -182,7 +182,12 @@ class Session:
 
 
 def open_session(
-    model: nn.Module, loader: Any, options: Options, *, channels: bool | None = None
+    model: nn.Module,
+    loader: Any,
+    options: Options,
+    *,
+    channels: bool | None = None,
+    steps: Steps = NOTHING_KEPT,
 ) -> Session:
     """Capture, label, and split the calibration examples.
 
@@ -192,27 +197,23 @@ def open_session(
         options: what was asked for.
         channels: whether channels may go; by default where the method takes any. A model without
             a channel group is an error then.
+        steps: where what is done is kept; nowhere by default.
 
     Raises:
         CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where,
             what, why and what to do.
+        StorageError: the steps are of another run.
     """
     check_model(model)
-    journal = Journal(options.progress)
-    store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups, mask=options.mask)
+    journal = Journal(options.progress, steps)
+    calibration = read_examples(model, loader, options, journal.steps)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
-        captured = capture_for(model, calibration, options)
-        notes, compare_features = _examine(captured, model, calibration, options)
+        captured = capture_for(model, calibration, options, journal.steps)
+        notes, compare_features = examine_for(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
-    ignored = matcher(model, options.ignore, "ignore")
-    with journal.station("label"):
-        analysis = analyze_graph(captured.graph, captured.example.size, ignored)
-    if options.uniform_across:  # two layers in place of one are no width that could be equal
-        ignored = _everything
-    analysis = tie(analysis, repeated(model, analysis, options.uniform_across))
+    analysis, ignored = _label(captured, model, options, journal)
     _tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
@@ -246,6 +247,18 @@ def open_session(
     return session
 
 
+def _label(
+    captured: Captured, model: nn.Module, options: Options, journal: Journal
+) -> tuple[Analysis, Callable[[str], bool]]:
+    """The channel groups, and which parameters must keep their shape."""
+    ignored = matcher(model, options.ignore, "ignore")
+    with journal.station("label"):
+        analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+    if options.uniform_across:  # two layers in place of one are no width that could be equal
+        ignored = _everything
+    return tie(analysis, repeated(model, analysis, options.uniform_across)), ignored
+
+
 def _cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:
     """Batches whose largest activation fits into a processor's cache."""
     if captured.example.tensors()[0].device.type == "cpu":
@@ -267,29 +280,6 @@ def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
     journal.decide(
         "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
     )
-
-
-def capture_for(model: nn.Module, calibration: Calibration, options: Options) -> Captured:
-    """Capture on two examples, or on as many as the model takes, which batches then have."""
-    given, usual = calibration.first()
-    batch, example = calibration.example, options.example
-    if example is not None:
-        batch, given, usual = example_batch(model, example), to_batch(model, example), True
-        require_axes(given, calibration.example)
-    captured = capture_either(
-        model, batch, given, usual, calibration.varied(), options.dynamic_shapes
-    )
-    calibration.exact = captured.fixed
-    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
-    return captured
-
-
-def _examine(
-    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
-) -> tuple[list[str], bool]:
-    """As `examine` says."""
-    grouped, agreement = options.groups is not None, options.budget.agreement
-    return examine(captured, model, calibration, agreement, grouped, options.seed)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

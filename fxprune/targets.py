@@ -19,6 +19,7 @@ from fxprune.errors import BudgetError, CalibrationError, PlanError, Unsupported
 from fxprune.label.named import read_names
 from fxprune.options import Options
 from fxprune.pipeline import compress_whole
+from fxprune.resume.steps import open_steps
 from fxprune.verify.decisions import close
 
 
@@ -135,16 +136,18 @@ def compress_targets(
     # A part's outputs are no decisions; they are to stay as they are.
     judged = replace(options, decision=options.decision or close(), part=True)
     result = copy_model(model).eval()
-    with undisturbed(model, options.seed):
-        store = Spill(options.memory)
-        calibration = Calibration(result, loader, store=store, groups=options.groups)
-    for name in names:
-        passing = Passing(result, name, calibration)
-        own = replace(judged, groups=None if options.groups is None else passing.labels)
-        try:
-            small = compress_whole(result.get_submodule(name), passing, own)
-        except CalibrationError as error:
-            raise CalibrationError(f"Target {name}: {error}") from error
-        parent, _, leaf = name.rpartition(".")
-        setattr(result.get_submodule(parent) if parent else result, leaf, small)
+    with open_steps(options.checkpoint) as steps:
+        with undisturbed(model, options.seed):
+            store = Spill(options.memory)
+            calibration = Calibration(result, loader, store=store, groups=options.groups)
+        for name in names:
+            passing = Passing(result, name, calibration)
+            groups = None if options.groups is None else passing.labels
+            own = replace(judged, groups=groups, checkpoint=steps.of_part(name))
+            try:
+                small = compress_whole(result.get_submodule(name), passing, own)
+            except CalibrationError as error:
+                raise CalibrationError(f"Target {name}: {error}") from error
+            parent, _, leaf = name.rpartition(".")
+            setattr(result.get_submodule(parent) if parent else result, leaf, small)
     return result

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ROOMS = (
     "errors",
+    "resume",
     "progress",
     "linalg",
     "graph",
@@ -28,6 +29,8 @@ ROOMS = (
     "profile",
     "timing",
     "options",
+    "identity",
+    "intake",
     "session",
     "fit",
     "allocate",

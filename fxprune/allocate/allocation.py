@@ -40,7 +40,37 @@ class Allocation:
     session: Session
 
 
+@dataclass(frozen=True)
+class Decided:
+    """An allocation as it is kept.
+
+    Attributes:
+        plan: as JSON.
+        keep_mask, errors: as in `Allocation`.
+        rotated: whether it is of the session with rotated channels.
+    """
+
+    plan: str
+    keep_mask: np.ndarray
+    errors: dict[str, float]
+    rotated: bool
+
+
 def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
+    """As `decide`, once however often a run goes on."""
+
+    def decided() -> Decided:
+        found = decide(session, limits)
+        rotated = found.session is not session
+        return Decided(found.plan.to_json(), found.keep_mask, dict(found.errors), rotated)
+
+    kept = session.journal.step("allocation", limits.items(), Decided, decided)
+    own = session.rotated if kept.rotated else session
+    assert own is not None
+    return Allocation(Plan.from_json(kept.plan), kept.keep_mask, kept.errors, own)
+
+
+def decide(session: Session, limits: Mapping[str, float]) -> Allocation:
     """Decide what stays, by the session's method and selector.
 
     Args:

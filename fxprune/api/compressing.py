@@ -1,5 +1,6 @@
 """`fxprune.compress`: the main call."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ def compress(
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
     effort: int = DEFAULTS.effort,
+    checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> GraphModule:
     """Make a trained model smaller and faster while it keeps its decisions.
 
@@ -113,15 +115,19 @@ def compress(
             residual streams, where there are any.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
+        checkpoint: folder in which what is done is kept, so that the same call goes on where a run
+            was killed, gives the same bytes, and returns at once when it was finished. Another
+            model, other examples, options or versions are refused by name. See docs/resume.md.
 
     Returns:
         a torch.fx.GraphModule in eval mode, its parameters under their original names.
         `fxprune.report(small)` tells what happened.
 
     Raises:
-        CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where,
-            what, why and what to do.
+        CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError, StorageError: each
+            says where, what, why and what to do.
     """
+    run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -137,10 +143,8 @@ def compress(
         keep=keep,
         round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        progress=progress,
-        seed=seed,
-        memory=memory,
-        effort=effort,
+        checkpoint=checkpoint,
+        **run,
     )
     if targets is not None:
         return compress_targets(model, calib_loader, targets, options)  # type: ignore[return-value]

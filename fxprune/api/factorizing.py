@@ -1,5 +1,6 @@
 """`fxprune.factorize`: two smaller layers in place of one."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def factorize(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> GraphModule:
     """Replace layers by two smaller ones where that pays.
 
@@ -51,8 +53,8 @@ def factorize(
         as `compress`. A layer `conv2` has become `conv2.0` and `conv2.1`.
 
     Raises:
-        CaptureError, UnsupportedError, CalibrationError, BudgetError: each says where, what, why
-            and what to do.
+        CaptureError, UnsupportedError, CalibrationError, BudgetError, StorageError: each says
+            where, what, why and what to do.
     """
     options = Options(
         budget=Budget(flops, HALF if flops is None and params is None else params),
@@ -66,5 +68,6 @@ def factorize(
         progress=progress,
         seed=seed,
         memory=memory,
+        checkpoint=checkpoint,
     )
     return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

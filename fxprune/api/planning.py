@@ -1,5 +1,6 @@
 """`fxprune.plan`: decide without handing a model over."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ from fxprune.allocate.allocation import allocate
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.identity import require_call
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import certify
 from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.plans.plan import Plan
+from fxprune.resume.steps import open_steps
 from fxprune.session import open_session
 from fxprune.timing.workload import Workload
 from fxprune.verify.judge import Decision
@@ -43,15 +46,18 @@ def plan(
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
     effort: int = DEFAULTS.effort,
+    checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> Plan:
     """Decide which channels to keep; arguments and defaults as for `compress`.
 
     Under flops=, params= or latency= nothing is built but what candidates need to be tried; to
-    certify an agreement (the default) every size that is tried is built.
+    certify an agreement (the default) every size that is tried is built. With checkpoint= a later
+    `compress` with the same arguments goes on from there.
 
     Returns:
         the plan, for `apply`.
     """
+    run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -66,13 +72,12 @@ def plan(
         keep=keep,
         round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        progress=progress,
-        seed=seed,
-        memory=memory,
-        effort=effort,
+        checkpoint=checkpoint,
+        **run,
     )
-    with undisturbed(model, seed):
-        session = open_session(model, calib_loader, options)
+    with undisturbed(model, seed), open_steps(checkpoint) as steps:
+        require_call(steps, model, options)
+        session = open_session(model, calib_loader, options, steps=steps)
         if options.budget.agreement is not None:
             return certify(session).allocation.plan
         return allocate(session, options.budget.limits).plan

@@ -6,7 +6,7 @@ with those kept, the original runs once over the examples however many plans are
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ MOST_ROWS = 128
 """Observations per feature that are enough for any layer's fit (docs/decisions/0014)."""
 
 
+PLACE = 8
+"""Bytes of one number of a position."""
 LARGEST_SYSTEM = 6144
 """Equations that one fit solves at most: as many as unknowns per output, or as rows."""
 LEAST_WORK = 3e10
@@ -117,19 +119,29 @@ class Recording:
         self.store, self.examples, self.chunks = store, examples, list[Chunk]()
         self._module, self._work, self.padding = module, max(work, LEAST_WORK), padding
         self._tables: dict[str, _Table] = {}
+        self._wanted: dict[str, float] = {}
+        self._row_bytes: dict[str, int] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
             wanted = self.rows_per_example(weight[0].numel(), len(layer.calls))
             for call in layer.calls:
-                self.watch[call.name] = functools.partial(
-                    self._keep_sample, call.name, channel_dim(call, weight.dim()), wanted
-                )
+                dim, value = channel_dim(call, weight.dim()), call.meta["val"]
+                self._wanted[call.name] = wanted
+                own = int(value.shape[dim]) * weight.element_size()
+                self._row_bytes[call.name] = own + PLACE * (value.dim() - 1)
+                self.watch[call.name] = functools.partial(self._keep_sample, call.name, dim)
 
     def rows_per_example(self, features: int, calls: int) -> float:
         """Positions sampled from every example in each call of a layer, for so many unknowns."""
         return rows_per_example(features, calls, self.examples, self._work)
+
+    @property
+    def expected_bytes(self) -> int:
+        """Of all samples together, at most."""
+        wanted = self._wanted.items()
+        return sum(math.ceil(w * self.examples) * self._row_bytes[call] for call, w in wanted)
 
     def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Hand batches on, each with a chunk of its own to record into until the next one.
@@ -158,16 +170,29 @@ class Recording:
         """The original's outputs on a chunk, as the model returns them."""
         return self._module.graph.process_outputs([self.store.get(leaf) for leaf in chunk.outputs])
 
-    def _keep_sample(self, name: str, dim: int, per_example: float, value: Tensor) -> None:
+    def recall(
+        self, chunk: Chunk, samples: Mapping[str, tuple[Tensor, Tensor]], outputs: Iterable[Any]
+    ) -> None:
+        """Take for a chunk what was recorded of it before, in place of running the original.
+
+        Args:
+            chunk: without samples.
+            samples: as `sample` gives them, by call.
+            outputs: the model's flat outputs, where they were kept.
+        """
+        for name, (places, targets) in samples.items():
+            self._hold(chunk, name, places, targets)
+        chunk.outputs = [self.store.put(leaf) for leaf in outputs]
+
+    def _keep_sample(self, name: str, dim: int, value: Tensor) -> None:
         """Record a call's output at positions drawn from it.
 
         Args:
             name: of the call.
             dim: of its channels.
-            per_example: positions wanted of each example.
             value: its output on the current chunk.
         """
-        chunk = self.chunks[-1]
+        chunk, per_example = self.chunks[-1], self._wanted[name]
         positions = value.movedim(dim, -1)
         real = self.padding.positions(name, value, dim, chunk.real)
         total = positions[..., 0].numel() if real is None else len(real)
@@ -178,8 +203,12 @@ class Recording:
         pick = pick if real is None else real.to(pick.device)[pick]
         places = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
         targets = positions.flatten(0, -2).index_select(0, pick.to(value.device))
+        self._hold(chunk, name, places, targets)
+
+    def _hold(self, chunk: Chunk, name: str, places: Tensor, targets: Tensor) -> None:
+        """Put a call's sample beside those of the chunks before."""
         if name not in self._tables:
-            most = math.ceil(per_example * self.examples)
+            most = math.ceil(self._wanted[name] * self.examples)
             self._tables[name] = _Table(self.store, most, places, targets)
         chunk.samples[name] = self._tables[name].add(places, targets)
         chunk.picks[name] = len(targets)

@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import finalize
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from fxprune.errors import StorageError
+from fxprune.resume.folder import scratch_folder
 
 SMALL = 1 << 16
 """Bytes below which a tensor is not worth a file of its own."""
@@ -35,7 +36,7 @@ class Spill:
     def __init__(self, limit: float):
         self._limit = limit
         self._held = 0
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._number = 0
         self._packed = 0
 
@@ -86,13 +87,24 @@ class Spill:
         return found
 
     def _write(self, value: Tensor, name: str, offset: int = 0) -> "_OnDisk":
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="fxprune-")
-            finalize(self, self._folder.cleanup)
-        path, flat = Path(self._folder.name) / name, value.cpu().contiguous()
-        with path.open("ab") as file:
-            flat.view(torch.uint8 if value.dim() else value.dtype).numpy().tofile(file)
-        return _OnDisk(path, offset, tuple(value.shape), value.dtype, value.device)
+        # As it lies in memory: products of the same numbers in another layout may round otherwise.
+        strides = value.stride()
+        order = tuple(sorted(range(value.dim()), key=lambda axis: -strides[axis]))
+        flat = value.cpu().permute(order).contiguous()
+        try:
+            if self._folder is None:
+                self._folder, clean = scratch_folder()
+                finalize(self, clean)
+            path = self._folder / name
+            with path.open("ab") as file:
+                file.write(flat.reshape(-1).view(torch.uint8).numpy().data)
+        except OSError as error:
+            raise StorageError(
+                f"Calibration examples and activations past memory= cannot be written: {error}. "
+                f"Make room in {self._folder or 'the folder of temporary files'}, name another "
+                "folder by TMPDIR, or hold more in memory by memory=."
+            ) from error
+        return _OnDisk(path, offset, tuple(flat.shape), order, value.dtype, value.device)
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Room for a tensor that stays; None where the limit leaves none."""
@@ -108,9 +120,17 @@ class Spill:
             return item.value.to(item.device)
         if not isinstance(item, _OnDisk):
             return item
-        size = math.prod(item.shape) * item.dtype.itemsize
-        flat = torch.from_numpy(np.fromfile(item.path, np.uint8, size, offset=item.offset))
-        return flat.view(item.dtype).view(item.shape).to(item.device)
+        # torch's memory begins where its own tensors' does, which products may depend on, too.
+        flat = torch.empty(math.prod(item.shape), dtype=item.dtype)
+        with item.path.open("rb") as file:
+            file.seek(item.offset)
+            read = file.readinto(flat.view(torch.uint8).numpy().data)
+        if read != flat.numel() * flat.element_size():
+            raise StorageError(
+                f"{item.path} is shorter than what was written there: another process changed it."
+            )
+        back = sorted(range(len(item.order)), key=item.order.__getitem__)
+        return flat.view(item.shape).permute(back).to(item.device)
 
     def drop(self, item: Any) -> None:
         """A value that was `put` is no longer needed."""
@@ -124,11 +144,12 @@ class Spill:
 
 @dataclass(frozen=True)
 class _OnDisk:
-    """A tensor in a file, from a byte on."""
+    """A tensor in a file, from a byte on; its axes in the order in which they lie in memory."""
 
     path: Path
     offset: int
     shape: tuple[int, ...]
+    order: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from torch import nn
@@ -26,6 +27,7 @@ from fxprune.options import DEFAULTS
 BUDGETS = (0.9, 0.7, 0.5, 0.35)
 AS_THEY_ARE = (
     *("flops", "params", "agreement", "latency", "method", "selector", "effort", "seed"),
+    "checkpoint",
 )
 """Options of compress that the library takes as they stand."""
 NOT_KEPT = "Next: the same with --out small/, since no model was written."
@@ -59,6 +61,7 @@ def compress(
     std: options.Numbers = "",
     device: options.Device = None,
     dtype: options.DType = None,
+    checkpoint: options.Checkpoint = None,
     out: options.Out = None,
     html: options.Html = None,
     as_json: options.Json = False,
@@ -73,15 +76,22 @@ def compress(
         net,
         loader,
         **{name: given[name] for name in AS_THEY_ARE},
+        **parse_texts(given),
         workload=fxprune.Workload(latency_batch, compiled),
-        decision=parse_decision(decision),
         groups=labels,
         targets=targets or None,
-        ignore=ignore or (),
-        keep=parse_keep(keep),
-        round_to=parse_multiple(round_to),
     )
     return hand_out(small, out, html, as_json, model, weights, data)
+
+
+def parse_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are texts on the command line, as the library takes them."""
+    return {
+        "decision": parse_decision(given["decision"]),
+        "ignore": given["ignore"] or (),
+        "keep": parse_keep(given["keep"]),
+        "round_to": parse_multiple(given["round_to"]),
+    }
 
 
 def factorize(
@@ -103,6 +113,7 @@ def factorize(
     std: options.Numbers = "",
     device: options.Device = None,
     dtype: options.DType = None,
+    checkpoint: options.Checkpoint = None,
     out: options.Out = None,
     html: options.Html = None,
     as_json: options.Json = False,
@@ -125,6 +136,7 @@ def factorize(
         groups=labels,
         ignore=ignore or (),
         seed=seed,
+        checkpoint=checkpoint,
     )
     return hand_out(small, out, html, as_json, model, weights, data)
 
@@ -195,11 +207,8 @@ def sweep(
         budgets=budgets,
         method=method,
         selector=selector,
-        decision=parse_decision(decision),
+        **parse_texts(given),
         groups=labels,
-        ignore=ignore or (),
-        keep=parse_keep(keep),
-        round_to=parse_multiple(round_to),
         effort=effort,
         seed=seed,
     )

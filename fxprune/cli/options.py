@@ -113,9 +113,8 @@ Labels = Annotated[
     bool, typer.Option("--labels", help="mix in cross entropy against the loader's labels")
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="folder in which a training that is killed goes on")
+    Path | None, typer.Option(help="folder in which a run that is killed goes on")
 ]
-
 Saved = Annotated[
     Path,
     typer.Argument(help="what fxprune.save wrote, or the folder that `compress --out` wrote"),

@@ -1,6 +1,7 @@
 """Reduce the graph for a keep mask, fit what remains, make two layers of those of lower rank."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -11,13 +12,14 @@ from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, TRIAL
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import fold_all
-from fxprune.fit.layer import FitOptions
+from fxprune.fit.layer import FitOptions, FittedTensors
 from fxprune.fit.lockstep import fit_in_lockstep
 from fxprune.fit.reduction import Reduction
 from fxprune.graph.nodes import attribute
 from fxprune.passes import ReduceChannels
 from fxprune.plans.factoring import Factoring
-from fxprune.progress import Advance
+from fxprune.progress import Advance, Journal
+from fxprune.resume.identity import fingerprint
 from fxprune.session import Session
 from fxprune.verify.agreement import validation_error
 
@@ -49,10 +51,26 @@ def build(
             _place(small, _fold(session, keep_mask, observed.all_moments, ridged))
             if fit == "sequential":
                 unseen = _fold(session, keep_mask, observed.moments, ridged)
-                options = FitOptions(_ranks(factorings), unseen)
+                scope = name_fits(session, keep_mask, factorings)
+                once = partial(_fit_once, journal, scope)
+                options = FitOptions(_ranks(factorings), unseen, step=once)
                 _fit_layers(session, small, keep_mask, EVERY_PART, options, advance)
     with journal.station("rewrite"):
         return factorize_layers(small, factorings)
+
+
+def name_fits(
+    session: Session, keep_mask: np.ndarray, factorings: Mapping[str, Factoring] = WHOLE
+) -> str:
+    """How the steps in which a plan's layers are fitted begin."""
+    plan = fingerprint((session.statistics.rotations, keep_mask, factorings))
+    return f"fit {plan.rpartition(':')[2][:12]}"
+
+
+def _fit_once(
+    journal: Journal, scope: str, weight: str, fit: Callable[[], FittedTensors]
+) -> FittedTensors:
+    return journal.step(f"{scope} {weight}", (), FittedTensors, fit)
 
 
 def trial_error(
@@ -62,6 +80,15 @@ def trial_error(
 
     Ridges are not chosen, and layers of a lower rank stay one.
     """
+    key = (session.statistics.rotations, keep_mask, factorings)
+    return session.journal.step(
+        "trial", key, float, lambda: _trial_error(session, keep_mask, factorings)
+    )
+
+
+def _trial_error(
+    session: Session, keep_mask: np.ndarray, factorings: Mapping[str, Factoring]
+) -> float:
     journal = session.journal
     with journal.station("rewrite"):
         small = ReduceChannels(session.analysis, keep_mask).call(session.graph).graph_module

@@ -6,7 +6,7 @@ is called from here with the moments of the rows that validate; a plan that is o
 ridge for all layers instead (`FitOptions.ridge`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +30,34 @@ from fxprune.linalg.wide_refit import WideRows, refit_wide
 
 
 @dataclass(frozen=True)
+class FittedTensors:
+    """What fitting a layer left in the reduced graph.
+
+    Attributes:
+        tensors: by name, as they are now.
+    """
+
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, layer: Layer, reduction: Reduction) -> "FittedTensors":
+        """A layer's as they stand."""
+        names = (layer.weight, layer.bias, layer.mean)
+        return cls({name: reduction.tensor(name) for name in names if name is not None})
+
+    def place(self, reduction: Reduction) -> None:
+        """Put them into a reduced graph."""
+        for name, tensor in self.tensors.items():
+            own = reduction.tensor(name)
+            if own is not tensor:
+                own.data.copy_(tensor)
+
+
+def _at_once(weight: str, fit: Callable[[], FittedTensors]) -> FittedTensors:
+    return fit()
+
+
+@dataclass(frozen=True)
 class FitOptions:
     """How layers are fitted.
 
@@ -39,11 +67,14 @@ class FitOptions:
         unseen: one-shot fits, by weight, that did not see the examples which validate; they stand
             in for those of the reduced graph while a ridge is chosen.
         ridge: of every layer; by default each one's is chosen on held-out examples.
+        step: takes the name of a layer's weight and what fits the layer; gives what that left,
+            which may have been kept from before.
     """
 
     ranks: Mapping[str, int] = field(default_factory=dict)
     unseen: Mapping[str, Tensor] = field(default_factory=dict)
     ridge: float | None = None
+    step: Callable[[str, Callable[[], FittedTensors]], FittedTensors] = _at_once
 
 
 @torch.no_grad()

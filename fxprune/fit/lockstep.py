@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from fxprune.calibrate.recording import Chunk, Recording
 from fxprune.fit.execution import Execution
-from fxprune.fit.layer import FitOptions, fit_layer
+from fxprune.fit.layer import FitOptions, FittedTensors, fit_layer
 from fxprune.fit.reduction import Reduction
 from fxprune.fit.schedule import gather_calls
 from fxprune.label.layers import Layer, own_layers
@@ -24,7 +24,9 @@ from fxprune.linalg.refit import Fit
 
 @dataclass
 class Fits:
-    """What the sequential fit did, per weight: its fit, or why it kept the one-shot one."""
+    """What the sequential fit did, per weight: its fit, or why it kept the one-shot one. Layers
+    that were fitted before, in a run that goes on, are in neither.
+    """
 
     layers: dict[str, Fit] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
@@ -73,10 +75,15 @@ def fit_in_lockstep(
         changed = not all(reduction.is_unchanged(call, unchanged) for call in calls)
         if layer and (changed or layer.weight in options.ranks):
             changed = True
-            execution.run(waiting)
-            waiting = []
-            fits.add(layer.weight, fit_layer(layer, execution, options))
-        waiting += calls
+
+            def fit(layer: Layer = layer) -> FittedTensors:
+                execution.run(waiting)
+                waiting.clear()
+                fits.add(layer.weight, fit_layer(layer, execution, options))
+                return FittedTensors.of(layer, reduction)
+
+            options.step(layer.weight, fit).place(reduction)
+        waiting.extend(calls)
         reached.update(call.name for call in calls)
         if not changed:
             unchanged.update(call.name for call in calls)

@@ -6,7 +6,7 @@ from fxprune.options import DEFAULTS, Options
 from fxprune.plans.plan import Plan
 
 LIMITS = ("flops", "params", "latency")
-QUIET = ("budget", "method", "decision", "progress", "memory", "example", "part")
+QUIET = (*("budget", "method", "decision", "progress", "memory", "example", "part", "checkpoint"),)
 """Options that are told elsewhere, or change nothing of the result."""
 
 

@@ -47,8 +47,14 @@ def hand_over(
         curve: of the sizes that were tried on the way.
     """
     # A random model draws once more.
+    key = (session.statistics.rotations, allocation.keep_mask, allocation.plan.factorings)
     with session.journal.station("verify"), torch.random.fork_rng(devices=[]):
-        measured = measure_layers(session, small, allocation.keep_mask)
+        measured = session.journal.step(
+            "errors of layers",
+            key,
+            dict[str, float],
+            lambda: measure_layers(session, small, allocation.keep_mask),
+        )
     graph, example = session.graph, session.captured.example
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.label.groups import Analysis
+from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.profile.selectors import SELECTORS, GroupStatistics, magnitude
 
 
@@ -41,6 +42,7 @@ def profile_groups(
     dtype: torch.dtype,
     sensitivities: Mapping[Site, Tensor] | None = None,
     advance: Callable[[int], object] = lambda groups: None,
+    step: Callable[[str, Callable[[], Profile]], Profile] = lambda name, compute: compute(),
 ) -> list[Profile]:
     """Profile every group.
 
@@ -54,14 +56,19 @@ def profile_groups(
         dtype: of the activations; decides what counts as dependent.
         sensitivities: from `sensitivities`, where the selector reads them and there are any.
         advance: told after every group.
+        step: takes the name of a group and what profiles it, and gives the profile.
     """
-    result = []
-    for group in analysis.groups:
+
+    def profile(group: ChannelGroup) -> Profile:
         statistics = GroupStatistics(module, analysis, group, moments, sensitivities, dtype)
         rank = SELECTORS[selector].rank if statistics.readers else magnitude
         ranking = rank(statistics)
         errors, scores = ranking.removal.errors, ranking.scores
         order = group.blocks.reshape(-1)[ranking.removal.order]
-        result.append(Profile(order, errors, errors if scores is None else scores, ranking.free))
+        return Profile(order, errors, errors if scores is None else scores, ranking.free)
+
+    result = []
+    for group in analysis.groups:
+        result.append(step(group.name, partial(profile, group)))
         advance(1)
     return result

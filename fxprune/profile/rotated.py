@@ -91,9 +91,17 @@ class RotatedStatistics(Statistics):
         if selector != "output-aware":
             return profiles
         return [
-            self._profile(group) if group.name in self.found.bases else profile
+            self._profile_once(group) if group.name in self.found.bases else profile
             for group, profile in zip(self.analysis.groups, profiles, strict=True)
         ]
+
+    def _profile_once(self, group: ChannelGroup) -> Profile:
+        return self.journal.step(
+            f"profile rotated {group.name}",
+            (self.rotations,),
+            Profile,
+            lambda: self._profile(group),
+        )
 
     def _profile(self, group: ChannelGroup) -> Profile:
         """The last coordinates go first; what that costs readers, once what remains stands in for
@@ -175,8 +183,12 @@ def rotate_statistics(
     """
     analysis = statistics.marked
     wanted = [name for name in analysis.rotatable if names is None or name in set(names)]
-    found = find_bases(statistics, analysis, wanted) if wanted else None
-    if found is None or not found.bases:
+    if not wanted:
+        return None
+    found = statistics.journal.step(
+        "bases", wanted, Found, lambda: find_bases(statistics, analysis, wanted)
+    )
+    if not found.bases:
         return None
     with statistics.journal.station("rewrite"):
         graph = Rotate(analysis, found.bases)(statistics.graph).graph_module

@@ -1,5 +1,6 @@
 """What the calibration examples say about a captured graph, each computed once, when asked for."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.padding import EVERYWHERE, Padding
-from fxprune.calibrate.penultimate import Penultimate
+from fxprune.calibrate.penultimate import Penultimate, Seen
 from fxprune.calibrate.recording import VALIDATION, Recording
 from fxprune.calibrate.split import (
     EVERY_PART,
@@ -30,6 +31,7 @@ from fxprune.label.layers import factorable
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.plans.plan import Rotation
 from fxprune.profile.output_moments import OutputMoments, output_moments
+from fxprune.profile.recalled import Sums, observe_once
 from fxprune.profile.removal import Profile, profile_groups
 from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.sensitivity import sensitivities
@@ -112,13 +114,33 @@ class Statistics:
     @cached_property
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
+        sums, recording = observe_once(self.journal, self._observe, self._reread)
+        moments = every = sums.moments
+        if self.split.part(VALIDATION).any():
+            every = {site: own + sums.validating[site] for site, own in moments.items()}
+        self._warn_if_thin(moments)
+        if sums.seen is not None:
+            self._warn_if_alike(sums.seen)
+        return Observed(moments, every, recording)
+
+    def empty_recording(self) -> Recording:
+        """Of the original, with nothing recorded yet."""
         split = self.split
         # Every part may end with copies, where batches have a fixed size.
         most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
         work = split.fitting * sum(term.amount for term in self.analysis.costs)
-        recording = Recording(
-            self.graph, most, self.calibration.store, self.seed, work, self.padding
-        )
+        store = self.calibration.store
+        return Recording(self.graph, most, store, self.seed, work, self.padding)
+
+    def _reread(self) -> tuple[Recording, Iterator[Batch]]:
+        """A recording whose chunks are opened as the examples are read."""
+        recording, parts = self.empty_recording(), (*FITTED_FIRST, VALIDATION)
+        batches = (recording.follow(part, self.batches(self.split.part(part))) for part in parts)
+        return recording, itertools.chain.from_iterable(batches)
+
+    def _observe(self) -> tuple[Sums, Recording]:
+        """Run the original over the fitting examples."""
+        split, recording = self.split, self.empty_recording()
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))
@@ -143,17 +165,15 @@ class Statistics:
                 )
                 for parts in (FITTED_FIRST, (VALIDATION,))
             )
-        every = moments
-        if split.part(VALIDATION).any():
-            every = {site: own + validating[site] for site, own in moments.items()}
-        self._warn_if_thin(moments)
-        if features is not None:
-            self._warn_if_alike(features)
-        return Observed(moments, every, recording)
+        return Sums(moments, validating, None if features is None else features.seen()), recording
 
     @cached_property
     def output_moments(self) -> dict[str, OutputMoments]:
         """Moments of the outputs of every layer that two could replace, by its weight."""
+        key = (self.rotations,)
+        return self.journal.step("outputs", key, dict[str, OutputMoments], self._output_moments)
+
+    def _output_moments(self) -> dict[str, OutputMoments]:
         recording = self.observed.recording
         with self.journal.station("calibrate"):
             return output_moments(recording, factorable(self.graph, self.ignored)[0])
@@ -164,6 +184,9 @@ class Statistics:
 
         Empty, with a note, where the model has no derivative.
         """
+        return self.journal.step("sensitivities", (), dict[Site, Tensor], self._sensitivities)
+
+    def _sensitivities(self) -> dict[Site, Tensor]:
         chosen = self.split.first(PROBED_EXAMPLES)
         with self.journal.station("calibrate", int(chosen.sum())) as advance:
             try:
@@ -188,10 +211,22 @@ class Statistics:
         reads = SELECTORS[selector]
         moments = self.observed.all_moments if reads.moments else {}
         weighed = self.sensitivities if reads.sensitivities else {}
+
+        def step(name: str, compute: Callable[[], Profile]) -> Profile:
+            key = (selector, self.rotations)
+            return self.journal.step(f"profile {name}", key, Profile, compute)
+
         with self.journal.station("profile", len(self.analysis.groups)) as advance:
             dtype = next(self.graph.parameters()).dtype
             return profile_groups(
-                self.graph, self.analysis, moments, selector, dtype, weighed or None, advance
+                self.graph,
+                self.analysis,
+                moments,
+                selector,
+                dtype,
+                weighed or None,
+                advance,
+                step,
             )
 
     def _warn_if_thin(self, moments: dict[Site, InputMoments]) -> None:
@@ -215,9 +250,7 @@ class Statistics:
         self.journal.note(text.rstrip("."))
         warn_caller(text)
 
-    def _warn_if_alike(self, features: Penultimate) -> None:
-        seen = features.seen()
-        groups = self.calibration.groups
-        text = None if seen is None else warn_of_alike_examples(seen, groups[seen.numbers])
+    def _warn_if_alike(self, seen: Seen) -> None:
+        text = warn_of_alike_examples(seen, self.calibration.groups[seen.numbers])
         if text is not None:
             self.journal.note(text)

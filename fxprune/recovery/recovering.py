@@ -21,6 +21,7 @@ from fxprune.errors import PlanError, UnsupportedError
 from fxprune.handover.advice import FEW
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
+from fxprune.intake import capture_for
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
@@ -32,7 +33,7 @@ from fxprune.recovery.features import require_same_model
 from fxprune.recovery.loop import Loop
 from fxprune.recovery.pair import Pair, make_pair, require_form
 from fxprune.recovery.training import Length, Training
-from fxprune.session import JUDGED_ON, capture_for
+from fxprune.session import JUDGED_ON
 from fxprune.verify.agreement import Agreement, compare
 from fxprune.verify.judge import Decision, Judge
 from fxprune.verify.sampled import padding_of, settle_on

@@ -6,7 +6,6 @@ matched against patterns, and what does not fit is refused. The digests find dam
 tell who wrote a file.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from torch.fx import GraphModule
 from fxprune.errors import FxpruneError, PlanError, StorageError
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.plans.plan import Plan
+from fxprune.resume.folder import replacing
 from fxprune.saving.checks import field
 from fxprune.saving.describe import VERSION, describe, tensor_digest
 from fxprune.saving.rebuild import rebuild
@@ -95,16 +95,13 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
             f"The graph could not be loaded again: {type(error).__name__}: {_first(error)}. "
             "Nothing was written."
         ) from error
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, {"format": "pt", **texts, "sha256": _digest(texts)})
-        os.replace(part, target)
+        with replacing(target) as part:
+            save_file(tensors, part, {"format": "pt", **texts, "sha256": _digest(texts)})
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise StorageError(
-            f"{target} cannot be written: {error}. Name a file in a folder that exists and may be "
-            "written to."
+            f"{target} cannot be written: {error}. Name a file in a folder that exists, may be "
+            "written to and has room; what was there before is whole."
         ) from error
 
 

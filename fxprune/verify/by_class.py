@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxprune.capture.batch import Batch
 from fxprune.linalg.clopper_pearson import interval
+from fxprune.resume.typed import UNKEPT
 from fxprune.verify.judge import Cut, Judge, Judged
 from fxprune.verify.outputs import floating
 from fxprune.verify.pictures import Picture, picture_of
@@ -46,13 +47,13 @@ class Changed:
         before, after: what the original and the compressed model decide; empty where the rule does
             not name it.
         picture: where the input is an image. It is calibration data: it stays in this process, and
-            out of JSON, pickles and saved models.
+            out of JSON, pickles, saved models and checkpoints.
     """
 
     number: int
     before: str
     after: str
-    picture: Picture | None = field(default=None, compare=False, repr=False)
+    picture: Picture | None = field(default=None, compare=False, repr=False, metadata=UNKEPT)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Changed, (self.number, self.before, self.after)

@@ -1,5 +1,7 @@
 """Tensors past a limit go to files, and come back as they were."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from torch import Tensor
 
 from fxprune.calibrate.spill import Spill
+from fxprune.errors import StorageError
+from fxprune.resume.folder import LOCK, SCRATCH
 
 LARGE = 1 << 14
 """float32 elements of a tensor that is worth a file."""
@@ -20,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,7 @@ def test_from_disk_comes_what_went(value: Tensor, folder: Path) -> None:
     found = store.get(item)
     assert (found.dtype, found.shape[1:]) == (value.dtype, value.shape[1:])
     assert torch.equal(found, value.repeat(4, *[1] * (value.dim() - 1)))
+    assert found.data_ptr() % 64 == 0
     store.drop(item)
     assert not files(folder)
 
@@ -129,3 +134,48 @@ def test_kept_inputs_leave_half_of_the_limit(folder: Path) -> None:
     store.keep(first)
     assert len(files(folder)) == 1
     assert store.put(first).data_ptr() == first.data_ptr()
+
+
+def test_from_disk_comes_the_layout_that_went() -> None:
+    value = torch.randn(8, 8, 64, 16).to(memory_format=torch.channels_last)
+    store = Spill(0)
+    assert store.get(store.put(value)).stride() == value.stride()
+
+
+def test_a_full_disk_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def write(self, data: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda self, mode="r": Full())
+    monkeypatch.setattr("fxprune.calibrate.spill.scratch_folder", lambda: (Path("x"), print))
+    with pytest.raises(StorageError, match="No space left.*Make room.*TMPDIR"):
+        Spill(0).put(torch.zeros(LARGE))
+
+
+def test_what_killed_processes_left_is_removed(folder: Path) -> None:
+    left, taken, other = (folder / name for name in (f"{SCRATCH}1", f"{SCRATCH}2", "elsewhere"))
+    for path in (left, taken, other):
+        path.mkdir()
+        (path / "1").write_bytes(b"0")
+    (left / LOCK).write_text("process 0")
+    hours_ago = time.time() - 3600
+    for path in (left, taken, other):
+        os.utime(path, (hours_ago, hours_ago))
+    store = Spill(0)
+    own = store.put(torch.zeros(LARGE))
+    assert not left.exists()  # locked by nobody
+    assert (taken / "1").is_file()  # of a process that has not come to its lock
+    assert (other / "1").is_file()
+    second = Spill(0)
+    second.put(torch.zeros(LARGE))
+    os.utime(own.path.parent, (hours_ago, hours_ago))
+    third = Spill(0)
+    third.put(torch.zeros(LARGE))
+    assert torch.equal(store.get(own), torch.zeros(LARGE))

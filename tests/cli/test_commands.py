@@ -128,6 +128,13 @@ def test_factorize(tmp_path: Path) -> None:
     assert next_of(lines)[-1] == "written.", "nothing was"
 
 
+def test_a_checkpoint_is_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("all of it")
+    result = call("compress", VGG, *FEW, "--flops", "0.5", "--checkpoint", tmp_path)
+    assert result.exit_code == 1
+    assert "holds something else: thesis.tex" in " ".join(result.stderr.split())
+
+
 def test_recover(small: Path, tmp_path: Path) -> None:
     found, _ = run("recover", small, VGG, *FEW, "--steps", "2", "--out", tmp_path)
     assert found["recovery"]["steps"] == 2

@@ -1,0 +1,62 @@
+"""What a call is given, taken in: its examples and its model's graph, both compared with what a
+checkpoint is of.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.soundness import examine, require_axes
+from fxprune.calibrate.spill import Spill
+from fxprune.capture.batch import example_batch, to_batch
+from fxprune.capture.export import Captured, capture_either
+from fxprune.identity import require_examples, require_graph
+from fxprune.options import Options
+from fxprune.resume.steps import NOTHING_KEPT, Steps
+
+
+def read_examples(model: nn.Module, loader: Any, options: Options, steps: Steps) -> Calibration:
+    """Read the loader.
+
+    Raises:
+        CalibrationError: it cannot be used; says why.
+        StorageError: its examples are not those of the checkpoint.
+    """
+    store = Spill(options.memory)
+    calibration = Calibration(model, loader, store=store, groups=options.groups, mask=options.mask)
+    require_examples(steps, calibration)
+    return calibration
+
+
+def capture_for(
+    model: nn.Module,
+    calibration: Calibration,
+    options: Options,
+    steps: Steps = NOTHING_KEPT,
+) -> Captured:
+    """Capture on two examples, or on as many as the model takes, which batches then have.
+
+    Raises:
+        StorageError: the graph is not that of the checkpoint.
+    """
+    given, usual = calibration.first()
+    batch, example = calibration.example, options.example
+    if example is not None:
+        batch, given, usual = example_batch(model, example), to_batch(model, example), True
+        require_axes(given, calibration.example)
+    captured = capture_either(
+        model, batch, given, usual, calibration.varied(), options.dynamic_shapes
+    )
+    require_graph(steps, captured.graph)
+    calibration.exact = captured.fixed
+    calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
+    return captured
+
+
+def examine_for(
+    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
+) -> tuple[list[str], bool]:
+    """What a report should say of the data, and more, as `fxprune.calibrate.soundness.examine`."""
+    grouped, agreement = options.groups is not None, options.budget.agreement
+    return examine(captured, model, calibration, agreement, grouped, options.seed)

@@ -1,0 +1,124 @@
+"""What the original gave on the fitting examples, kept for a run that goes on: sums in one step,
+the recorded samples in packs of chunks before it.
+
+The examples themselves are not kept: the loader gives them again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fxprune.calibrate.moments import InputMoments, Site
+from fxprune.calibrate.penultimate import Seen
+from fxprune.calibrate.recording import Recording
+from fxprune.capture.batch import Batch
+from fxprune.progress import Journal
+from fxprune.resume.steps import Outcome
+
+PACK = 1 << 27
+"""Bytes of samples from which a pack is full."""
+SUMS, RECORDED = "observed", "recording"
+"""Names of the steps."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Everything of an observation but its recording.
+
+    Attributes:
+        moments, validating: of every consumer's input, without the validation split and on it.
+        seen: what the last layer reads, where that was looked at.
+        packs: in how many the recording is kept.
+    """
+
+    moments: dict[Site, InputMoments]
+    validating: dict[Site, InputMoments]
+    seen: Seen | None
+    packs: int = 0
+
+
+@dataclass(frozen=True)
+class KeptChunk:
+    """What was recorded of a chunk, beside its inputs.
+
+    Attributes:
+        samples: by call, positions and the output there.
+        outputs: the model's flat outputs.
+    """
+
+    samples: dict[str, tuple[Tensor, Tensor]]
+    outputs: list[Any]
+
+
+def observe_once(
+    journal: Journal,
+    observe: Callable[[], tuple[Sums, Recording]],
+    empty: Callable[[], tuple[Recording, Iterable[Batch]]],
+) -> tuple[Sums, Recording]:
+    """An observation as it was kept, or made and then kept.
+
+    Args:
+        journal: of the run.
+        observe: runs the original.
+        empty: a recording without samples, and the batches that it records, their chunks opened as
+            they are read.
+
+    Raises:
+        StorageError: it cannot be kept.
+    """
+    made = list[Recording]()
+
+    def observed() -> Sums:
+        sums, recording = observe()
+        made.append(recording)
+        packs = 0
+        if journal.steps.folder is not None:
+            for packs, pack in enumerate(_packs(recording), 1):
+                journal.steps.keep(RECORDED, (packs - 1,), Outcome(pack))
+        return Sums(sums.moments, sums.validating, sums.seen, packs)
+
+    sums = journal.step(SUMS, (), Sums, observed)
+    recording = made[0] if made else _recall(journal, sums.packs, *empty())
+    if recording is None:
+        journal.steps.forget(SUMS)
+        sums = journal.step(SUMS, (), Sums, observed)
+        recording = made[0]
+    return sums, recording
+
+
+def _packs(recording: Recording) -> Iterator[list[KeptChunk]]:
+    """What was recorded, in pieces of bounded size."""
+    pack, size = list[KeptChunk](), 0
+    for chunk in recording.chunks:
+        samples = {call: recording.sample(chunk, call) for call in chunk.samples}
+        pack.append(KeptChunk(samples, [recording.store.get(leaf) for leaf in chunk.outputs]))
+        size += sum(t.numel() * t.element_size() for pair in samples.values() for t in pair)
+        if size >= PACK:
+            yield pack
+            pack, size = [], 0
+    if pack:
+        yield pack
+
+
+def _recall(
+    journal: Journal, packs: int, recording: Recording, batches: Iterable[Batch]
+) -> Recording | None:
+    """The recording with what was kept; None where a part of that is missing or damaged."""
+    kept = _kept_chunks(journal, packs)
+    for _ in batches:
+        found = next(kept, None)
+        if found is None:
+            return None
+        recording.recall(recording.chunks[-1], found.samples, found.outputs)
+    return recording
+
+
+def _kept_chunks(journal: Journal, packs: int) -> Iterator[KeptChunk]:
+    """One after the other, as far as they are whole."""
+    for number in range(packs):
+        found = journal.steps.find(RECORDED, (number,), list[KeptChunk])
+        if found is None:
+            return
+        yield from found.value
