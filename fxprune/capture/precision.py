@@ -72,10 +72,12 @@ def _write(switches: _Switches) -> None:
     if not switches.each:
         torch.set_float32_matmul_precision(switches.products)
         torch.backends.cudnn.allow_tf32 = switches.cudnn
-    for operator, precision in zip(_operators(), switches.each, strict=False):
+        return
+    for operator, precision in zip(_operators(), switches.each, strict=True):
         operator.fp32_precision = precision
 
 
 def _operators() -> tuple[Any, ...]:
+    """What has a switch of its own, in versions of torch that know them."""
     cudnn, onednn = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
     return (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv)
