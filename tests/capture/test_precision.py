@@ -53,3 +53,11 @@ def test_switches_set_one_by_one_come_back() -> None:
         product.fp32_precision, conv.fp32_precision = before
         if product.fp32_precision == "none":
             product.fp32_precision = "ieee"
+
+
+def test_switches_that_somebody_froze_are_set_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", False)
+    torch.set_float32_matmul_precision("high")
+    with full_precision():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32

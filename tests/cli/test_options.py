@@ -92,7 +92,10 @@ def test_an_example_has_two_rows() -> None:
         (("compress", TINY, "--data", LOADER, "--round-to", "0"), "round_to=0"),
         (("compress", TINY, "--data", LOADER, "--effort", "0"), "effort=0"),
         (("compress", TINY, "--data", LOADER, "--selector", "best"), "best"),
-        (("compress", TINY, "--data", LOADER, "--decision", "largest"), "one of argmax, sign"),
+        (
+            ("compress", TINY, "--data", LOADER, "--decision", "largest"),
+            "one of argmax, next_token",
+        ),
         (
             ("compress", TINY, "--data", LOADER, "--agreement", "0.9", "--decision", "a=argmax"),
             "the output 'a'",
