@@ -15,12 +15,12 @@ def _restored() -> Iterator[None]:
     products, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
     torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = cudnn
+    torch._C._set_cudnn_allow_tf32(cudnn)
 
 
 def test_inside_products_and_convolutions_are_whole() -> None:
     torch.set_float32_matmul_precision("medium")
-    torch.backends.cudnn.allow_tf32 = True
+    torch._C._set_cudnn_allow_tf32(True)
     with undisturbed(nn.Linear(2, 2), 0):
         assert torch.get_float32_matmul_precision() == "highest"
         assert not torch.backends.cudnn.allow_tf32
