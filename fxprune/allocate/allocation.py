@@ -165,14 +165,20 @@ def _searched(problem: Problem) -> tuple[Problem, Candidate]:
             "layers stay whole: two thin ones in place of one were not found to save time"
         )
     ranked = ranked and not session.options.timed
-    error, candidate = Search(problem, ranked).best()
-    for widen in (rotated_problem, _with_narrower_streams):
-        wider = widen(problem)
-        if wider is not None:
-            other, found = Search(wider, ranked).best()
-            if other < error:
-                problem, error, candidate = wider, other, found
-    return problem, candidate
+    search = Search(problem, ranked)
+    error, candidate = search.best()
+    turned = rotated_problem(problem)
+    if turned is not None:
+        rotated = Search(turned, ranked)
+        other, found = rotated.best()
+        if other < error:
+            search, error, candidate = rotated, other, found
+    wider = _with_narrower_streams(search.problem)
+    if wider is not None:
+        other, found = Search(wider, ranked, search).best()
+        if other < error:
+            return wider, found
+    return search.problem, candidate
 
 
 def rotated_problem(problem: Problem) -> Problem | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from torch.fx import Node
 
+from fxprune.allocate.ranks import EIGENVALUES, components_work
 from fxprune.calibrate.moments import POSITIONS, POSITIONS_PER_CHANNEL, sites
 from fxprune.calibrate.recording import VALIDATION, rows_per_example
 from fxprune.calibrate.split import TRIAL
@@ -32,8 +33,6 @@ THINNER = 0.6
 """Exponent of a reduced graph's time in its FLOPs: thinner layers do fewer a second."""
 RIDGES_TRIED = 4
 """Ridges that a layer's fit compares, typically; half of them in single precision."""
-EIGENVALUES = 9.0
-"""Multiples of n^3 that the eigenvectors of a symmetric matrix take."""
 CURVES = 8
 """Widths at which ranks are foreseen."""
 CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 20, 200, 200, 150
@@ -87,7 +86,9 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
             if searched:  # whose candidates include the reference's
                 yield "profile", _selection(session, aware=False).times(orders)
     if searched and method.ranks:
-        yield "allocate", _ranks(session, narrow).times(CURVES * searches)
+        costly = components_work(session) > (effort - 1) * session.statistics.work
+        curves = _ranks(session, 1.0) if costly else _ranks(session, narrow).times(CURVES)
+        yield "allocate", curves.times(searches)
     trials = searches * (effort + FURTHER) if searched else 0
     yield "rewrite", _rewrite(session).times(1 + trials)
     if searched:

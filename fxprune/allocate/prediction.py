@@ -48,6 +48,16 @@ def predict_error(candidate: Candidate, tried: list[Tried]) -> float:
     return RANKS_HANDICAP * (_of_channels(candidate, tried) + of_ranks)
 
 
+def least_error(outline: Candidate, tried: list[Tried]) -> float:
+    """What `predict_error` gives at least for a candidate of these widths, whatever ranks it has.
+
+    Args:
+        outline: a candidate whose ranks are not chosen yet.
+        tried: as `predict_error` takes them.
+    """
+    return RANKS_HANDICAP * _of_channels(outline, tried)
+
+
 def _of_channels(candidate: Candidate, tried: list[Tried]) -> float:
     known = sorted(
         (other.mix, math.log(max(error, NEGLIGIBLE) / max(other.predicted, NEGLIGIBLE)))

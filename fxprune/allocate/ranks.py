@@ -9,10 +9,14 @@ import numpy as np
 from fxprune.allocate.knapsack import Choices, allocate_choices
 from fxprune.allocate.rank_errors import CRITERIA, Criterion
 from fxprune.allocate.reduced_network import ReducedNetwork
+from fxprune.graph.nodes import attribute
 from fxprune.label.layers import Layer, factorable
 from fxprune.plans.factoring import Factoring
 from fxprune.profile.statistics import Statistics
 from fxprune.session import Session
+
+EIGENVALUES = 9.0
+"""Multiples of n^3 that the eigenvectors of a symmetric matrix take."""
 
 
 def choose_ranks(
@@ -60,6 +64,13 @@ def choose_ranks(
         for c in offered
         if c.weight in ranks
     }
+
+
+def components_work(session: Session) -> float:
+    """FLOPs of the principal components of every layer's outputs, once, at full width."""
+    layers = factorable(session.graph, session.ignored)[0]
+    sizes = (float(len(attribute(session.graph, name))) for name in layers)
+    return EIGENVALUES * sum(size**3 for size in sizes)
 
 
 def choices(

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from fxprune.allocate.balanced import balanced_widths
 from fxprune.allocate.paper import iterative_widths
-from fxprune.allocate.prediction import Tried, predict_error
+from fxprune.allocate.prediction import Tried, least_error, predict_error
 from fxprune.allocate.problem import Candidate, Problem
-from fxprune.allocate.ranks import choose_ranks
+from fxprune.allocate.ranks import choose_ranks, components_work
 from fxprune.errors import BudgetError
 from fxprune.fit.build import trial_error
 
@@ -44,12 +45,14 @@ class Search:
     Args:
         problem: what to allocate.
         ranked: whether layers may become two.
+        before: a search of the same session under tighter limits of widths: what it tried is known,
+            and only candidates that promise less than its best are tried.
     """
 
-    def __init__(self, problem: Problem, ranked: bool):
-        self.problem, self.ranked = problem, ranked
+    def __init__(self, problem: Problem, ranked: bool, before: "Search | None" = None):
+        self.problem, self.ranked, self._before = problem, ranked, before
         self.effort = problem.session.options.effort
-        self.tried: list[Tried] = []
+        self.tried: list[Tried] = [] if before is None else list(before.tried)
 
     def best(self) -> Tried:
         """The candidate that errs least, with its error; one with ranks only where it is clearly
@@ -57,10 +60,10 @@ class Search:
         """
         if self.effort == 1:
             return math.nan, next(self.candidates())
-        seen: set[object] = set()
+        known, seen = len(self.tried), {candidate.key for _, candidate in self.tried}
         repeated = 0
         for candidate in self._proposals():
-            beyond = len(self.tried) - self.effort
+            beyond = len(self.tried) - known - self.effort
             repeated = repeated + 1 if candidate.key in seen else 0
             if repeated > REPETITIONS or beyond > 0:
                 break
@@ -75,6 +78,15 @@ class Search:
 
     def candidates(self) -> Iterator[Candidate]:
         """Those with a reason, uniform widths first."""
+        for outline in self._outlines():
+            found = outline if outline.slack == 1.0 else self._with_ranks(outline)
+            if found is not None:
+                yield found
+
+    def _outlines(self) -> Iterator[Candidate]:
+        """The widths of the candidates; whose slack is not 1, those of the narrower layers that
+        will have ranks.
+        """
         problem = self.problem
         uniform = problem.uniform()
         yield self._whole(uniform, 0.0)
@@ -89,11 +101,18 @@ class Search:
         reference = self._reference()
         yield self._whole(reference, position(reference, uniform, balanced))
         if self.ranked:
-            pairs = [(mix, slack) for mix in RANKED_MIXES for slack in SLACKS]
+            pairs = [(mix, slack) for mix in RANKED_MIXES for slack in self._slacks()]
             wider = {pair: problem.scale(mixed(pair[0]), pair[1]) for pair in pairs}
             distinct = {wider[pair].tobytes(): pair for pair in pairs}.values()
-            split = (self._split(wider[pair], *pair) for pair in distinct)
-            yield from (candidate for candidate in split if candidate is not None)
+            yield from (self._outline(wider[pair], *pair) for pair in distinct)
+
+    def _slacks(self) -> tuple[float, ...]:
+        """Of the candidates with ranks: where the principal components of all layers cost more than
+        the model does on the examples, layers keep their channels and the ranks are found once.
+        """
+        session = self.problem.session
+        allowed = (self.effort - 1) * session.statistics.work
+        return SLACKS if components_work(session) <= allowed else SLACKS[-1:]
 
     def _reference(self) -> np.ndarray:
         """The widths of the reference's allocation, by its own scores."""
@@ -119,13 +138,29 @@ class Search:
         return split if split[0] < GAIN * whole[0] else whole
 
     def _proposals(self) -> Iterator[Candidate]:
-        """Candidates in the order they are worth trying; then variations of the best, forever."""
-        candidates = self.candidates()
-        yield next(candidates)
-        rest = list(candidates)
+        """Candidates in the order they are worth trying; then variations of the best, forever.
+
+        Ranks are chosen only where the widths alone promise less than every other candidate.
+        """
+        outlines = self._outlines()
+        if not self.tried:
+            yield next(outlines)
+        rest = [(outline, outline.slack == 1.0) for outline in outlines]
         while rest:
-            errors = [self.predicted_error(candidate) for candidate in rest]
-            yield rest.pop(int(np.argmin(errors)))
+            promises = [
+                self.predicted_error(outline) if made else least_error(outline, self.tried)
+                for outline, made in rest
+            ]
+            at = int(np.argmin(promises))
+            if self._before is not None and not promises[at] < self._leader()[0]:
+                return
+            outline, made = rest.pop(at)
+            if made:
+                yield outline
+                continue
+            candidate = self._with_ranks(outline)
+            if candidate is not None:
+                rest.insert(at, (candidate, True))
         generator = np.random.default_rng(self.problem.session.options.seed)
         while True:
             leader = self._leader()[1]
@@ -133,30 +168,32 @@ class Search:
             shape = np.clip(leader.widths / self.problem.valid.full * change, 0, 1)
             wider = self.problem.scale(shape, leader.slack)
             if leader.ranks:
-                varied = self._split(wider, leader.mix, leader.slack)
+                varied = self._with_ranks(self._outline(wider, leader.mix, leader.slack))
             else:
                 varied = self._whole(wider, leader.mix)
             yield leader if varied is None else varied
 
     def _whole(self, widths: np.ndarray, mix: float) -> Candidate:
-        return Candidate(widths, mix, 1.0, self.problem.predicted(widths))
+        return self._outline(widths, mix, 1.0)
 
-    def _split(self, wider: np.ndarray, mix: float, slack: float) -> Candidate | None:
+    def _outline(self, widths: np.ndarray, mix: float, slack: float) -> Candidate:
+        return Candidate(widths, mix, slack, self.problem.predicted(widths))
+
+    def _with_ranks(self, outline: Candidate) -> Candidate | None:
         """Widths within a looser budget, with ranks that bring them back to the limits.
 
         None where no ranks do.
         """
         problem = self.problem
         criterion = problem.session.options.method.ranks
+        keep_mask = problem.keep_mask(outline.widths)
         try:
             ranks, errors = choose_ranks(
-                problem.session, criterion, problem.keep_mask(wider), problem.limits, SAVING
+                problem.session, criterion, keep_mask, problem.limits, SAVING
             )
         except BudgetError:
             return None
-        if not ranks:
-            return None
-        return Candidate(wider, mix, slack, problem.predicted(wider), ranks, errors)
+        return replace(outline, ranks=ranks, rank_errors=errors) if ranks else None
 
 
 def position(widths: np.ndarray, uniform: np.ndarray, balanced: np.ndarray) -> float:

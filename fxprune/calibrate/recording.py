@@ -39,8 +39,10 @@ PLACE = 8
 """Bytes of one number of a position."""
 LARGEST_SYSTEM = 6144
 """Equations that one fit solves at most: as many as unknowns per output, or as rows."""
-LEAST_WORK = 3e10
-"""FLOPs that no one waits for: what a layer's fit may take however small the model is."""
+LARGEST_SHARE, LEAST_WORK = 0.5, 1e10
+"""What the products of one layer's fit take at most: a share of what the model does to the fitting
+examples, but always so many FLOPs, which no one waits for (docs/decisions/0024).
+"""
 
 
 def rows_per_example(features: int, calls: int, examples: int, work: float = math.inf) -> float:
@@ -54,12 +56,13 @@ def rows_per_example(features: int, calls: int, examples: int, work: float = mat
         features: unknowns per output.
         calls: of the layer.
         examples: in all.
-        work: FLOPs that the products of one layer may take.
+        work: FLOPs of the model on them.
     """
     wanted = max(ROWS * features, min(FEWEST_ROWS, MOST_ROWS * features))
-    affordable = work / features**2
+    allowed = max(LARGEST_SHARE * work, LEAST_WORK)
+    affordable = allowed / features**2
     if features > LARGEST_SYSTEM or affordable < features:
-        affordable = min(math.sqrt(work / features), LARGEST_SYSTEM)
+        affordable = min(math.sqrt(allowed / features), LARGEST_SYSTEM)
     return min(wanted, affordable) / (calls * examples)
 
 
@@ -99,7 +102,7 @@ class Recording:
         examples: how many there will be.
         store: where everything is held.
         seed: of the choice of positions.
-        work: FLOPs of the module on all examples: what one layer's fit may take.
+        work: FLOPs of the module on all examples, which bound those of one layer's fit.
         padding: whose positions are not looked at.
 
     Attributes:
@@ -117,7 +120,7 @@ class Recording:
         padding: Padding = EVERYWHERE,
     ):
         self.store, self.examples, self.chunks = store, examples, list[Chunk]()
-        self._module, self._work, self.padding = module, max(work, LEAST_WORK), padding
+        self._module, self._work, self.padding = module, work, padding
         self._tables: dict[str, _Table] = {}
         self._wanted: dict[str, float] = {}
         self._row_bytes: dict[str, int] = {}

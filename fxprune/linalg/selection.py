@@ -1,17 +1,21 @@
 r"""Column subset selection: nested removal orders and the error at every width.
 
 Two selectors. `pivoted_qr` keeps the columns that column-pivoted QR of X picks first (Chee et al.
-2022), computed as pivoted Cholesky of the Gram matrix. `output_aware` removes, one after another,
+2022; `linalg.pivoted_qr`). `output_aware` removes, one after another,
 the channel whose loss changes the consumers' outputs least when all remaining channels are
 re-interpolated: for a consumer with weight W and H = (X^T X)^{-1} removing channel j costs
 \|W_j\|^2 / H_jj (the optimal brain surgeon for channels; Hassibi & Stork 1993, Kurtic et al.
 2023), and both W and H are updated in closed form.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+
+from fxprune.linalg.pivoted_qr import pivoted_qr
 
 TINY = torch.finfo(torch.float64).tiny
 
@@ -22,17 +26,23 @@ class Reader:
 
     Attributes:
         gram: X^T X of everything the consumer reads, (n, n) float64.
-        metric: W^T G W summed over kernel positions, with G = I or the sensitivity to
-            output errors, (n, n) float64.
+        weigh: makes the metric; not every selector reads it.
         columns: (channels,) place of each of the group's channels in X, -1 where it is not read.
         scale: what one unit of squared output error costs; None counts errors relative to the
             output's own energy.
     """
 
     gram: np.ndarray
-    metric: np.ndarray
+    weigh: Callable[[], np.ndarray]
     columns: np.ndarray
     scale: float | None = None
+
+    @cached_property
+    def metric(self) -> np.ndarray:
+        """W^T G W summed over kernel positions, with G = I or the sensitivity to output errors, (n,
+        n) float64.
+        """
+        return self.weigh()
 
 
 @dataclass(frozen=True)
@@ -48,35 +58,6 @@ class Removal:
 
     order: np.ndarray
     errors: np.ndarray
-
-
-def pivoted_qr(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns in the order column-pivoted QR of X picks them, and |r_kk|.
-
-    Args:
-        gram: X^T X, (n, n) float64.
-
-    Returns:
-        order (n,) and the diagonal of R (n,), zero past the numerical rank.
-    """
-    work = np.array(gram, dtype=np.float64)
-    size = len(work)
-    order = np.arange(size)
-    diagonal = np.zeros(size)
-    floor = max(float(np.diag(work).max(initial=0)), 0) * size * np.finfo(float).eps
-    for k in range(size):
-        pivot = k + int(np.argmax(np.diag(work)[k:]))
-        if work[pivot, pivot] <= floor:
-            break
-        if pivot != k:
-            work[[k, pivot]] = work[[pivot, k]]
-            work[:, [k, pivot]] = work[:, [pivot, k]]
-            order[[k, pivot]] = order[[pivot, k]]
-        root = np.sqrt(work[k, k])
-        diagonal[k] = root
-        column = work[k + 1 :, k] / root
-        work[k + 1 :, k + 1 :] -= np.outer(column, column)
-    return order, diagonal
 
 
 class _State:

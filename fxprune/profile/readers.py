@@ -1,6 +1,7 @@
 """The consumers of a channel group as the selection takes them: Gram matrices and metrics."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,6 +86,6 @@ def readers(
             columns = np.array([place.get(channel, -1) for channel in channels])
             if (columns >= 0).any():
                 scale = None if sensitivity is None else 1 / max(seen, 1)
-                weighed = metric(weight, site[1], stratum, groups, sensitivity)
-                result.append(Reader(gram, weighed, columns, scale))
+                weigh = partial(metric, weight, site[1], stratum, groups, sensitivity)
+                result.append(Reader(gram, weigh, columns, scale))
     return result

@@ -123,14 +123,18 @@ class Statistics:
             self._warn_if_alike(sums.seen)
         return Observed(moments, every, recording)
 
+    @property
+    def work(self) -> float:
+        """FLOPs of the original on the fitting examples."""
+        return self.split.fitting * sum(term.amount for term in self.analysis.costs)
+
     def empty_recording(self) -> Recording:
         """Of the original, with nothing recorded yet."""
         split = self.split
         # Every part may end with copies, where batches have a fixed size.
         most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
-        work = split.fitting * sum(term.amount for term in self.analysis.costs)
         store = self.calibration.store
-        return Recording(self.graph, most, store, self.seed, work, self.padding)
+        return Recording(self.graph, most, store, self.seed, self.work, self.padding)
 
     def _reread(self) -> tuple[Recording, Iterator[Batch]]:
         """A recording whose chunks are opened as the examples are read."""

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_qr, pivoted_removal
+from fxprune.linalg.pivoted_qr import pivoted_qr
+from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_removal
 from tests.linalg.matrices import COLUMNS, matrix
 
 
@@ -34,7 +35,7 @@ def readers(seed: int = 0) -> tuple[list[Reader], list[tuple[np.ndarray, np.ndar
         x = matrix(20, seed + extra, columns=COLUMNS + extra)
         w = generator.standard_normal((5, COLUMNS + extra))
         columns = generator.permutation(COLUMNS + extra)[:COLUMNS]
-        result.append(Reader(x.T @ x, w.T @ w, columns))
+        result.append(Reader(x.T @ x, lambda w=w: w.T @ w, columns))
         raw.append((x, w))
     return result, raw
 
@@ -75,7 +76,7 @@ def test_dependent_finds_combinations_and_dead_channels() -> None:
     x[:, 4] = x[:, 1] - 2 * x[:, 6]
     x[:, 8] = 0
     w = np.random.default_rng(0).standard_normal((5, COLUMNS))
-    reader = Reader(x.T @ x, w.T @ w, np.arange(COLUMNS))
+    reader = Reader(x.T @ x, lambda: w.T @ w, np.arange(COLUMNS))
     found = dependent([reader], np.arange(COLUMNS)[None], 1e-13, 1e-11)
     assert found.shape == (1, 2)
     assert 8 in found
