@@ -15,7 +15,8 @@ from fxprune.allocate.allocation import choose_candidate
 from fxprune.allocate.balanced import balanced_widths
 from fxprune.allocate.prediction import GATHERED, RANKS_FACTOR, RANKS_HANDICAP, USUAL, Tried
 from fxprune.allocate.problem import pose
-from fxprune.allocate.search import GAIN, Search, position
+from fxprune.allocate.ranks import choose_ranks
+from fxprune.allocate.search import GAIN, SLACKS, Search, position
 from fxprune.plans.factoring import Factoring
 from fxprune.plans.methods import METHODS
 from fxprune.session import Session
@@ -101,6 +102,57 @@ def test_ranks_are_taken_only_where_they_are_clearly_better(
     for error, wins in ((GAIN * whole[0] * 0.99, True), (GAIN * whole[0] * 1.01, False)):
         search.tried = [(e, o) for e, o in search.tried if not o.ranks] + [(error, split[1])]
         assert bool(search._leader()[1].ranks) is wins
+
+
+def test_ranks_are_chosen_only_where_the_widths_alone_promise_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 5)]
+    session = session_of(nn.Sequential(*layers), [torch.randn(400, 6) @ torch.randn(6, 24)])
+    session = session.using(method=METHODS["auto"])
+    search = Search(pose(session, {"flops": 0.5}), ranked=True)
+    every = list(search.candidates())
+    splits = [candidate for candidate in every if candidate.ranks]
+    assert len(splits) > 1
+    chosen: list[object] = []
+
+    def counted(*asked: Any) -> Any:
+        chosen.append(asked)
+        return choose_ranks(*asked)
+
+    monkeypatch.setattr("fxprune.allocate.search.choose_ranks", counted)
+    search.tried = [(every[0].predicted, every[0])]
+    proposals = search._proposals()
+    wanted = sorted(every, key=search.predicted_error)
+    assert next(proposals).key == wanted[0].key
+    assert len(chosen) < len(splits)
+    assert [next(proposals).key for _ in wanted[1:]] == [c.key for c in wanted[1:]]
+    assert len(chosen) == len(splits)
+
+
+@pytest.mark.parametrize(("promised", "tries"), [(1.0, 0), (0.9, 2)])
+def test_a_search_goes_on_only_with_what_promises_less_than_is_known(
+    promised: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxprune.allocate.search.trial_error", lambda *plan: 1.0)
+    monkeypatch.setattr(Search, "predicted_error", lambda self, candidate: promised)
+    monkeypatch.setattr(Search, "_deserves_a_trial", lambda self, candidate: False)
+    problem = pose(session_of(tiny(), loader(), effort=2), {"flops": 0.5})
+    first = Search(problem, ranked=False)
+    known = first.best()
+    further = Search(problem, ranked=False, before=first)
+    assert further.best() is known or tries
+    assert len(further.tried) == len(first.tried) + tries
+    assert len({candidate.key for _, candidate in further.tried}) == len(further.tried)
+
+
+def test_ranks_are_found_once_where_that_costs_more_than_the_model() -> None:
+    layers = nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 4)
+    for examples, slacks in ((100, 1), (4000, len(SLACKS))):
+        session = session_of(nn.Sequential(*layers), [torch.randn(examples, 32)], effort=2)
+        search = Search(pose(session, {"flops": 0.5}), ranked=True)
+        assert len(search._slacks()) == slacks
 
 
 def test_predictions_are_learned_from_the_candidates_tried(monkeypatch: pytest.MonkeyPatch) -> None:

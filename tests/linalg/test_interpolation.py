@@ -46,6 +46,22 @@ def test_what_few_rows_rebuild_is_shrunk_all_the_same() -> None:
     np.testing.assert_allclose(found[:, 60], np.eye(10)[0], atol=1e-4)
 
 
+def test_what_proves_nothing_is_not_solved_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as many columns are kept as there are rows, no column is known to depend on them."""
+    ridges: list[float] = []
+
+    def counted(a: np.ndarray, b: np.ndarray, ridge: float) -> np.ndarray:
+        ridges.append(ridge)
+        return solve_ridge(a, b, ridge)
+
+    monkeypatch.setattr("fxprune.linalg.interpolation.solve_ridge", counted)
+    x = np.random.default_rng(0).standard_normal((40, 60))
+    for rows, tried in ((40, [0.1]), (1000, [0.1, 1e-7])):
+        ridges.clear()
+        interpolation(x.T @ x, np.arange(45), 0.1, 1e-7, rows=rows)
+        assert ridges == tried
+
+
 def test_ridge_with_a_prior_tends_to_the_prior() -> None:
     x, prior = matrix(10), np.random.default_rng(2).standard_normal((COLUMNS, 3))
     gram, right = x.T @ x, x.T @ np.random.default_rng(3).standard_normal((ROWS, 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from fxprune.linalg.pivoted_qr import pivoted_qr
+from fxprune.linalg.pivoted_qr import PANEL, pivoted_qr
 from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_removal
 from tests.linalg.matrices import COLUMNS, matrix
 
@@ -16,6 +16,20 @@ def test_pivoted_qr_picks_the_columns_of_geqp3(condition: float) -> None:
     r, pivots = scipy.linalg.qr(x, mode="r", pivoting=True)
     assert order.tolist() == pivots.tolist()
     np.testing.assert_allclose(diagonal, np.abs(np.diag(r)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rank"), [(PANEL, PANEL), (PANEL + 1, 40), (150, 150), (150, 90)]
+)
+def test_pivoted_qr_in_panels(columns: int, rank: int) -> None:
+    generator = np.random.default_rng(columns + rank)
+    x = generator.standard_normal((200, rank)) @ generator.standard_normal((rank, columns))
+    order, diagonal = pivoted_qr(x.T @ x)
+    r, pivots = scipy.linalg.qr(x, mode="r", pivoting=True)
+    assert order[:rank].tolist() == pivots[:rank].tolist()
+    assert sorted(order) == list(range(columns))
+    np.testing.assert_allclose(diagonal[:rank], np.abs(np.diag(r))[:rank], rtol=1e-4)
+    assert diagonal[rank:].max(initial=0) <= 1e-5 * diagonal[0]
 
 
 def test_pivoted_qr_stops_at_the_rank() -> None:
