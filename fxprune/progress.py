@@ -25,6 +25,21 @@ LOG.addHandler(logging.NullHandler())
 Advance = Callable[[int], object]
 """Told how many steps of a station are newly done."""
 T = TypeVar("T")
+FIXED = "capture", "label"
+"""Stations whose time does not depend on the examples."""
+MEANT = 6.0
+"""Forward passes over the calibration examples that a call is meant to take."""
+
+
+def passes_tell(seconds: Mapping[str, float], forward: float) -> bool:
+    """Whether what a call takes is told in forward passes: not where capturing and labeling alone
+    take more of them than a call is meant to.
+
+    Args:
+        seconds: by station.
+        forward: seconds of one pass.
+    """
+    return sum(seconds.get(station, 0.0) for station in FIXED) <= MEANT * forward
 
 
 class Progress:
@@ -137,10 +152,9 @@ class Journal:
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
         self.expected, self._before = cost, sum(self.seconds.values())
-        text = (
-            f"about {sum(cost.seconds.values()):,.0f} s to go: {cost.passes:.1f} forward passes "
-            "over the calibration examples"
-        )
+        text = f"about {sum(cost.seconds.values()):,.0f} s to go"
+        if passes_tell(self.seconds, cost.forward):
+            text += f": {cost.passes:.1f} forward passes over the calibration examples"
         self._progress.say(text)
         LOG.info("%s", text)
 

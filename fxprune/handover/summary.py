@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from fxprune.handover.figures import Figures
 from fxprune.handover.tables import in_one_unit
+from fxprune.progress import passes_tell
 from fxprune.verify.agreement import Agreement
 
 LOW = 0.95
@@ -86,6 +87,10 @@ def _took(report: Figures) -> str:
     if report.passes is None:
         return f"{whole:.1f} s, most of it to {longest} ({most:.1f} s); {memory}"
     expected, took = report.passes
+    forward = (whole - report.seconds.get("measure", 0.0)) / took if took else 0.0
+    if not passes_tell(report.seconds, forward):
+        told = f"{expected * forward:.1f} s expected"
+        return f"{whole:.1f} s ({longest} {most:.1f}; {told}); {memory}"
     told = f"{took:.1f} forward passes ({expected:.1f} expected)"
     return f"{whole:.1f} s ({longest} {most:.1f}), {told}; {memory}"
 
