@@ -23,7 +23,7 @@ from fxprune.profile.statistics import PROBED_EXAMPLES
 from fxprune.progress import ExpectedCost
 from fxprune.rules.labels import Value
 from fxprune.session import Session
-from fxprune.timing.speeds import Work, measure_speeds
+from fxprune.timing.speeds import Speeds, Work, measure_speeds
 
 BACKWARD = 4.0
 """Forward passes that one with its derivatives costs, and the products of these."""
@@ -39,10 +39,19 @@ CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 20, 200, 200, 150
 """Operators on next to nothing that one node of a pass, one layer of a fit and chunk, one node of a
 rewritten graph, and one step of an order of removal take.
 """
+READ = 10.0
+"""Multiples of n^3 / 3 that a reader of a group takes: its inverse, its metric, updates of both."""
 SHOWN = 64
 """Examples that say what is decided, and on which layers are compared."""
-TIMED = 16
-"""Examples of the pass that is timed."""
+TIMED, QUICK = (16, 128), 0.02
+"""Examples of the pass that is timed: more where the first take less than so many seconds, most of
+which are then not the examples'.
+"""
+TOUCHED = 24
+"""Numbers that are read or written for each entry of a system that is summed, scaled and solved at
+several ridges, in double precision; a third of them at one ridge, or where a chunk's products are
+added to those before.
+"""
 
 
 def expect_cost(session: Session, limits: Mapping[str, float]) -> ExpectedCost:
@@ -52,17 +61,26 @@ def expect_cost(session: Session, limits: Mapping[str, float]) -> ExpectedCost:
         session: opened, with nothing observed yet.
         limits: fractions of the original to keep at most.
     """
-    batch = next(iter(session.statistics.batches(session.split.first(TIMED))))
-    speeds = measure_speeds(
-        lambda: session.graph.forward(*batch.args, **batch.kwargs),
-        batch.own,
-        batch.tensors()[0].device,
-    )
+    speeds = _time(session)
     forward = speeds.example * session.statistics.calibration.size
     work: dict[str, Work] = {}
     for station, part in _stations(session, limits):
         work[station] = work.get(station, Work()) + part
     return ExpectedCost({k: speeds.seconds(part) for k, part in work.items()}, forward)
+
+
+def _time(session: Session) -> Speeds:
+    """Of the model and of everything else here."""
+    for examples in TIMED:
+        batch = next(iter(session.statistics.batches(session.split.first(examples))))
+        speeds = measure_speeds(
+            lambda batch=batch: session.graph.forward(*batch.args, **batch.kwargs),
+            batch.own,
+            batch.tensors()[0].device,
+        )
+        if speeds.example * batch.own > QUICK:
+            break
+    return speeds
 
 
 def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[str, Work]]:
@@ -135,6 +153,7 @@ def _moments(session: Session) -> Work:
     """Second moments of what every consumer reads."""
     analysis, fitting = session.analysis, session.split.fitting
     found, seen = Work(), set[tuple[str, int, bytes]]()
+    chunks = math.ceil(fitting / max(session.statistics.calibration.chunk, 1))
     for site, consumers in sites(analysis).items():
         ids = analysis.axes[site]
         for consumer in consumers:
@@ -151,7 +170,10 @@ def _moments(session: Session) -> Work:
             rows = positions if positions <= 2 * wanted else wanted
             for stratum in strata(ids):
                 channels, each = stratum.columns.shape
-                found += Work(products=rows * each * channels**2, moved=rows * each * channels)
+                found += Work(
+                    products=rows * each * channels**2,
+                    moved=rows * each * channels + chunks * TOUCHED / 3 * channels**2,
+                )
     return found
 
 
@@ -166,7 +188,9 @@ def _selection(session: Session, aware: bool) -> Work:
         each = width**3 / 3
         readers = len({(c.parameter, c.axis) for c in group.consumers})
         steps = CALLS_A_REMOVAL * (1 + readers) * min(group.width, ROUNDS)
-        found += Work(solves=each * (2 + 4 * readers), calls=steps) if aware else Work(solves=each)
+        found += (
+            Work(solves=each * (2 + READ * readers), calls=steps) if aware else Work(solves=each)
+        )
     return found
 
 
@@ -179,7 +203,8 @@ def _folds(session: Session, narrow: float) -> Work:
         for stratum in strata(ids):
             channels = len(stratum.keys)
             kept = channels * narrow
-            folded = kept**3 / 3 + 2 * kept**2 * (channels - kept)
+            # Once with the ridge, and once without to see what is rebuilt exactly.
+            folded = 2 * (kept**3 / 3) + 6 * kept**2 * (channels - kept)
             found += Work(solves=folded + 2 * weight.numel() / max(ids.shape[-1], 1) * channels)
     return found
 
@@ -231,5 +256,5 @@ def _fit(rows: float, features: float, outputs: float, ridges: int) -> Work:
     return Work(
         products=other * size**2 + 2 * rows * features * outputs,
         solves=solve * (1 + ridges / 2) + ridges * 2 * size**2 * outputs,
-        moved=rows * features,
+        moved=rows * features + (TOUCHED if ridges else TOUCHED / 3) * size**2,
     )
