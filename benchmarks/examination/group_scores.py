@@ -5,7 +5,7 @@ import numpy as np
 from benchmarks.examination.outputs import logits
 from fxprune.fit.build import build
 from fxprune.label.keep import keep_last
-from fxprune.linalg.selection import pivoted_qr
+from fxprune.linalg.pivoted_qr import pivoted_qr
 from fxprune.plans.methods import METHODS
 from fxprune.session import Session
 

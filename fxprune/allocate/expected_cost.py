@@ -7,6 +7,7 @@ measured. A forward pass is the captured graph on all calibration examples.
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from torch.fx import Node
 
@@ -74,7 +75,7 @@ def _time(session: Session) -> Speeds:
     for examples in TIMED:
         batch = next(iter(session.statistics.batches(session.split.first(examples))))
         speeds = measure_speeds(
-            lambda batch=batch: session.graph.forward(*batch.args, **batch.kwargs),
+            partial(session.graph.forward, *batch.args, **batch.kwargs),
             batch.own,
             batch.tensors()[0].device,
         )

@@ -1,5 +1,7 @@
 """Removal orders against SciPy's pivoted QR and against brute force."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -39,6 +41,11 @@ def test_pivoted_qr_stops_at_the_rank() -> None:
     assert diagonal[5:].max() <= 1e-6 * diagonal[0]
 
 
+def squared(weight: np.ndarray) -> np.ndarray:
+    """W^T W."""
+    return np.asarray(weight.T @ weight)
+
+
 def readers(seed: int = 0) -> tuple[list[Reader], list[tuple[np.ndarray, np.ndarray]]]:
     """Two consumers of the same channels with their data and weights; the second sees them in
     another order beside other columns.
@@ -49,7 +56,7 @@ def readers(seed: int = 0) -> tuple[list[Reader], list[tuple[np.ndarray, np.ndar
         x = matrix(20, seed + extra, columns=COLUMNS + extra)
         w = generator.standard_normal((5, COLUMNS + extra))
         columns = generator.permutation(COLUMNS + extra)[:COLUMNS]
-        result.append(Reader(x.T @ x, lambda w=w: w.T @ w, columns))
+        result.append(Reader(x.T @ x, partial(squared, w), columns))
         raw.append((x, w))
     return result, raw
 
@@ -90,7 +97,7 @@ def test_dependent_finds_combinations_and_dead_channels() -> None:
     x[:, 4] = x[:, 1] - 2 * x[:, 6]
     x[:, 8] = 0
     w = np.random.default_rng(0).standard_normal((5, COLUMNS))
-    reader = Reader(x.T @ x, lambda: w.T @ w, np.arange(COLUMNS))
+    reader = Reader(x.T @ x, partial(squared, w), np.arange(COLUMNS))
     found = dependent([reader], np.arange(COLUMNS)[None], 1e-13, 1e-11)
     assert found.shape == (1, 2)
     assert 8 in found
