@@ -167,18 +167,14 @@ def _searched(problem: Problem) -> tuple[Problem, Candidate]:
     ranked = ranked and not session.options.timed
     search = Search(problem, ranked)
     error, candidate = search.best()
-    turned = rotated_problem(problem)
-    if turned is not None:
-        rotated = Search(turned, ranked)
-        other, found = rotated.best()
-        if other < error:
-            search, error, candidate = rotated, other, found
-    wider = _with_narrower_streams(search.problem)
-    if wider is not None:
-        other, found = Search(wider, ranked, search).best()
-        if other < error:
-            return wider, found
-    return search.problem, candidate
+    for widen in (rotated_problem, _with_narrower_streams):
+        wider = widen(problem)
+        if wider is not None:
+            further = Search(wider, ranked, search if wider.session is problem.session else None)
+            other, found = further.best()
+            if other < error:
+                search, problem, error, candidate = further, wider, other, found
+    return problem, candidate
 
 
 def rotated_problem(problem: Problem) -> Problem | None:

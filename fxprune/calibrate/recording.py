@@ -41,7 +41,7 @@ LARGEST_SYSTEM = 6144
 """Equations that one fit solves at most: as many as unknowns per output, or as rows."""
 LARGEST_SHARE, LEAST_WORK = 0.5, 1e10
 """What the products of one layer's fit take at most: a share of what the model does to the fitting
-examples, but always so many FLOPs, which no one waits for (docs/decisions/0024).
+examples, but always so many FLOPs, which no one waits for (docs/decisions/0025).
 """
 
 
