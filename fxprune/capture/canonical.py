@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxprune.capture.cells import open_cells
 from fxprune.capture.fold_constants import fold_numbers, fold_weights
 from fxprune.capture.functional import make_functional
 from fxprune.capture.recurrent import split_layers
@@ -31,6 +32,7 @@ def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
     fold_numbers(module)
     notes = fold_weights(module)
     split_layers(module)
+    open_cells(module)
     _drop_unread_constants(module)
     _free_layout(module)
     return notes

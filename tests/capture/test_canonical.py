@@ -202,9 +202,22 @@ def without_autocast(s: Any, x: Tensor) -> Any:
     return y * z
 
 
-@pytest.mark.parametrize("forward", [without_gradients, without_autocast])
+def with_autocast(s: Any, x: Tensor) -> Any:
+    """Operands of other types, lists of them, and a region without autocast within."""
+    with torch.autocast("cpu", torch.bfloat16):
+        y = s.a(x)
+        z = torch.cat([y, y.float()], 1)[:, 2:6] + y.softmax(1)
+        with torch.autocast("cpu", enabled=False):
+            z = s.b(z.float())
+    return z
+
+
+@pytest.mark.parametrize("forward", [without_gradients, without_autocast, with_autocast])
 def test_regions_become_part_of_the_graph(forward: Callable[..., Any]) -> None:
-    graph = captured(Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))).graph
+    net = Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    graph = captured(net).graph
+    x = torch.randn(3, 4)
+    assert torch.equal(graph(x), net(x))
     assert operators(graph).count("aten.linear") == 2
     assert all(name.startswith("aten.") for name in operators(graph))
 
