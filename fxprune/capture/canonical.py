@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.capture.cells import open_cells
+from fxprune.capture.composite import open_composites
 from fxprune.capture.fold_constants import fold_numbers, fold_weights
 from fxprune.capture.functional import make_functional
 from fxprune.capture.recurrent import split_layers
@@ -25,6 +26,8 @@ def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
         notes for the report.
     """
     inline_regions(module)
+    open_cells(module)
+    open_composites(module)
     make_functional(module)
     rewrite_calls(module)
     _register_tensors(module, model)
@@ -32,7 +35,6 @@ def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
     fold_numbers(module)
     notes = fold_weights(module)
     split_layers(module)
-    open_cells(module)
     _drop_unread_constants(module)
     _free_layout(module)
     return notes

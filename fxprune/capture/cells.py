@@ -10,7 +10,6 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from fxprune.capture.recurrent import is_zero
 from fxprune.graph.operators import operator_name
 
 aten = torch.ops.aten
@@ -72,7 +71,7 @@ class _Building:
 
     def gru(self, x: Node, state: Node, weights: tuple[Any, ...]) -> Node:
         """n + z (h - n) with n = tanh(W_n x + r (U_n h)); gates r, z, n."""
-        read, recur, state = self._products(x, state, weights)
+        read, recur = self._products(x, state, weights)
         from_x, from_h = self._chunks(read, 3), self._chunks(recur, 3)
         reset, update = (
             self._call(aten.sigmoid.default, self._call(aten.add.Tensor, a, b))
@@ -85,37 +84,25 @@ class _Building:
 
     def lstm(self, x: Node, states: Any, weights: tuple[Any, ...]) -> tuple[Node, Node]:
         """c' = f c + i g and h' = o tanh(c'); gates i, f, g, o."""
-        read, recur, _ = self._products(x, states[0], weights)
+        read, recur = self._products(x, states[0], weights)
         parts = self._chunks(self._call(aten.add.Tensor, read, recur), 4)
         enter, forget, leave = (self._call(aten.sigmoid.default, parts[i]) for i in (0, 1, 3))
         new = self._call(aten.mul.Tensor, enter, self._call(aten.tanh.default, parts[2]))
-        cell = self._width_of(states[1], weights[1])
-        cell = self._call(aten.add.Tensor, self._call(aten.mul.Tensor, forget, cell), new)
+        cell = self._call(aten.add.Tensor, self._call(aten.mul.Tensor, forget, states[1]), new)
         return self._call(aten.mul.Tensor, leave, self._call(aten.tanh.default, cell)), cell
 
     def rnn(self, activation: Any, x: Node, state: Node, weights: tuple[Any, ...]) -> Node:
         """tanh or relu of W x + U h."""
-        read, recur, _ = self._products(x, state, weights)
+        read, recur = self._products(x, state, weights)
         return self._call(activation, self._call(aten.add.Tensor, read, recur))
 
-    def _products(self, x: Node, state: Node, weights: tuple[Any, ...]) -> tuple[Node, ...]:
-        """W x + b, U h + c, and h."""
+    def _products(self, x: Node, state: Node, weights: tuple[Any, ...]) -> tuple[Node, Node]:
+        """W x + b and U h + c."""
         read, recur, *biases = (*weights, None, None)[:4]
-        state = self._width_of(state, recur)
         return (
             self._call(aten.linear.default, x, read, biases[0]),
             self._call(aten.linear.default, state, recur, biases[1]),
-            state,
         )
-
-    def _width_of(self, state: Node, recur: Node) -> Node:
-        """A state; one of zeros has the width of the columns of the weight that reads it."""
-        if not is_zero(state):
-            return state
-        rows, width = state.meta["val"].shape
-        if isinstance(rows, torch.SymInt):
-            rows = self._call(aten.sym_size.int, state, 0)
-        return self._call(aten.new_zeros.default, recur, [rows, width])
 
     def _chunks(self, node: Node, number: int) -> list[Node]:
         chunks = self._call(aten.chunk.default, node, number, 1)

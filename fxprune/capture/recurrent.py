@@ -32,7 +32,7 @@ def split_layers(module: GraphModule) -> None:
         values = node.meta.get("val")
         if recurrent is None or not isinstance(values, (tuple, list)) or values[0].dim() != 3:
             continue
-        if len(recurrent.layers) > 1 or any(map(is_zero, recurrent.states)):
+        if len(recurrent.layers) > 1 or any(map(_is_zero, recurrent.states)):
             if all(user.target is operator.getitem for user in node.users):
                 with module.graph.inserting_before(node):
                     _Splitting(module.graph, node, recurrent).split()
@@ -42,14 +42,14 @@ def split_layers(module: GraphModule) -> None:
         module.recompile()
 
 
-def is_zero(node: Any) -> bool:
+def _is_zero(node: Any) -> bool:
     """Whether every element of a tensor is zero, whatever the inputs are."""
     if not isinstance(node, Node) or node.op != "call_function":
         return False
     name = operator_name(node.target)
     if name in FILLED:
         return argument(node, FILLED[name]) in (0, 0.0)
-    return name in ZEROS or (name in PASSING and is_zero(argument(node, 0)))
+    return name in ZEROS or (name in PASSING and _is_zero(argument(node, 0)))
 
 
 class _Splitting:
@@ -63,7 +63,7 @@ class _Splitting:
 
     def __init__(self, graph: Graph, node: Node, recurrent: Recurrent):
         self._graph, self._node, self._how = graph, node, recurrent
-        self._zero = [is_zero(state) for state in recurrent.states]
+        self._zero = [_is_zero(state) for state in recurrent.states]
 
     def split(self) -> None:
         """Insert the calls and let the users read them."""
