@@ -176,3 +176,44 @@ def test_states_given_by_the_caller_keep_the_width(kind: Any) -> None:
     with torch.no_grad():
         for found, expected in zip(small(**examples[0]), masked(**examples[0]), strict=True):
             torch.testing.assert_close(found, expected)
+
+
+class InALoop(nn.Module):
+    """A cell that the model itself runs step by step, from a state of zeros."""
+
+    def __init__(self, kind: Any, own_state: bool, **options: Any):
+        super().__init__()
+        self.before = nn.Linear(INPUTS, 8)
+        self.cell = kind(8, 10, **options)
+        self.head = nn.Linear(10, 4)
+        self._own_state = own_state
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: Any = None
+        if self._own_state:
+            states = x.new_zeros(x.shape[0], 10)
+        total = 0
+        for step in torch.relu(self.before(x.transpose(1, 2))).unbind(1):
+            states = self.cell(step, states)
+            total = total + self.head(states[0] if isinstance(states, tuple) else states)
+        return total  # type: ignore[return-value]
+
+
+CELLS: dict[str, tuple[Any, bool, dict[str, Any]]] = {
+    "gru": (nn.GRUCell, True, {}),
+    "gru without state": (nn.GRUCell, False, {"bias": False}),
+    "lstm": (nn.LSTMCell, False, {}),
+    "rnn with relu": (nn.RNNCell, True, {"nonlinearity": "relu"}),
+}
+
+
+@pytest.mark.parametrize("case", list(CELLS))
+def test_units_of_a_cell_go_with_its_gates(case: str) -> None:
+    kind, own_state, options = CELLS[case]
+    torch.manual_seed(0)
+    net = InALoop(kind, own_state, **options).eval().double()
+    small = halved(net)
+    units = small.get_parameter("cell.weight_hh").shape
+    assert units[1] < 10
+    assert units[0] % units[1] == 0
+    equal(small, fxprune.masked(net, small))

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxprune.capture.cells import open_cells
+from fxprune.capture.composite import open_composites
 from fxprune.capture.fold_constants import fold_numbers, fold_weights
 from fxprune.capture.functional import make_functional
 from fxprune.capture.recurrent import split_layers
@@ -24,6 +26,8 @@ def canonicalize(module: GraphModule, model: nn.Module) -> tuple[str, ...]:
         notes for the report.
     """
     inline_regions(module)
+    open_cells(module)
+    open_composites(module)
     make_functional(module)
     rewrite_calls(module)
     _register_tensors(module, model)

@@ -26,7 +26,7 @@ from fxprune.capture.parametrizations import fold_parametrizations
 from fxprune.capture.plain_masks import plain_masks
 from fxprune.capture.returned import register_outputs
 from fxprune.capture.supported import check_model
-from fxprune.capture.tracing import NOTHING, quiet, trace, traced
+from fxprune.capture.tracing import NOTHING, quiet, trace, traced, unvalidated
 from fxprune.capture.unread import drop_unread_parameters
 from fxprune.errors import CaptureError
 
@@ -102,7 +102,7 @@ def capture(
         duplicate = copy_model(model).eval().requires_grad_(True)
         folded = fold_parametrizations(duplicate)
         _run_once(duplicate, batch)
-        with quiet(), plain_masks():
+        with quiet(), plain_masks(), unvalidated():
             program, notes = trace(duplicate, batch, varied, dynamic_shapes)
             sizes, doubtful = _check_sizes(program, model, batch)
             if doubtful:

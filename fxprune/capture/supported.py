@@ -4,6 +4,7 @@ import keyword
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fxprune.errors import UnsupportedError
 
@@ -23,6 +24,11 @@ def check_model(model: nn.Module) -> None:
     if not any(True for _ in model.parameters()):
         raise UnsupportedError("The model has no parameters: there is nothing to compress.")
     for name, tensor in model.named_parameters():
+        if is_lazy(tensor):
+            raise UnsupportedError(
+                f"Parameter {name} has no size yet: its module is a lazy one, which learns it from "
+                "the first batch. Call the model on a batch, and train it, first."
+            )
         if tensor.is_meta:
             raise UnsupportedError(
                 f"Parameter {name} is on the meta device and has no values. Load the weights first."

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
@@ -244,3 +245,16 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Without the checks that distributions make of their parameters' values, which are no part of
+    what a model computes.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -17,6 +17,7 @@ from fxprune.graph.operators import operator_name
 from fxprune.label.groups import Analysis
 from fxprune.label.survivors import kept_before, shrink
 from fxprune.rules.labels import Value, varying
+from fxprune.rules.sources import FILLS
 
 aten = torch.ops.aten
 
@@ -96,15 +97,15 @@ def _changes(*operators: str) -> Callable[[Change], Change]:
     "aten.expand",
     "aten.broadcast_to",
     "aten.unflatten",
-    "aten.new_zeros",
-    "aten.new_ones",
-    "aten.new_full",
+    *FILLS,
 )
 def _shape(rewriter: Rewriter, node: Node, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Sizes of the result; -1 stays."""
     old, new = rewriter.value(node).shape, rewriter.shape(node)
-    unflatten = operator_name(node.target) == "aten.unflatten"
-    place, start = (2, args[1] % rewriter.value(args[0]).rank) if unflatten else (1, 0)
+    name = operator_name(node.target)
+    place, start = FILLS.get(name, 1), 0
+    if name == "aten.unflatten":
+        place, start = 2, args[1] % rewriter.value(args[0]).rank
     wanted = list(args[place])
     for dim, size in enumerate(wanted, start):
         if isinstance(size, int) and size != -1 and old[dim] != new[dim]:

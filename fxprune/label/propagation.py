@@ -16,6 +16,7 @@ from fxprune.graph.nodes import argument, attribute, where
 from fxprune.rules import Call, pointwise, rule_for
 from fxprune.rules.labels import Value
 from fxprune.rules.recorder import Recorder
+from fxprune.rules.sources import makes_equal
 
 SMALL_CONSTANT = 1 << 24
 T = TypeVar("T")
@@ -168,15 +169,17 @@ class Propagation:
             isinstance(out, tuple) and not any(isinstance(o, Value) for o in out)
         ):
             return out
+        begins = makes_equal(call)
         if (
-            all(v.const is not None for v in values)
+            not begins
+            and all(v.const is not None for v in values)
             and _constant_size(out) <= SMALL_CONSTANT
             and not any(v.axes for v in values)
         ):
             computed = _compute(call)
             if computed is not None and isinstance(out, Value):
                 return replace(out, const=computed)
-        if not any(v.axes for v in values) and not _weighted(node):
+        if not any(v.axes for v in values) and not _weighted(node) and not begins:
             return out
         rule = rule_for(target)
         if (

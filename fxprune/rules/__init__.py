@@ -16,6 +16,9 @@ from fxprune.rules import (  # noqa: F401  (registers the rules)
     products,
     recurrent,
     reduction,
+    scattering,
+    sources,
+    transforms,
 )
 from fxprune.rules.labels import Value
 from fxprune.rules.pointwise import pointwise

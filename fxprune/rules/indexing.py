@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fxprune.graph.operators import operator_name
-from fxprune.rules.labels import Value, squash, varying
+from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.movement import indexed_dims, movement, run_on_labels
 from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
@@ -26,8 +26,12 @@ def gather(call: Call) -> Any:
         d for d in range(table.rank) if table.shape[d] > 1 or not broadcasts
     ) - indexed_dims(call)
     for labels in source.axes:
-        if varying(labels) & beside:
-            call.record.pin(labels, "stands beside a table of indices")
+        for dim in varying(labels) & beside:
+            follows = [a for a in table.axes if varying(a) == {dim}]
+            if follows and varying(labels) == {dim}:
+                call.record.unite(vector(labels, dim), vector(follows[0], dim))
+            else:
+                call.record.pin(labels, "stands beside a table of indices")
     return index(call)
 
 

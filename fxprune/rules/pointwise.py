@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.graph.operators import operator_name
 from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.registry import Call, register_rule
 
@@ -73,7 +72,7 @@ UNTAGGED = (
     "aten.hardswish aten.log_sigmoid aten.divide aten.multiply aten.subtract aten.true_divide "
     "aten.floor_divide aten.absolute aten.arctan "
     "aten.special_expit aten.special_erf aten.greater aten.less aten.fill aten.clip aten.square "
-    "aten.gelu aten.silu aten.mish"
+    "aten.gelu aten.silu aten.mish aten.rsub"
 ).split()
 register_rule(*IDENTITY, *UNTAGGED)(pointwise)
 
@@ -84,22 +83,10 @@ def convert(call: Call) -> Any:
     return pointwise(replace(call, args=call.args[:1], kwargs={}))
 
 
-@register_rule(
-    "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty", "aten.new_empty_strided"
-)
+@register_rule("aten.new_empty", "aten.new_empty_strided")
 def made_anew(call: Call) -> Any:
-    """Only type and device are taken from the tensor; and of a weight whose width a tensor of one
-    number has, that width, which may follow the weight's.
-    """
-    source, out = call.args[0], call.out
-    alike = operator_name(call.target) in ("aten.new_zeros", "aten.new_ones", "aten.new_full")
-    if not alike or source.parameter is None or not out.rank or source.rank < 2:
-        return out
-    last = source.rank - 1
-    if out.shape[-1] != source.shape[last]:
-        return out
-    axes = [vector(a, last).expand(out.shape) for a in source.axes if varying(a) == {last}]
-    return replace(out, axes=tuple(axes))
+    """Only type and device are taken from the tensor."""
+    return call.out
 
 
 @register_rule("aten.prelu", "aten._prelu_kernel")

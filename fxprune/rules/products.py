@@ -11,6 +11,8 @@ from fxprune.rules.labels import Value, squash, varying, vector
 from fxprune.rules.pointwise import meet
 from fxprune.rules.registry import Call, register_rule
 
+MEASURED = "does not vanish with its weights, and a distance is taken along it"
+
 
 @register_rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
 def matmul(call: Call) -> Any:
@@ -23,6 +25,26 @@ def addmm(call: Call) -> Any:
     """input + a @ b."""
     out = replace(call.out, axes=_matmul(call, call.args[1], call.args[2], call.out.shape))
     return replace(out, axes=meet(call, [out, call.args[0]], out.shape))
+
+
+@register_rule("aten._cdist_forward", "aten._euclidean_dist")
+def distances(call: Call) -> Any:
+    """Between the rows of two matrices: a channel that is zero in both adds nothing."""
+    left, right = call.args[0], call.args[1]
+    last = left.rank - 1
+    alike = [[a for a in v.axes if varying(a) == {v.rank - 1}] for v in (left, right)]
+    power = call.arg(2, "p", 2.0)
+    for value, found in ((left, alike[0]), (right, alike[1])):
+        for labels in value.axes:
+            if all(labels is not a for a in found) or not all(alike) or not power > 0:
+                call.record.pin(labels, "a distance is taken along it")
+    if all(alike) and power > 0:
+        read, kept = vector(alike[0][0], last), vector(alike[1][0], right.rank - 1)
+        call.record.unite(read, kept)
+        for value, labels in ((left, read), (right, kept)):
+            node = operand_node(call, value)
+            call.record.multiply(node, node, labels, MEASURED)
+    return call.out
 
 
 def _matmul(call: Call, left: Value, right: Value, shape: tuple[int, ...]) -> tuple[Tensor, ...]:

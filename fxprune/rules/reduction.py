@@ -32,6 +32,7 @@ def _dims(call: Call, index: int, name: str) -> frozenset[int]:
     "aten.std",
     "aten.prod",
     "aten.var_mean",
+    "aten.std_mean",
     "aten.linalg_vector_norm",
     "aten.norm",
     "aten.max",
@@ -99,6 +100,8 @@ def along(call: Call, source: Value, dims: frozenset[int], reason: str) -> tuple
     "aten.logcumsumexp",
     "aten.glu_backward",
     "aten.cumprod",
+    "aten.cummax",
+    "aten.cummin",
     "aten.argmax",
     "aten.argmin",
     "aten.sort",
@@ -119,6 +122,14 @@ def along_axis(call: Call) -> Any:
             for labels in source.axes:
                 call.record.pin(labels, "passes through an ordering or argmax")
     return tuple(result) if isinstance(call.out, tuple) else result[0]
+
+
+@register_rule("aten.tril", "aten.triu")
+def triangle(call: Call) -> Any:
+    """What remains depends on the place along the last two axes."""
+    source: Value = call.args[0]
+    last = frozenset({source.rank - 2, source.rank - 1})
+    return replace(call.out, axes=along(call, source, last, "lies in a triangle"))
 
 
 POOLING = [

@@ -202,9 +202,22 @@ def without_autocast(s: Any, x: Tensor) -> Any:
     return y * z
 
 
-@pytest.mark.parametrize("forward", [without_gradients, without_autocast])
+def with_autocast(s: Any, x: Tensor) -> Any:
+    """Operands of other types, lists of them, and a region without autocast within."""
+    with torch.autocast("cpu", torch.bfloat16):
+        y = s.a(x)
+        z = torch.cat([y, y.float()], 1)[:, 2:6] + y.softmax(1)
+        with torch.autocast("cpu", enabled=False):
+            z = s.b(z.float())
+    return z
+
+
+@pytest.mark.parametrize("forward", [without_gradients, without_autocast, with_autocast])
 def test_regions_become_part_of_the_graph(forward: Callable[..., Any]) -> None:
-    graph = captured(Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))).graph
+    net = Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    graph = captured(net).graph
+    x = torch.randn(3, 4)
+    assert torch.equal(graph(x), net(x))
     assert operators(graph).count("aten.linear") == 2
     assert all(name.startswith("aten.") for name in operators(graph))
 
@@ -236,3 +249,36 @@ def test_views_take_any_layout() -> None:
     assert "aten.reshape" in operators(graph)
     assert not {"aten.view", "aten._unsafe_view"} & set(operators(graph))
     assert "aten.view" not in graph.code
+
+
+class Policy(nn.Module):
+    """Checks its probabilities' values in forward, as `torch.distributions` does by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = torch.distributions.Categorical(logits=self.a(x)).probs
+        return probabilities
+
+
+def test_checks_of_a_distribution_are_no_part_of_the_graph() -> None:
+    captured(Policy())
+    assert torch.distributions.Distribution._validate_args, "as it was before"
+
+
+@pytest.mark.parametrize(
+    ("call", "parts"),
+    [
+        (lambda s, x: torch.hstack([s.a(x), s.b(x)]), {"aten.cat"}),
+        (lambda s, x: torch.fliplr(s.a(x)) - s.b(x), {"aten.flip", "aten.sub"}),
+        (
+            lambda s, x: nn.functional.pairwise_distance(s.a(x), s.b(x), keepdim=True),
+            {"aten.sub", "aten.add", "aten.norm"},
+        ),
+    ],
+)
+def test_composites_without_a_rule_are_opened(call: Callable[..., Any], parts: set[str]) -> None:
+    graph = captured(Net(call, a=nn.Linear(4, 4), b=nn.Linear(4, 4))).graph
+    assert set(operators(graph)) == {"aten.linear", *parts}
