@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from benchmarks.random_graphs import convolutions, joining, mixing, movement, pointwise
+from benchmarks.random_graphs import convolutions, joining, mixing, movement, pointwise, rows
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.program import Program, Value
 
-FAMILIES = (convolutions, joining, pointwise, movement, mixing)
+FAMILIES = (convolutions, joining, pointwise, movement, mixing, rows)
 """Imported for their entries in the table."""
 LARGEST = 60
 """Operators of the longest network, about."""
