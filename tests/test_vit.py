@@ -36,7 +36,7 @@ def width(small: nn.Module) -> int:
 def test_most_decisions_are_right() -> None:
     data = load()
     with torch.no_grad():
-        right = trained()(data.images).argmax(1) == data.labels
+        right = trained()(data.images[:1000]).argmax(1) == data.labels[:1000]
     assert float(right.float().mean()) > 0.8
 
 
