@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -224,7 +225,7 @@ def test_agreement_is_certified() -> None:
 def test_recovery_trains_there() -> None:
     pytest.importorskip("accelerate")
     net, x = (trained("resnet20"), data.load().calibration) if REAL else (tiny(), images(128))
-    net, told = net.to(THERE), {"decision": "argmax", "progress": False}
+    net, told = net.to(THERE), dict[str, Any](decision="argmax", progress=False)
     small = fxprune.compress(net, x, flops=0.5, **told)
     better = fxprune.recover(small, net, x, steps=10, **told)
     assert devices(better) == {THERE.type}
