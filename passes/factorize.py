@@ -10,12 +10,13 @@ from torch.fx.node import Argument
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
-from fxprune.graph.convolution import OUTPUTS_FIRST, convolution_of
+from fxprune.graph.convolution import OUTPUTS_FIRST, bias_of, convolution_of
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import drop_unread
+from fxprune.graph.tensors import drop_unread, owner_of
+from fxprune.label.layers import replaceable
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.facts import Facts, tensors_of
-from fxprune.plans.factoring import names
+from fxprune.plans.factoring import bias_names, is_layers, names
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Factorize(InPlacePass):
 
     Requires a graph of ATen calls in which each named weight is read by one convolution or linear
     call; ensures the same graph around them. `conv2` becomes `conv2.0`, without a bias, and
-    `conv2.1`, with the bias there was.
+    `conv2.1`, with the bias there was. A weight that is not called `weight` becomes a module of
+    two such layers, and the bias stays where it is.
 
     Attributes:
         factors: by the weight's name the weights of the first and of the second layer, as
@@ -38,15 +40,12 @@ class Factorize(InPlacePass):
         """Each named weight is one layer's own."""
         present = tensors_of(module)
         for name in self.factors:
-            path, _, leaf = name.rpartition(".")
-            readers = [operator_name(node.target) for node in _readers(module, name)]
+            readers = _readers(module, name)
             if (
                 name not in present
-                or leaf != "weight"
                 or len(readers) != 1
-                or readers[0] not in OUTPUTS_FIRST
-                or module.get_submodule(path)._modules
-                or set(module.get_submodule(path)._parameters) - {"weight", "bias"}
+                or operator_name(readers[0].target) not in OUTPUTS_FIRST
+                or not replaceable(module, name, bias_of(readers[0]))
             ):
                 raise PlanError(
                     f"{name} is not the weight of one layer of its own, which could be replaced "
@@ -64,7 +63,7 @@ class Factorize(InPlacePass):
         """Two weights stand for each that was named; every other tensor is the one there was,
         biases of replaced layers under the second's name.
         """
-        found = tensors_of(after)
+        found, moved = tensors_of(after), dict(filter(None, map(bias_names, self.factors)))
         for name, weights in self.factors.items():
             if name in found:
                 raise PlanError(f"{name} is still there")
@@ -72,9 +71,7 @@ class Factorize(InPlacePass):
                 if part not in found or found[part].shape != tensor.shape:
                     raise PlanError(f"{part} is not a weight of shape {tuple(tensor.shape)}")
         for name in before.tensors.keys() - self.factors.keys():
-            prefix = name.removesuffix("bias")
-            moved = f"{prefix}1.bias" if f"{prefix}weight" in self.factors else name
-            if not any(found.get(n) is before.tensors[name] for n in (name, moved)):
+            if not any(found.get(n) is before.tensors[name] for n in (name, moved.get(name, name))):
                 raise PlanError(f"{name} is not the tensor it was")
 
 
@@ -90,21 +87,24 @@ def _readers(module: GraphModule, name: str) -> list[Node]:
 def _replace(module: GraphModule, name: str, weights: tuple[Tensor, Tensor]) -> None:
     """Put two layers into the owner of a weight, and their two calls where its one call is."""
     (node,) = _readers(module, name)
-    prefix = name.removesuffix("weight")
-    owner = module.get_submodule(prefix.removesuffix("."))
-    old = owner.get_parameter("weight")
-    for part, tensor in zip("01", weights, strict=True):
+    owner, leaf = owner_of(module, name)
+    old = owner.get_parameter(leaf)
+    del owner._parameters[leaf]
+    if not is_layers(name):
+        owner.add_module(leaf, nn.Module())
+    for part, tensor in zip(names(name), weights, strict=True):
+        path = part.removesuffix(".weight")
         layer = nn.Module()
         weight = nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=old.requires_grad)
         layer.register_parameter("weight", weight)
-        owner.add_module(part, layer)
+        module.add_submodule(path, layer)
     settings = _settings(node, tuple(old.shape), weights)
     bias: Argument = node.args[2] if len(node.args) > 2 else None
-    own = f"{prefix}bias"
+    own, moved = bias_names(name) or ("", "")
     with module.graph.inserting_before(node):
         if isinstance(bias, Node) and bias.target == own and len(_readers(module, own)) == 1:
             owner.get_submodule("1").register_parameter("bias", owner._parameters.pop("bias"))
-            bias = module.graph.get_attr(f"{prefix}1.bias")
+            bias = module.graph.get_attr(moved)
         first, second = (module.graph.get_attr(n) for n in names(name))
         assert callable(node.target)
         hidden = module.graph.call_function(node.target, (node.args[0], first, None, *settings[0]))
@@ -113,7 +113,6 @@ def _replace(module: GraphModule, name: str, weights: tuple[Tensor, Tensor]) -> 
     hidden.meta = {k: v for k, v in node.meta.items() if k != "val"}
     node.replace_all_uses_with(result)
     module.graph.erase_node(node)
-    del owner._parameters["weight"]
 
 
 def _settings(

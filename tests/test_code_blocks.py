@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 import fxprune
 from fxprune.cli.app import app
+from fxprune.demo import data
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,6 +47,7 @@ SHORTER = {
     "epochs, alpha = 30": "epochs, alpha = 1",
     "fxprune bench": "fxprune bench --rounds 2 --batch 1",
     "images = data.load().calibration": "images = data.load().calibration[:400]",
+    "tested = data.load().images": "tested = data.load().images[:500]",
     "budgets=(0.7, 0.5, 0.35)": "budgets=(0.7, 0.5)",
 }
 """Training and measuring are cut short, and the demo's images and sizes are fewer."""
@@ -115,7 +117,9 @@ RUN = [page for page in PAGES if code(page) and page.name not in ELSEWHERE]
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What the pages take for given: a model, examples, and files in the current folder."""
+    """What the pages take for given: a model, examples, and files in the current folder. The demo
+    runs on a part of its images.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_package").mkdir()
@@ -134,6 +138,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     colors = [3 * torch.randn(50, 3, 1, 1, generator=noise) for _ in range(4)]
     batches = [color + torch.randn(50, 3, 32, 32, generator=noise) for color in colors]
     labels = [torch.randint(0, 5, (50,), generator=noise) for _ in range(4)]
+    held = data.load()
+    part = data.DemoData(held.calibration[:100], held.images[:200], held.labels[:200])
+    monkeypatch.setattr("fxprune.demo.run.load", lambda: part)
     return {
         "torch": torch,
         "nn": nn,

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,7 @@ def _exact() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "paper", "magnitude"] if REAL else ["auto"])
 def test_every_method_compresses_on_the_device(method: str) -> None:
     net, examples = trained("resnet20").to(THERE), data.load()
@@ -126,10 +128,12 @@ def test_recurrent_layers_run_and_train() -> None:
     assert all(p.grad is not None for p in small.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False] if REAL else [True])
 def test_volumes_in_two_branches_are_compressed(shared: bool) -> None:
     torch.manual_seed(0)
-    net = Paired3D(5, 25, (8, 16, 16, 32), 32, shared=shared).eval().to(THERE)
+    widths = (8, 16, 16, 32) if REAL else (4, 8, 8, 16)
+    net = Paired3D(5, 25, widths, 32, shared=shared).eval().to(THERE)
     pairs = [(torch.randn(8, 5, 25, 25, 25), torch.randn(8, 5, 25, 25, 25)) for _ in range(6)]
     small = fxprune.compress(net, pairs, flops=0.7, decision="close", progress=False)
     assert devices(small) == {THERE.type}
@@ -208,20 +212,24 @@ def test_the_other_verbs_work_there() -> None:
 
 
 def test_agreement_is_certified() -> None:
-    net, examples = trained("mlp").to(THERE), data.load()
-    small = fxprune.compress(net, examples.calibration, agreement=0.9, progress=False)
+    net, x, asked = (
+        (trained("mlp"), data.load().calibration, 0.9) if REAL else (tiny(), images(160), 0.5)
+    )
+    small = fxprune.compress(net.to(THERE), x, agreement=asked, decision="argmax", progress=False)
+    assert devices(small) == {THERE.type}
     found = fxprune.report(small).agreement
     assert found is not None
-    assert found.bound >= 0.9
+    assert found.bound >= asked
 
 
 def test_recovery_trains_there() -> None:
     pytest.importorskip("accelerate")
-    net, examples = trained("resnet20").to(THERE), data.load()
-    small = fxprune.compress(net, examples.calibration, flops=0.3, progress=False)
-    better = fxprune.recover(small, net, examples.calibration, steps=20, progress=False)
+    net, x = (trained("resnet20"), data.load().calibration) if REAL else (tiny(), images(128))
+    net, told = net.to(THERE), dict[str, Any](decision="argmax", progress=False)
+    small = fxprune.compress(net, x, flops=0.5, **told)
+    better = fxprune.recover(small, net, x, steps=10, **told)
     assert devices(better) == {THERE.type}
-    there = fxprune.recover(small.cpu(), net.cpu(), examples.calibration, steps=5, progress=False)
+    there = fxprune.recover(small.cpu(), net.cpu(), x, steps=5, **told)
     assert devices(there) == {"cpu"}
 
 

@@ -25,7 +25,7 @@ def test_one_layer_for_queries_keys_and_values_is_the_same_function() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 def test_mixed_channels_err_less_than_selected_ones(fused: bool) -> None:
-    net, images = trained_encoder(fused), load().calibration[:400]
+    net, images = trained_encoder(fused), load().calibration[:240]
     errors = {}
     for title in ("auto", rotation.SELECTED):
         session = opened(net, images, 0).using(method=rotation.COMPARED[title])

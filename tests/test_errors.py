@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -201,11 +202,16 @@ def test_broken_plans(text: str) -> None:
         fxprune.Plan.from_json(text)
 
 
+@cache
+def _made() -> fxprune.Plan:
+    return fxprune.plan(tiny(), loader(), flops=0.5, method="magnitude", progress=False)
+
+
 @pytest.mark.parametrize(
     "change", [{"first.weight": {0: [99]}}, {"nowhere.weight": {0: [0]}}, {"head.weight": {0: [0]}}]
 )
 def test_plans_that_do_not_fit(change: dict[str, dict[int, Any]]) -> None:
-    made = fxprune.plan(tiny(), loader(), flops=0.5, progress=False)
+    made = _made()
     with pytest.raises(PlanError):
         fxprune.apply(
             tiny(),

@@ -167,6 +167,7 @@ def test_either_order_composes() -> None:
         fxprune.factorize(tiny(), loader(), params=0.8, progress=False),
         loader(),
         flops=0.7,
+        method="uniform",
         progress=False,
     )
     x = images(16, seed=3)

@@ -34,7 +34,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "first", [0, 10, 20, *(pytest.param(first, marks=SLOW) for first in (30, 40, 50))]
+    "first", [10, *(pytest.param(first, marks=SLOW) for first in (0, 20, 30, 40, 50))]
 )
 def test_random_networks_equal_the_masked_original(first: int) -> None:
     for seed in range(first, first + 10):

@@ -43,6 +43,7 @@ def small(net: nn.Module) -> Any:
     return fxprune.compress(net, padded(), flops=0.7, **FAST)
 
 
+@pytest.mark.slow
 def test_the_cache_does_not_hold_heads_back(net: nn.Module, small: Any) -> None:
     found = fxprune.analyze(net, padded()[0])
     assert {"blocks.0.q", "blocks.0.v"} < {group.name for group in found.groups}
@@ -110,6 +111,7 @@ def test_tokens_of_one_text_count_as_one_in_the_bound(small: Any) -> None:
     assert found.bound < lower_bound(round(found.rate * found.examples), found.examples) - 0.1
 
 
+@pytest.mark.slow
 def test_what_lies_under_the_padding_changes_nothing(net: nn.Module, small: Any) -> None:
     other = fxprune.compress(net, padded(fill=23), flops=0.7, **FAST)
     assert fxprune.plan_of(small) == fxprune.plan_of(other)
@@ -210,6 +212,7 @@ def test_errors_of_padded_outputs_are_those_of_the_rest() -> None:
     assert found == pytest.approx(tuple(np.sum(parts, axis=0)))
 
 
+@pytest.mark.slow
 def test_padding_decides_nothing(net: nn.Module) -> None:
     found = [
         fxprune.report(

@@ -45,7 +45,7 @@ def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     app = typer.Typer()
     app.command()(recurrent.main)
     out = tmp_path / "page.md"
-    arguments = ["--flops", "0.7", "--seeds", "1", "--count", "100", "--tested", "500"]
+    arguments = ["--flops", "0.7", "--seeds", "1", "--count", "60", "--tested", "200"]
     result = CliRunner().invoke(app, [*arguments, "--batch", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
     text = out.read_text()

@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def compress(net: nn.Module, data: Any, **options: Any) -> GraphModule:
     return fxprune.compress(net, data, **chosen)
 
 
+@cache
+def small_of(name: str, method: str) -> GraphModule:
+    """Made once; no test changes it."""
+    return compress(net_of(name), DATA, method=method)
+
+
 @torch.no_grad()
 def close(one: nn.Module, other: nn.Module, inputs: Tensor, rounding: float = 1e-4) -> None:
     """The same outputs up to rounding, relative to their size."""
@@ -95,7 +102,7 @@ DATA = images(96)
 
 @every_net
 def test_a_batch_through_the_result_is_its_examples_one_by_one(name: str) -> None:
-    small = compress(net_of(name), DATA, method="magnitude")
+    small = small_of(name, "magnitude")
     with torch.no_grad():
         whole = small(DATA)
         alone = torch.cat([small(row) for row in DATA.split(1)])
@@ -106,6 +113,7 @@ CUTS: tuple[Any, ...] = (1, [50, 1, 45])
 """Sizes that the calibration examples are batched in."""
 
 
+@pytest.mark.slow
 @every_net
 def test_without_sampling_the_batching_of_examples_does_not_matter(name: str) -> None:
     net = net_of(name)
@@ -122,6 +130,7 @@ def test_without_sampling_the_batching_of_examples_does_not_matter(name: str) ->
         assert a.error == pytest.approx(b.error, rel=1e-4)
 
 
+@pytest.mark.slow
 @every_net
 def test_with_sampling_the_batching_of_examples_only_draws_anew(name: str) -> None:
     """Probes at the output and positions of images are drawn batch by batch, so that weights and
@@ -183,7 +192,7 @@ def permuted(name: str) -> nn.Module:
 def test_the_order_of_channels_does_not_matter(name: str, method: str) -> None:
     net, other = net_of(name), permuted(name)
     close(net, other, DATA)
-    first, second = (compress(n, DATA, method=method) for n in (net, other))
+    first, second = small_of(name, method), compress(other, DATA, method=method)
     assert fxprune.plan_of(first).widths == fxprune.plan_of(second).widths
     close(first, second, images(32, seed=5), rounding=2e-3)
     assert any(
@@ -215,7 +224,7 @@ def test_what_keeps_everything_is_the_original(name: str) -> None:
 @every_net
 def test_a_plan_that_went_through_json_makes_the_same_model(name: str) -> None:
     net = net_of(name)
-    small = compress(net, DATA)
+    small = small_of(name, "uniform")
     plan = fxprune.plan_of(small)
     read = fxprune.Plan.from_json(plan.to_json())
     assert read == plan
@@ -228,7 +237,7 @@ def test_a_plan_that_went_through_json_makes_the_same_model(name: str) -> None:
 
 @every_net
 def test_a_result_of_every_way_of_running_is_the_same(name: str) -> None:
-    small = compress(net_of(name), DATA, method="magnitude")
+    small = small_of(name, "magnitude")
     inputs = images(5, seed=5)
     batch = ({0: torch.export.Dim("batch")},)
     with torch.no_grad():
@@ -244,7 +253,7 @@ def test_a_result_of_every_way_of_running_is_the_same(name: str) -> None:
 @pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler on a CPU")
 @every_net
 def test_compiled_is_eager(name: str) -> None:
-    small = compress(net_of(name), DATA, method="magnitude")
+    small = small_of(name, "magnitude")
     inputs = images(5, seed=5)
     with torch.no_grad():
         compiled: Callable[..., Any] = torch.compile(small)
@@ -259,7 +268,7 @@ def test_compiled_is_eager(name: str) -> None:
 @every_net
 def test_onnx_is_eager(name: str, tmp_path: Path) -> None:
     onnxruntime = importlib.import_module("onnxruntime")
-    small = compress(net_of(name), DATA, method="magnitude")
+    small = small_of(name, "magnitude")
     inputs, path = images(5, seed=5), tmp_path / "small.onnx"
     with torch.no_grad():
         expected = small(inputs)

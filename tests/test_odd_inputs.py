@@ -140,7 +140,8 @@ def test_the_callers_modes_of_arithmetic_do_not_matter() -> None:
             assert torch.equal(small(images(5)), wanted(images(5)))
 
 
-@pytest.mark.parametrize("given", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [True, False])
 def test_transformers_with_a_causal_mask(given: bool) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

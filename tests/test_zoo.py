@@ -26,7 +26,7 @@ def test_every_architecture_has_one_name() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["squeezebert", "sew-d", "blip-vision"])
+@pytest.mark.parametrize("name", ["squeezebert", "sew-d", "blip-vision", "llava-prefixed"])
 def test_a_tiny_configuration_passes(name: str) -> None:
     pytest.importorskip("transformers")
     row = Row(name, "transformers")

@@ -81,6 +81,10 @@ def _torchvision(name: str, most: float) -> tuple[nn.Module, Any]:
     return model, torch.randn(2, 3, size, size)
 
 
+CUT = {"aimv2_1b_patch14_224": {"depth": 2}, "deepseek_vit_412m": {"depth": 2}}
+"""What makes the smallest members of some families small enough."""
+
+
 def timm_families() -> dict[str, list[str]]:
     """Names by family, smallest first as far as the names tell."""
     import timm
@@ -89,27 +93,38 @@ def timm_families() -> dict[str, list[str]]:
     for name in timm.list_models():
         family = re.match(r"(test_)?[a-z]+(v2|v3|v4|x|_x)?", name)
         families.setdefault(family.group(0) if family else name, []).append(name)
+    return {family: sorted(names, key=_rank) for family, names in families.items()}
 
-    # A number is one only as a whole: 512 is not 12.
-    parts = [re.compile(f"(?<!\\d){part}(?!\\d)" if part.isdigit() else part) for part in SMALL]
 
-    def rank(name: str) -> tuple[int, int, str]:
-        return (
-            next((i for i, part in enumerate(parts) if part.search(name)), len(parts)),
-            len(name),
-            name,
-        )
+# A number is one only as a whole: 512 is not 12.
+PARTS = [re.compile(f"(?<!\\d){part}(?!\\d)" if part.isdigit() else part) for part in SMALL]
 
-    return {k: sorted(v, key=rank) for k, v in families.items()}
+
+def _rank(name: str) -> tuple[int, int, str]:
+    """The smaller, the lower, as far as a name tells."""
+    found = next((i for i, part in enumerate(PARTS) if part.search(name)), len(PARTS))
+    return found, len(name), name
 
 
 def timm_models(count: int, most: float) -> Iterator[Entry]:
-    """One small member of each of the first `count` families."""
-    for _, names in list(timm_families().items())[:count]:
-        yield Entry(names[0], "timm", partial(_timm, names[0], most))
+    """One small member of each of the first `count` families, and where that is all of them, of
+    each of timm's modules that has none among these.
+    """
+    import timm
+
+    families = timm_families()
+    chosen = [names[0] for names in families.values()][:count]
+    if count >= len(families):
+        for module in timm.list_modules():
+            names = sorted(timm.list_models(module=module), key=_rank)
+            if names and not set(names) & set(chosen):
+                chosen.append(names[0])
+    for name in chosen:
+        shown = f"{name}, {CUT[name]['depth']} blocks" if name in CUT else name
+        yield Entry(shown, "timm", partial(_timm, name, most, **CUT.get(name, {})))
 
 
-def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
+def _timm(name: str, most: float, **cut: Any) -> tuple[nn.Module, Any]:
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -118,11 +133,11 @@ def _timm(name: str, most: float) -> tuple[nn.Module, Any]:
     tried = (None, size) if fixed else (64 if size < 400 else 128, 128, size)
     # Without values first: initializing what is too large takes longer than examining what is not.
     with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
-        within(timm.create_model(name, pretrained=False), most)
+        within(timm.create_model(name, pretrained=False, **cut), most)
     error: Exception | None = None
     for wanted in dict.fromkeys(tried):
         try:
-            keywords: dict[str, Any] = {"img_size": 64} if wanted is None else {}
+            keywords: dict[str, Any] = cut | ({"img_size": 64} if wanted is None else {})
             model = timm.create_model(name, pretrained=False, **keywords).eval()
             within(model, most)
             example = torch.randn(2, 3, wanted or 64, wanted or 64)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.models.tiny import IMAGE, TINY, WORDS, Build, named, pixels, tokens
 from benchmarks.models.zoo_sight import PYRAMID, STAGES, VIT, large
@@ -114,6 +115,31 @@ def _seen() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels()}
 
 
+class Prefixed(nn.Module):
+    """A language model that reads the patches of an image, projected, before the words: as LLaVA
+    does, for any batch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        import transformers
+
+        towers = _llava()
+        self.vision = transformers.CLIPVisionModel(towers["vision_config"])
+        self.language = transformers.LlamaForCausalLM(towers["text_config"])
+        width = TINY["hidden_size"]
+        self.projector = nn.Sequential(
+            nn.Linear(VIT["hidden_size"], 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        patches = self.projector(self.vision(pixel_values).last_hidden_state[:, 1:])
+        words = self.language.get_input_embeddings()(input_ids)
+        both = torch.cat([patches, words], 1)
+        logits: torch.Tensor = self.language(inputs_embeds=both).logits
+        return logits[:, patches.shape[1] :]
+
+
 SCENES: dict[str, Build] = {
     "segformer": named(
         "SegformerForSemanticSegmentation",
@@ -215,4 +241,5 @@ SCENES: dict[str, Build] = {
     "blip-vision": named("BlipVisionModel", pixels, initializer_range=0.02, **VIT),
     "vilt": named("ViltModel", _both, **WORDS, **IMAGE),
     "llava": _configured("LlavaForConditionalGeneration", _seen, lambda: _llava()),
+    "llava-prefixed": lambda: (Prefixed().eval(), _both()),
 }

@@ -29,7 +29,7 @@ Size = Annotated[
 ]
 Gray = Annotated[
     bool,
-    typer.Option("--gray/--no-gray", "--grey/--no-grey", help="images of a folder: one channel"),
+    typer.Option("--gray", "--grey", help="images of a folder: one channel"),
 ]
 Numbers = Annotated[
     str,

@@ -23,7 +23,7 @@ from fxprune.handover.rows import AloneRow, GroupRow, InputRow, Point
 from fxprune.label.flops import count_flops
 from fxprune.label.kept_statistics import KEPT, calls_that_keep_statistics
 from fxprune.passes import LiftModules
-from fxprune.plans.factoring import Factoring, names
+from fxprune.plans.factoring import Factoring, bias_names, names
 from fxprune.plans.plan import Plan, reduced_shape
 from fxprune.session import Session
 from fxprune.timing.clock import peak_resident_memory
@@ -178,9 +178,9 @@ def _freeze(small: nn.Module, frozen: frozenset[str], plan: Plan) -> None:
     sources = {name: name for name, _ in small.named_parameters(remove_duplicate=False)}
     for weight in plan.factorings:
         first, second = names(weight)
-        bias = second.removesuffix("weight") + "bias"
+        bias, moved = bias_names(weight) or ("", "")
         sources |= {first: weight, second: weight}
-        sources |= {bias: weight.removesuffix("weight") + "bias"} if bias in sources else {}
+        sources |= {moved: bias} if moved in sources else {}
     for name in sources.keys() - shared_names(small).keys():
         small.get_parameter(name).requires_grad_(sources[name] not in frozen)
 

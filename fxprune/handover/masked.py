@@ -16,6 +16,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
 from fxprune.graph.tensors import COUNTER, is_made, names_of
 from fxprune.handover.report import plan_of, report
+from fxprune.plans.factoring import bias_names
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan, reduced_shape, scatter
 
@@ -97,7 +98,7 @@ def merge_factors(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
             )
         first, second = (merged.pop(factor) for factor in factors)
         merged[name] = how.merge(first, second, reduced_shape(name, plan.shapes[name], plan))
-        path = name.removesuffix("weight")
-        if f"{path}1.bias" in merged:
-            merged[f"{path}bias"] = merged.pop(f"{path}1.bias")
+        bias, moved = bias_names(name) or (name, name)
+        if moved in merged:
+            merged[bias] = merged.pop(moved)
     return merged

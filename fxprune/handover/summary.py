@@ -1,5 +1,6 @@
 """A report in ten lines: `fxprune.report(small).summary()`."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from fxprune.handover.figures import Figures
@@ -18,15 +19,26 @@ QUESTION = "Say when two outputs are the same decision"
 PARTS = "targets"
 """The keyword by which parts of a model are compressed in place."""
 LABEL = 11
+COLUMNS = 80
+"""Of a terminal; what is longer goes on below."""
 LONGEST = 300
 
 
 def summarize(report: Figures) -> str:
     """What was asked, got and promised, and what to do next: ten lines, each with its label, and
-    one more where the model was trained.
+    more where the model was trained or a line would be wider than a terminal.
     """
-    lines = [(f"fxprune {report.method}", ""), *_lines(report)]
-    return "\n".join(f"{label:<{LABEL}}{text}".rstrip() for label, text in lines)
+    told = [f"fxprune {report.method}"]
+    for label, text in _lines(report):
+        told += textwrap.wrap(
+            text,
+            COLUMNS,
+            initial_indent=f"{label:<{LABEL}}",
+            subsequent_indent=" " * LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(told)
 
 
 def lines_of(report: Figures) -> list[tuple[str, str]]:
@@ -79,7 +91,7 @@ def _promise(
 
 
 def _took(report: Figures) -> str:
-    memory = f"peak memory {report.peak_memory / 1e6:,.0f} MB"
+    memory = f"{report.peak_memory / 1e6:,.0f} MB at peak"
     if not report.seconds:
         return memory
     longest = max(report.seconds, key=lambda station: report.seconds[station])
@@ -106,16 +118,14 @@ def say_next(report: Figures) -> str:
     if PARTS in report.asked and agreement is None:
         return "compare the whole model with the original on examples of your own"
     if agreement is None:
-        return "give more calibration examples, so that some can be held out to compare on"
+        return "give more calibration examples, some of which can be held out"
     if any(QUESTION in note for note in report.notes):
         return "say what a decision is (decision=), see the note, and compress again"
     if agreement.rate < LOW:
-        return "ask for agreement=0.99 or larger flops=, give more examples, or fine-tune"
+        return "ask for agreement=0.99 or larger flops=, more examples, or fine-tune"
     if agreement.rate == 1 and agreement.bound < LOOSE:
-        return (
-            f"no decision changed: more examples tighten the bound ({CERTIFIES} held out give 99 %)"
-        )
-    return "fxprune.save(small, path), and fxprune.benchmark(small, model, example)"
+        return f"more examples tighten the bound: {CERTIFIES} that all agree certify 99 %"
+    return "fxprune.save(small, path), fxprune.benchmark(small, model, example)"
 
 
 def _share(sizes: tuple[float, float]) -> str:

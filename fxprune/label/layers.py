@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxprune.graph.convolution import OUTPUTS_FIRST, bias_of, groups
@@ -98,18 +99,12 @@ def factorable(
     """
     found, others = {}, {}
     for layer in own_layers(module).values():
-        path, _, leaf = layer.weight.rpartition(".")
-        weight, owner = attribute(module, layer.weight), module.get_submodule(path)
+        weight = attribute(module, layer.weight)
         if ignore(layer.weight):
             others[layer.weight] = "ignored on request"
         elif len(layer.calls) > 1:
             others[layer.weight] = "several calls share it"
-        elif (
-            leaf != "weight"
-            or owner._modules
-            or set(owner._parameters) - {"weight", "bias"}
-            or owner._buffers
-        ):
+        elif not replaceable(module, layer.weight, layer.bias):
             others[layer.weight] = "its module holds more than a weight and a bias"
         elif min(len(weight) // groups(layer.node), math.prod(weight.shape[1:])) < 2:
             others[layer.weight] = "its rank is 1"
@@ -118,6 +113,23 @@ def factorable(
         else:
             found[layer.weight] = layer
     return found, others
+
+
+def replaceable(module: GraphModule, weight: str, bias: str | None) -> bool:
+    """Whether two layers could stand where a weight is: in a module of a weight and its bias, or,
+    under any name but that of a layer's weight, beside the tensors of a flat graph.
+
+    Args:
+        weight, bias: names; the bias is what the weight's one call adds, if it is its own.
+    """
+    path, _, leaf = weight.rpartition(".")
+    owner = module.get_submodule(path)
+    if not isinstance(owner._parameters.get(leaf), nn.Parameter):
+        return False
+    if leaf != "weight" and not path:
+        return True
+    own = {leaf, "bias"} if leaf == "weight" else {leaf, str(bias).removeprefix(f"{path}.")}
+    return not (owner._modules or owner._buffers or set(owner._parameters) - own)
 
 
 def _only_user(node: Node, operator: str) -> Node | None:

@@ -125,7 +125,27 @@ class Factoring:
 
 def names(weight: str) -> tuple[str, str]:
     """Names of the two weights that replace a layer's: `conv2.weight` becomes `conv2.0.weight` and
-    `conv2.1.weight`.
+    `conv2.1.weight`. A weight of another name becomes a module: `conv2_w.0.weight` and
+    `conv2_w.1.weight`.
     """
-    path = weight.removesuffix("weight")
-    return f"{path}0.weight", f"{path}1.weight"
+    prefix = _prefix(weight)
+    return f"{prefix}0.weight", f"{prefix}1.weight"
+
+
+def bias_names(weight: str) -> tuple[str, str] | None:
+    """Names of a layer's bias, before and after: `conv2.bias` becomes `conv2.1.bias`. The bias
+    beside a weight of another name stays where it is: None.
+    """
+    if not is_layers(weight):
+        return None
+    prefix = _prefix(weight)
+    return f"{prefix}bias", f"{prefix}1.bias"
+
+
+def is_layers(weight: str) -> bool:
+    """Whether a weight is called as PyTorch's layers call theirs."""
+    return weight.rpartition(".")[2] == "weight"
+
+
+def _prefix(weight: str) -> str:
+    return weight.removesuffix("weight") if is_layers(weight) else f"{weight}."

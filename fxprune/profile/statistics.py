@@ -246,10 +246,11 @@ class Statistics:
         fitted = max(own.examples for own in moments.values())
         wanted = math.ceil(channels * fitted / max(seen, 1))
         needed = examples_needed(wanted, self.calibration.groups, self.budget)
+        read = "1 layer reads" if len(thin) == 1 else f"{len(thin)} layers read"
         text = (
-            f"{len(thin)} layers read more channels than the calibration data gives observations; "
-            f"the worst is {name} with {channels} channels and {seen} observations. Give at least "
-            f"{needed} examples for a sharper fit."
+            f"{read} more channels than the calibration data gives observations; the worst is "
+            f"{name} with {channels} channels and {seen} observations. Give at least {needed} "
+            "examples for a sharper fit."
         )
         self.journal.note(text.rstrip("."))
         warn_caller(text)

@@ -16,6 +16,7 @@ from fxprune.errors import StorageError
 from fxprune.graph.tensors import AS_LAYERS, COUNTER, is_made, names_of, shared_names
 from fxprune.handover.report import attach, plan_of, report
 from fxprune.label.kept_statistics import KEPT
+from fxprune.plans.factoring import is_layers
 from fxprune.plans.plan import Plan, reduced_shape
 from fxprune.saving.attributes import ATTRIBUTES, set_sizes
 
@@ -69,7 +70,7 @@ def place_into(
     """
     result = copy_model(module)
     fold_parametrizations(result)
-    for name in plan.factorings:
+    for name in filter(is_layers, plan.factorings):
         _replace_layer(result, name.rpartition(".")[0], small)
     state = {
         **dict(small.named_parameters(remove_duplicate=False)),

@@ -97,6 +97,7 @@ class Counted:
         return iter(images(80).split(16))
 
 
+@pytest.mark.slow
 def test_a_loader_is_read_once_and_gives_what_a_list_gives() -> None:
     counted = Counted()
     whole = fxprune.compress(tiny(), list(images(80).split(16)), flops=0.5, progress=False)

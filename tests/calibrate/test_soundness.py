@@ -95,6 +95,7 @@ def test_sizes_that_the_model_does_not_take_are_named() -> None:
         fxprune.compress(model, [images(4), images(4, size=2)], flops=0.5, progress=False)
 
 
+@pytest.mark.slow
 def test_batches_of_one_are_traced_as_two() -> None:
     one = [images(1, seed) for seed in range(80)]
     report = fxprune.report(fxprune.compress(tiny(), one, flops=0.5, progress=False))

@@ -142,7 +142,14 @@ def fixed(rows: int) -> Net:
     )
 
 
-@pytest.mark.parametrize(("rows", "count"), [(1, 192), (2, 192), (4, 192), (4, 60), (32, 192)])
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        *(pytest.param(rows, 192, marks=pytest.mark.slow) for rows in (1, 2, 4)),
+        (4, 60),
+        (32, 192),
+    ],
+)
 def test_a_batch_that_cannot_be_freed_is_the_loaders(rows: int, count: int) -> None:
     model, x = fixed(rows), torch.randn(count, 6)
     assert len(fxprune.analyze(model, x[:rows]).groups) == 2

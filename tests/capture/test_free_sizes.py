@@ -52,6 +52,7 @@ FAST: dict[str, Any] = {"flops": 0.7, "method": "channels", "progress": False}
 CLOSE: dict[str, Any] = FAST | {"decision": "close"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(24,), (24, 17, 31)], ids=["one", "several"])
 def test_texts_of_any_length(lengths: tuple[int, ...], tmp_path: Path) -> None:
     model = reader()

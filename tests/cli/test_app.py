@@ -46,12 +46,15 @@ def bad(*arguments: object) -> str:
     return line
 
 
-def test_help_names_the_commands() -> None:
+def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     text = good("--help")
     assert len(COMMANDS) >= 10
     for command in COMMANDS:
         assert command.__name__ in text
-        assert "--json" in good(command.__name__, "--help")
+        told = good(command.__name__, "--help")
+        assert "--json" in told
+        assert "…" not in told, "no word is cut off"
 
 
 def test_analyze() -> None:

@@ -22,7 +22,7 @@ from tests.test_package import ROOT
 SCHEMA = json.loads((ROOT / "docs" / "cli.schema.json").read_text())
 VGG = "fxprune.demo.run:vgg"
 IMAGES = ("--data", ROOT / "fxprune/demo/fashion_mnist.npz", "--mean", "0.286", "--std", "0.353")
-FEW = (*IMAGES, "--limit", "200", "--decision", "argmax")
+FEW = (*IMAGES, "--limit", "80", "--decision", "argmax")
 QUICK = ("--mode", "eager", "--rounds", "1", "--batch", "2")
 
 

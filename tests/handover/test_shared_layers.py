@@ -5,6 +5,7 @@ and every tensor keeps its one name.
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.errors import StorageError
 from fxprune.graph.tensors import AS_LAYERS
 
 
@@ -130,6 +132,49 @@ def test_what_was_compressed_is_compressed_again(made: tuple[Flat, Tensor, Any])
     )
     assert smaller.state_dict().keys() == small.state_dict().keys()
     torch.testing.assert_close(fxprune.masked(small, smaller)(x), smaller(x))
+
+
+def test_weights_become_two_layers_whatever_their_names(
+    made: tuple[Flat, Tensor, Any], tmp_path: Path
+) -> None:
+    """Biases stay where they are."""
+    model, x, _ = made
+    small = fxprune.factorize(model, x, params=0.7, decision="close", progress=False)
+    factored = set(fxprune.plan_of(small).factorings)
+    assert {"into", "p_conv_weight"} <= factored
+    expected = set(model.state_dict()) - factored
+    expected |= {f"{name}.{part}.weight" for name in factored for part in "01"}
+    assert set(small.state_dict()) == expected
+    assert type(small.get_submodule("into.1")) is nn.Linear
+    torch.testing.assert_close(fxprune.masked(model, small)(x), small(x))
+    fxprune.save(small, tmp_path / "small.safetensors")
+    assert torch.equal(fxprune.load(tmp_path / "small.safetensors")(x[:3]), small(x[:3]))
+    with pytest.raises(StorageError, match=r"the module has no \w+\.0\.weight"):
+        fxprune.load(tmp_path / "small.safetensors", into=Flat())
+    with torch.no_grad():
+        model.into.requires_grad_(False)
+        again = fxprune.apply(model, fxprune.plan_of(small), x, progress=False)
+        model.into.requires_grad_(True)
+    frozen = {name for name, p in again.named_parameters() if not p.requires_grad}
+    assert frozen == {"into.0.weight", "into.1.weight"}
+
+
+def test_a_layer_of_the_callers_own_making_becomes_two() -> None:
+    class Kernel(nn.Module):
+        def __init__(self, outputs: int, inputs: int) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+            self.offset = nn.Parameter(torch.randn(outputs))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.kernel, self.offset)
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Kernel(24, 16), nn.Tanh(), Kernel(12, 24)), torch.randn(60, 16)
+    small = fxprune.factorize(model, x, params=0.7, decision="close", progress=False)
+    assert "0.kernel" in fxprune.plan_of(small).factorings
+    assert {"0.kernel.0.weight", "0.kernel.1.weight", "0.offset"} < set(small.state_dict())
+    torch.testing.assert_close(fxprune.masked(model, small)(x), small(x))
 
 
 def test_frozen_tensors_stay_frozen() -> None:

@@ -17,8 +17,8 @@ decision   largest class (argmax)
 agreement  the same decision on 99.50% of 200 held-out examples
 bound      at least 99.00%, with 95 % confidence (Clopper-Pearson)
 error      1.0e-03 of the output, squared and relative; 2.6e-01 predicted
-took       1.8 s, most of it to fit (1.2 s); peak memory 123 MB
-next       fxprune.save(small, path), and fxprune.benchmark(small, model, example)
+took       1.8 s, most of it to fit (1.2 s); 123 MB at peak
+next       fxprune.save(small, path), fxprune.benchmark(small, model, example)
 """
 
 
@@ -40,8 +40,17 @@ def test_ten_lines() -> None:
 def test_what_to_do_next(made: Report, advice: str) -> None:
     lines = made.summary().splitlines()
     assert len(lines) == 10
+    assert max(map(len, lines)) <= 80
     assert lines[-1].startswith("next")
     assert advice in lines[-1]
+
+
+def test_what_is_wider_than_a_terminal_goes_on_below() -> None:
+    asked = {"flops": "0.5", "ignore": str([f"features.{i}.*" for i in range(12)])}
+    lines = replace(judged(), asked=asked).summary().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("asked      flops=0.5, ignore=[")
+    assert lines[2].startswith("           'features.")
 
 
 def deep(layers: int) -> Report:

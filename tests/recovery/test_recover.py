@@ -98,6 +98,7 @@ def test_weights_are_accepted_that_agree_no_less_and_are_not_clearly_further_awa
     assert torch.equal(best.weights["a"], torch.zeros(1))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_in_any_order_of_calls() -> None:
     small = compressed()
     first = recovered(small, steps=20)

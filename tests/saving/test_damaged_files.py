@@ -129,6 +129,7 @@ WRONG: list[Any] = [
 """Values of every type, for places that want another."""
 
 
+@pytest.mark.slow
 def test_wrong_types_everywhere(saved: bytes, folder: Path, like: GraphModule) -> None:
     """With digests that fit. What loads nevertheless has the right tensors, and only whitelisted
     code.

@@ -72,6 +72,7 @@ def batches() -> list[dict[str, Tensor]]:
     return [texts([7, 5, 9, 6], 9, seed=seed) for seed in range(8)]
 
 
+@pytest.mark.slow
 def test_sizes_of_heads_and_of_layers_are_set() -> None:
     net: Any = language(Sized)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -155,6 +156,7 @@ def test_a_graph_or_a_plain_class_is_nothing_for_transformers(tmp_path: Any) -> 
         fxprune.to_hf(small, tmp_path, net)
 
 
+@pytest.mark.slow
 def test_equal_widths_in_repeated_blocks() -> None:
     net = language(Block, layers=2)
     small: Any = fxprune.compress(net, batches(), flops=0.8, uniform_across="blocks.*", **FAST)

@@ -16,7 +16,11 @@ from tests.saving.trained import compressed
 
 @pytest.mark.parametrize(
     "name",
-    ["vgg", "resnet20", "mobilenet", pytest.param("densenet", marks=pytest.mark.slow), "mlp"],
+    [
+        "vgg",
+        "mlp",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet20", "mobilenet", "densenet")),
+    ],
 )
 def test_into_the_original_class(name: str, tmp_path: Path) -> None:
     small, original = compressed(name), nets.NETS[name]().eval()

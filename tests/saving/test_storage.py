@@ -20,6 +20,7 @@ from fxprune.errors import StorageError
 from tests.saving.trained import compressed
 
 TRAINED = ("vgg", "resnet20", "densenet")
+LISTED = ("vgg", "resnet20", pytest.param("densenet", marks=pytest.mark.slow))
 
 
 FRESH = """
@@ -83,7 +84,7 @@ def test_round_trip_in_a_fresh_process_without_the_source(name: str, tmp_path: P
     )
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", LISTED)
 def test_what_is_in_the_file(name: str, tmp_path: Path) -> None:
     small, original = compressed(name), nets.trained(name)
     fxprune.save(small, tmp_path / "small.safetensors")

@@ -13,5 +13,5 @@ from fxprune.demo import data
 def compressed(name: str) -> GraphModule:
     method = "uniform" if name == "vgg" else "paper-uniform"
     return fxprune.compress(
-        nets.trained(name), data.load().calibration[:200], flops=0.5, method=method, progress=False
+        nets.trained(name), data.load().calibration[:64], flops=0.5, method=method, progress=False
     )

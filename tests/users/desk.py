@@ -112,6 +112,17 @@ def make_environment(folder: Path) -> None:
             place = Path(paths["purelib"]) / entry.name
             if not place.exists():
                 place.symlink_to(entry)
+                share_bytecode(entry, place)
+
+
+def share_bytecode(package: Path, link: Path) -> None:
+    """Where bytecode lies in a folder of its own, by path, let both paths find the same."""
+    if sys.pycache_prefix is None or not package.is_dir():
+        return
+    kept, linked = (Path(sys.pycache_prefix, *path.parts[1:]) for path in (package, link))
+    kept.mkdir(parents=True, exist_ok=True)
+    linked.parent.mkdir(parents=True, exist_ok=True)
+    linked.symlink_to(kept)
 
 
 def install(checkout: Path, environment: Path, *options: str) -> None:
