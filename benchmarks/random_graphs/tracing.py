@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.capture.canonical import canonicalize
+from fxprune.capture.composite import is_composite
 from fxprune.capture.functional import mutates, plain_inplace
 from fxprune.capture.rewritten import SHAPED_LIKE
 from fxprune.graph.operators import operator_name
@@ -127,6 +128,8 @@ def trace(model: nn.Module, small: Sequence[Tensor], large: Sequence[Tensor]) ->
     for node in module.graph.nodes:
         if mutates(node) and not plain_inplace(node):
             raise UntraceableError(f"{node} changes a tensor that is read again")
+        if is_composite(node):
+            raise UntraceableError(f"{node} is opened into calls whose sizes must be free")
     canonicalize(module, model)
     return module
 

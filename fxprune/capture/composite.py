@@ -21,17 +21,17 @@ def open_composites(module: GraphModule) -> None:
 
     A call that cannot be traced on its own stays as it is.
     """
-    waiting = [n for n in module.graph.nodes if _is_composite(n)]
+    waiting = [n for n in module.graph.nodes if is_composite(n)]
     changed = bool(waiting)
     while waiting:
         node = waiting.pop()
-        waiting += [n for n in _open(module, node) if _is_composite(n)]
+        waiting += [n for n in _open(module, node) if is_composite(n)]
     if changed:
         module.graph.eliminate_dead_code()
         module.recompile()
 
 
-def _is_composite(node: Node) -> bool:
+def is_composite(node: Node) -> bool:
     """Whether a call of floating or complex tensors is of an operator that has no kernel of its own
     and no rule.
     """
