@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.calibrate.strata import strata
-from fxprune.fit.fold import contract, fold_all, pair_strata
+from fxprune.fit.fold import contract, Folds, pair_strata
 from tests.fit.reductions import Recorded, record
 from tests.tensors import distance, normal
 
@@ -23,7 +23,7 @@ def recorded(*layers: nn.Module, inputs: tuple[int, ...], share: float) -> Recor
 
 def folded(case: Recorded, ridged: bool = False) -> dict[str, Tensor]:
     reduction = case.reduction
-    return fold_all(
+    return Folds(
         reduction.original, reduction.analysis, reduction.keep_mask, case.moments, ridged
     )
 
