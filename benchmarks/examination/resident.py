@@ -12,6 +12,7 @@ from pathlib import Path
 EVERY = 0.02
 """Seconds between two looks."""
 STATUS = Path("/proc/self/status")
+LOG = logging.getLogger(__name__)
 TOOK = re.compile(r"([a-z ]+) took [\d.]+ s")
 """What fxprune logs at the end of a station."""
 
@@ -34,7 +35,7 @@ class Watched:
 
     Attributes:
         own, files: bytes; the pages of files include code.
-        seconds: by station, between its end and that of the one before.
+        seconds: processor time by station, between its end and that of the one before.
         held: own bytes when each station last ended.
     """
 
@@ -55,7 +56,7 @@ class _Stations(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.found = Watched()
-        self._peak, self._last = (0, 0), time.perf_counter()
+        self._peak, self._last = (0, 0), time.process_time()
         self._lock_peak = threading.Lock()
 
     def look(self) -> None:
@@ -75,11 +76,12 @@ class _Stations(logging.Handler):
         self.look()
         with self._lock_peak:
             (own, files), self._peak = self._peak, (0, 0)
-        found, now = self.found, time.perf_counter()
+        found, now = self.found, time.process_time()
         found.own[name] = max(own, found.own.get(name, 0))
         found.files[name] = max(files, found.files.get(name, 0))
         found.seconds[name] = found.seconds.get(name, 0.0) + now - self._last
         found.held[name] = resident()[0]
+        LOG.info("%s: %.2f GB at most, %.2f GB left", name, own / 1e9, found.held[name] / 1e9)
         self._last = now
 
 

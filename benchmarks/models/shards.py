@@ -14,6 +14,8 @@ from benchmarks.models import torchvision_ops  # noqa: F401  (transformers impor
 VOCABULARY = 32_000
 WIDTHS = (64, 128, 256, 512, 768, 1024, 1536, 2048, 2560, 4096)
 """Of the residual stream."""
+SHAPE = 128
+"""Of the width, that a layer stands for at most: models of this kind have about 100."""
 SHARD = 5e8
 """Bytes of a shard, at most."""
 
@@ -24,10 +26,9 @@ def llama_config(parameters: float, vocabulary: int = VOCABULARY) -> Any:
     """
     from transformers import LlamaConfig
 
-    width = max(
-        [w for w in WIDTHS if 2 * vocabulary * w + 2 * _layer(w) <= parameters] or [WIDTHS[0]]
-    )
-    layers = max(1, round((parameters - 2 * vocabulary * width) / _layer(width)))
+    fits = [w for w in WIDTHS if _layers(parameters, w, vocabulary) >= w / SHAPE]
+    width = max(fits, default=WIDTHS[0])
+    layers = max(1, _layers(parameters, width, vocabulary))
     heads = width // 64
     return LlamaConfig(
         vocab_size=vocabulary,
@@ -40,6 +41,10 @@ def llama_config(parameters: float, vocabulary: int = VOCABULARY) -> Any:
         architectures=["LlamaForCausalLM"],
         dtype="float32",
     )
+
+
+def _layers(parameters: float, width: int, vocabulary: int) -> int:
+    return round((parameters - 2 * vocabulary * width) / _layer(width))
 
 
 def _layer(width: int) -> int:

@@ -1,5 +1,5 @@
-"""What is held of the calibration set and of what is known from it: in memory up to a limit, past it
-on disk.
+"""What is held of the calibration set, and of what is known from it: in memory up to a limit, past
+it on disk.
 
 What is put away whole and comes back whole has a file, and what is worked on where it lies (tables
 that fill up, sums) is mapped to one: the system reads its pages when they are touched, and takes
@@ -136,7 +136,8 @@ class Spill:
         if like.device.type != "cpu":
             return like.new_empty(shape) if _room(like.device, size) else None
         if self._takes(size):
-            return self._counted(like.new_empty(shape), size)
+            room: Tensor = self._counted(like.new_empty(shape), size)
+            return room
         return self._mapped(shape, like.dtype)
 
     def zeros(self, shape: tuple[int, ...]) -> np.ndarray:

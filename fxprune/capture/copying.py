@@ -105,7 +105,7 @@ class _Unwritten(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.written = False
         self._held = {p.untyped_storage().data_ptr() for p in model.parameters()}
 

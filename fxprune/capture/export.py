@@ -128,9 +128,7 @@ def capture(
     return Captured(module, batch, notes, read_original(model, folded), most, fixed)
 
 
-def _run_once(
-    model: nn.Module, batch: Batch
-) -> tuple[nn.Module, dict[str, tuple[str, ...]]]:
+def _run_once(model: nn.Module, batch: Batch) -> tuple[nn.Module, dict[str, tuple[str, ...]]]:
     """Run a copy of a model and make known the types of what it returns.
 
     Returns:

@@ -44,7 +44,9 @@ def build(
         small = _reduce(session, keep_mask)(session.graph).graph_module
     if fit != "none":
         observed = session.statistics.observed
-        fold = partial(Folds, session.graph, session.analysis, keep_mask, ridged=fit == "sequential")
+        fold = partial(
+            Folds, session.graph, session.analysis, keep_mask, ridged=fit == "sequential"
+        )
         with journal.station("fit", len(session.graph.graph.nodes)) as advance:
             # What is handed over uses every example; a ridge is chosen by fits that did not see
             # those which validate it.

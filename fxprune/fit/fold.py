@@ -47,8 +47,7 @@ class Folds(Mapping[str, Tensor]):
         return {
             site[0]: site
             for site in self.moments
-            if site in self.analysis.foldable
-            and not self.keep_mask[self.analysis.axes[site]].all()
+            if site in self.analysis.foldable and not self.keep_mask[self.analysis.axes[site]].all()
         }
 
     def __getitem__(self, name: str) -> Tensor:

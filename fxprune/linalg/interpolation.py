@@ -96,10 +96,10 @@ def interpolation(
         a = gram[np.ix_(kept, kept)] / np.outer(scale[kept], scale[kept])
         b = gram[np.ix_(kept, dropped)] / np.outer(scale[kept], scale[dropped])
         unit = solve_ridge(a, b, ridge)
-        if ridge > precision:
+        free = max(1 - len(kept) / rows, 0.0)
+        if ridge > precision and free:
             sharp = solve_ridge(a, b, precision)
             fitted = (torch.from_numpy(a) @ torch.from_numpy(sharp)).numpy()
-            free = max(1 - len(kept) / rows, 0.0)
             exact = (
                 np.abs(1 - 2 * (sharp * b).sum(0) + (sharp * fitted).sum(0))
                 < ROUNDING * precision * free

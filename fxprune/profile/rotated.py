@@ -85,7 +85,9 @@ class RotatedStatistics(Statistics):
         """Of the same outputs, which have other coordinates now."""
         known = self.original.sensitivities
         settle = self.calibration.store.settle
-        turned = ((site, metric, self._turn_metric(site[0], metric)) for site, metric in known.items())
+        turned = (
+            (site, metric, self._turn_metric(site[0], metric)) for site, metric in known.items()
+        )
         return {site: new if new is metric else settle(new) for site, metric, new in turned}
 
     def _profiles(self, selector: str) -> list[Profile]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.moments import InputMoments, Site, MomentsOnDemand, collect_moments
+from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.padding import EVERYWHERE, Padding

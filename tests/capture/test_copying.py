@@ -56,7 +56,9 @@ def test_a_captured_graph_lies_where_the_model_lies() -> None:
 @pytest.mark.parametrize("options", [{}, {"keep_class": True}])
 def test_a_result_shares_no_memory_with_the_model(options: dict[str, bool]) -> None:
     net = tiny()
-    small = fxprune.compress(net, images(64), flops=0.9, progress=False, decision="close", **options)
+    small = fxprune.compress(
+        net, images(64), flops=0.9, progress=False, decision="close", **options
+    )
     assert not places(net) & places(small)
     kept = fxprune.compress(net, images(64), flops=1.0, progress=False, decision="close", **options)
     assert not places(net) & places(kept)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.calibrate.strata import strata
-from fxprune.fit.fold import contract, Folds, pair_strata
+from fxprune.fit.fold import Folds, contract, pair_strata
 from tests.fit.reductions import Recorded, record
 from tests.tensors import distance, normal
 
@@ -23,9 +23,7 @@ def recorded(*layers: nn.Module, inputs: tuple[int, ...], share: float) -> Recor
 
 def folded(case: Recorded, ridged: bool = False) -> dict[str, Tensor]:
     reduction = case.reduction
-    return Folds(
-        reduction.original, reduction.analysis, reduction.keep_mask, case.moments, ridged
-    )
+    return Folds(reduction.original, reduction.analysis, reduction.keep_mask, case.moments, ridged)
 
 
 def rebuilt(channels: Tensor, kept: slice) -> Tensor:
