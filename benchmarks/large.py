@@ -20,12 +20,18 @@ from torch import Tensor, nn
 
 import fxprune
 from benchmarks.examination.resident import Watched, resident, watched
-from benchmarks.models.shards import llama_config, write_llama
+from benchmarks.models.shards import VOCABULARY, llama, llama_config, write_llama
 from fxprune.timing.clock import machine_name
 
 
 def measure(
-    folder: Path, parameters: float, examples: int, length: int, flops: float, **options: Any
+    folder: Path,
+    parameters: float,
+    examples: int,
+    length: int,
+    flops: float,
+    vocabulary: int = VOCABULARY,
+    **options: Any,
 ) -> dict[str, Any]:
     """Write, open and compress a model.
 
@@ -34,14 +40,13 @@ def measure(
         parameters: about as many.
         examples, length: of the calibration tokens.
         flops: to keep.
+        vocabulary: tokens there are.
         options: of `fxprune.compress`.
     """
-    from transformers import LlamaForCausalLM
-
-    config = llama_config(parameters)
+    config = llama_config(parameters, vocabulary)
     count = write_llama(folder, config)
     before = resident()[0]
-    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    model = llama().LlamaForCausalLM.from_pretrained(folder).eval()
     opened = resident()[0] - before
     tokens = torch.randint(
         config.vocab_size, (examples, length), generator=torch.Generator().manual_seed(1)

@@ -1,15 +1,15 @@
 """A random language model of any size in a Hugging Face folder, written shard by shard."""
 
+import importlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from benchmarks.models import torchvision_ops  # noqa: F401  (transformers imports torchvision)
 
 VOCABULARY = 32_000
 WIDTHS = (64, 128, 256, 512, 768, 1024, 1536, 2048, 2560, 4096)
@@ -20,17 +20,22 @@ SHARD = 5e8
 """Bytes of a shard, at most."""
 
 
+def llama() -> Any:
+    """transformers' modules of Llama; it imports torchvision where there is one."""
+    with suppress(ImportError):
+        importlib.import_module("benchmarks.models.torchvision_ops")
+    return importlib.import_module("transformers")
+
+
 def llama_config(parameters: float, vocabulary: int = VOCABULARY) -> Any:
     """The configuration of a Llama of about so many parameters, as deep as wide models of its kind
     are: grouped queries, an MLP of 2.75 times the width, embeddings that are not tied.
     """
-    from transformers import LlamaConfig
-
     fits = [w for w in WIDTHS if _layers(parameters, w, vocabulary) >= w / SHAPE]
     width = max(fits, default=WIDTHS[0])
     layers = max(1, _layers(parameters, width, vocabulary))
     heads = width // 64
-    return LlamaConfig(
+    return llama().LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=11 * width // 4,
@@ -60,10 +65,8 @@ def write_llama(folder: Path, config: Any, seed: int = 0) -> int:
     Returns:
         parameters.
     """
-    from transformers import LlamaForCausalLM
-
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model = llama().LlamaForCausalLM(config)
     draw = torch.Generator().manual_seed(seed)
     config.save_pretrained(folder)
     places: dict[str, str] = {}

@@ -136,6 +136,22 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
     assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_that_stay_whole_lie_where_they_lay_if_asked(shared: bool) -> None:
+    net = nn.Sequential(*[nn.Linear(6, 6), nn.ReLU()] * 2, nn.Linear(6, 6), nn.ReLU())
+    net.append(nn.Linear(6, 2))
+    captured, analysis = analyzed(net.double().eval())
+    keep_mask = keep_all(analysis)
+    keep_mask[analysis.groups[-1].blocks[0][:2]] = False
+    graph = captured.graph
+    small = ReduceChannels(analysis, keep_mask, shared)(graph).graph_module
+    places = {n: t.untyped_storage().data_ptr() for n, t in graph.state_dict().items()}
+    same = {n for n, t in small.state_dict().items() if t.untyped_storage().data_ptr() == places[n]}
+    whole = {n for n, t in small.state_dict().items() if t.shape == graph.state_dict()[n].shape}
+    assert same == (whole if shared else set())
+    assert "0.weight" in whole
+
+
 class TwoNames(nn.Module):
     """A branch registered under two names, and a weight that two layers share."""
 
