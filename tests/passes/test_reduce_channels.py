@@ -138,11 +138,11 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_weights_that_stay_whole_lie_where_they_lay_if_asked(shared: bool) -> None:
-    net = nn.Sequential(*[nn.Linear(6, 6), nn.ReLU()] * 2, nn.Linear(6, 6), nn.ReLU())
-    net.append(nn.Linear(6, 2))
-    captured, analysis = analyzed(net.double().eval())
+    layers = nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1)
+    captured, analysis = analyzed(nn.Sequential(*layers).double().eval())
     keep_mask = keep_all(analysis)
-    keep_mask[analysis.groups[-1].blocks[0][:2]] = False
+    group = next(g for g in analysis.groups if g.name == "2")
+    keep_mask[group.blocks[0][:2]] = False
     graph = captured.graph
     small = ReduceChannels(analysis, keep_mask, shared)(graph).graph_module
     places = {n: t.untyped_storage().data_ptr() for n, t in graph.state_dict().items()}
