@@ -59,7 +59,8 @@ def hand_over(
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
         small = CompressedModule.of(LiftModules()(small).graph_module).eval()
-        own_memory(small, session.model)
+        # With the caller's model, and with other results of the session.
+        own_memory(small, session.graph)
     plan = allocation.plan
     _freeze(small, session.captured.original.frozen, plan)
     rows = _rows(session, allocation, measured)

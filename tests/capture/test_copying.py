@@ -64,6 +64,15 @@ def test_a_result_shares_no_memory_with_the_model(options: dict[str, bool]) -> N
     assert not places(net) & places(kept)
 
 
+def test_results_of_one_session_share_no_memory() -> None:
+    net = tiny()
+    curve = fxprune.sweep(
+        net, images(64), budgets=(1.0, 0.9), decision="close", effort=1, progress=False
+    )
+    held = [places(module) for module in (net, *curve.values())]
+    assert len(set().union(*held)) == sum(map(len, held))
+
+
 def test_a_model_that_writes_to_its_weights_is_left_alone() -> None:
     model = Renormalized()
     before = copy.deepcopy(model.state_dict())
