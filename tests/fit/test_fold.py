@@ -21,7 +21,7 @@ def recorded(*layers: nn.Module, inputs: tuple[int, ...], share: float) -> Recor
     return record(nn.Sequential(*layers).double(), normal(200, *inputs), share)
 
 
-def folded(case: Recorded, ridged: bool = False) -> dict[str, Tensor]:
+def folded(case: Recorded, ridged: bool = False) -> Folds:
     reduction = case.reduction
     return Folds(reduction.original, reduction.analysis, reduction.keep_mask, case.moments, ridged)
 
