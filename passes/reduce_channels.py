@@ -15,6 +15,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import aliases
 from fxprune.label.arguments import Rewriter
 from fxprune.label.groups import Analysis
 from fxprune.label.kept_statistics import Inner, rewritten
@@ -40,10 +41,13 @@ class ReduceChannels(FunctionalPass):
         analysis: of the graph that is passed in.
         keep_mask: (channels + 1,) bool; False removes a channel. Index 0 stands for everything that
             stays.
+        shared: tensors that keep all of their channels lie where those of the module passed in lie;
+            neither must be written to then.
     """
 
     analysis: Analysis
     keep_mask: np.ndarray
+    shared: bool = False
 
     def requires(self, module: GraphModule) -> None:
         """The analysis is of this graph, and the surviving channels fit together."""
@@ -70,7 +74,8 @@ class ReduceChannels(FunctionalPass):
             rewritten = self._rewrite_calls(module.graph, graph)
             slices = self._slices(module)
             # What stands in the memo is placed in the copy, under every name of the original.
-            memo: dict[int, Any] = {id(attribute(module, n)): new for n, new in slices.items()}
+            memo: dict[int, Any] = aliases(module) if self.shared else {}
+            memo |= {id(attribute(module, n)): new for n, new in slices.items()}
             small = copy.deepcopy(module, memo | {id(module.graph): graph})
         return PassResult(small, rewritten or bool(slices))
 

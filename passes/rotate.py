@@ -12,6 +12,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import aliases
 from fxprune.label.groups import Analysis
 from fxprune.label.turning import Basis, Turning
 from fxprune.passes.contract import FunctionalPass
@@ -29,10 +30,13 @@ class Rotate(FunctionalPass):
     Attributes:
         analysis: of the graph that is passed in.
         bases: by the name of the channel group.
+        shared: tensors that do not change lie where those of the module passed in lie; neither must
+            be written to then.
     """
 
     analysis: Analysis
     bases: Mapping[str, Basis]
+    shared: bool = False
 
     def requires(self, module: GraphModule) -> None:
         """Every basis is that of a group that may be rotated."""
@@ -51,7 +55,8 @@ class Rotate(FunctionalPass):
     def call(self, module: GraphModule) -> PassResult:
         """A copy with turned weights; the module passed in is not changed."""
         turned = self._turned(module)
-        memo: dict[int, Any] = {id(attribute(module, n)): new for n, new in turned.items()}
+        memo: dict[int, Any] = aliases(module) if self.shared else {}
+        memo |= {id(attribute(module, n)): new for n, new in turned.items()}
         with warnings.catch_warnings():
             # torch's own pytree specs warn about themselves when copied.
             warnings.simplefilter("ignore", FutureWarning)

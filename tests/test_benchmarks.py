@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import first_sight
+from benchmarks import first_sight, large
 from benchmarks.examination.study import Found, Subject, draw_lines, put_out
 from benchmarks.examination.tradeoff_page import _curve, picture
 from benchmarks.studies import app as studies
@@ -90,6 +90,21 @@ def test_a_study_runs(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(studies, [name, "--net", "mlp", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.md", f"{name}.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+def test_a_model_of_shards_is_compressed_where_it_lies(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    options = {"method": "channels", "selector": "magnitude", "effort": 1, "decision": "close"}
+    row = large.measure(tmp_path, 4e5, 8, 8, 0.8, vocabulary=64, **options)
+    assert sorted(tmp_path.glob("*.safetensors"))
+    assert 3.5e5 < row["parameters"] < 4.5e5
+    assert 0.7 < row["kept"] <= 0.8
+    assert {"capture", "calibrate", "fit", "verify"} <= {s["station"] for s in row["stations"]}
+    assert 0 < row["forward"] < row["seconds"]
+    assert row["peak"] >= row["before"] > 1e7
+    assert "| capture |" in large.table(row)
 
 
 def test_a_report_has_fewer_lines_than_it_is_about() -> None:

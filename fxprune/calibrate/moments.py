@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.observe import Observer, arguments, require_finite
 from fxprune.calibrate.padding import EVERYWHERE, Padding
+from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.strata import Stratum, rows, strata
 from fxprune.capture.batch import Batch
 from fxprune.errors import CalibrationError
@@ -54,6 +55,38 @@ class InputMoments:
 
 Site = tuple[str, int]
 """A consumed weight axis: (parameter, axis)."""
+Room = Callable[[tuple[int, ...]], np.ndarray]
+
+
+class MomentsOnDemand(Mapping[Site, InputMoments]):
+    """Moments that follow from others, computed when they are asked for, and not held: together
+    they may be larger than the model.
+
+    Args:
+        known: of which sites.
+        compute: gives a site's.
+    """
+
+    def __init__(self, known: Iterable[Site], compute: Callable[[Site], InputMoments]):
+        self._known, self._compute = dict.fromkeys(known), compute
+        self._last: tuple[Site, InputMoments] | None = None
+
+    def __getitem__(self, site: Site) -> InputMoments:
+        if self._last is None or self._last[0] != site:
+            if site not in self._known:
+                raise KeyError(site)
+            self._last = None
+            self._last = site, self._compute(site)
+        return self._last[1]
+
+    def __contains__(self, site: object) -> bool:
+        return site in self._known
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
@@ -74,6 +107,7 @@ def collect_moments(
     watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
     seed: int = 0,
     padding: Padding = EVERYWHERE,
+    store: Spill | None = None,
 ) -> dict[Site, InputMoments]:
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
@@ -85,11 +119,14 @@ def collect_moments(
         watch: who else wants to see nodes' results.
         seed: of the positions that are looked at, where there are many.
         padding: whose positions do not count.
+        store: has room for the sums; without one they are in memory.
 
     Raises:
+        StorageError: the disk is full.
         CalibrationError: a layer gives NaN or infinite values; it is named.
     """
-    collector = _Collector(analysis, examples, seed, padding)
+    room = np.zeros if store is None else store.zeros
+    collector = _Collector(analysis, examples, seed, padding, room)
     observer = Observer(module, collector.watch, watch)
     for batch in batches:
         collector.start(batch)
@@ -123,12 +160,13 @@ class _Reading:
         dim: the axis that is read.
         first: where the columns begin along it.
         ids: (size,) channel id of every column, or (groups, size).
+        room: gives zeros for a sum.
     """
 
-    def __init__(self, dim: int, first: int, ids: np.ndarray):
+    def __init__(self, dim: int, first: int, ids: np.ndarray, room: Room):
         self.dim, self._strata = dim, tuple(strata(ids))
         self._own = slice(first, first + ids.size)
-        self._grams = [np.zeros((len(s.keys), len(s.keys))) for s in self._strata]
+        self._grams = [room((len(s.keys), len(s.keys))) for s in self._strata]
         self._rows = [0] * len(self._strata)
 
     def add(self, flat: Tensor) -> None:
@@ -143,9 +181,10 @@ class _Reading:
             self._rows[at] += len(observed)
 
     def moments(self) -> InputMoments:
-        """Of everything so far, whose examples somebody else counts."""
-        grams = tuple(gram.copy() for gram in self._grams)
-        return InputMoments(self._strata, grams, tuple(self._rows), examples=0)
+        """Of everything that was added, whose examples somebody else counts; the sums themselves:
+        weights that read the same have the same ones.
+        """
+        return InputMoments(self._strata, tuple(self._grams), tuple(self._rows), examples=0)
 
 
 class _Collector:
@@ -158,9 +197,10 @@ class _Collector:
         examples: how many there will be in all.
         seed: of the choice of positions.
         padding: whose positions do not count.
+        room: gives zeros for a sum.
     """
 
-    def __init__(self, analysis: Analysis, examples: int, seed: int, padding: Padding):
+    def __init__(self, analysis: Analysis, examples: int, seed: int, padding: Padding, room: Room):
         self._examples, self._seen, self._batch = examples, 0, 0
         self._padding = padding
         self._real: Tensor | None = None
@@ -175,7 +215,7 @@ class _Collector:
                 place = consumer.dim, consumer.first
                 way = *place, ids.shape, ids.tobytes()
                 if way not in known:
-                    known[way] = _Reading(*place, ids)
+                    known[way] = _Reading(*place, ids, room)
                 self._readings[site].append(known[way])
         self.watch = {
             source: self._adder(source, tuple(known.values()))

@@ -211,7 +211,10 @@ class Recording:
     def _hold(self, chunk: Chunk, name: str, places: Tensor, targets: Tensor) -> None:
         """Put a call's sample beside those of the chunks before."""
         if name not in self._tables:
-            most = math.ceil(self._wanted[name] * self.examples)
+            each = self._wanted[name]
+            if len(targets) < math.floor(each * chunk.size):  # there are no more positions
+                each = len(targets) / chunk.size
+            most = math.ceil(each * self.examples)
             self._tables[name] = _Table(self.store, most, places, targets)
         chunk.samples[name] = self._tables[name].add(places, targets)
         chunk.picks[name] = len(targets)

@@ -1,6 +1,7 @@
 """Whether the captured graph answers for the model on everything that the loader gives."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from fxprune.calibrate.loader import Calibration, Sizes, sizes_of
 from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.calibrate.observe import require_finite
 from fxprune.capture.batch import Batch
-from fxprune.capture.copying import copy_model
+from fxprune.capture.copying import run_copy
 from fxprune.capture.export import Captured
 from fxprune.errors import CalibrationError, UnsupportedError
 
@@ -41,15 +42,17 @@ def random_outputs(graph: GraphModule, model: nn.Module, batch: Batch) -> str | 
     first, second = (graph.forward(*batch.args, **batch.kwargs) for _ in range(2))
     apart = _difference(first, second)
     if not apart > 0:
-        own = copy_model(model).eval()
-        first, second = (own(*batch.args, **batch.kwargs) for _ in range(2))
-        apart = _difference(first, second)
+        apart = run_copy(model, partial(_difference_of_runs, batch=batch))
     if not apart > 0:
         return None
     return (
         f"the model is random: on the same inputs in eval mode its outputs change by {apart:.1%} "
         "of their largest value from run to run (dropout that is left on, noise in forward)"
     )
+
+
+def _difference_of_runs(model: nn.Module, batch: Batch) -> float:
+    return _difference(*(model(*batch.args, **batch.kwargs) for _ in range(2)))
 
 
 @torch.no_grad()
@@ -92,10 +95,28 @@ def require_sizes(
     batches = sorted(calibration.shapes(), key=lambda pair: _elements(pair[0]))
     if len(batches) == 1 and sizes_of(calibration.example) == batches[0][0]:
         return
-    own = copy_model(model).eval()
+    failed = run_copy(model, partial(_failed, graph, _spread(batches), values))
+    if failed:
+        raise CalibrationError(
+            "The calibration batches come in several sizes, and the captured graph holds those of "
+            f"its example, {_named(sizes_of(calibration.example))}, as numbers: on "
+            f"{', '.join(map(_named, failed))} {next(iter(failed.values()))}. Give all batches the "
+            "same sizes: resize or crop images, pad sequences to one length (tokenizers: "
+            "padding='max_length')."
+        )
+
+
+def _failed(
+    graph: GraphModule, batches: Iterable[tuple[Sizes, Batch]], values: bool, model: nn.Module
+) -> dict[Sizes, str]:
+    """Sizes at which a graph does something else than a copy of the model, and what.
+
+    Raises:
+        CalibrationError: the model itself does not run.
+    """
     failed: dict[Sizes, str] = {}
-    for sizes, batch in _spread(batches):
-        wanted = _run(own, batch)
+    for sizes, batch in batches:
+        wanted = _run(model, batch)
         if isinstance(wanted, Exception):
             raise CalibrationError(
                 f"The model does not run on the calibration batches of sizes {_named(sizes)}: "
@@ -106,14 +127,7 @@ def require_sizes(
             failed[sizes] = "it cannot take them"
         elif _difference(wanted, found) > (0 if values else 1e300):
             failed[sizes] = "it gives something else than the model"
-    if failed:
-        raise CalibrationError(
-            "The calibration batches come in several sizes, and the captured graph holds those of "
-            f"its example, {_named(sizes_of(calibration.example))}, as numbers: on "
-            f"{', '.join(map(_named, failed))} {next(iter(failed.values()))}. Give all batches the "
-            "same sizes: resize or crop images, pad sequences to one length (tokenizers: "
-            "padding='max_length')."
-        )
+    return failed
 
 
 def _run(call: Callable[..., Any], batch: Batch) -> Any:

@@ -1,11 +1,21 @@
-"""What is held of the calibration set: in memory up to a limit, past it on disk."""
+"""What is held of the calibration set, and of what is known from it: in memory up to a limit, past
+it on disk.
 
+What is put away whole and comes back whole has a file, and what is worked on where it lies (tables
+that fill up, sums) is mapped to one: the system reads its pages when they are touched, and takes
+them back when it needs the room.
+"""
+
+import errno
 import math
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 from weakref import finalize
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +26,8 @@ SMALL = 1 << 16
 """Bytes below which a tensor is not worth a file of its own."""
 TINY = 1 << 10
 """Bytes below which a tensor is not worth a place in a file either."""
+BLOCK = 1 << 20
+"""Bytes of zeros that are written at a time."""
 INPUTS = 0.5
 """Share of the limit that kept inputs may take: they are read a few times only, what is recorded at
 every fit.
@@ -92,27 +104,94 @@ class Spill:
         order = tuple(sorted(range(value.dim()), key=lambda axis: -strides[axis]))
         flat = value.cpu().permute(order).contiguous()
         try:
-            if self._folder is None:
-                self._folder, clean = scratch_folder()
-                finalize(self, clean)
-            path = self._folder / name
+            path = self._path(name)
             with path.open("ab") as file:
                 file.write(flat.reshape(-1).view(torch.uint8).numpy().data)
         except OSError as error:
-            raise StorageError(
-                f"Calibration examples and activations past memory= cannot be written: {error}. "
-                f"Make room in {self._folder or 'the folder of temporary files'}, name another "
-                "folder by TMPDIR, or hold more in memory by memory=."
-            ) from error
+            self._fail(error)
         return _OnDisk(path, offset, tuple(flat.shape), order, value.dtype, value.device)
 
+    def _path(self, name: str) -> Path:
+        """Of a file of the store."""
+        if self._folder is None:
+            self._folder, clean = scratch_folder()
+            finalize(self, clean)
+        return self._folder / name
+
+    def _fail(self, error: Exception) -> NoReturn:
+        raise StorageError(
+            "Calibration examples, activations and statistics past memory= cannot be written: "
+            f"{error}. Make room in {self._folder or 'the folder of temporary files'}, name "
+            "another folder by TMPDIR, or hold more in memory by memory=."
+        ) from error
+
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
-        """Room for a tensor that stays; None where the limit leaves none."""
+        """Room for a tensor that stays, mapped to a file past the limit; None on a device without
+        much room.
+
+        Raises:
+            StorageError: the disk is full.
+        """
         size = math.prod(shape) * like.element_size()
-        if self._held + size > self._limit:
-            return None
+        if like.device.type != "cpu":
+            return like.new_empty(shape) if _room(like.device, size) else None
+        if self._takes(size):
+            room: Tensor = self._counted(like.new_empty(shape), size)
+            return room
+        return self._mapped(shape, like.dtype)
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Likewise room for sums, float64."""
+        size = 8 * math.prod(shape)
+        if self._takes(size):
+            found: np.ndarray = self._counted(np.zeros(shape), size)
+            return found
+        return self._mapped(shape, torch.float64).numpy()  # files begin with zeros
+
+    def settle(self, value: Tensor) -> Tensor:
+        """A tensor that stays: the very same where there is room for it, or on its device, else a
+        copy that is mapped to a file.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        size = _bytes(value)
+        if value.device.type != "cpu":
+            return value
+        if self._takes(size):
+            found: Tensor = self._counted(value, size)
+            return found
+        return self._mapped(tuple(value.shape), value.dtype).copy_(value)
+
+    def _takes(self, size: int) -> bool:
+        return self._held + size <= self._limit or size < SMALL
+
+    def _counted(self, value: Any, size: int) -> Any:
+        """Count a value as long as anybody has it."""
         self._held += size
-        return like.new_empty(shape)
+        finalize(value, self._release, size)
+        return value
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+
+    def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Room in a file, which has its place on the disk: a full one is no fault of a page."""
+        self._number += 1
+        count = math.prod(shape)
+        try:
+            path = self._path(str(self._number))
+            try:
+                with path.open("wb") as file:
+                    _reserve(file, count * dtype.itemsize)
+                flat = torch.from_file(str(path), shared=True, size=count, dtype=dtype)
+            finally:
+                # The mapping keeps what has no name any more, however this process ends.
+                with suppress(OSError):
+                    path.unlink()
+        except (OSError, RuntimeError) as error:
+            self._fail(error)
+        return flat.view(shape)
 
     def get(self, item: Any) -> Any:
         """The value of a handle."""
@@ -160,6 +239,23 @@ class _Elsewhere:
 
     value: Tensor
     device: torch.device
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take so many bytes of the disk, which read as zeros.
+
+    Raises:
+        OSError: there are not as many.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    for start in range(0, size, BLOCK):
+        file.write(bytes(min(BLOCK, size - start)))
 
 
 def _bytes(value: Tensor) -> int:

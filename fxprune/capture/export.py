@@ -1,6 +1,7 @@
 """Station 1: a module and an example batch become a canonical ATen graph over named parameters."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from fxprune.capture.batch import Batch
 from fxprune.capture.bounds import most_examples
 from fxprune.capture.canonical import canonicalize
 from fxprune.capture.constants import check_constants
-from fxprune.capture.copying import copy_model
+from fxprune.capture.copying import run_copy
 from fxprune.capture.free_sizes import (
     FreeSize,
     Places,
@@ -37,7 +38,8 @@ class Captured:
     names.
 
     Attributes:
-        graph: the module; a copy, sharing no tensor with the caller's model.
+        graph: the module; a copy, whose parameters may lie where the caller's lie. They are never
+            written to.
         example: the batch of two it was traced on.
         notes: what the trace lost, for the report.
         original: what the model held before anything was folded or dropped.
@@ -99,9 +101,7 @@ def capture(
     """
     check_model(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        duplicate = copy_model(model).eval().requires_grad_(True)
-        folded = fold_parametrizations(duplicate)
-        _run_once(duplicate, batch)
+        duplicate, folded = run_copy(model, partial(_run_once, batch=batch))
         with quiet(), plain_masks(), unvalidated():
             program, notes = trace(duplicate, batch, varied, dynamic_shapes)
             sizes, doubtful = _check_sizes(program, model, batch)
@@ -128,8 +128,13 @@ def capture(
     return Captured(module, batch, notes, read_original(model, folded), most, fixed)
 
 
-def _run_once(model: nn.Module, batch: Batch) -> None:
-    """Run a model and make known the types of what it returns."""
+def _run_once(model: nn.Module, batch: Batch) -> tuple[nn.Module, dict[str, tuple[str, ...]]]:
+    """Run a copy of a model and make known the types of what it returns.
+
+    Returns:
+        the copy, all of whose weights are plain parameters, and what these were computed from.
+    """
+    folded = fold_parametrizations(model.requires_grad_(True))
     try:
         register_outputs(model(*batch.args, **batch.kwargs))
     except Exception as error:
@@ -139,6 +144,7 @@ def _run_once(model: nn.Module, batch: Batch) -> None:
             f"{type(error).__name__}: {error}. Check that the loader yields what forward takes, in "
             "batches of the one size, where it takes no other number of examples."
         ) from error
+    return model, folded
 
 
 def _check_sizes(
@@ -154,9 +160,8 @@ def _check_sizes(
     found = find_free_sizes(program, module)
     if not found:
         return sizes, notes
-    own = copy_model(model).eval()
-    for size in found:
-        checked = check_size(module, own, batch, size)
+    check = partial(_check_each, module, batch=batch, sizes=found)
+    for size, checked in zip(found, run_copy(model, check), strict=True):
         if checked is None:
             notes.append(
                 f"the size {size.example} of the inputs could not be left free: at others the "
@@ -165,6 +170,12 @@ def _check_sizes(
         else:
             sizes.append(checked)
     return ([], notes) if notes else (sizes, notes)
+
+
+def _check_each(
+    module: GraphModule, model: nn.Module, batch: Batch, sizes: list[FreeSize]
+) -> list[FreeSize | None]:
+    return [check_size(module, model, batch, size) for size in sizes]
 
 
 def _notes_on_rows(notes: tuple[str, ...], fixed: int | None, most: int | None) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, TRIAL
 from fxprune.fit.factor import factorize_layers
-from fxprune.fit.fold import fold_all
+from fxprune.fit.fold import Folds
 from fxprune.fit.layer import FitOptions, FittedTensors
 from fxprune.fit.lockstep import fit_in_lockstep
 from fxprune.fit.reduction import Reduction
 from fxprune.graph.nodes import attribute
+from fxprune.graph.tensors import rewrite
 from fxprune.passes import ReduceChannels
 from fxprune.plans.factoring import Factoring
 from fxprune.progress import Advance, Journal
@@ -41,16 +41,18 @@ def build(
     """
     journal, fit = session.journal, session.options.method.fit
     with journal.station("rewrite"):
-        small = ReduceChannels(session.analysis, keep_mask)(session.graph).graph_module
+        small = _reduce(session, keep_mask)(session.graph).graph_module
     if fit != "none":
         observed = session.statistics.observed
-        ridged = fit == "sequential"
+        fold = partial(
+            Folds, session.graph, session.analysis, keep_mask, ridged=fit == "sequential"
+        )
         with journal.station("fit", len(session.graph.graph.nodes)) as advance:
             # What is handed over uses every example; a ridge is chosen by fits that did not see
             # those which validate it.
-            _place(small, _fold(session, keep_mask, observed.all_moments, ridged))
+            _place(small, fold(observed.all_moments))
             if fit == "sequential":
-                unseen = _fold(session, keep_mask, observed.moments, ridged)
+                unseen = fold(observed.moments)
                 scope = name_fits(session, keep_mask, factorings)
                 once = partial(_fit_once, journal, scope)
                 options = FitOptions(_ranks(factorings), unseen, step=once)
@@ -91,11 +93,11 @@ def _trial_error(
 ) -> float:
     journal = session.journal
     with journal.station("rewrite"):
-        small = ReduceChannels(session.analysis, keep_mask).call(session.graph).graph_module
+        small = _reduce(session, keep_mask).call(session.graph).graph_module
     with journal.station("fit", len(session.graph.graph.nodes)) as advance:
-        folded = _fold(session, keep_mask, session.statistics.observed.moments, ridged=True)
-        _place(small, folded)
-        options = FitOptions(_ranks(factorings), folded, TRIAL_RIDGE)
+        moments = session.statistics.observed.moments
+        _place(small, Folds(session.graph, session.analysis, keep_mask, moments))
+        options = FitOptions(_ranks(factorings), ridge=TRIAL_RIDGE)
         # Of very few examples none are for trials.
         parts = (TRIAL,) if session.split.part(TRIAL).any() else FITTED_FIRST
         _fit_layers(session, small, keep_mask, parts, options, advance)
@@ -103,18 +105,14 @@ def _trial_error(
         return validation_error(session.statistics.observed.recording, small)
 
 
-def _fold(
-    session: Session, keep_mask: np.ndarray, moments: dict[Site, InputMoments], ridged: bool
-) -> dict[str, Tensor]:
-    """One-shot fits of the consumers of removed channels, by weight."""
-    if keep_mask.all():
-        return {}
-    return fold_all(session.graph, session.analysis, keep_mask, moments, ridged=ridged)
+def _reduce(session: Session, keep_mask: np.ndarray) -> ReduceChannels:
+    """Weights that stay whole lie where the original's lie: fitting gives tensors other data."""
+    return ReduceChannels(session.analysis, keep_mask, shared=True)
 
 
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
-        attribute(small, name).data.copy_(weight)
+        rewrite(attribute(small, name), weight)
 
 
 def _fit_layers(

@@ -5,8 +5,9 @@ folded into the weight that reads them (Chee et al., NeurIPS 2022). A consumer's
 stratum by stratum: channels of one convolution group that occupy equally many columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,27 +22,47 @@ from fxprune.label.survivors import shrink_parameter
 from fxprune.linalg.interpolation import interpolation, precision_of, ridge_for
 
 
-def fold_all(
-    dense: GraphModule,
-    analysis: Analysis,
-    keep_mask: np.ndarray,
-    moments: Mapping[Site, InputMoments],
-    ridged: bool = True,
-) -> dict[str, Tensor]:
-    """Every consumer of removed channels as its one-shot interpolated weight.
+@dataclass(frozen=True, eq=False)
+class Folds(Mapping[str, Tensor]):
+    """Every consumer of removed channels, by the name of its weight, as its one-shot interpolated
+    weight; computed when it is asked for.
 
-    Args:
+    Attributes:
         dense: the captured graph.
         analysis: of that graph.
         keep_mask: (channels + 1,) bool.
         moments: of what the consumers read.
         ridged: as `fold_weight` takes it.
     """
-    return {
-        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, keep_mask, read, ridged)
-        for site, read in moments.items()
-        if site in analysis.foldable and not keep_mask[analysis.axes[site]].all()
-    }
+
+    dense: GraphModule
+    analysis: Analysis
+    keep_mask: np.ndarray
+    moments: Mapping[Site, InputMoments]
+    ridged: bool = True
+
+    @cached_property
+    def sites(self) -> dict[str, Site]:
+        """The axis by which each weight reads."""
+        return {
+            site[0]: site
+            for site in self.moments
+            if site in self.analysis.foldable and not self.keep_mask[self.analysis.axes[site]].all()
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        site = self.sites[name]
+        weight, moments = attribute(self.dense, name), self.moments[site]
+        return fold_weight(weight, site, self.analysis, self.keep_mask, moments, self.ridged)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.sites
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
 
 
 def fold_weight(

@@ -18,6 +18,7 @@ from fxprune.fit.rows import read_features, split_groups
 from fxprune.fit.samples import count_rows, sample_rows
 from fxprune.fit.wide import gather_rows
 from fxprune.graph.convolution import bias_of, channel_dim, groups
+from fxprune.graph.tensors import rewrite
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
 from fxprune.linalg.refit import TINY, Fit, refit, solution
@@ -50,7 +51,7 @@ class FittedTensors:
         for name, tensor in self.tensors.items():
             own = reduction.tensor(name)
             if own is not tensor:
-                own.data.copy_(tensor)
+                rewrite(own, tensor)
 
 
 def _at_once(weight: str, fit: Callable[[], FittedTensors]) -> FittedTensors:
@@ -104,7 +105,7 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
         new, shift = truncate(prior, shift, spread, mean, rank, layer.intercept)
     else:
         return outcome
-    weight.data.copy_(to_weight(new, weight.shape))
+    rewrite(weight, to_weight(new, weight.shape))
     _write_shift(layer, reduction, shift)
     return outcome
 
@@ -224,10 +225,10 @@ def _write_shift(layer: Layer, reduction: Reduction, shift: Tensor) -> None:
     """Store what is added to the outputs in the bias, or in the mean of the BatchNorm behind."""
     flat = shift.reshape(-1)
     if layer.bias is not None:
-        reduction.tensor(layer.bias).data.copy_(flat)
+        rewrite(reduction.tensor(layer.bias), flat)
     elif layer.mean is not None:
         mean = reduction.tensor(layer.mean)
-        mean.data.copy_(mean.double() - flat.to(mean.device))
+        rewrite(mean, mean.double() - flat.to(mean.device))
 
 
 def _covariance_of_outputs(

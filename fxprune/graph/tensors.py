@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.graph.nodes import attribute
@@ -23,6 +24,37 @@ COUNTER = "num_batches_tracked"
 def is_made(name: str) -> bool:
     """Whether a tensor of a captured graph is a constant that the forward makes."""
     return name.startswith(f"{MADE}.")
+
+
+def alias(tensor: Tensor) -> Tensor:
+    """Another tensor, or parameter, that lies where this one lies; it must not be written to, but
+    be given other data (`rewrite`).
+    """
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(tensor.detach(), tensor.requires_grad)
+    return tensor.detach()
+
+
+def aliases(module: nn.Module) -> dict[int, Any]:
+    """A memo for `copy.deepcopy` by which a copy's tensors lie where the module's lie."""
+    tensors = (*module.parameters(), *module.buffers())
+    return {id(tensor): alias(tensor) for tensor in tensors}
+
+
+@torch.no_grad()
+def rewrite(tensor: Tensor, value: Tensor) -> None:
+    """Give a tensor other values of its shape, in its layout, dtype and device; tensors that lay
+    where it lay keep theirs.
+    """
+    tensor.data = torch.empty_like(tensor.data).copy_(value)
+
+
+def own_memory(module: nn.Module, other: nn.Module) -> None:
+    """Move every tensor of a module that lies where one of another module lies."""
+    held = {t.untyped_storage().data_ptr() for t in (*other.parameters(), *other.buffers())}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.untyped_storage().data_ptr() in held:
+            rewrite(tensor, tensor.detach())
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -12,7 +12,7 @@ from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.fingerprint import pack
 from fxprune.capture.batch import Batch
 from fxprune.graph.nodes import attribute
-from fxprune.graph.tensors import shared_names
+from fxprune.graph.tensors import own_memory, shared_names
 from fxprune.handover.advice import advise
 from fxprune.handover.asked import tell_asked
 from fxprune.handover.left_alone import left_alone
@@ -59,6 +59,8 @@ def hand_over(
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
         small = CompressedModule.of(LiftModules()(small).graph_module).eval()
+        # With the caller's model, and with other results of the session.
+        own_memory(small, session.graph)
     plan = allocation.plan
     _freeze(small, session.captured.original.frozen, plan)
     rows = _rows(session, allocation, measured)

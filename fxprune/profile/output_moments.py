@@ -1,5 +1,6 @@
 """How the outputs of layers spread over the calibration data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,18 +31,23 @@ class OutputMoments:
         return self.moment / max(self.rows, 1) - (torch.outer(mean, mean) if centered else 0)
 
 
-def output_moments(recording: Recording, layers: dict[str, Layer]) -> dict[str, OutputMoments]:
+def output_moments(
+    recording: Recording,
+    layers: dict[str, Layer],
+    settle: Callable[[Tensor], Tensor] = lambda moment: moment,
+) -> dict[str, OutputMoments]:
     """From the recorded outputs of each layer's first call.
 
     Args:
         layers: by the name of their weight.
+        settle: finds a place for a tensor that stays.
     """
     found = {}
     for name, layer in layers.items():
         rows = torch.cat(
             [recording.sample(chunk, layer.node.name)[1] for chunk in recording.chunks]
         )
-        found[name] = OutputMoments(
-            torch.from_numpy(second_moment(rows)), rows.sum(0, dtype=torch.float64).cpu(), len(rows)
-        )
+        moment = settle(torch.from_numpy(second_moment(rows)))
+        total = rows.sum(0, dtype=torch.float64).cpu()
+        found[name] = OutputMoments(moment, total, len(rows))
     return found

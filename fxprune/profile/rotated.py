@@ -5,14 +5,14 @@ about the original, in the new coordinates. Nothing is observed a second time.
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.moments import InputMoments, Site
+from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site
 from fxprune.calibrate.recording import Chunk, Recording
 from fxprune.calibrate.strata import Stratum
 from fxprune.label.groups import ChannelGroup
@@ -75,7 +75,7 @@ class RotatedStatistics(Statistics):
         """Second moments and recorded outputs in the new coordinates."""
         seen = self.original.observed
         moments, every = (
-            {site: self._turn_moments(own) for site, own in known.items()}
+            MomentsOnDemand(known, partial(self._turn_moments, known))
             for known in (seen.moments, seen.all_moments)
         )
         return Observed(moments, every, self._turn_recording(seen.recording))
@@ -84,7 +84,11 @@ class RotatedStatistics(Statistics):
     def sensitivities(self) -> dict[Site, Tensor]:
         """Of the same outputs, which have other coordinates now."""
         known = self.original.sensitivities
-        return {site: self._turn_metric(site[0], metric) for site, metric in known.items()}
+        settle = self.calibration.store.settle
+        turned = (
+            (site, metric, self._turn_metric(site[0], metric)) for site, metric in known.items()
+        )
+        return {site: new if new is metric else settle(new) for site, metric, new in turned}
 
     def _profiles(self, selector: str) -> list[Profile]:
         profiles = super()._profiles(selector)
@@ -124,7 +128,8 @@ class RotatedStatistics(Statistics):
                 free = int((exact[1:] <= DEPENDENT * precision).sum())
         return Profile(group.blocks[:, ::-1], errors, errors, free)
 
-    def _turn_moments(self, own: InputMoments) -> InputMoments:
+    def _turn_moments(self, known: Mapping[Site, InputMoments], site: Site) -> InputMoments:
+        own = known[site]
         grams = [
             self._turn_gram(gram, stratum)
             for gram, stratum in zip(own.grams, own.strata, strict=True)
@@ -191,7 +196,7 @@ def rotate_statistics(
     if not found.bases:
         return None
     with statistics.journal.station("rewrite"):
-        graph = Rotate(analysis, found.bases)(statistics.graph).graph_module
+        graph = Rotate(analysis, found.bases, shared=True)(statistics.graph).graph_module
     if not _equal(statistics, graph):
         statistics.journal.note(INEXACT)
         return None

@@ -7,7 +7,7 @@ uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisio
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ def sensitivities(
     seed: int,
     memory: float = 2e9,
     padding: Padding = EVERYWHERE,
+    settle: Callable[[Tensor], Tensor] = lambda total: total,
 ) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
@@ -54,6 +55,7 @@ def sensitivities(
         seed: of the probes.
         memory: bytes that the activations of one backward pass may take.
         padding: whose outputs do not matter.
+        settle: finds a place for a sum that stays.
 
     Returns:
         (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
@@ -75,15 +77,18 @@ def sensitivities(
             for site, operator, gradient in _gradients(module, part, watched, generator, padding):
                 flat = _rows(gradient, attribute(module, site[0]), site[1], operator)
                 total = (flat.mT @ flat).double()
-                totals[site] = _sum(totals[site], total) if site in totals else total
+                if site in totals and len(total) == len(totals[site]):
+                    totals[site] += total
+                else:
+                    totals[site] = settle(_sum(totals[site], total) if site in totals else total)
                 rows[site] = rows.get(site, 0) + len(flat)
-    return {site: _shrink(total, rows[site]) / chunks for site, total in totals.items()}
+    for site, total in totals.items():
+        _shrink(total, rows[site]).div_(chunks)
+    return totals
 
 
 def _sum(left: Tensor, right: Tensor) -> Tensor:
-    """Of calls that consume one weight axis; (1, 1) stands for a multiple of I."""
-    if len(left) == len(right):
-        return left + right
+    """Of calls that consume one weight axis, one of which, (1, 1), stands for a multiple of I."""
     matrix, multiple = (left, right) if len(right) == 1 else (right, left)
     return matrix + multiple * torch.eye(len(matrix)).to(matrix)
 
@@ -204,11 +209,12 @@ def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
 
 
 def _shrink(total: Tensor, rows: int) -> Tensor:
-    """Shrink a sum over gradients towards a multiple of the identity (cf. Ledoit & Wolf 2004).
+    """Shrink a sum over gradients, in place, towards a multiple of the identity (cf. Ledoit & Wolf
+    2004).
 
     The more the fewer gradients there are per output (docs/decisions/0009).
     """
     share = len(total) / (len(total) + rows)
-    result = (1 - share) * total
-    result.diagonal().add_(share * float(total.diagonal().mean()))
-    return result
+    mean = float(total.diagonal().mean())
+    total.mul_(1 - share).diagonal().add_(share * mean)
+    return total

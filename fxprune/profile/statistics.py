@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
-from fxprune.calibrate.moments import InputMoments, Site, collect_moments
+from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.padding import EVERYWHERE, Padding
@@ -54,8 +54,8 @@ class Observed:
         recording: the layers' and the model's outputs.
     """
 
-    moments: dict[Site, InputMoments]
-    all_moments: dict[Site, InputMoments]
+    moments: Mapping[Site, InputMoments]
+    all_moments: Mapping[Site, InputMoments]
     recording: Recording
 
 
@@ -115,9 +115,10 @@ class Statistics:
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         sums, recording = observe_once(self.journal, self._observe, self._reread)
-        moments = every = sums.moments
+        moments: Mapping[Site, InputMoments] = sums.moments
+        every = moments
         if self.split.part(VALIDATION).any():
-            every = {site: own + sums.validating[site] for site, own in moments.items()}
+            every = MomentsOnDemand(moments, lambda site: moments[site] + sums.validating[site])
         self._warn_if_thin(moments)
         if sums.seen is not None:
             self._warn_if_alike(sums.seen)
@@ -166,6 +167,7 @@ class Statistics:
                     watch,
                     self.seed,
                     self.padding,
+                    self.calibration.store,
                 )
                 for parts in (FITTED_FIRST, (VALIDATION,))
             )
@@ -180,7 +182,8 @@ class Statistics:
     def _output_moments(self) -> dict[str, OutputMoments]:
         recording = self.observed.recording
         with self.journal.station("calibrate"):
-            return output_moments(recording, factorable(self.graph, self.ignored)[0])
+            layers = factorable(self.graph, self.ignored)[0]
+            return output_moments(recording, layers, self.calibration.store.settle)
 
     @cached_property
     def sensitivities(self) -> dict[Site, Tensor]:
@@ -196,7 +199,13 @@ class Statistics:
             try:
                 batches = self.batches(chosen, advance)
                 return sensitivities(
-                    self.graph, self.analysis, batches, self.seed, self.memory, self.padding
+                    self.graph,
+                    self.analysis,
+                    batches,
+                    self.seed,
+                    self.memory,
+                    self.padding,
+                    self.calibration.store.settle,
                 )
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
@@ -233,7 +242,7 @@ class Statistics:
                 step,
             )
 
-    def _warn_if_thin(self, moments: dict[Site, InputMoments]) -> None:
+    def _warn_if_thin(self, moments: Mapping[Site, InputMoments]) -> None:
         thin = [
             (site[0], len(gram), seen)
             for site, own in moments.items()

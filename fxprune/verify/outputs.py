@@ -65,7 +65,8 @@ def squared_error(
         reference, output: of the two models.
         real: bool that expands to them, where they count; everywhere by default.
     """
-    a, b = reference.detach().double(), output.detach().double()
+    a = reference.detach().double()
+    b = a if output is reference else output.detach().double()
     if not a.isfinite().all():
         a, b = a.where(a != b, 0), b.where(a != b, 0)
     several = a.dim() > 1 and a[0].numel() > 1 if len(a) else False

@@ -94,8 +94,40 @@ def test_room_that_is_taken_counts() -> None:
     room = store.empty((5, 2), torch.ones(1, dtype=torch.float64))
     assert room is not None
     assert (room.shape, room.dtype) == ((5, 2), torch.float64)
-    assert store.empty((6,), torch.ones(1)) is None
-    assert store.empty((5,), torch.ones(1)) is not None
+    store = Spill(8 * LARGE)
+    held = store.zeros((LARGE // 2,))
+    first, second = store.empty((LARGE,), torch.ones(1)), store.empty((LARGE,), torch.ones(1))
+    assert store._held == 8 * LARGE, "the second is in a file"
+    assert first is not None
+    assert second is not None
+    del held, second
+    assert store._held == 4 * LARGE
+    assert store.settle(first) is first
+
+
+def test_what_is_mapped_needs_no_memory_and_leaves_no_file(folder: Path) -> None:
+    store, value = Spill(0), torch.randn(LARGE, 2)
+    sums, settled = store.zeros((LARGE, 2)), store.settle(value)
+    assert not sums.any()
+    sums += value.numpy()
+    assert torch.equal(settled, value)
+    assert torch.equal(torch.from_numpy(sums), value.double())
+    assert store._held == 0
+    assert not files(folder)
+
+
+def test_a_disk_without_room_for_sums_is_an_error_in_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    store = Spill(0)
+    for take in (lambda: store.zeros((LARGE,)), lambda: store.settle(torch.zeros(LARGE))):
+        with pytest.raises(StorageError, match="No space left.*Make room.*TMPDIR"):
+            take()
+    assert not files(folder), "what could not be written takes no room"
 
 
 def test_files_go_with_the_store(folder: Path) -> None:

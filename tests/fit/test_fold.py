@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.calibrate.strata import strata
-from fxprune.fit.fold import contract, fold_all, pair_strata
+from fxprune.fit.fold import Folds, contract, pair_strata
 from tests.fit.reductions import Recorded, record
 from tests.tensors import distance, normal
 
@@ -21,11 +21,9 @@ def recorded(*layers: nn.Module, inputs: tuple[int, ...], share: float) -> Recor
     return record(nn.Sequential(*layers).double(), normal(200, *inputs), share)
 
 
-def folded(case: Recorded, ridged: bool = False) -> dict[str, Tensor]:
+def folded(case: Recorded, ridged: bool = False) -> Folds:
     reduction = case.reduction
-    return fold_all(
-        reduction.original, reduction.analysis, reduction.keep_mask, case.moments, ridged
-    )
+    return Folds(reduction.original, reduction.analysis, reduction.keep_mask, case.moments, ridged)
 
 
 def rebuilt(channels: Tensor, kept: slice) -> Tensor:

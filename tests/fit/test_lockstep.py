@@ -1,7 +1,5 @@
 """The sequential fit of weights that several calls share."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +45,7 @@ class Repeated(nn.Module):
 
 
 def _files(store: Spill) -> int:
-    return len(list(Path(store._folder.name).iterdir())) if store._folder else 0
+    return len(list(store._folder.iterdir())) if store._folder else 0
 
 
 def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, float, float]:

@@ -136,6 +136,22 @@ def test_flatten_drops_every_pixel_of_a_channel() -> None:
     assert small.get_parameter("2.first.weight").shape == (4, 4 * SIZE * SIZE)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_that_stay_whole_lie_where_they_lay_if_asked(shared: bool) -> None:
+    layers = nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1)
+    captured, analysis = analyzed(nn.Sequential(*layers).double().eval())
+    keep_mask = keep_all(analysis)
+    group = next(g for g in analysis.groups if g.name == "2")
+    keep_mask[group.blocks[0][:2]] = False
+    graph = captured.graph
+    small = ReduceChannels(analysis, keep_mask, shared)(graph).graph_module
+    places = {n: t.untyped_storage().data_ptr() for n, t in graph.state_dict().items()}
+    same = {n for n, t in small.state_dict().items() if t.untyped_storage().data_ptr() == places[n]}
+    whole = {n for n, t in small.state_dict().items() if t.shape == graph.state_dict()[n].shape}
+    assert same == (whole if shared else set())
+    assert "0.weight" in whole
+
+
 class TwoNames(nn.Module):
     """A branch registered under two names, and a weight that two layers share."""
 
