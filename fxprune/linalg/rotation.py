@@ -13,9 +13,13 @@ are multiplied with each other, nothing is fitted in between and both must chang
 `balanced_pair` splits A, as square-root balanced truncation does (Tombs & Postlethwaite 1987).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from fxprune.linalg.selection import Reader
 
 RIDGE = 1e-6
 """Added to both moments, relative to their mean diagonal, before they are inverted: the basis stays
@@ -67,6 +71,76 @@ def nested_basis(gram: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.n
     basis, triangle = torch.linalg.qr(columns)
     signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(basis)
     return np.ascontiguousarray((basis * signs).T.numpy()), _tails(values)
+
+
+def mirrored(matrix: Tensor, dim: int) -> Tensor:
+    """Along a dimension, the mean's direction and the last coordinate exchanged.
+
+    Args:
+        matrix: of any shape, (..., n, ...).
+        dim: of the n coordinates, multiplied by the reflection that takes (0, ..., 0, 1) to
+            (1, ..., 1) / sqrt(n); it is its own inverse.
+
+    Returns:
+        of the same shape and dtype.
+    """
+    size = matrix.shape[dim]
+    axis = torch.full((size,), -(size**-0.5), dtype=torch.float64, device=matrix.device)
+    axis[-1] += 1
+    length = float(axis.square().sum())
+    if length == 0:  # of one coordinate
+        return matrix.clone()
+    moved = matrix.movedim(dim, -1).to(axis.dtype)
+    turned = moved - 2 / length * (moved @ axis)[..., None] * axis
+    return turned.movedim(-1, dim).to(matrix.dtype).contiguous()
+
+
+def principal_basis(gram: np.ndarray, centered: bool) -> np.ndarray:
+    """Orthonormal coordinates of which, for every k, the first k hold the most energy: what a norm
+    over the channels divides by.
+
+    Args:
+        gram: second moments of the channels, (n, n) float64.
+        centered: whether the channels' mean is zero; its direction is the last coordinate then.
+
+    Returns:
+        (n, n) float64, row j giving the new channel j; the last is (1, ..., 1) / sqrt(n) where
+        `centered`.
+    """
+    moments = torch.from_numpy(gram)
+    if not centered:
+        return np.ascontiguousarray(_principal(moments).numpy())
+    inner = mirrored(mirrored(moments, 0), 1)[:-1, :-1]
+    basis = torch.eye(len(gram), dtype=moments.dtype)
+    basis[:-1, :-1] = _principal(inner)
+    return np.ascontiguousarray(mirrored(basis, 1).numpy())
+
+
+def dropping_errors(readers: Iterable[Reader]) -> np.ndarray:
+    """What dropping the last 0, 1, ... channels costs where nothing stands in for them.
+
+    Args:
+        readers: of the channels, which each reads all.
+
+    Returns:
+        (n,) rising.
+    """
+    spent = 0.0
+    for reader in readers:
+        at = np.ix_(reader.columns, reader.columns)
+        cost = (reader.worth * reader.metric * reader.gram)[at]
+        # Of the trailing blocks, from the smallest on.
+        spent = spent + np.diagonal(cost[::-1, ::-1].cumsum(0).cumsum(1))[:-1]
+    return np.maximum.accumulate(np.concatenate([[0.0], np.maximum(spent, 0.0)]))
+
+
+def _principal(moments: Tensor) -> Tensor:
+    """Eigenvectors in rows, the largest eigenvalue's first, of a fixed sign."""
+    _, vectors = torch.linalg.eigh((moments + moments.T) / 2)
+    rows = vectors.T.flip(0)
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    result: Tensor = rows * largest.sign()
+    return result
 
 
 def balanced_pair(

@@ -19,6 +19,7 @@ from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.passes import FoldNorms, FuseNorms
+from fxprune.profile.statistics import Statistics
 
 OTHERWISE = "its channels stand in another order somewhere"
 
@@ -61,6 +62,24 @@ def prepare_streams(
             return replace(found, reasons=reasons)
         wanted = list(found.centered)
     return Streams(reasons=reasons)
+
+
+def on_streams(statistics: Statistics, streams: Streams) -> Statistics:
+    """What the calibration examples say about the graph with folded norms, nothing of it asked yet.
+
+    Args:
+        statistics: of the original.
+        streams: of its graph, of which some may be rotated.
+    """
+    assert streams.graph is not None
+    assert streams.analysis is not None
+    return replace(
+        statistics,
+        graph=streams.graph,
+        analysis=streams.analysis,
+        compare_features=False,
+        centered=streams.centered,
+    )
 
 
 def _fold(

@@ -67,6 +67,12 @@ def place_into(
     Raises:
         StorageError: as `load_into`.
     """
+    if plan.streams:
+        raise StorageError(
+            "Norms of the compressed model were folded into the layers around them, and norms of "
+            f"a {type(module).__name__} compute others ({', '.join(plan.streams)} rotated). Load "
+            "without into=, or compress with keep_class=True."
+        )
     result = copy_model(module)
     fold_parametrizations(result)
     for name in plan.factorings:
