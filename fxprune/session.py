@@ -124,7 +124,8 @@ class Session:
         """
         options = self.options
         whole = options.keep_class or options.uniform_across or options.timed
-        return self._rotates and not whole and bool(self.streams.centered)
+        tries = self._rotates and options.method.streams
+        return tries and not whole and bool(self.streams.centered)
 
     @cached_property
     def streams(self) -> Streams:
@@ -147,13 +148,11 @@ class Session:
 
     @cached_property
     def with_streams(self) -> "Session | None":
-        """The same model with its norms folded, and with every stream and channel group rotated
-        that may be; None where no stream is.
-        """
+        """Likewise, with every stream rotated too, its norms folded; None where none is."""
         return self.rotate_streams()
 
     def rotate_streams(self, names: Iterable[str] | None = None) -> "Session | None":
-        """Likewise, with these streams and groups rotated, those of them that may be."""
+        """The same with these streams and groups rotated, those of them that may be."""
         found = self.streams
         if found.graph is None or found.analysis is None or not exact(self.statistics, found.graph):
             return None

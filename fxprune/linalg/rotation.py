@@ -25,6 +25,8 @@ RIDGE = 1e-6
 """Added to both moments, relative to their mean diagonal, before they are inverted: the basis stays
 invertible where a direction is dead, or read by nothing.
 """
+DAMPING = 0.1
+"""Energy of a direction, relative to the mean, at which half of what is read of it counts."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -95,24 +97,32 @@ def mirrored(matrix: Tensor, dim: int) -> Tensor:
     return turned.movedim(-1, dim).to(matrix.dtype).contiguous()
 
 
-def principal_basis(gram: np.ndarray, centered: bool) -> np.ndarray:
-    """Orthonormal coordinates of which, for every k, the first k hold the most energy: what a norm
-    over the channels divides by.
+def stream_basis(gram: np.ndarray, metric: np.ndarray, centered: bool) -> np.ndarray:
+    """The nested basis of channels that are normalized together, so that what is dropped of their
+    energy changes what they are divided by: directions that are read, but hardly taken, come last.
+
+    With P = G (G + c I)^{-1} for the metric P M P^T: the leading coordinates of the plain nested
+    basis span what is read, which need not be where the channels lie.
 
     Args:
-        gram: second moments of the channels, (n, n) float64.
+        gram, metric: G and M as for `nested_basis`.
         centered: whether the channels' mean is zero; its direction is the last coordinate then.
 
     Returns:
         (n, n) float64, row j giving the new channel j; the last is (1, ..., 1) / sqrt(n) where
         `centered`.
     """
-    moments = torch.from_numpy(gram)
+    inner = [torch.from_numpy(matrix) for matrix in (gram, metric)]
+    if centered:
+        inner = [mirrored(mirrored(matrix, 0), 1)[:-1, :-1] for matrix in inner]
+    g, m = inner
+    damping = max(DAMPING * float(g.diagonal().mean()), TINY) * torch.eye(len(g), dtype=g.dtype)
+    taken = torch.linalg.solve(g + damping, g).T
+    rows = nested_basis(g.contiguous().numpy(), (taken @ m @ taken.T).numpy())[0]
     if not centered:
-        return np.ascontiguousarray(_principal(moments).numpy())
-    inner = mirrored(mirrored(moments, 0), 1)[:-1, :-1]
-    basis = torch.eye(len(gram), dtype=moments.dtype)
-    basis[:-1, :-1] = _principal(inner)
+        return rows
+    basis = torch.eye(len(gram), dtype=g.dtype)
+    basis[:-1, :-1] = torch.from_numpy(rows)
     return np.ascontiguousarray(mirrored(basis, 1).numpy())
 
 
@@ -132,15 +142,6 @@ def dropping_errors(readers: Iterable[Reader]) -> np.ndarray:
         # Of the trailing blocks, from the smallest on.
         spent = spent + np.diagonal(cost[::-1, ::-1].cumsum(0).cumsum(1))[:-1]
     return np.maximum.accumulate(np.concatenate([[0.0], np.maximum(spent, 0.0)]))
-
-
-def _principal(moments: Tensor) -> Tensor:
-    """Eigenvectors in rows, the largest eigenvalue's first, of a fixed sign."""
-    _, vectors = torch.linalg.eigh((moments + moments.T) / 2)
-    rows = vectors.T.flip(0)
-    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
-    result: Tensor = rows * largest.sign()
-    return result
 
 
 def balanced_pair(

@@ -13,7 +13,7 @@ import numpy as np
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.layers import own_layers
 from fxprune.label.turning import Basis, fibers
-from fxprune.linalg.rotation import balanced_pair, nested_basis, principal_basis
+from fxprune.linalg.rotation import balanced_pair, nested_basis, stream_basis
 from fxprune.linalg.selection import Reader
 from fxprune.profile.readers import readers
 from fxprune.profile.statistics import Statistics
@@ -106,15 +106,16 @@ def _read(own: list[Reader], places: np.ndarray, centered: bool | None) -> _Bloc
             continue
         read, at = True, np.ix_(columns, columns)
         scale = reader.worth
-        heard = 1.0 if centered is None else float(np.trace(reader.metric)) / size
-        gram += scale * heard * reader.gram[at]
+        gram += scale * reader.gram[at]
         metric += scale * reader.metric[at]
     if not read:
         return None
     if not (np.isfinite(gram).all() and np.isfinite(metric).all()):
         return _nothing(size)
-    # What normalizes channels needs their energy, whatever is read of them.
-    rows = nested_basis(gram, metric)[0] if centered is None else principal_basis(gram, centered)
+    if centered is None:
+        rows = nested_basis(gram, metric)[0]
+    else:
+        rows = stream_basis(gram, metric, centered)
     return _Block(rows, rows, np.zeros(size))
 
 
