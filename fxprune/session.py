@@ -56,8 +56,7 @@ class Session:
         multiple: widths are multiples of this; one number, or one per group.
         floor: (groups,) least share of each group's channels.
         journal: times and notes of the run.
-        unrotated: the session of the same graph in the original's coordinates, where channel groups
-            of this one's graph were rotated.
+        unrotated: the session of the graph before channel groups of this one's were rotated.
         folded: parameters of norms that this one's graph does without, as `Plan.folded`.
     """
 

@@ -16,6 +16,7 @@ from fxprune.passes.contract import FunctionalPass, InPlacePass, Pass
 from fxprune.passes.factorize import Factorize
 from fxprune.passes.facts import Facts
 from fxprune.passes.fold_norms import FoldNorms
+from fxprune.passes.fold_scales import FoldScales
 from fxprune.passes.fuse_norms import FuseNorms
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
@@ -25,6 +26,7 @@ __all__ = [
     "Facts",
     "Factorize",
     "FoldNorms",
+    "FoldScales",
     "FuseNorms",
     "FunctionalPass",
     "InPlacePass",

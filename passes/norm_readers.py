@@ -121,7 +121,7 @@ class NormReaders:
         """Take a call as a reader; why it cannot be one, or nothing."""
         axis = self.analysis.axes.get((consumer.parameter, consumer.axis))
         name = operator_name(call.target)
-        if name not in WEIGHTS or axis is None or not np.array_equal(axis, ids):
+        if name not in WEIGHTS or call.kwargs or axis is None or not np.array_equal(axis, ids):
             return "it is read by something else than linear layers"
         tensors: list[Any] = [argument(call, WEIGHTS[name])]
         if self.shift is not None:

@@ -1,9 +1,10 @@
 """Residual streams that may be rotated: norms free of per-channel work stand on them.
 
 A norm's mean is folded into what writes the stream, its scale and shift into what reads it
-(`fxprune.passes.FoldNorms`); what is left commutes with every orthonormal change of basis. Whether
-that can be done is tried on the graph itself: norms written out become calls, those of a stream are
-folded where all of them can be, and what is left is labeled and tried as any other graph is.
+(`fxprune.passes.FoldNorms`), and a layer's scale into the layer (`FoldScales`); what is left
+commutes with every orthonormal change of basis. Whether that can be done is tried on the graph
+itself: norms written out become calls, those of a stream are folded where all of them can be, and
+what is left is labeled and tried as any other graph is.
 """
 
 import copy
@@ -18,7 +19,7 @@ from fxprune.graph.tensors import owner_of
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
-from fxprune.passes import FoldNorms, FuseNorms
+from fxprune.passes import FoldNorms, FoldScales, FuseNorms
 from fxprune.profile.statistics import Statistics
 
 OTHERWISE = "its channels stand in another order somewhere"
@@ -94,11 +95,13 @@ def _fold(
         warnings.simplefilter("ignore", FutureWarning)
         graph = copy.deepcopy(module)
     FuseNorms(analysis)(graph)
-    fold = FoldNorms(analysis, wanted)
+    scales, fold = FoldScales(analysis), FoldNorms(analysis, wanted)
+    scales(graph)
     fold(graph)
     if not fold.whole:
         return Streams(reasons=fold.reasons)
-    for name in fold.folded:
+    folded = {**scales.folded, **fold.folded}
+    for name in folded:
         owner, leaf = owner_of(graph, name)
         delattr(owner, leaf)
     marked = mark_rotatable(graph, analyze_graph(graph, analysis.batch, ignored), norms=True)
@@ -111,7 +114,7 @@ def _fold(
             reasons[name] = reason
         else:
             centered[name] = mean
-    return Streams(graph, marked, centered, fold.folded, reasons)
+    return Streams(graph, marked, centered, folded, reasons)
 
 
 def _why_not(analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None) -> str:
