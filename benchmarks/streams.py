@@ -90,8 +90,7 @@ def table(rows: list[dict[str, object]]) -> Table:
     for flops, name in dict.fromkeys((row["flops"], row["stream"]) for row in rows):
         own = [row for row in rows if (row["flops"], row["stream"]) == (flops, name)]
         means = [
-            sum(float(row[key]) for row in own) / len(own)  # type: ignore[arg-type]
-            for key in ("agreement", "seconds")
+            sum(float(str(row[key])) for row in own) / len(own) for key in ("agreement", "seconds")
         ]
         widths = ", ".join(str(row["width"]) for row in own)
         made.add_row(f"{flops:g}", str(name), f"{means[0]:.2%}", widths, f"{means[1]:.0f}")

@@ -1,6 +1,8 @@
 """Rotated residual streams: what `auto` does with them, and what carries them."""
 
+import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.allocate import expected_cost
 from fxprune.allocate.allocation import allocate
 from fxprune.errors import PlanError, StorageError
+from fxprune.fit.build import trial_error
+from fxprune.plans.methods import METHODS
 from fxprune.plans.plan import Plan
+from fxprune.timing.speeds import Speeds
 from tests.nets import session_of
 
 WIDTH, TOKENS, RANK = 12, 5, 5
@@ -139,7 +145,7 @@ def test_what_comes_back_is_saved_and_loaded(pair: tuple[nn.Module, Any], tmp_pa
     loaded = fxprune.load(tmp_path / "small")
     with torch.no_grad():
         assert torch.equal(loaded(x), small(x))
-    with pytest.raises(StorageError, match="without into="):
+    with pytest.raises(StorageError, match="folded into the layers around them"):
         fxprune.load(tmp_path / "small", into=made)
 
 
@@ -188,8 +194,6 @@ def test_a_stream_that_errs_more_rotated_is_left_as_it_is(monkeypatch: pytest.Mo
     monkeypatch.undo()
 
     def worse(session: Any, *args: Any) -> float:
-        from fxprune.fit.build import trial_error
-
         return trial_error(session, *args) * (1e9 if session.folded else 1.0)
 
     monkeypatch.setattr("fxprune.allocate.search.trial_error", worse)
@@ -208,6 +212,25 @@ def test_where_nothing_is_tried_no_norm_is_looked_at(
     monkeypatch.setattr("fxprune.session.prepare_streams", fail)
     small = quiet(fxprune.compress, net(), inputs(), flops=0.7, **options)
     assert not fxprune.plan_of(small).streams
+
+
+def test_the_forecast_knows_of_the_other_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: Speeds(1.0, 0, 0, 0, 0))
+    session = session_of(net(), inputs())
+    rotated, selected = (
+        expected_cost.expect_cost(session.using(method=method), {"flops": 0.6}).seconds
+        for method in (METHODS["auto"], replace(METHODS["auto"], streams=False))
+    )
+    assert rotated["calibrate"] == 2 * selected["calibrate"]
+    # One search for the stream as it is, one for its channels selected, one for it rotated.
+    assert rotated["allocate"] == pytest.approx(1.5 * selected["allocate"])
+
+
+def test_a_plan_without_streams_reads_as_before() -> None:
+    small = quiet(fxprune.compress, net(), inputs(), flops=0.7, effort=1)
+    document = json.loads(fxprune.plan_of(small).to_json())
+    assert document["version"] == 2
+    assert "folded" not in document
 
 
 def test_a_checkpointed_run_gives_the_same(tmp_path: Path) -> None:

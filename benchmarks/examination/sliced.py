@@ -30,5 +30,8 @@ def sliced(session: Session, flops: float) -> GraphModule:
         widths = np.where(own, np.maximum(1, np.floor(share * full + 1e-9)), full).astype(int)
         if turned.costs.fractions(widths, ["flops"])["flops"] <= flops:
             keep_mask = keep_first(turned.analysis, widths)
-            return ReduceChannels(turned.analysis, keep_mask)(turned.graph).graph_module
+            small: GraphModule = ReduceChannels(turned.analysis, keep_mask)(
+                turned.graph
+            ).graph_module
+            return small
     raise BudgetError(f"streams alone cannot bring the FLOPs to {flops:g}")

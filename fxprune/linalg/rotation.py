@@ -135,7 +135,7 @@ def dropping_errors(readers: Iterable[Reader]) -> np.ndarray:
     Returns:
         (n,) rising.
     """
-    spent = 0.0
+    spent: np.ndarray | float = 0.0
     for reader in readers:
         at = np.ix_(reader.columns, reader.columns)
         cost = (reader.worth * reader.metric * reader.gram)[at]

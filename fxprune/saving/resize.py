@@ -38,7 +38,7 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
             which.
     """
     plan, notes = plan_of(small), report(small).notes
-    _check_statistics(module, notes)
+    _check_norms(module, plan, notes)
     sizes = plan.settings.get(ATTRIBUTES, {})
     result = place_into(module, small, plan, notes, device, sizes)
     if not hasattr(result, "meta"):
@@ -67,12 +67,6 @@ def place_into(
     Raises:
         StorageError: as `load_into`.
     """
-    if plan.streams:
-        raise StorageError(
-            "Norms of the compressed model were folded into the layers around them, and norms of "
-            f"a {type(module).__name__} compute others ({', '.join(plan.streams)} rotated). Load "
-            "without into=, or compress with keep_class=True."
-        )
     result = copy_model(module)
     fold_parametrizations(result)
     for name in plan.factorings:
@@ -115,12 +109,19 @@ def place_into(
     return result
 
 
-def _check_statistics(module: nn.Module, notes: tuple[str, ...]) -> None:
-    """A norm of fewer channels computes other statistics than the compressed one.
+def _check_norms(module: nn.Module, plan: Plan, notes: tuple[str, ...]) -> None:
+    """A norm of fewer channels computes other statistics than the compressed one, and one that was
+    folded is another norm.
 
     Raises:
         StorageError: there is such a norm.
     """
+    if plan.streams:
+        raise StorageError(
+            "Norms of the compressed model were folded into the layers around them, and norms of "
+            f"a {type(module).__name__} compute others ({', '.join(plan.streams)} rotated). Load "
+            "without into=, or compress with keep_class=True."
+        )
     for note in notes:
         if KEPT in note:
             raise StorageError(
