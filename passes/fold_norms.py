@@ -70,12 +70,7 @@ class FoldNorms(InPlacePass):
     @torch.no_grad()
     def call(self, module: GraphModule) -> PassResult:
         """First all that can be told of the graph as it is, then the changes."""
-        norms = _norms(module)
-        streams = self._streams(norms)
-        weights = {norm: self._weights(norm) for norm in norms}
-        chosen = norms
-        if self.streams is not None:
-            chosen = self._whole(norms, streams, weights)
+        chosen, streams, weights = self._decided(module)
         changed = self._subtract_means(module, chosen, streams)
         for norm in chosen:
             left = operator_name(norm.target) == LAYER
@@ -87,6 +82,20 @@ class FoldNorms(InPlacePass):
             if not left:
                 _add_behind(norm)
         return PassResult(module, drop_unread(module) or changed)
+
+    def decide(self, module: GraphModule) -> bool:
+        """Whether the pass would fold a norm of its streams; changes nothing."""
+        return bool(self._decided(module)[0])
+
+    def _decided(
+        self, module: GraphModule
+    ) -> "tuple[list[Node], dict[Node, _Stream], dict[Node, NormReaders]]":
+        """The norms that are looked at for folding, what they read, and what reads them."""
+        norms, streams = _norms(module), self._streams(_norms(module))
+        weights = {norm: self._weights(norm) for norm in norms}
+        if self.streams is None:
+            return norms, streams, weights
+        return self._whole(norms, streams, weights), streams, weights
 
     def _streams(self, norms: list[Node]) -> "dict[Node, _Stream]":
         """What every layer norm reads."""

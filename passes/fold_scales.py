@@ -40,15 +40,24 @@ class FoldScales(InPlacePass):
     def call(self, module: GraphModule) -> PassResult:
         """One product after the other."""
         for node in list(module.graph.nodes):
-            if operator_name(node.target) not in ("aten.mul", "aten.multiply"):
-                continue
-            for scaled, scale in (node.args, reversed(node.args)):
-                layer = self._layer(scaled, scale)
-                if layer is not None:
-                    self._fold(module, node, layer, scaled, scale)
-                    break
+            found = self._scaled(node)
+            if found is not None:
+                self._fold(module, node, *found)
         drop_unread(module)
         return PassResult(module, bool(self.folded))
+
+    def finds(self, module: GraphModule) -> bool:
+        """Whether the pass would fold a scale; changes nothing."""
+        return any(self._scaled(node) is not None for node in module.graph.nodes)
+
+    def _scaled(self, product: Node) -> tuple[Node, Node, Node] | None:
+        """The layer of a product with a scale, what is scaled, and the scale."""
+        if operator_name(product.target) in ("aten.mul", "aten.multiply"):
+            for scaled, scale in (product.args, reversed(product.args)):
+                layer = self._layer(scaled, scale)
+                if layer and isinstance(scaled, Node) and isinstance(scale, Node):
+                    return layer, scaled, scale
+        return None
 
     def _layer(self, scaled: Any, scale: Any) -> Node | None:
         """The call whose outputs a parameter scales and nothing else reads; None where there is

@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch.fx import GraphModule
@@ -20,6 +21,7 @@ from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.passes import FoldNorms, FoldScales, FuseNorms
+from fxprune.passes.facts import tensors_of
 from fxprune.profile.statistics import Statistics
 
 OTHERWISE = "its channels stand in another order somewhere"
@@ -90,12 +92,12 @@ def _fold(
     ignored: Callable[[str], bool],
 ) -> Streams:
     """The graph with the norms of these groups folded, and which of these may then be rotated."""
-    with warnings.catch_warnings():
-        # torch's own pytree specs warn about themselves when copied.
-        warnings.simplefilter("ignore", FutureWarning)
-        graph = copy.deepcopy(module)
-    FuseNorms(analysis)(graph)
     scales, fold = FoldScales(analysis), FoldNorms(analysis, wanted)
+    for sharing in (True, False):  # weights are copied where they will be changed
+        graph = _copied(module, sharing)
+        FuseNorms(analysis)(graph)
+        if sharing and not scales.finds(graph) and not fold.decide(graph):
+            return Streams(reasons=fold.reasons)
     scales(graph)
     fold(graph)
     if not fold.whole:
@@ -115,6 +117,15 @@ def _fold(
         else:
             centered[name] = mean
     return Streams(graph, marked, centered, folded, reasons)
+
+
+def _copied(module: GraphModule, sharing: bool) -> GraphModule:
+    """A copy of a graph, with the same tensors or copies of these."""
+    memo: dict[int, Any] = {id(t): t for t in tensors_of(module).values()} if sharing else {}
+    with warnings.catch_warnings():
+        # torch's own pytree specs warn about themselves when copied.
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(module, memo)
 
 
 def _why_not(analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None) -> str:
