@@ -69,7 +69,6 @@ ROTATED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "BEiT": (made("BeitForImageClassification", IMAGE), IMAGES, "layer"),
     "GPT-2": (made("GPT2LMHeadModel", GPT | {"tie_word_embeddings": False}), TOKENS, "layer"),
     "Llama": (made("LlamaForCausalLM", TEXT | UNTIED), TOKENS, "rms"),
-    "Qwen2": (made("Qwen2ForCausalLM", TEXT | UNTIED), TOKENS, "rms"),
     "T5": (made("T5EncoderModel", T5, 32), TOKENS, "rms"),
     # Behind the merged patches; that before them stays.
     "Swin": (made("SwinForImageClassification", SWIN), IMAGES, "layer"),
