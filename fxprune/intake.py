@@ -9,11 +9,20 @@ from torch import nn
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.soundness import examine, require_axes
 from fxprune.calibrate.spill import Spill
+from fxprune.calibrate.split import Split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.identity import require_examples, require_graph
+from fxprune.label.analysis import activations, examples_within
+from fxprune.label.groups import Analysis
 from fxprune.options import Options
+from fxprune.progress import Journal
 from fxprune.resume.steps import NOTHING_KEPT, Steps
+
+CACHED = 1 << 25
+"""Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
+the C library maps them anew for every call (docs/decisions/0014).
+"""
 
 
 def read_examples(model: nn.Module, loader: Any, options: Options, steps: Steps) -> Calibration:
@@ -60,3 +69,22 @@ def examine_for(
     """What a report should say of the data, and more, as `fxprune.calibrate.soundness.examine`."""
     grouped, agreement = options.groups is not None, options.budget.agreement
     return examine(captured, model, calibration, agreement, grouped, options.seed)
+
+
+def cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:
+    """Batches whose largest activation fits into a processor's cache."""
+    if captured.example.tensors()[0].device.type == "cpu":
+        largest = max(activations(captured.graph, analysis), default=0.0)
+        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
+
+
+def tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
+    """Log what there is to work with."""
+    examples = len(split.held_out)
+    journal.decide(
+        "%d calibration examples: %d fit, %d are held out",
+        *(examples, split.fitting, examples - split.fitting),
+    )
+    journal.decide(
+        "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
+    )

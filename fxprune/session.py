@@ -3,8 +3,8 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,21 +12,21 @@ import numpy as np
 from torch import nn
 from torch.fx import GraphModule
 
-from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.soundness import look_at
 from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.export import Captured
 from fxprune.capture.supported import check_model
 from fxprune.errors import UnsupportedError, warn_caller
-from fxprune.intake import capture_for, examine_for, read_examples
-from fxprune.label.analysis import activations, analyze_graph, examples_within, nothing_to_reduce
+from fxprune.intake import capture_for, cut_to_cache, examine_for, read_examples, tell_found
+from fxprune.label.analysis import analyze_graph, nothing_to_reduce
 from fxprune.label.groups import Analysis
 from fxprune.label.named import least_shares, matcher
 from fxprune.label.ties import repeated, tie
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
-from fxprune.profile.rotated import rotate_statistics
+from fxprune.profile.rotated import exact, rotate_statistics
 from fxprune.profile.statistics import Statistics
+from fxprune.profile.streams import Streams, on_streams, prepare_streams
 from fxprune.progress import Journal
 from fxprune.resume.steps import NOTHING_KEPT, Steps
 from fxprune.timing.latency_model import fit_call_seconds
@@ -36,10 +36,6 @@ from fxprune.timing.multiples import choose_multiples
 from fxprune.verify.judge import Judge
 from fxprune.verify.sampled import padding_of, settle_on
 
-CACHED = 1 << 25
-"""Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
-the C library maps them anew for every call (docs/decisions/0014).
-"""
 ROTATES = "output-aware"
 """The selector whose errors are known for rotated channels."""
 JUDGED_ON = 64
@@ -60,8 +56,8 @@ class Session:
         multiple: widths are multiples of this; one number, or one per group.
         floor: (groups,) least share of each group's channels.
         journal: times and notes of the run.
-        unrotated: the session of the original, where channel groups of this one's graph were
-            rotated.
+        unrotated: the session of the graph before channel groups of this one's were rotated.
+        folded: parameters of norms that this one's graph does without, as `Plan.folded`.
     """
 
     options: Options
@@ -74,6 +70,7 @@ class Session:
     floor: np.ndarray
     journal: Journal
     unrotated: "Session | None" = None
+    folded: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def graph(self) -> GraphModule:
@@ -109,13 +106,31 @@ class Session:
         )
 
     @property
-    def may_rotate(self) -> bool:
-        """Whether plans with rotated channels are tried beside those without."""
+    def _rotates(self) -> bool:
         options = self.options
         tries = options.method.rotation and options.effort > 1
-        return (
-            tries and options.chosen_selector == ROTATES and bool(self.statistics.marked.rotatable)
-        )
+        return tries and options.chosen_selector == ROTATES
+
+    @property
+    def may_rotate(self) -> bool:
+        """Whether plans with rotated channels are tried beside those without."""
+        return self._rotates and bool(self.statistics.marked.rotatable)
+
+    @property
+    def may_rotate_streams(self) -> bool:
+        """Whether plans with rotated streams are tried beside those without: where latency is not
+        measured, and the result is neither of the caller's class nor of widths that are equal.
+        """
+        options = self.options
+        whole = options.keep_class or options.uniform_across or options.timed
+        tries = self._rotates and options.method.streams
+        return tries and not whole and bool(self.streams.centered)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Which streams may be rotated once their norms are folded, and why others may not."""
+        with self.journal.station("label"):
+            return prepare_streams(self.graph, self.analysis, self.ignored)
 
     @cached_property
     def rotated(self) -> "Session | None":
@@ -129,6 +144,22 @@ class Session:
             return None
         captured = replace(self.captured, graph=turned.graph)
         return replace(self, captured=captured, statistics=turned, unrotated=self)
+
+    @cached_property
+    def with_streams(self) -> "Session | None":
+        """Likewise, with every stream rotated too, its norms folded; None where none is."""
+        return self.rotate_streams()
+
+    def rotate_streams(self, names: Iterable[str] | None = None) -> "Session | None":
+        """The same with these streams and groups rotated, those of them that may be."""
+        found = self.streams
+        if found.graph is None or found.analysis is None or not exact(self.statistics, found.graph):
+            return None
+        own = self.with_analysis(found.analysis)
+        captured = replace(self.captured, graph=found.graph)
+        statistics = on_streams(own.statistics, found)
+        own = replace(own, captured=captured, statistics=statistics, folded=found.folded)
+        return own.rotate(names)
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -214,12 +245,12 @@ def open_session(
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
     analysis, ignored = _label(captured, model, options, journal)
-    _tell_found(journal, split, analysis)
+    tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
         raise nothing_to_reduce(analysis)
-    _cut_to_cache(calibration, captured, analysis)
+    cut_to_cache(calibration, captured, analysis)
     session = Session(
         options=options,
         model=model,
@@ -259,27 +290,8 @@ def _label(
     return tie(analysis, repeated(model, analysis, options.uniform_across)), ignored
 
 
-def _cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:
-    """Batches whose largest activation fits into a processor's cache."""
-    if captured.example.tensors()[0].device.type == "cpu":
-        largest = max(activations(captured.graph, analysis), default=0.0)
-        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
-
-
 def _everything(name: str) -> bool:
     return True
-
-
-def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
-    """Log what there is to work with."""
-    examples = len(split.held_out)
-    journal.decide(
-        "%d calibration examples: %d fit, %d are held out",
-        *(examples, split.fitting, examples - split.fitting),
-    )
-    journal.decide(
-        "%d channel groups; %d weight axes stay", len(analysis.groups), len(analysis.pinned)
-    )
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

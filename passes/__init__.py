@@ -16,6 +16,8 @@ from fxprune.passes.contract import FunctionalPass, InPlacePass, Pass
 from fxprune.passes.factorize import Factorize
 from fxprune.passes.facts import Facts
 from fxprune.passes.fold_norms import FoldNorms
+from fxprune.passes.fold_scales import FoldScales
+from fxprune.passes.fuse_norms import FuseNorms
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
 from fxprune.passes.rotate import Rotate
@@ -24,6 +26,8 @@ __all__ = [
     "Facts",
     "Factorize",
     "FoldNorms",
+    "FoldScales",
+    "FuseNorms",
     "FunctionalPass",
     "InPlacePass",
     "LiftModules",

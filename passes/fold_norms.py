@@ -7,7 +7,7 @@ SliceGPT, 2024). What is left of a norm has no coordinates of its own: a rotatio
 passes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
@@ -24,12 +23,12 @@ from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import drop_unread, is_made
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
-from fxprune.rules.labels import Value, narrow_constant, varying
+from fxprune.passes.norm_readers import CLOSE, NormReaders, channels_along, made_up, run_call
+from fxprune.rules.labels import Value
 
 aten = torch.ops.aten
 LAYER, RMS = "aten.layer_norm", "aten.rms_norm"
-CLOSE = 1e-9
-"""Relative difference of two results in float64 that are the same."""
+NOTHING = "it has no weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +41,22 @@ class FoldNorms(InPlacePass):
 
     Attributes:
         analysis: of the graph that is passed in.
-        reasons: filled by the call: why norms keep a mean or weights, by the norm's node.
+        streams: names of channel groups; the norms of each are folded where all of them lose all,
+            and are left as they are elsewhere. Layers without a bias may get one then. Without
+            these, whatever can be folded is.
+        reasons: filled by the call: why norms keep a mean or weights, by the norm's node, or why a
+            group's norms stay, by its name.
+        folded: filled by the call: parameters that nothing reads any more, and what stands for them
+            in the original once they are in others.
+        whole: filled by the call: names of the groups whose norms were folded, and whether their
+            channels have no mean now.
     """
 
     analysis: Analysis
+    streams: Collection[str] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    folded: dict[str, float] = field(default_factory=dict)
+    whole: dict[str, bool] = field(default_factory=dict)
 
     def requires(self, module: GraphModule) -> None:
         """The analysis is of this graph."""
@@ -59,38 +69,144 @@ class FoldNorms(InPlacePass):
 
     @torch.no_grad()
     def call(self, module: GraphModule) -> PassResult:
-        """First the means of whole streams, then the weights of one norm after the other."""
-        changed, known = False, dict[Node, str]()
-        for norm in _norms(module, LAYER):
-            if norm in known:  # of a stream that was looked at
-                reason = known[norm]
+        """First all that can be told of the graph as it is, then the changes."""
+        chosen, streams, weights = self._decided(module)
+        changed = self._subtract_means(module, chosen, streams)
+        for norm in chosen:
+            left = operator_name(norm.target) == LAYER
+            if left or weights[norm].reason:
+                self.reasons.setdefault(norm.name, weights[norm].reason)
             else:
-                stream = _Stream(self.analysis, norm)
-                reason = stream.reason
-                known |= dict.fromkeys(stream.norms, reason)
-                if not reason:
-                    for leaf in stream.leaves:
-                        _center(attribute(module, str(leaf.target)), stream.dims[leaf])
-            if reason:
-                self.reasons[norm.name] = reason
-            else:
-                _subtract_no_mean(norm)
+                self._fold(module, norm, weights[norm])
                 changed = True
-        for norm in _norms(module, RMS):
-            reason = _fold_weights(module, norm)
-            if reason:
-                self.reasons.setdefault(norm.name, reason)
-            changed = changed or not reason
+            if not left:
+                _add_behind(norm)
         return PassResult(module, drop_unread(module) or changed)
 
+    def decide(self, module: GraphModule) -> bool:
+        """Whether the pass would fold a norm of its streams; changes nothing."""
+        return bool(self._decided(module)[0])
 
-def _norms(module: GraphModule, name: str) -> list[Node]:
+    def _decided(
+        self, module: GraphModule
+    ) -> "tuple[list[Node], dict[Node, _Stream], dict[Node, NormReaders]]":
+        """The norms that are looked at for folding, what they read, and what reads them."""
+        norms, streams = _norms(module), self._streams(_norms(module))
+        weights = {norm: self._weights(norm) for norm in norms}
+        if self.streams is None:
+            return norms, streams, weights
+        return self._whole(norms, streams, weights), streams, weights
+
+    def _streams(self, norms: list[Node]) -> "dict[Node, _Stream]":
+        """What every layer norm reads."""
+        found: dict[Node, _Stream] = {}
+        for norm in norms:
+            if operator_name(norm.target) == LAYER and norm not in found:
+                stream = _Stream(self.analysis, norm)
+                found |= dict.fromkeys(stream.norms, stream)
+        return found
+
+    def _weights(self, norm: Node) -> NormReaders:
+        """What a norm multiplies with and adds, and what reads it."""
+        layer = operator_name(norm.target) == LAYER
+        scale, shift = argument(norm, 2), argument(norm, 3) if layer else None
+        if scale is None and shift is None:
+            return NormReaders(self.analysis, norm, None, None, reason=NOTHING)
+        return NormReaders.of(self.analysis, norm, scale, shift, self.streams is not None)
+
+    def _whole(
+        self,
+        norms: list[Node],
+        streams: "dict[Node, _Stream]",
+        weights: dict[Node, NormReaders],
+    ) -> list[Node]:
+        """The norms of those groups all of whose norms lose all."""
+        owner, chosen = self.analysis.group_of(), list[Node]()
+        own: dict[str, list[Node]] = {}
+        for norm in norms:
+            ids = channels_along(self.analysis.values[cast(Node, norm.args[0]).name], -1)
+            group = -1 if ids is None else int(owner[ids[0]])
+            if group >= 0:
+                own.setdefault(self.analysis.groups[group].name, []).append(norm)
+        for name in self.streams or ():
+            held = own.get(name, [])
+            reason = _why_not(held, streams, weights)
+            if reason:
+                self.reasons[name] = reason
+            else:
+                chosen += held
+                self.whole[name] = any(operator_name(n.target) == LAYER for n in held)
+        return chosen
+
+    def _subtract_means(
+        self, module: GraphModule, norms: list[Node], streams: "dict[Node, _Stream]"
+    ) -> bool:
+        """Take the mean out of what writes whole streams; whether there was any."""
+        done = set[int]()
+        for norm in norms:
+            stream = streams.get(norm)
+            if stream is None:
+                continue
+            if stream.reason:
+                self.reasons[norm.name] = stream.reason
+                continue
+            if id(stream) not in done:
+                done.add(id(stream))
+                for leaf in stream.leaves:
+                    _center(attribute(module, str(leaf.target)), stream.dims[leaf])
+            args = (*norm.args[:2], argument(norm, 2), argument(norm, 4, 1e-5))
+            norm.meta["shift"] = argument(norm, 3)
+            norm.target, norm.args = aten.rms_norm.default, args
+        return bool(done)
+
+    def _fold(self, module: GraphModule, norm: Node, weights: NormReaders) -> None:
+        """Put a norm's weights into what reads it."""
+        weights.fold(module)
+        norm.args = (*norm.args[:2], None, *norm.args[3:])
+        norm.meta.pop("shift", None)
+        for item, value in ((weights.scale, 1.0), (weights.shift, 0.0)):
+            if item is not None:
+                self.folded[str(item.target)] = value
+
+
+def _norms(module: GraphModule) -> list[Node]:
     """Norms over the last dimension alone."""
     return [
         node
         for node in module.graph.nodes
-        if operator_name(node.target) == name and len(cast(list[int], argument(node, 1))) == 1
+        if operator_name(node.target) in (LAYER, RMS)
+        and len(cast(list[int], argument(node, 1))) == 1
     ]
+
+
+def _why_not(
+    norms: list[Node], streams: "dict[Node, _Stream]", weights: dict[Node, NormReaders]
+) -> str:
+    """Why norms cannot lose all they have; nothing where they can."""
+    if not norms:
+        return "no norm of one call reads its channels alone"
+    for norm in norms:
+        stream, own = streams.get(norm), weights[norm]
+        reason = stream.reason if stream is not None else ""
+        if not reason and own.reason != NOTHING:
+            reason = own.reason
+        for item in (own.scale, own.shift):
+            if not reason and item is not None and not set(item.users) <= set(norms):
+                reason = "its weights are read elsewhere too"
+        if reason:
+            return f"{where(norm)}: {reason}"
+    return ""
+
+
+def _add_behind(norm: Node) -> None:
+    """Add what a layer norm added and an RMS norm does not."""
+    shift = norm.meta.pop("shift", None)
+    if shift is None:
+        return
+    with norm.graph.inserting_after(norm):
+        result = norm.graph.call_function(aten.add.Tensor, (norm, shift))
+        result.meta = dict(norm.meta)
+    norm.replace_all_uses_with(result, lambda user: user is not result)
 
 
 class _Stream:
@@ -112,7 +228,7 @@ class _Stream:
         self.dims: dict[Node, int] = {}
         source = norm.args[0]
         assert isinstance(source, Node)
-        ids = _channels(analysis.values[source.name], -1)
+        ids = channels_along(analysis.values[source.name], -1)
         group = next((g for g in analysis.groups if ids is not None and ids[0] in g.blocks), None)
         (size,) = cast(list[int], norm.args[1])
         if group is None or len(group.blocks) > 1 or group.width != size:
@@ -154,7 +270,7 @@ class _Stream:
         """The dimension along which the stream's channels lie, each once."""
         value = self._values.get(node.name)
         for dim in range(value.rank) if isinstance(value, Value) else ():
-            ids = _channels(value, dim)
+            ids = channels_along(value, dim)
             if ids is not None and np.array_equal(np.sort(ids), np.sort(self._ids)):
                 return dim
         return None
@@ -165,112 +281,20 @@ class _Stream:
         plain, centered = dict[Node, Any](), dict[Node, Any]()
         for source in call.all_input_nodes:
             value = self._values[source.name]
-            plain[source] = centered[source] = _made_up(value, draw)
+            plain[source] = centered[source] = made_up(value, draw)
             if source in carriers:
                 dim = self._dim(source)
                 assert dim is not None
                 centered[source] = plain[source] - plain[source].mean(dim, keepdim=True)
         try:
-            before, after = (_run(call, operands) for operands in (plain, centered))
+            before, after = (run_call(call, operands) for operands in (plain, centered))
         except (RuntimeError, TypeError, ValueError, IndexError):
             return False
         wanted = before - before.mean(self.dims[call], keepdim=True)
         return bool((after - wanted).norm() <= CLOSE * before.norm())
 
 
-def _channels(value: Any, dim: int) -> np.ndarray | None:
-    """Channel ids along a dimension, where nothing else changes them."""
-    for labels in value.axes if isinstance(value, Value) else ():
-        if varying(labels) == {dim % value.rank}:
-            return np.asarray(narrow_constant(labels).reshape(-1).numpy())
-    return None
-
-
-def _made_up(value: Any, draw: torch.Generator) -> Any:
-    """Numbers in place of a node's result."""
-    if not isinstance(value, Value):
-        return value
-    if value.const is not None:
-        return value.const
-    if not value.dtype.is_floating_point:
-        return torch.zeros(value.shape, dtype=value.dtype)
-    return torch.randn(value.shape, generator=draw, dtype=torch.float64)
-
-
-def _run(call: Node, operands: dict[Node, Any]) -> Tensor:
-    target: Callable[..., Tensor] = call.target  # type: ignore[assignment]
-    args: Any = map_arg(call.args, operands.__getitem__)
-    kwargs: Any = map_arg(dict(call.kwargs), operands.__getitem__)
-    return target(*args, **kwargs)
-
-
 def _center(weight: Tensor, dim: int) -> None:
     """Subtract its mean along a dimension, in place."""
     wide = weight.detach().double()
     weight.data.copy_(wide - wide.mean(dim, keepdim=True))
-
-
-def _subtract_no_mean(norm: Node) -> None:
-    """An RMS norm, and what was added behind, in place of a layer norm."""
-    graph, source, shape = norm.graph, norm.args[0], norm.args[1]
-    weight, bias, eps = argument(norm, 2), argument(norm, 3), argument(norm, 4, 1e-5)
-    with graph.inserting_before(norm):
-        result = graph.call_function(aten.rms_norm.default, (source, shape, weight, eps))
-        result.meta = dict(norm.meta)
-        if bias is not None:
-            result = graph.call_function(aten.add.Tensor, (result, bias))
-            result.meta = dict(norm.meta)
-    norm.replace_all_uses_with(result)
-    graph.erase_node(norm)
-
-
-def _fold_weights(module: GraphModule, norm: Node) -> str:
-    """Put a norm's scale, and the shift behind it, into the linear layers that read it.
-
-    Returns:
-        why not, or nothing.
-    """
-    scale, last, shift = argument(norm, 2), norm, None
-    (user,) = norm.users if len(norm.users) == 1 else (None,)
-    if user is not None and user.target is aten.add.Tensor and user.args[0] is norm:
-        last, shift = user, user.args[1]
-    if scale is None and shift is None:
-        return "it has no weights"
-    if not all(_is_own(item) for item in (scale, shift) if item is not None):
-        return "what it is scaled or shifted by is no parameter"
-    for reader in last.users:
-        reason = _no_reader(reader, last, needs_bias=shift is not None)
-        if reason:
-            return f"{reason} ({where(reader)})"
-
-    def tensor(item: Any) -> Tensor:
-        found: Tensor = attribute(module, str(item.target))
-        return found
-
-    for reader in last.users:
-        weight = tensor(reader.args[1])
-        wide = weight.detach().double()
-        if shift is not None:
-            bias = tensor(reader.args[2])
-            bias.data.copy_(bias.detach().double() + wide @ tensor(shift).double())
-        if scale is not None:
-            weight.data.copy_(wide * tensor(scale).double())
-    norm.args = (*norm.args[:2], None, *norm.args[3:])
-    if last is not norm:
-        last.replace_all_uses_with(norm)
-        last.graph.erase_node(last)
-    return ""
-
-
-def _is_own(item: Any) -> bool:
-    return isinstance(item, Node) and item.op == "get_attr" and not is_made(str(item.target))
-
-
-def _no_reader(reader: Node, source: Node, needs_bias: bool) -> str:
-    """Why a call cannot take a norm's weights, or nothing."""
-    if operator_name(reader.target) != "aten.linear" or reader.args[0] is not source:
-        return "it is read by something else than linear layers"
-    tensors: list[Any] = [argument(reader, 1), *([argument(reader, 2)] if needs_bias else [])]
-    if any(not _is_own(tensor) or len(tensor.users) > 1 for tensor in tensors):
-        return "a layer that reads it shares its weights, or has no bias for what it is shifted by"
-    return ""

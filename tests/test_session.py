@@ -58,7 +58,7 @@ def test_large_activations_make_small_batches_that_count_alike(
     monkeypatch.setattr("fxprune.calibrate.moments.POSITIONS_PER_CHANNEL", 1)
     whole = session_of(tiny(), loader())
     largest = max(activations(whole.graph, whole.analysis))
-    monkeypatch.setattr("fxprune.session.CACHED", 3.5 * largest)
+    monkeypatch.setattr("fxprune.intake.CACHED", 3.5 * largest)
     small = session_of(tiny(), loader())
     assert (
         max(c.size for c in whole.statistics.observed.recording.chunks)

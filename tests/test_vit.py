@@ -83,5 +83,6 @@ def test_the_commands_run(
         monkeypatch.setattr(command, "split", lambda part, folder: Labeled)
     train_vit.main(epochs=1, most=256, out=tmp_path / "vit.safetensors")
     assert "vit: test accuracy" in capsys.readouterr().out
-    streams.main(budgets="0.8", images=100, tests=100)
-    assert "streams" in capsys.readouterr().out
+    streams.main(budgets="0.6", seeds=1, images=100, tests=100)
+    shown = capsys.readouterr().out
+    assert all(f"'stream': '{way}'" in shown for way in streams.WAYS)

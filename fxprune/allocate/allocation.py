@@ -48,12 +48,14 @@ class Decided:
         plan: as JSON.
         keep_mask, errors: as in `Allocation`.
         rotated: whether it is of the session with rotated channels.
+        streams: whether it is of that with rotated streams.
     """
 
     plan: str
     keep_mask: np.ndarray
     errors: dict[str, float]
     rotated: bool
+    streams: bool
 
 
 def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
@@ -61,11 +63,12 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
 
     def decided() -> Decided:
         found = decide(session, limits)
-        rotated = found.session is not session
-        return Decided(found.plan.to_json(), found.keep_mask, dict(found.errors), rotated)
+        rotated, streams = found.session is not session, bool(found.session.statistics.centered)
+        return Decided(found.plan.to_json(), found.keep_mask, dict(found.errors), rotated, streams)
 
     kept = session.journal.step("allocation", limits.items(), Decided, decided)
-    own = session.rotated if kept.rotated else session
+    turned = session.with_streams if kept.streams else session.rotated if kept.rotated else None
+    own = turned if kept.rotated else session
     assert own is not None
     return Allocation(Plan.from_json(kept.plan), kept.keep_mask, kept.errors, own)
 
@@ -80,7 +83,7 @@ def decide(session: Session, limits: Mapping[str, float]) -> Allocation:
     Raises:
         BudgetError: the limits cannot be kept; names the closest in reach.
     """
-    options, analysis = session.options, session.analysis
+    options = session.options
     settings: dict[str, object] = {
         "seed": options.seed,
         "round_to": session.multiple if isinstance(session.multiple, int) else "auto",
@@ -103,17 +106,18 @@ def decide(session: Session, limits: Mapping[str, float]) -> Allocation:
                 f"latency= is not known for ranks: method={options.method.name!r} takes flops= "
                 "and params=."
             )
-        keep_mask = keep_all(analysis)
+        keep_mask = keep_all(session.analysis)
         ranks, errors = choose_ranks(session, options.method.ranks, keep_mask, limits)
     state = dict(session.graph.named_parameters()) | dict(session.graph.named_buffers())
     plan = make_plan(
-        analysis,
+        session.analysis,
         keep_mask,
         state,
         options.method.name,
         settings,
         ranks,
         session.statistics.rotations,
+        session.folded,
     )
     return Allocation(plan, keep_mask, errors, session)
 
@@ -167,7 +171,7 @@ def _searched(problem: Problem) -> tuple[Problem, Candidate]:
     ranked = ranked and not session.options.timed
     search = Search(problem, ranked)
     error, candidate = search.best()
-    for widen in (rotated_problem, _with_narrower_streams):
+    for widen in (rotated_problem, _with_narrower_streams, _with_rotated_streams):
         wider = widen(problem)
         if wider is not None:
             further = Search(wider, ranked, search if wider.session is problem.session else None)
@@ -193,6 +197,15 @@ def _with_narrower_streams(problem: Problem) -> Problem | None:
     wider = pose(problem.session, problem.limits)
     tries = streams and problem.session.options.effort > 1 and problem.keeps(streams)
     return wider if tries and not wider.keeps(streams) else None
+
+
+def _with_rotated_streams(problem: Problem) -> Problem | None:
+    """The same problem with streams in new coordinates, of which some may go; None where there are
+    none.
+    """
+    session = problem.session.unrotated or problem.session
+    turned = session.with_streams if session.may_rotate_streams else None
+    return None if turned is None else pose(turned, problem.limits)
 
 
 def _uniform(problem: Problem) -> tuple[Problem, Candidate]:

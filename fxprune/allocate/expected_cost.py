@@ -93,14 +93,18 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     # What can be rotated is ordered and searched once more so, and with narrower streams once more.
     orders = 1 + session.may_rotate if searched else 1
     searches = orders + bool(session.analysis.normalized) if searched else 1
+    # Rotated streams are those of another graph, which is observed, ordered and searched as well.
+    streams = int(searched and session.may_rotate_streams)
+    orders, searches = orders + streams, searches + streams
     sequential = method.fit == "sequential"
     if method.fit != "none" or method.selector != "magnitude":
-        yield "calibrate", _pass(session, split.fitting) + _moments(session)
+        observed = _pass(session, split.fitting) + _moments(session)
+        yield "calibrate", observed.times(1 + streams)
         if method.widths:
             aware = session.options.chosen_selector == "output-aware"
             if aware:
                 probed = min(PROBED_EXAMPLES, split.fitting)
-                yield "calibrate", _pass(session, BACKWARD * probed)
+                yield "calibrate", _pass(session, BACKWARD * probed).times(1 + streams)
             yield "profile", _selection(session, aware).times(orders)
             if searched:  # whose candidates include the reference's
                 yield "profile", _selection(session, aware=False).times(orders)

@@ -1,9 +1,11 @@
 """`fxprune.analyze`: the channel groups of a model, without data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import capture_either
@@ -14,6 +16,7 @@ from fxprune.label.groups import Analysis
 from fxprune.label.named import matcher
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.options import DEFAULTS, check_dynamic_shapes
+from fxprune.profile.streams import prepare_streams
 
 
 def analyze(
@@ -50,4 +53,17 @@ def analyze(
         )
         ignored = matcher(model, ignore, "ignore")
         analysis = analyze_graph(captured.graph, captured.example.size, ignored)
-        return mark_rotatable(captured.graph, analysis)
+        return _mark(captured.graph, analysis, ignored)
+
+
+def _mark(graph: GraphModule, analysis: Analysis, ignored: Callable[[str], bool]) -> Analysis:
+    """What may be rotated as it is, or once the norms on it are folded; why the rest may not."""
+    marked = mark_rotatable(graph, analysis)
+    streams = prepare_streams(graph, analysis, ignored)
+    names = {*marked.rotatable, *streams.centered}
+    reasons = {**marked.unmixed, **streams.reasons}
+    return replace(
+        marked,
+        rotatable=tuple(group.name for group in analysis.groups if group.name in names),
+        unmixed={name: reason for name, reason in reasons.items() if name not in names},
+    )

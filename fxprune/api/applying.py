@@ -13,7 +13,7 @@ from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
-from fxprune.fit.rotate import rotate_as_planned
+from fxprune.fit.rotate import planned_analysis, rotate_as_planned
 from fxprune.handover.finish import hand_over
 from fxprune.label.ties import tie
 from fxprune.options import DEFAULTS, Options
@@ -74,11 +74,11 @@ def apply(
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
         if plan.kept and plan.settings.get(TIED):
             session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
-        keep_mask = keep_mask_of(session.analysis, plan)
+        keep_mask = keep_mask_of(planned_analysis(session, plan), plan)
         require_layers(session, plan)
         session.settle_decision()
         turned = rotate_as_planned(session, plan)
-        plan = replace(plan, rotations=turned.statistics.rotations)
+        plan = replace(plan, rotations=turned.statistics.rotations, folded=dict(turned.folded))
         small = build(turned, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {}, turned)
         small = hand_over(turned, small, allocation, verify(session, small))

@@ -16,6 +16,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
 from fxprune.graph.tensors import COUNTER, is_made, names_of
 from fxprune.handover.report import plan_of, report
+from fxprune.linalg.rotation import mirrored
 from fxprune.plans.factoring import bias_names
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan, reduced_shape, scatter
@@ -48,29 +49,67 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
         )
     full = copy_model(model).eval()
     fold_parametrizations(full)
-    weights, names = merge_factors(small.state_dict(), plan), names_of(small)
+    weights, names, means = merge_factors(small.state_dict(), plan), names_of(small), _means(plan)
     with torch.no_grad():
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
                 continue
-            own = _tensor(full, name)
+            own = _place_for(full, name, value, plan)
             if own is None:
-                # What forward makes is only ever sliced, and a counter came with a lifted norm.
-                if is_made(name) or name.rpartition(".")[2] == COUNTER:
-                    continue
-                raise PlanError(
-                    f"{name} of the compressed model is not a tensor of this "
-                    f"{type(model).__name__}."
-                )
+                continue
             if name in plan.kept:
-                if tuple(own.shape) != plan.shapes[name]:
-                    raise PlanError(
-                        f"{name} has shape {tuple(own.shape)}; the plan was made for "
-                        f"{plan.shapes[name]}."
-                    )
                 value = scatter(value, plan.shapes[name], plan.kept[name])
+            for axis in means.get(name, ()):
+                value = mirrored(value, axis)
             own.data.copy_(value)
+        for name, filled in plan.folded.items():
+            _required(full, name).data.fill_(filled)
     return full
+
+
+def _means(plan: Plan) -> dict[str, list[int]]:
+    """The weight axes of which the last coordinate is the mean's direction: a layer norm of the
+    original's class subtracts that, wherever it lies in the class' coordinates.
+    """
+    found: dict[str, list[int]] = {}
+    for rotation in plan.rotations.values():
+        for name, axis in rotation.axes if rotation.norm == "layer" else ():
+            found.setdefault(name, []).append(axis)
+    return found
+
+
+def _place_for(full: nn.Module, name: str, value: Tensor, plan: Plan) -> Tensor | None:
+    """The original's tensor of this name; None for what only a compressed model holds.
+
+    Raises:
+        PlanError: it has none, or one of another shape.
+    """
+    own = _tensor(full, name)
+    if own is None and plan.streams:
+        own = _new_bias(full, name, value)
+    # What forward makes is only ever sliced, and a counter came with a lifted norm.
+    if own is None and (is_made(name) or name.rpartition(".")[2] == COUNTER):
+        return None
+    own = _required(full, name) if own is None else own
+    if name in plan.kept and tuple(own.shape) != plan.shapes[name]:
+        raise PlanError(
+            f"{name} has shape {tuple(own.shape)}; the plan was made for {plan.shapes[name]}."
+        )
+    return own
+
+
+def _required(model: nn.Module, name: str) -> Tensor:
+    """A tensor of the original.
+
+    Raises:
+        PlanError: there is none of this name.
+    """
+    found = _tensor(model, name)
+    if found is None:
+        raise PlanError(
+            f"{name} of the compressed model is not a tensor of this {type(model).__name__}."
+        )
+    return found
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor | None:
@@ -80,6 +119,19 @@ def _tensor(model: nn.Module, name: str) -> Tensor | None:
     except AttributeError:
         return None
     return found if isinstance(found, Tensor) else None
+
+
+def _new_bias(model: nn.Module, name: str, value: Tensor) -> Tensor | None:
+    """Give a linear layer without a bias one, which then holds what a norm before it added."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        owner = attribute(model, path)
+    except AttributeError:
+        return None
+    if leaf != "bias" or not isinstance(owner, nn.Linear) or owner.bias is not None:
+        return None
+    owner.bias = nn.Parameter(torch.empty_like(value))
+    return owner.bias
 
 
 def merge_factors(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

@@ -29,25 +29,28 @@ from fxprune.graph.tensors import is_made
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.turning import turn_value
 from fxprune.rules.labels import Value, distinct, narrow_constant
-from fxprune.rules.linear import LINEAR
+from fxprune.rules.linear import LINEAR, NORMS
 
 UNTRIED = "could not be tried out"
 WIDEST = 2048
 """Channels of a block for which a basis is looked for: the work grows with their cube."""
 ONE_CHANNEL = "one channel per block: nothing to mix"
+NOT_ORTHONORMAL = "normalized, and multiplied with another activation: no basis is right for both"
 
 
-def mark_rotatable(module: GraphModule, analysis: Analysis) -> Analysis:
+def mark_rotatable(module: GraphModule, analysis: Analysis, norms: bool = False) -> Analysis:
     """The analysis with what may be mixed, and why the rest may not.
 
     Args:
         module: the captured graph.
         analysis: of that graph.
+        norms: whether channels may be normalized together by what has no weights of its own, of
+            which the basis must then be orthonormal.
     """
     found, reasons, tried = [], {}, dict[Hashable, str]()
     carriers = _carriers(module, analysis)
     for i, group in enumerate(analysis.groups):
-        reason = _reason(analysis, group, carriers[i], tried)
+        reason = _reason(analysis, group, carriers[i], tried, LINEAR | NORMS if norms else LINEAR)
         if reason:
             reasons[group.name] = reason
         else:
@@ -75,12 +78,17 @@ def _flat(value: Any) -> list[Value]:
 
 
 def _reason(
-    analysis: Analysis, group: ChannelGroup, carriers: list[Node], tried: dict[Hashable, str]
+    analysis: Analysis,
+    group: ChannelGroup,
+    carriers: list[Node],
+    tried: dict[Hashable, str],
+    allowed: frozenset[str],
 ) -> str:
     """Why a group's channels may not be mixed; empty where they may.
 
     Args:
         tried: what came of calls by their form: layers of a stack are tried once.
+        allowed: names of operators.
     """
     if group.width < 2:
         return ONE_CHANNEL
@@ -88,13 +96,15 @@ def _reason(
         return f"blocks of more than {WIDEST} channels, whose basis takes long to find"
     calls = _calls(carriers)
     for call in calls:
-        if operator_name(call.target) not in LINEAR:
+        if operator_name(call.target) not in allowed:
             return f"{operator_name(call.target)} is not known to be linear ({where(call)})"
     made = next((n for n in carriers if n.op == "get_attr" and is_made(str(n.target))), None)
     if made is not None:
         return f"meets a constant that the forward makes ({made.name})"
     if not _sided(analysis, group):
         return "read neither by a weight nor by a product whose two factors can be told apart"
+    if any(operator_name(call.target) in NORMS for call in calls) and not _read(analysis, group):
+        return NOT_ORTHONORMAL
     rotation = _random_rotations(group)
     for call in calls:
         form = _form(call, analysis, group)
@@ -132,6 +142,12 @@ def _sided(analysis: Analysis, group: ChannelGroup) -> bool:
         second.append(ids[side == 1])
     known = np.isin(group.blocks, np.concatenate([read, *second]))
     return bool(known.any(1).all())
+
+
+def _read(analysis: Analysis, group: ChannelGroup) -> bool:
+    """Whether weights read every block, so that its basis is orthonormal."""
+    read = [analysis.axes[c.parameter, c.axis].reshape(-1) for c in group.consumers]
+    return bool(read) and bool(np.isin(group.blocks, np.concatenate(read)).any(1).all())
 
 
 def _random_rotations(group: ChannelGroup) -> list[np.ndarray]:

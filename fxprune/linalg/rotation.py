@@ -13,14 +13,20 @@ are multiplied with each other, nothing is fitted in between and both must chang
 `balanced_pair` splits A, as square-root balanced truncation does (Tombs & Postlethwaite 1987).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from fxprune.linalg.selection import Reader
 
 RIDGE = 1e-6
 """Added to both moments, relative to their mean diagonal, before they are inverted: the basis stays
 invertible where a direction is dead, or read by nothing.
 """
+DAMPING = 0.1
+"""Energy of a direction, relative to the mean, at which half of what is read of it counts."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -67,6 +73,75 @@ def nested_basis(gram: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.n
     basis, triangle = torch.linalg.qr(columns)
     signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(basis)
     return np.ascontiguousarray((basis * signs).T.numpy()), _tails(values)
+
+
+def mirrored(matrix: Tensor, dim: int) -> Tensor:
+    """Along a dimension, the mean's direction and the last coordinate exchanged.
+
+    Args:
+        matrix: of any shape, (..., n, ...).
+        dim: of the n coordinates, multiplied by the reflection that takes (0, ..., 0, 1) to
+            (1, ..., 1) / sqrt(n); it is its own inverse.
+
+    Returns:
+        of the same shape and dtype.
+    """
+    size = matrix.shape[dim]
+    axis = torch.full((size,), -(size**-0.5), dtype=torch.float64, device=matrix.device)
+    axis[-1] += 1
+    length = float(axis.square().sum())
+    if length == 0:  # of one coordinate
+        return matrix.clone()
+    moved = matrix.movedim(dim, -1).to(axis.dtype)
+    turned = moved - 2 / length * (moved @ axis)[..., None] * axis
+    return turned.movedim(-1, dim).to(matrix.dtype).contiguous()
+
+
+def stream_basis(gram: np.ndarray, metric: np.ndarray, centered: bool) -> np.ndarray:
+    """The nested basis of channels that are normalized together, so that what is dropped of their
+    energy changes what they are divided by: directions that are read, but hardly taken, come last.
+
+    With P = G (G + c I)^{-1} for the metric P M P^T: the leading coordinates of the plain nested
+    basis span what is read, which need not be where the channels lie.
+
+    Args:
+        gram, metric: G and M as for `nested_basis`.
+        centered: whether the channels' mean is zero; its direction is the last coordinate then.
+
+    Returns:
+        (n, n) float64, row j giving the new channel j; the last is (1, ..., 1) / sqrt(n) where
+        `centered`.
+    """
+    inner = [torch.from_numpy(matrix) for matrix in (gram, metric)]
+    if centered:
+        inner = [mirrored(mirrored(matrix, 0), 1)[:-1, :-1] for matrix in inner]
+    g, m = inner
+    damping = max(DAMPING * float(g.diagonal().mean()), TINY) * torch.eye(len(g), dtype=g.dtype)
+    taken = torch.linalg.solve(g + damping, g).T
+    rows = nested_basis(g.contiguous().numpy(), (taken @ m @ taken.T).numpy())[0]
+    if not centered:
+        return rows
+    basis = torch.eye(len(gram), dtype=g.dtype)
+    basis[:-1, :-1] = torch.from_numpy(rows)
+    return np.ascontiguousarray(mirrored(basis, 1).numpy())
+
+
+def dropping_errors(readers: Iterable[Reader]) -> np.ndarray:
+    """What dropping the last 0, 1, ... channels costs where nothing stands in for them.
+
+    Args:
+        readers: of the channels, which each reads all.
+
+    Returns:
+        (n,) rising.
+    """
+    spent: np.ndarray | float = 0.0
+    for reader in readers:
+        at = np.ix_(reader.columns, reader.columns)
+        cost = (reader.worth * reader.metric * reader.gram)[at]
+        # Of the trailing blocks, from the smallest on.
+        spent = spent + np.diagonal(cost[::-1, ::-1].cumsum(0).cumsum(1))[:-1]
+    return np.maximum.accumulate(np.concatenate([[0.0], np.maximum(spent, 0.0)]))
 
 
 def balanced_pair(

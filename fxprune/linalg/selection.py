@@ -44,6 +44,14 @@ class Reader:
         """
         return self.weigh()
 
+    @property
+    def worth(self) -> float:
+        """What one unit of squared output error costs, whatever it is relative to."""
+        if self.scale is not None:
+            return self.scale
+        energy = float((self.metric * self.gram).sum())
+        return 1 / energy if energy > 0 else 0.0
+
 
 @dataclass(frozen=True)
 class Removal:

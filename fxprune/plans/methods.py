@@ -27,6 +27,7 @@ class Method:
         ranks: by what criterion layers may become two; empty where they stay whole.
         redundancy: whether channels that the others rebuild exactly go at no cost.
         rotation: whether channel groups that meet no nonlinearity may be rotated first.
+        streams: whether residual streams may be, beside these.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Method:
     ranks: str = ""
     redundancy: bool = True
     rotation: bool = False
+    streams: bool = False
 
     @property
     def widths(self) -> bool:
@@ -44,8 +46,8 @@ class Method:
 
 
 _ENTRIES = (
-    Method("auto", "search", "sequential", ranks="pca", rotation=True),
-    Method("channels", "search", "sequential", rotation=True),
+    Method("auto", "search", "sequential", ranks="pca", rotation=True, streams=True),
+    Method("channels", "search", "sequential", rotation=True, streams=True),
     Method("uniform", "uniform", "sequential"),
     Method("paper", "iterative", "one-shot", "pivoted-qr", redundancy=False),
     Method("paper-uniform", "uniform", "one-shot", "pivoted-qr", redundancy=False),

@@ -17,9 +17,9 @@ from fxprune.label.groups import Analysis
 from fxprune.label.survivors import kept_axes
 from fxprune.plans.factoring import Factoring
 
-VERSION = 3
-UNROTATED = 2
-"""The version of plans that rotate nothing: older ones read them."""
+VERSION = 4
+UNROTATED, UNFOLDED = 2, 3
+"""The versions of plans that rotate nothing, and that fold no norms: older ones read them."""
 TIED = "tied"
 """The setting that lists the groups whose widths are equal."""
 Indices = list[int] | list[list[int]]
@@ -33,10 +33,13 @@ class Rotation:
         digest: of the coordinates.
         axes: the weight axes that hold the group's channels, as (parameter, axis); indices in
             `Plan.kept` number new coordinates there.
+        norm: of a stream whose norms were folded, which these are: "rms" or "layer", of which the
+            channels have no mean, that direction being the last coordinate. Else nothing.
     """
 
     digest: str
     axes: tuple[tuple[str, int], ...]
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Plan:
         factorings: layers replaced by two, by the name of their weight; `kept` and `shapes` speak
             of the one they were.
         rotations: channel groups that were rotated, by name.
+        folded: parameters of norms that went into the layers around them, and what stands for them
+            in the original's class.
     """
 
     kept: dict[str, dict[int, Indices]]
@@ -61,6 +66,12 @@ class Plan:
     settings: dict[str, Any] = field(default_factory=dict)
     factorings: dict[str, Factoring] = field(default_factory=dict)
     rotations: dict[str, Rotation] = field(default_factory=dict)
+    folded: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the rotated groups whose norms were folded."""
+        return tuple(name for name, rotation in self.rotations.items() if rotation.norm)
 
     @property
     def rotated(self) -> frozenset[tuple[str, int]]:
@@ -69,7 +80,13 @@ class Plan:
 
     def to_json(self, **options: Any) -> str:
         """The plan as a JSON document."""
-        document = {"version": VERSION if self.rotations else UNROTATED, **asdict(self)}
+        version = UNFOLDED if self.rotations else UNROTATED
+        version = VERSION if self.streams else version
+        document = {"version": version, **asdict(self)}
+        if not self.streams:
+            del document["folded"]
+            for rotation in document["rotations"].values():
+                del rotation["norm"]
         if not self.rotations:
             del document["rotations"]
         return json.dumps(document, **options)
@@ -108,6 +125,7 @@ class Plan:
                 dict(data.get("settings", {})),
                 {str(n): Factoring(**how) for n, how in data.get("factorings", {}).items()},
                 {str(n): _read_rotation(**r) for n, r in data.get("rotations", {}).items()},
+                {str(n): float(value) for n, value in data.get("folded", {}).items()},
             )
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError(f"The plan is malformed: {error}.") from error
@@ -116,8 +134,8 @@ class Plan:
         return hash(self.to_json(sort_keys=True))
 
 
-def _read_rotation(digest: str, axes: list[tuple[str, int]]) -> Rotation:
-    return Rotation(str(digest), tuple((str(name), int(axis)) for name, axis in axes))
+def _read_rotation(digest: str, axes: list[tuple[str, int]], norm: str = "") -> Rotation:
+    return Rotation(str(digest), tuple((str(name), int(axis)) for name, axis in axes), str(norm))
 
 
 def make_plan(
@@ -128,6 +146,7 @@ def make_plan(
     settings: dict[str, Any],
     factorings: Mapping[str, Factoring] = MappingProxyType({}),
     rotations: Mapping[str, Rotation] = MappingProxyType({}),
+    folded: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
     """Write down a choice of channels.
 
@@ -135,7 +154,7 @@ def make_plan(
         analysis: of the captured graph.
         keep_mask: (channels + 1,) bool.
         state: the captured graph's parameters and buffers.
-        method, settings, factorings, rotations: noted in the plan.
+        method, settings, factorings, rotations, folded: noted in the plan.
     """
     kept_axes(analysis, keep_mask)
     tied = [list(group.tied) for group in analysis.groups if group.tied]
@@ -155,6 +174,7 @@ def make_plan(
         settings,
         dict(factorings),
         dict(rotations),
+        dict(folded),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.layers import own_layers
 from fxprune.label.turning import Basis, fibers
-from fxprune.linalg.rotation import balanced_pair, nested_basis
+from fxprune.linalg.rotation import balanced_pair, nested_basis, stream_basis
 from fxprune.linalg.selection import Reader
 from fxprune.profile.readers import readers
 from fxprune.profile.statistics import Statistics
@@ -59,7 +59,7 @@ def find_bases(statistics: Statistics, analysis: Analysis, names: Iterable[str])
             statistics.sensitivities or None,
         )
         blocks = [
-            _read(own, places) or layers.product(block)
+            _read(own, places, statistics.centered.get(group.name)) or layers.product(block)
             for block, places in zip(group.blocks, _numbered(group), strict=True)
         ]
         found = [block for block in blocks if block is not None]
@@ -89,12 +89,14 @@ def _numbered(group: ChannelGroup) -> np.ndarray:
     return np.arange(group.channels).reshape(group.blocks.shape)
 
 
-def _read(own: list[Reader], places: np.ndarray) -> _Block | None:
+def _read(own: list[Reader], places: np.ndarray, centered: bool | None) -> _Block | None:
     """Of channels that weights read; None where none does.
 
     Args:
         own: the group's consumers.
         places: (width,) of the block, in the numbering of the readers.
+        centered: of channels that are normalized together, whether they have no mean; None for
+            others.
     """
     size = len(places)
     gram, metric, read = np.zeros((size, size)), np.zeros((size, size)), False
@@ -103,15 +105,17 @@ def _read(own: list[Reader], places: np.ndarray) -> _Block | None:
         if (columns < 0).any():
             continue
         read, at = True, np.ix_(columns, columns)
-        energy = float((reader.metric * reader.gram).sum())
-        scale = reader.scale if reader.scale is not None else 1 / energy if energy > 0 else 0.0
+        scale = reader.worth
         gram += scale * reader.gram[at]
         metric += scale * reader.metric[at]
     if not read:
         return None
     if not (np.isfinite(gram).all() and np.isfinite(metric).all()):
         return _nothing(size)
-    rows, _ = nested_basis(gram, metric)
+    if centered is None:
+        rows = nested_basis(gram, metric)[0]
+    else:
+        rows = stream_basis(gram, metric, centered)
     return _Block(rows, rows, np.zeros(size))
 
 

@@ -56,6 +56,7 @@ def observe_once(
     journal: Journal,
     observe: Callable[[], tuple[Sums, Recording]],
     empty: Callable[[], tuple[Recording, Iterable[Batch]]],
+    scope: tuple[str, ...] = (),
 ) -> tuple[Sums, Recording]:
     """An observation as it was kept, or made and then kept.
 
@@ -64,6 +65,7 @@ def observe_once(
         observe: runs the original.
         empty: a recording without samples, and the batches that it records, their chunks opened as
             they are read.
+        scope: which of the run's graphs is observed, where it is not the original.
 
     Raises:
         StorageError: it cannot be kept.
@@ -76,14 +78,14 @@ def observe_once(
         packs = 0
         if journal.steps.folder is not None:
             for packs, pack in enumerate(_packs(recording), 1):
-                journal.steps.keep(RECORDED, (packs - 1,), Outcome(pack))
+                journal.steps.keep(RECORDED, (packs - 1, *scope), Outcome(pack))
         return Sums(sums.moments, sums.validating, sums.seen, packs)
 
-    sums = journal.step(SUMS, (), Sums, observed)
-    recording = made[0] if made else _recall(journal, sums.packs, *empty())
+    sums = journal.step(SUMS, scope, Sums, observed)
+    recording = made[0] if made else _recall(_kept_chunks(journal, sums.packs, scope), *empty())
     if recording is None:
         journal.steps.forget(SUMS)
-        sums = journal.step(SUMS, (), Sums, observed)
+        sums = journal.step(SUMS, scope, Sums, observed)
         recording = made[0]
     return sums, recording
 
@@ -103,10 +105,9 @@ def _packs(recording: Recording) -> Iterator[list[KeptChunk]]:
 
 
 def _recall(
-    journal: Journal, packs: int, recording: Recording, batches: Iterable[Batch]
+    kept: Iterator[KeptChunk], recording: Recording, batches: Iterable[Batch]
 ) -> Recording | None:
     """The recording with what was kept; None where a part of that is missing or damaged."""
-    kept = _kept_chunks(journal, packs)
     for _ in batches:
         found = next(kept, None)
         if found is None:
@@ -115,10 +116,10 @@ def _recall(
     return recording
 
 
-def _kept_chunks(journal: Journal, packs: int) -> Iterator[KeptChunk]:
+def _kept_chunks(journal: Journal, packs: int, scope: tuple[str, ...]) -> Iterator[KeptChunk]:
     """One after the other, as far as they are whole."""
     for number in range(packs):
-        found = journal.steps.find(RECORDED, (number,), list[KeptChunk])
+        found = journal.steps.find(RECORDED, (number, *scope), list[KeptChunk])
         if found is None:
             return
         yield from found.value

@@ -19,6 +19,7 @@ from fxprune.label.groups import ChannelGroup
 from fxprune.label.layers import own_layers
 from fxprune.label.turning import Turning, turn
 from fxprune.linalg.interpolation import precision_of, ridge_for
+from fxprune.linalg.rotation import dropping_errors
 from fxprune.linalg.selection import removal_errors
 from fxprune.passes import Rotate
 from fxprune.plans.plan import Rotation
@@ -65,7 +66,9 @@ class RotatedStatistics(Statistics):
         axes = self.turning.axes.items()
         return {
             name: Rotation(
-                basis.digest, tuple(key for key, own in axes if any(g.name == name for g in own))
+                basis.digest,
+                tuple(key for key, own in axes if any(g.name == name for g in own)),
+                {None: "", False: "rms", True: "layer"}[self.centered.get(name)],
             )
             for name, basis in self.found.bases.items()
         }
@@ -122,7 +125,10 @@ class RotatedStatistics(Statistics):
             together = max(1, group.width // ROUNDS)
             weighed = readers(self.graph, self.analysis, group, moments, self.sensitivities or None)
             ridge, precision = ridge_for(channels, seen, dtype), precision_of(dtype)
-            errors = errors + removal_errors(weighed, order, ridge, together)
+            if group.name in self.centered:
+                errors = errors + dropping_errors(weighed)
+            else:
+                errors = errors + removal_errors(weighed, order, ridge, together)
             if seen >= ENOUGH * channels and not self.found.products[group.name].any():
                 exact = removal_errors(own, order, precision, together)
                 free = int((exact[1:] <= DEPENDENT * precision).sum())
@@ -186,19 +192,18 @@ def rotate_statistics(
         statistics: of the original.
         names: of the groups, those of them that may be; all by default.
     """
-    analysis = statistics.marked
+    analysis, streams = statistics.marked, statistics.centered
     wanted = [name for name in analysis.rotatable if names is None or name in set(names)]
     if not wanted:
         return None
     found = statistics.journal.step(
         "bases", wanted, Found, lambda: find_bases(statistics, analysis, wanted)
     )
-    if not found.bases:
+    if not found.bases or not streams.keys() <= found.bases.keys():
         return None
     with statistics.journal.station("rewrite"):
         graph = Rotate(analysis, found.bases, shared=True)(statistics.graph).graph_module
-    if not _equal(statistics, graph):
-        statistics.journal.note(INEXACT)
+    if not exact(statistics, graph):
         return None
     own = {field.name: getattr(statistics, field.name) for field in fields(Statistics)}
     own |= {"graph": graph, "analysis": analysis}
@@ -206,8 +211,10 @@ def rotate_statistics(
 
 
 @torch.no_grad()
-def _equal(statistics: Statistics, graph: GraphModule) -> bool:
-    """Whether a rotated graph gives what the original gives, to rounding, on a few examples."""
+def exact(statistics: Statistics, graph: GraphModule) -> bool:
+    """Whether another graph gives what that of the statistics gives, to rounding, on a few
+    examples; noted where it does not.
+    """
     precision = torch.finfo(next(graph.parameters()).dtype).eps
     for batch in statistics.batches(statistics.split.first(COMPARED)):
         before, after = (
@@ -216,5 +223,6 @@ def _equal(statistics: Statistics, graph: GraphModule) -> bool:
         for name, reference in before.items():
             error, energy = squared_error(reference, after[name])
             if not error <= ROUNDING**2 * precision * energy:
+                statistics.journal.note(INEXACT)
                 return False
     return True

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
@@ -73,6 +73,8 @@ class Statistics:
         journal: of the run.
         compare_features: whether to warn of examples in which the model sees nearly the same.
         padding: whose positions count in nothing.
+        centered: of streams whose norms were folded, by name, whether their channels have no mean;
+            empty for the original.
     """
 
     graph: GraphModule
@@ -86,6 +88,12 @@ class Statistics:
     journal: Journal
     compare_features: bool = False
     padding: Padding = EVERYWHERE
+    centered: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What tells steps on this graph from those on the original."""
+        return tuple(sorted(self.centered))
 
     def batches(
         self, chosen: np.ndarray, advance: Advance = lambda examples: None
@@ -103,6 +111,8 @@ class Statistics:
     @cached_property
     def marked(self) -> Analysis:
         """The analysis, with which groups may be rotated and why others may not."""
+        if self.scope:
+            return self.analysis
         with self.journal.station("label"):
             return mark_rotatable(self.graph, self.analysis)
 
@@ -114,12 +124,13 @@ class Statistics:
     @cached_property
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
-        sums, recording = observe_once(self.journal, self._observe, self._reread)
+        sums, recording = observe_once(self.journal, self._observe, self._reread, self.scope)
         moments: Mapping[Site, InputMoments] = sums.moments
         every = moments
         if self.split.part(VALIDATION).any():
             every = MomentsOnDemand(moments, lambda site: moments[site] + sums.validating[site])
-        self._warn_if_thin(moments)
+        if not self.scope:
+            self._warn_if_thin(moments)
         if sums.seen is not None:
             self._warn_if_alike(sums.seen)
         return Observed(moments, every, recording)
@@ -176,7 +187,7 @@ class Statistics:
     @cached_property
     def output_moments(self) -> dict[str, OutputMoments]:
         """Moments of the outputs of every layer that two could replace, by its weight."""
-        key = (self.rotations,)
+        key = (self.rotations, *self.scope)
         return self.journal.step("outputs", key, dict[str, OutputMoments], self._output_moments)
 
     def _output_moments(self) -> dict[str, OutputMoments]:
@@ -191,7 +202,9 @@ class Statistics:
 
         Empty, with a note, where the model has no derivative.
         """
-        return self.journal.step("sensitivities", (), dict[Site, Tensor], self._sensitivities)
+        return self.journal.step(
+            "sensitivities", self.scope, dict[Site, Tensor], self._sensitivities
+        )
 
     def _sensitivities(self) -> dict[Site, Tensor]:
         chosen = self.split.first(PROBED_EXAMPLES)

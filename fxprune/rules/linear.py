@@ -70,6 +70,9 @@ PICKING = frozenset(
 ) | {"_operator.getitem"}
 """What takes some of the elements."""
 
+NORMS = frozenset({"aten.rms_norm"})
+"""What commutes with orthonormal changes of basis of all that it normalizes over."""
+
 LINEAR = frozenset(
     {
         *CONTRACTIONS,
@@ -81,4 +84,4 @@ LINEAR = frozenset(
         *MOVEMENT,
     }
 )
-"""All of these."""
+"""All of these but the norms."""

@@ -39,7 +39,7 @@ def load_into(module: M, small: GraphModule, device: torch.device | None) -> M:
             which.
     """
     plan, notes = plan_of(small), report(small).notes
-    _check_statistics(module, notes)
+    _check_norms(module, plan, notes)
     sizes = plan.settings.get(ATTRIBUTES, {})
     result = place_into(module, small, plan, notes, device, sizes)
     if not hasattr(result, "meta"):
@@ -110,12 +110,19 @@ def place_into(
     return result
 
 
-def _check_statistics(module: nn.Module, notes: tuple[str, ...]) -> None:
-    """A norm of fewer channels computes other statistics than the compressed one.
+def _check_norms(module: nn.Module, plan: Plan, notes: tuple[str, ...]) -> None:
+    """A norm of fewer channels computes other statistics than the compressed one, and one that was
+    folded is another norm.
 
     Raises:
         StorageError: there is such a norm.
     """
+    if plan.streams:
+        raise StorageError(
+            "Norms of the compressed model were folded into the layers around them, and norms of "
+            f"a {type(module).__name__} compute others ({', '.join(plan.streams)} rotated). Load "
+            "without into=, or compress with keep_class=True."
+        )
     for note in notes:
         if KEPT in note:
             raise StorageError(

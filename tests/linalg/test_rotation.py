@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
-from fxprune.linalg.rotation import balanced_pair, nested_basis
+from fxprune.linalg.rotation import (
+    balanced_pair,
+    dropping_errors,
+    mirrored,
+    nested_basis,
+    stream_basis,
+)
+from fxprune.linalg.selection import Reader
 
 SIZE = 7
 
@@ -83,3 +91,56 @@ def test_dropped_coordinates_cost_the_least_that_any_product_of_the_rank_does() 
         # E (x^T (I - A B^T) y)^2 of independent x, y with these moments.
         found = np.trace(gram @ rest @ metric @ rest.T)
         assert found == pytest.approx(spent[dropped], rel=1e-3)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_streams_leading_coordinates_hold_all_its_energy(centered: bool) -> None:
+    """What is read lies elsewhere than the channels do; a norm needs where these lie."""
+    rank, gram, metric = 3, moment(5, rank=3), moment(6)
+    if centered:
+        without = np.eye(SIZE) - 1 / SIZE
+        gram = without @ gram @ without
+    basis = stream_basis(gram, metric, centered)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(SIZE), atol=1e-12)
+    left = np.diag(basis @ gram @ basis.T)
+    assert left[:rank].sum() == pytest.approx(np.trace(gram))
+    assert np.abs(left[rank:]).max() < 1e-12
+    if centered:
+        np.testing.assert_allclose(basis[-1], SIZE**-0.5, atol=1e-12)
+    # The plain basis keeps what is read, which is as good for weights alone.
+    plain = nested_basis(gram, metric)[0]
+    assert np.diag(plain @ gram @ plain.T)[rank:].max() > 1e-3
+
+
+def test_nothing_known_of_a_stream_is_no_error() -> None:
+    zero = np.zeros((SIZE, SIZE))
+    basis = stream_basis(zero, zero, centered=True)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(SIZE), atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_the_mean_and_the_last_coordinate_change_places(dim: int) -> None:
+    matrix = torch.from_numpy(np.random.default_rng(7).standard_normal((SIZE, SIZE)))
+    turned = mirrored(matrix, dim)
+    torch.testing.assert_close(mirrored(turned, dim), matrix)
+    torch.testing.assert_close(turned.select(dim, -1), matrix.sum(dim) / SIZE**0.5)
+    assert torch.equal(mirrored(matrix[:1, :1], dim), matrix[:1, :1])
+
+
+def test_dropping_costs_what_the_readers_lose() -> None:
+    draw = np.random.default_rng(8)
+    columns = draw.permutation(SIZE)
+    own = [
+        Reader(moment(9), lambda: moment(10), columns, 0.5),
+        Reader(moment(11), lambda: moment(12), columns),
+    ]
+    found = dropping_errors(own)
+    for dropped in range(SIZE):
+        gone = np.zeros(SIZE)
+        gone[columns[SIZE - dropped :]] = 1
+        wanted = sum(r.worth * gone @ (r.metric * r.gram) @ gone for r in own)
+        assert found[dropped] >= wanted - 1e-12
+    assert found[0] == 0
+    assert (np.diff(found) >= 0).all()
+    energy = float((own[1].metric * own[1].gram).sum())
+    assert own[1].worth == pytest.approx(1 / energy)

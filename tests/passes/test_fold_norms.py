@@ -9,7 +9,7 @@ from fxprune.capture.export import capture
 from fxprune.errors import FxpruneError
 from fxprune.graph.operators import operator_name
 from fxprune.label.analysis import analyze_graph
-from fxprune.passes import FoldNorms
+from fxprune.passes import FoldNorms, FuseNorms
 from tests.passes.test_reduce_channels import distance
 from tests.passes.test_streams import NORMS, Encoder, randomized
 
@@ -56,6 +56,47 @@ class Tied(nn.Module):
         return torch.nn.functional.linear(self.norm(x), self.table.weight)
 
 
+class Summed(Image):
+    """The head reads a sum over tokens, by which the last norm's shift is another one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + self.drop(self.down(torch.relu(self.up(self.norm(x)))))
+        logits: Tensor = self.head(self.last(x).sum(1))
+        return logits
+
+
+class Centered(nn.Module):
+    """Divides by the standard deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def normed(self, x: Tensor) -> Tensor:
+        centered = x - x.mean(-1, keepdim=True)
+        return x * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.normed(self.up(x)))
+        return y
+
+
+class Halved(Centered):
+    """Divides by another power."""
+
+    def normed(self, x: Tensor) -> Tensor:
+        return x * (x.pow(2).mean(-1, keepdim=True) + 0.1).pow(-0.25)
+
+
+class Kept(Centered):
+    """Reads the mean of squares again."""
+
+    def normed(self, x: Tensor) -> Tensor:
+        energy = x.pow(2).mean(-1, keepdim=True)
+        return x * torch.rsqrt(energy + 0.1) + energy
+
+
 def folded(net: nn.Module, x: Tensor) -> tuple[list[str], dict[str, str]]:
     """Norms that are left, with how many more arguments than a shape; the outputs are the same."""
     captured = capture(net, make_batch((x,), {}))
@@ -79,12 +120,45 @@ def tokens() -> Tensor:
 @pytest.mark.parametrize("name", ["layer norm", "layer norm without a bias", "rms norm"])
 def test_norms_of_an_encoder_lose_their_weights(name: str) -> None:
     left, reasons = folded(randomized(Encoder(NORMS[name])), tokens())
-    # The mean of the last norm over tokens is no linear layer.
-    assert left[:2] == ["aten.rms_norm 1", "aten.rms_norm 1"]
-    assert left[2] == "aten.rms_norm 2"
-    assert [r.partition(" (")[0] for r in reasons.values()] == [
-        "it is read by something else than linear layers"
-    ]
+    # The last one's too: between it and the head stands a mean over tokens, which are alike.
+    assert left == ["aten.rms_norm 1"] * 3
+    assert not reasons
+
+
+def test_what_a_norm_shifts_by_passes_no_sum_over_tokens() -> None:
+    left, reasons = folded(randomized(Summed()), torch.randn(2, 3, 4, 4).double())
+    assert left == ["aten.rms_norm 1", "aten.rms_norm 2"]
+    assert "it is read by something else than linear layers" in "".join(reasons.values())
+
+
+def test_a_norm_that_is_written_out_becomes_a_call() -> None:
+    captured = capture(randomized(Encoder(NORMS["rms norm by hand"])), make_batch((tokens(),), {}))
+    x = tokens()
+    wanted = captured.graph(x)
+    module = FuseNorms(analyze_graph(captured.graph, 2))(captured.graph).graph_module
+    names = [operator_name(n.target) for n in module.graph.nodes if n.op == "call_function"]
+    assert names.count("aten.rms_norm") == 3
+    assert "aten.pow" not in names
+    assert "aten.mul" not in names
+    with torch.no_grad():
+        assert distance(wanted, module(x)) <= 1e-12
+
+
+@pytest.mark.parametrize("kind", [Centered, Halved, Kept], ids=lambda kind: kind.__name__)
+def test_what_is_no_rms_norm_stays_written_out(kind: type[nn.Module]) -> None:
+    captured = capture(kind().double().eval(), make_batch((tokens(),), {}))
+    assert not FuseNorms(analyze_graph(captured.graph, 2))(captured.graph).modified
+
+
+def test_a_streams_norms_are_folded_whole_or_not_at_all() -> None:
+    """The head reads a sum over tokens: the first norm alone could lose its weights."""
+    captured = capture(randomized(Summed()), make_batch((torch.randn(2, 3, 4, 4).double(),), {}))
+    analysis = analyze_graph(captured.graph, 2)
+    rewrite = FoldNorms(analysis, sorted(analysis.normalized))
+    assert not rewrite(captured.graph).modified
+    assert not rewrite.whole
+    (reason,) = rewrite.reasons.values()
+    assert "it is read by something else than linear layers" in reason
 
 
 def test_a_vision_transformers_norms_are_folded() -> None:

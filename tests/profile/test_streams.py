@@ -1,0 +1,146 @@
+"""Residual streams of models of transformers in new coordinates: the same outputs, what is left of
+them the same as zeros, and why others stay.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
+from fxprune.graph.nodes import attribute
+from fxprune.label.analysis import analyze_graph
+from fxprune.label.keep import keep_all
+from fxprune.label.turning import Basis
+from fxprune.passes import ReduceChannels, Rotate
+from fxprune.profile.streams import Streams, prepare_streams
+
+torchvision = pytest.importorskip("benchmarks.models.torchvision_ops")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
+
+SIZES = {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+IMAGE = SIZES | {"hidden_size": 32, "image_size": 16, "patch_size": 8}
+TEXT = SIZES | {"hidden_size": 32, "vocab_size": 50, "use_cache": False}
+GPT = {"vocab_size": 50, "n_embd": 32, "n_layer": 1, "n_head": 4, "use_cache": False}
+SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "image_size": 16}
+T5 = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 4, "d_kv": 8, "vocab_size": 50}
+UNTIED = {"tie_word_embeddings": False, "num_key_value_heads": 2}
+
+
+class Out(nn.Module):
+    """Logits of a model, or of a head on the mean of its last hidden states."""
+
+    def __init__(self, body: nn.Module, width: int = 0):
+        super().__init__()
+        self.body, self.head = body, nn.Linear(width, 5) if width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.body(x)
+        logits: Tensor = out.logits if self.head is None else self.head(out[0].mean(1))
+        return logits
+
+
+def made(kind: str, config: dict[str, Any], width: int = 0) -> Callable[[], nn.Module]:
+    """A model with random weights, those of its norms too."""
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        found = getattr(transformers, kind)
+        net = Out(found(found.config_class(**config)), width).eval()
+        with torch.no_grad():
+            for tensor in net.parameters():
+                tensor.add_(0.2 * torch.randn_like(tensor))
+        return net
+
+    return make
+
+
+IMAGES, TOKENS = torch.randn(2, 3, 16, 16), torch.randint(3, 48, (2, 9))
+ROTATED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
+    "ViT": (made("ViTForImageClassification", IMAGE), IMAGES, "layer"),
+    # With layer scale, and keys without a bias.
+    "BEiT": (made("BeitForImageClassification", IMAGE), IMAGES, "layer"),
+    "GPT-2": (made("GPT2LMHeadModel", GPT | {"tie_word_embeddings": False}), TOKENS, "layer"),
+    "Llama": (made("LlamaForCausalLM", TEXT | UNTIED), TOKENS, "rms"),
+    "T5": (made("T5EncoderModel", T5, 32), TOKENS, "rms"),
+    # Behind the merged patches; that before them stays.
+    "Swin": (made("SwinForImageClassification", SWIN), IMAGES, "layer"),
+}
+SELECTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
+    "tied GPT-2": (made("GPT2LMHeadModel", GPT), TOKENS, "its stream is read by more than norms"),
+    "BERT": (
+        made("BertForSequenceClassification", {**TEXT, "use_cache": True}),
+        TOKENS,
+        "it is read by something else than linear layers",
+    ),
+    "CLIP": (made("CLIPVisionModel", IMAGE, 32), IMAGES, "it is read by something else"),
+}
+
+
+def prepared(make: Callable[[], nn.Module], x: Tensor) -> tuple[GraphModule, Streams, Tensor]:
+    """The captured graph, what is known of its streams, and the input; in float64 where the
+    forward does not cast.
+    """
+    net = make()
+    if not any("RMS" in type(m).__name__ or "T5" in type(m).__name__ for m in net.modules()):
+        net = net.double()
+        x = x.double() if x.is_floating_point() else x
+    captured = capture(net, make_batch((x,), {}))
+    analysis = analyze_graph(captured.graph, len(x))
+    return captured.graph, prepare_streams(captured.graph, analysis, lambda name: False), x
+
+
+def outputs(module: GraphModule, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        found = module(x)
+    result: Tensor = found[0] if isinstance(found, tuple) else found
+    return result
+
+
+def distance(wanted: Tensor, found: Tensor) -> float:
+    return float((wanted - found).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("name", ROTATED)
+def test_streams_in_new_coordinates(name: str) -> None:
+    make, x, norm = ROTATED[name]
+    graph, streams, x = prepared(make, x)
+    assert streams.graph is not None
+    assert streams.analysis is not None
+    assert set(streams.centered.values()) == {norm == "layer"}
+    assert len(streams.reasons) == (name == "Swin")
+    wanted = outputs(graph, x)
+    exact = 1e-8 if wanted.dtype == torch.float64 else 1e-4
+    assert distance(wanted, outputs(streams.graph, x)) < exact
+    draw, bases = np.random.default_rng(0), {}
+    keep_mask = keep_all(streams.analysis)
+    for group in streams.analysis.groups:
+        if group.name in streams.centered:
+            matrix = np.linalg.qr(draw.standard_normal((group.width, group.width)))[0][None]
+            bases[group.name] = Basis(matrix, matrix)
+            keep_mask[group.blocks[:, int(0.8 * group.width) :]] = False
+    rotated = Rotate(streams.analysis, bases)(streams.graph).graph_module
+    assert distance(wanted, outputs(rotated, x)) < exact
+    small = ReduceChannels(streams.analysis, keep_mask)(rotated).graph_module
+    full = copy.deepcopy(rotated)
+    for (parameter, axis), ids in streams.analysis.axes.items():
+        gone = torch.from_numpy(~keep_mask[ids]).nonzero().flatten()
+        attribute(full, parameter).data.index_fill_(axis, gone, 0)
+    assert distance(wanted, outputs(small, x)) > 100 * exact
+    assert distance(outputs(full, x), outputs(small, x)) < exact
+
+
+@pytest.mark.parametrize("name", SELECTED)
+def test_streams_that_stay_selected(name: str) -> None:
+    make, x, reason = SELECTED[name]
+    _, streams, _ = prepared(make, x)
+    assert len(streams.reasons) == 1
+    assert reason in "".join(streams.reasons.values())
+    assert not streams.centered.keys() & streams.reasons.keys()
