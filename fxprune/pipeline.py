@@ -4,7 +4,7 @@ capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify ->
 observed of the original in between is computed when it is first asked for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.allocate.expected_cost import expect_cost
-from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.errors import BudgetError, warn_caller
 from fxprune.fit.build import build
 from fxprune.handover.finish import hand_over
@@ -53,7 +53,7 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModu
     """`compress` and `factorize` on a model that can be captured; warns where few decisions were
     kept.
     """
-    with undisturbed(model, options.seed):
+    with together(), undisturbed(model, options.seed):
         session = open_session(model, loader, options)
         limits = session.options.budget.limits
         if (
@@ -61,7 +61,7 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> GraphModu
         ):  # else it is not known how many sizes are tried
             session.journal.expect(expect_cost(session, limits))
         small = compress_session(session, limits)
-    warn_of_few(small)
+        warn_of_few(small)
     return small
 
 
@@ -177,23 +177,15 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
     held_out, judge = session.split.held_out, session.judge
     if judge is None:
         return None
-    numbers = list[np.ndarray]()
-    with session.journal.station("verify", int(held_out.sum())) as advance:
-        batches = _note_numbers(session.statistics.numbered(held_out, advance), numbers)
+    stream = session.statistics.planned(held_out)
+    with session.journal.station("verify", sum(b.size for b in stream.mine)) as advance:
+        batches = (placed.batch for placed in session.statistics.shared(stream, advance))
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
-        found = compare(original, small, batches, judge, independent)
+        found = compare(original, small, batches, judge, independent, session.group)
     session.journal.decide(
         "the same decision on %.2f %% of %d held-out examples, at least %.2f %%",
         *(100 * found.rate, found.examples, 100 * found.bound),
     )
-    return found.numbered(np.concatenate(numbers))
-
-
-def _note_numbers(
-    numbered: Iterable[tuple[np.ndarray, Batch]], numbers: list[np.ndarray]
-) -> Iterator[Batch]:
-    for own, batch in numbered:
-        numbers.append(own)
-        yield batch
+    return found.numbered(np.concatenate([batch.numbers for batch in stream.batches]))

@@ -59,6 +59,10 @@ class Progress:
             self._console.print(text)
 
 
+def _say_nothing(text: str, *values: object) -> None:
+    """In place of a log."""
+
+
 def _terminal() -> "Console | None":
     """Where bars are drawn; None where the output is no terminal."""
     from rich.console import Console
@@ -108,10 +112,12 @@ class Journal:
 
     Args:
         progress: whether bars are wanted.
+        speaks: whether anything is logged: of several processes one does.
     """
 
-    def __init__(self, progress: bool):
+    def __init__(self, progress: bool, speaks: bool = True):
         self._progress = Progress(progress)
+        self._log: Callable[..., None] = LOG.info if speaks else _say_nothing
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.expected: ExpectedCost | None = None
@@ -121,11 +127,11 @@ class Journal:
         """Say something in the report, once."""
         if text not in self.notes:
             self.notes.append(text)
-            LOG.info("%s", text)
+            self._log("%s", text)
 
     def decide(self, text: str, *values: object) -> None:
         """Log what was found or decided, with values in %-style."""
-        LOG.info(text, *values)
+        self._log(text, *values)
 
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
@@ -135,7 +141,7 @@ class Journal:
             "over the calibration examples"
         )
         self._progress.say(text)
-        LOG.info("%s", text)
+        self._log("%s", text)
 
     @property
     def passes(self) -> tuple[float, float] | None:
@@ -156,4 +162,4 @@ class Journal:
             yield advance
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
-        LOG.info("%s took %.2f s", name, took)
+        self._log("%s took %.2f s", name, took)

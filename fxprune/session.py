@@ -21,6 +21,8 @@ from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
+from fxprune.distributed.group import Group
+from fxprune.distributed.together import current
 from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
@@ -89,6 +91,11 @@ class Session:
     def split(self) -> Split:
         """What the calibration examples are for."""
         return self.statistics.split
+
+    @property
+    def group(self) -> Group:
+        """Those who work on the model together."""
+        return self.statistics.group
 
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
@@ -191,9 +198,9 @@ def open_session(
             what, why and what to do.
     """
     check_model(model)
-    journal = Journal(options.progress)
-    store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups)
+    group, store = current(), Spill(options.memory)
+    journal = Journal(options.progress and group.is_first, speaks=group.is_first)
+    calibration = Calibration(model, loader, store=store, groups=options.groups, group=group)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)

@@ -16,6 +16,7 @@ ROOMS = (
     "errors",
     "progress",
     "linalg",
+    "distributed",
     "graph",
     "rules",
     "capture",

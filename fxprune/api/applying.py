@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.errors import PlanError
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
@@ -66,7 +67,7 @@ def apply(
         seed=seed,
         memory=memory,
     )
-    with undisturbed(model, seed):
+    with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
         keep_mask = keep_mask_of(session.analysis, plan)
         require_layers(session, plan)
@@ -76,5 +77,5 @@ def apply(
         small = build(turned, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {}, turned)
         small = hand_over(turned, small, allocation, verify(session, small))
-    warn_of_few(small)
+        warn_of_few(small)
     return small

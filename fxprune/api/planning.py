@@ -8,6 +8,7 @@ from torch import nn
 from fxprune.allocate.allocation import allocate
 from fxprune.calibrate.groups import Groups
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import certify
 from fxprune.plans.budget import make_budget
@@ -66,7 +67,7 @@ def plan(
         memory=memory,
         effort=effort,
     )
-    with undisturbed(model, seed):
+    with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options)
         if options.budget.agreement is not None:
             return certify(session).allocation.plan

@@ -39,11 +39,7 @@ def fingerprints(batch: Batch) -> list[bytes]:
     """One for each example of a call, of what the model reads: its rows, and what all share."""
     leaves = pytree.tree_leaves((batch.args, batch.kwargs))
     rows = [t for t in leaves if has_rows((t,), (batch.size,))]
-    shared = blake2b(digest_size=LENGTH)
-    for leaf in leaves:
-        shared.update(_header(leaf))
-        if isinstance(leaf, Tensor) and not has_rows((leaf,), (batch.size,)):
-            shared.update(_flat(leaf.reshape(1, -1))[0])
+    shared = _shared(batch)
     tables = [_flat(t.reshape(batch.size, -1)) for t in rows if t.numel()]
     found = []
     for number in range(batch.size):
@@ -52,6 +48,22 @@ def fingerprints(batch: Batch) -> list[bytes]:
             mark.update(table[number])
         found.append(mark.digest())
     return found
+
+
+def shared_mark(batch: Batch) -> bytes:
+    """A fingerprint of what all examples of a call share: the same where calls can be put
+    together.
+    """
+    return _shared(batch).digest()
+
+
+def _shared(batch: Batch) -> "blake2b":
+    shared = blake2b(digest_size=LENGTH)
+    for leaf in pytree.tree_leaves((batch.args, batch.kwargs)):
+        shared.update(_header(leaf))
+        if isinstance(leaf, Tensor) and not has_rows((leaf,), (batch.size,)):
+            shared.update(_flat(leaf.reshape(1, -1))[0])
+    return shared
 
 
 def _header(leaf: Any) -> bytes:

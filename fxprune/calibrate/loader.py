@@ -1,6 +1,6 @@
 """The calibration examples: read once, kept, and handed out as often as the method needs."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.fingerprint import fingerprints
+from fxprune.calibrate.batching import START, Place, Planned, plan_batches
+from fxprune.calibrate.fingerprint import fingerprints, shared_mark
 from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
 from fxprune.calibrate.joined import Joined, has_rows
+from fxprune.calibrate.reading import check_like, ignore_item, read_items
 from fxprune.calibrate.spill import Spill
-from fxprune.capture.batch import Batch, is_mask, make_batch, require_alike, to_batch
-from fxprune.errors import CalibrationError, FxpruneError
+from fxprune.capture.batch import Batch, make_batch, to_batch
+from fxprune.distributed.group import ALONE, Group
+from fxprune.errors import CalibrationError
 
 MEMORY = 2e9
 """Bytes held in memory where the caller brings no store."""
 HELD = frozenset({list, tuple, dict, Tensor})
 """Loaders that hold their batches themselves."""
-WAITING = 8
-"""Sizes of which incomplete batches wait for more examples at a time."""
+
 
 Sizes = tuple[tuple[int, ...], ...]
 """The shapes of a call's tensors, without the number of examples."""
@@ -36,12 +38,19 @@ class _Kept:
         leaves: their handles.
         size: examples in it.
         sizes: of its tensors.
+        shared: digest of what all of its examples share, and the devices.
     """
 
     form: pytree.TreeSpec
     leaves: tuple[Any, ...]
     size: int
     sizes: Sizes
+    shared: tuple[Any, ...]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What two batches have in common that can be put together."""
+        return self.sizes, self.shared
 
 
 class Calibration:
@@ -58,6 +67,7 @@ class Calibration:
             readings.
         store: where the examples are kept; one of its own by default.
         groups: one label per example; see `Labels`.
+        group: who works on the examples together.
         watch: called with everything that the loader yields and the number of examples in it.
 
     Attributes:
@@ -81,16 +91,19 @@ class Calibration:
         chunk: int = 128,
         store: Spill | None = None,
         groups: Groups | None = None,
-        watch: Callable[[Any, int], None] = lambda item, size: None,
+        group: Group = ALONE,
+        watch: Callable[[Any, int], None] = ignore_item,
     ):
         self.chunk, self.store = chunk, Spill(MEMORY) if store is None else store
+        self.group = group
         self._kept: list[_Kept] = []
+        self._last: tuple[int, Batch] | None = None
         self.exact: int | None = None
         self.size = self.largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
         self.fingerprints = marks
         first: Batch | None = None
-        for item in _items(loader):
+        for item in read_items(loader):
             batch = to_batch(model, labels.without(item))
             labels.read(item, batch.size)
             if not batch.size:
@@ -98,7 +111,7 @@ class Calibration:
             first = first or batch
             if first.kwargs.keys() == batch.kwargs.keys():
                 batch = make_batch(batch.args, {name: batch.kwargs[name] for name in first.kwargs})
-            _check_like(first, batch, self.size)
+            check_like(first, batch, self.size)
             marks += fingerprints(batch)
             watch(item, batch.size)
             self._keep(batch, own)
@@ -114,7 +127,8 @@ class Calibration:
     def _keep(self, batch: Batch, copied: bool) -> None:
         leaves, form = pytree.tree_flatten((batch.args, batch.kwargs))
         handles = tuple(self.store.keep(leaf, copied) for leaf in leaves)
-        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch)))
+        shared = shared_mark(batch), *(t.device for t in batch.tensors())
+        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch), shared))
         self.size += batch.size
         self.largest = max(self.largest, batch.size)
 
@@ -193,60 +207,46 @@ class Calibration:
 
     def numbered(self, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
         """Stream the examples as `batches` does, with their numbers; copies have none."""
-        for numbers, batch in self._joined(chosen):
-            yield numbers, batch.filled(self.exact or 0)
+        for planned in self.plan(chosen):
+            yield planned.numbers, self.make(planned)
 
-    def _joined(self, chosen: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
-        """What is chosen of neighboring batches of the same sizes put together."""
-        most = self.exact or min(self.chunk, self.largest)
-        waiting: dict[Sizes, _Waiting] = {}
-        for sizes, numbers, part in self._pieces(chosen):
-            if sizes in waiting and not waiting[sizes].add(numbers, part):
-                yield waiting.pop(sizes).done()
-            elif sizes in waiting:
-                continue
-            if part.size == most:
-                yield numbers, part
-                continue
-            if len(waiting) == WAITING:
-                yield waiting.pop(next(iter(waiting))).done()
-            waiting[sizes] = _Waiting(part, most)
-            waiting[sizes].add(numbers, part)
-        for joined in waiting.values():
-            yield joined.done()
+    def plan(
+        self, chosen: np.ndarray | None = None, start: Place = START, fewest: int = 1
+    ) -> list[Planned]:
+        """What the batches of a stream will be.
 
-    def _pieces(self, chosen: np.ndarray | None) -> Iterator[tuple[Sizes, np.ndarray, Batch]]:
-        """What is chosen of every batch, cut into at most `chunk` examples."""
-        seen = 0
-        for kept in self._kept:
-            start, seen = seen, seen + kept.size
-            index = np.flatnonzero(np.ones(kept.size) if chosen is None else chosen[start:seen])
-            if not len(index):
-                continue
-            batch = self._get(kept)
-            if len(index) < kept.size:
-                batch = batch.take(torch.from_numpy(index))
-            chunk = self.exact or self.chunk
-            for at in range(0, batch.size, chunk):
-                stop = min(at + chunk, batch.size)
-                yield kept.sizes, start + index[at:stop], batch.part(at, stop)
+        Args:
+            chosen: (size,) bool, which examples; all by default.
+            start: place of the first batch.
+            fewest: batches there are to be, where there are as many examples.
+        """
+        examples = self.size if chosen is None else int(chosen.sum())
+        chunk = self.exact or min(self.chunk, max(-(-examples // fewest), 1))
+        most = self.exact or min(chunk, self.largest)
+        kinds = [(kept.kind, kept.size) for kept in self._kept]
+        return plan_batches(kinds, chosen, most, chunk, self.exact or 0, start)
 
+    def make(self, planned: Planned) -> Batch:
+        """A batch as planned."""
+        parts = [self._piece(*piece) for piece in planned.pieces]
+        batch = parts[0]
+        if len(parts) > 1:
+            joined = Joined(batch, len(planned.numbers))
+            for part in parts:
+                joined.add(part)
+            batch = joined.batch()
+        return batch.filled(self.exact or 0)
 
-class _Waiting:
-    """Examples of one combination of sizes that wait for more, as `Joined`, and their numbers."""
-
-    def __init__(self, first: Batch, most: int):
-        self._joined, self._numbers = Joined(first, most), list[np.ndarray]()
-
-    def add(self, numbers: np.ndarray, batch: Batch) -> bool:
-        """Take a call, where it fits."""
-        fits = self._joined.add(batch)
-        self._numbers += [numbers] * fits
-        return fits
-
-    def done(self) -> tuple[np.ndarray, Batch]:
-        """What was taken."""
-        return np.concatenate(self._numbers), self._joined.batch()
+    def _piece(self, number: int, index: np.ndarray) -> Batch:
+        """Some examples of a kept batch."""
+        if self._last is None or self._last[0] != number:  # it may come from disk
+            self._last = number, self._get(self._kept[number])
+        batch = self._last[1]
+        if len(index) == batch.size:
+            return batch
+        if index[-1] - index[0] + 1 == len(index):
+            return batch.part(int(index[0]), int(index[-1]) + 1)
+        return batch.take(torch.from_numpy(index))
 
 
 def sizes_of(batch: Batch) -> Sizes:
@@ -254,47 +254,3 @@ def sizes_of(batch: Batch) -> Sizes:
     return tuple(
         tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
     )
-
-
-def _items(loader: Any) -> Iterator[Any]:
-    """What a loader yields; one tensor or dict is its only batch.
-
-    Raises:
-        CalibrationError: it cannot be iterated, or fails on the way; says after how many batches.
-    """
-    if not isinstance(loader, (Tensor, dict, Iterable)):
-        raise CalibrationError(
-            f"The calibration loader is a {type(loader).__name__}, which cannot be iterated."
-        )
-    count = 0
-    try:
-        for item in [loader] if isinstance(loader, (Tensor, dict)) else loader:
-            yield item
-            count += 1
-    except FxpruneError:
-        raise
-    except Exception as error:
-        raise CalibrationError(
-            f"The calibration loader, a {type(loader).__name__}, fails after {count} batches: "
-            f"{type(error).__name__}: {error}."
-        ) from error
-
-
-def _check_like(first: Batch, batch: Batch, at: int) -> None:
-    """Check that a batch has the first one's dtypes and numbers of dimensions, and is finite.
-
-    Args:
-        at: number of its first example, for messages.
-    """
-    require_alike(first, batch, at)
-    for a, b in zip(first.tensors(), batch.tensors(), strict=True):
-        if a.dtype != b.dtype or a.dim() != b.dim():
-            raise CalibrationError(
-                f"The calibration batch from example {at} has a tensor {tuple(b.shape)} "
-                f"{b.dtype}, the first one {tuple(a.shape)} {a.dtype}."
-            )
-        if b.is_floating_point() and not torch.isfinite(b).all() and not is_mask(b):
-            raise CalibrationError(
-                f"The calibration batch from example {at} holds NaN or infinite values. Clean the "
-                "data first."
-            )

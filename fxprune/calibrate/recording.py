@@ -7,19 +7,23 @@ with those kept, the original runs once over the examples however many plans are
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.observe import arguments
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch
+from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import channel_dim
 from fxprune.graph.nodes import attribute
 from fxprune.label.layers import own_layers
+
+T = TypeVar("T")
 
 VALIDATION = "validation"
 """The part of the examples on which ridges and plans are compared."""
@@ -33,7 +37,10 @@ FEWEST_ROWS = 6144
 MOST_ROWS = 128
 """Observations per feature that are enough for any layer's fit (docs/decisions/0014)."""
 
-
+RUNS = 3
+"""Runs of neighbors that a rank records, one of every part: each may have one sample more than its
+share.
+"""
 LARGEST_SYSTEM = 6144
 """Equations that one fit solves at most: as many as unknowns per output, or as rows."""
 LEAST_WORK = 3e10
@@ -72,6 +79,7 @@ class Chunk:
         samples: by call, handles of sampled positions in its output and of the output there.
         picks: by call, how many these are.
         outputs: handles of the model's flat outputs; kept of `VALIDATION` alone.
+        leaf: of the tree in which sums over chunks are added.
     """
 
     part: str
@@ -81,13 +89,15 @@ class Chunk:
     samples: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     picks: dict[str, int] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)
+    leaf: int = 0
 
 
 class Recording:
     """Inputs, sampled layer outputs and model outputs of the original, chunk by chunk.
 
     A recording does not run the model: somebody else does, over the batches that `follow` hands
-    on, and calls `watch` on the results of the nodes that it names.
+    on, and calls `watch` on the results of the nodes that it names. Of several ranks each records
+    the batches that it works on.
 
     Args:
         module: the captured graph.
@@ -95,9 +105,12 @@ class Recording:
         store: where everything is held.
         seed: of the choice of positions.
         work: FLOPs of the module on all examples: what one layer's fit may take.
+        sums: who works on which chunks.
+        own: examples that this rank will record; all by default.
 
     Attributes:
         chunks: what was recorded so far.
+        everywhere: chunks of all ranks, without what they hold; once all is recorded.
         watch: callbacks by the names of nodes.
     """
 
@@ -108,11 +121,15 @@ class Recording:
         store: Spill,
         seed: int = 0,
         work: float = math.inf,
+        sums: Sums = BY_ITSELF,
+        own: int | None = None,
     ):
-        self.store, self.examples, self.chunks = store, examples, list[Chunk]()
+        self.store, self.examples, self.chunks, self.sums = store, examples, list[Chunk](), sums
+        self.everywhere = self.chunks
+        self._own = examples if own is None else own
         self._module, self._work = module, max(work, LEAST_WORK)
         self._tables: dict[str, _Table] = {}
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator, self._seed = torch.Generator(), seed
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
@@ -126,18 +143,38 @@ class Recording:
         """Positions sampled from every example in each call of a layer, for so many unknowns."""
         return rows_per_example(features, calls, self.examples, self._work)
 
-    def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def follow(
+        self, part: str, batches: Iterable[tuple[Place, Batch]]
+    ) -> Iterator[tuple[Place, Batch]]:
         """Hand batches on, each with a chunk of its own to record into until the next one.
 
         Args:
             part: of the examples, that these batches are.
             batches: what the original will be run on.
         """
-        for batch in batches:
-            first = self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
+        for place, batch in batches:
             inputs = [self.store.put(x) for x in arguments(self._module, batch)]
-            self.chunks.append(Chunk(part, first, batch.size, inputs))
-            yield batch
+            self.chunks.append(Chunk(part, place.first, batch.size, inputs, leaf=place.leaf))
+            self._generator.manual_seed(seed_of(self._seed, place))
+            yield place, batch
+
+    def finish(self) -> None:
+        """Everything is recorded: tell the other ranks of it."""
+        if self.sums.group.size > 1:
+            own = [replace(c, inputs=[], samples={}, outputs=[]) for c in self.chunks]
+            found = self.sums.group.gather(own, "recording")
+            self.everywhere = [chunk for chunks in found for chunk in chunks]
+
+    def of_all(self, own: Iterable[tuple[Chunk, T]], what: str) -> list[T]:
+        """What every rank tells of its chunks, in the order of chunks.
+
+        Args:
+            own: of this rank.
+            what: names the exchange.
+        """
+        told = self.sums.group.gather([(chunk.first, item) for chunk, item in own], what)
+        every = [pair for ranks in told for pair in ranks]
+        return [item for _, item in sorted(every, key=lambda pair: pair[0])]
 
     def sample(self, chunk: Chunk, call: str) -> tuple[Tensor, Tensor]:
         """The recorded sample of a call's outputs.
@@ -172,7 +209,9 @@ class Recording:
         places = torch.stack(torch.unravel_index(pick, positions.shape[:-1]))
         targets = positions.reshape(total, -1).index_select(0, pick.to(value.device))
         if name not in self._tables:
-            most = math.ceil(per_example * self.examples)
+            most = math.ceil(per_example * self._own)
+            if self._own < self.examples:
+                most += RUNS
             self._tables[name] = _Table(self.store, most, places, targets)
         chunk.samples[name] = self._tables[name].add(places, targets)
         chunk.picks[name] = len(targets)

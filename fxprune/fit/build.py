@@ -100,9 +100,8 @@ def _fit_layers(
 ) -> None:
     """Refit every layer of the reduced graph in turn, in place."""
     recording = session.statistics.observed.recording
-    chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
     reduction = Reduction(session.graph, small, session.analysis, keep_mask)
-    fit_in_lockstep(reduction, recording, chunks, options, advance)
+    fit_in_lockstep(reduction, recording, parts, options, advance)
 
 
 def _ranks(factorings: Mapping[str, Factoring]) -> dict[str, int]:

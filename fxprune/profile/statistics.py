@@ -1,5 +1,6 @@
 """What the calibration examples say about a captured graph, each computed once, when asked for."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import START, Place, Placed, Shared, share_out
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
@@ -18,15 +20,19 @@ from fxprune.calibrate.recording import VALIDATION, Recording
 from fxprune.calibrate.split import (
     EVERY_PART,
     FITTED_FIRST,
+    REST,
     HoldsOut,
     Split,
     examples_needed,
 )
 from fxprune.capture.batch import Batch
+from fxprune.distributed.group import Group
+from fxprune.distributed.sums import Sums
 from fxprune.errors import warn_caller
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
 from fxprune.label.rotatable import mark_rotatable
+from fxprune.linalg.tree_sum import STREAM
 from fxprune.plans.plan import Rotation
 from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.removal import Profile, profile_groups
@@ -37,6 +43,9 @@ from fxprune.progress import Advance, Journal
 PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes
 (docs/decisions/0009).
+"""
+SHARES = 4
+"""Batches that each of the small parts of the examples is at least cut into, whoever works on them.
 """
 
 
@@ -82,6 +91,11 @@ class Statistics:
     journal: Journal
     compare_features: bool = False
 
+    @property
+    def group(self) -> Group:
+        """Those who work on the examples together."""
+        return self.calibration.group
+
     def batches(
         self, chosen: np.ndarray, advance: Advance = lambda examples: None
     ) -> Iterator[Batch]:
@@ -94,6 +108,33 @@ class Statistics:
         for numbers, batch in self.calibration.numbered(chosen):
             yield numbers, batch.channels_last()
             advance(batch.own)
+
+    def planned(self, chosen: np.ndarray, start: Place = START, fewest: int = 1) -> Shared:
+        """A stream of which every rank takes its share.
+
+        Args:
+            chosen: (examples,) bool.
+            start: place of its first batch.
+            fewest: batches there are to be, where there are as many examples.
+        """
+        return share_out(self.calibration.plan(chosen, start, fewest), self.group)
+
+    def shared(self, stream: Shared, advance: Advance) -> Iterator[Placed]:
+        """The batches that this rank works on, counting the examples done."""
+        for planned in stream.mine:
+            batch = self.calibration.make(planned).channels_last()
+            yield Placed(planned.place, planned.numbers, batch)
+            advance(batch.own)
+
+    @cached_property
+    def parts(self) -> dict[str, Shared]:
+        """The fitting examples, by what they are for, in the order in which they are observed."""
+        found, start = dict[str, Shared](), START
+        for part in (*FITTED_FIRST, VALIDATION):
+            fewest = 1 if part == REST else SHARES
+            found[part] = self.planned(self.split.part(part), start, fewest)
+            start = Place(start.first + found[part].size, start.leaf + STREAM)
+        return found
 
     @cached_property
     def marked(self) -> Analysis:
@@ -113,19 +154,23 @@ class Statistics:
         # Every part may end with copies, where batches have a fixed size.
         most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
         work = split.fitting * sum(term.amount for term in self.analysis.costs)
-        recording = Recording(self.graph, most, self.calibration.store, self.seed, work)
+        sums = functools.reduce(Sums.and_of, (stream.sums for stream in self.parts.values()))
+        own = sum(batch.size for stream in self.parts.values() for batch in stream.mine)
+        store = self.calibration.store
+        recording = Recording(self.graph, most, store, self.seed, work, sums, own)
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))
             watch = together(watch, features.watch)
 
-        def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[Batch]:
+        def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[tuple[Place, Batch]]:
             for part in parts:
-                numbered = self.numbered(split.part(part), advance)
-                seen = (b for _, b in numbered) if features is None else features.follow(numbered)
-                yield from recording.follow(part, seen)
+                for placed in self.shared(self.parts[part], advance):
+                    if features is not None:
+                        features.start(placed.numbers, placed.batch)
+                    yield from recording.follow(part, [(placed.place, placed.batch)])
 
-        with self.journal.station("calibrate", split.fitting) as advance:
+        with self.journal.station("calibrate", own) as advance:
             moments, validating = (
                 collect_moments(
                     self.graph,
@@ -134,9 +179,11 @@ class Statistics:
                     split.fitting,
                     watch,
                     self.seed,
+                    sums,
                 )
                 for parts in (FITTED_FIRST, (VALIDATION,))
             )
+            recording.finish()
         every = moments
         if split.part(VALIDATION).any():
             every = {site: own + validating[site] for site, own in moments.items()}
@@ -208,7 +255,7 @@ class Statistics:
         warn_caller(text)
 
     def _warn_if_alike(self, features: Penultimate) -> None:
-        seen = features.seen()
+        seen = features.seen(self.group)
         groups = self.calibration.groups
         text = None if seen is None else warn_of_alike_examples(seen, groups[seen.numbers])
         if text is not None:

@@ -67,6 +67,14 @@ def squared_error(reference: Tensor, output: Tensor) -> tuple[float, float]:
     return float((a - b).square().sum()), float(torch.square(center).sum())
 
 
+def squared_errors(reference: Any, output: Any) -> dict[str, tuple[float, float]]:
+    """Squared error and squared norm of every floating output of two models on one batch."""
+    found = floating(output)
+    return {
+        name: squared_error(tensor, found[name]) for name, tensor in floating(reference).items()
+    }
+
+
 class OutputErrors:
     """Relative squared errors of every floating output, added up over batches."""
 
@@ -75,9 +83,11 @@ class OutputErrors:
 
     def add(self, reference: Any, output: Any) -> None:
         """Count one batch's outputs of two models."""
-        found = floating(output)
-        for name, tensor in floating(reference).items():
-            error, norm = squared_error(tensor, found[name])
+        self.count(squared_errors(reference, output))
+
+    def count(self, found: Mapping[str, tuple[float, float]]) -> None:
+        """Count one batch's squared errors."""
+        for name, (error, norm) in found.items():
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = before[0] + error, before[1] + norm
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.export import capture
@@ -39,7 +40,7 @@ def statistics(
     batch = make_batch((x,), {})
     graph = capture(model.eval(), batch).graph
     analysis = analyze_graph(graph, batch.size)
-    return graph, analysis, collect_moments(graph, analysis, [batch], batch.size), batch
+    return graph, analysis, collect_moments(graph, analysis, in_order([batch]), batch.size), batch
 
 
 def profiles(model: nn.Module, x: Tensor, selector: str, weighed: bool = False) -> list[Profile]:
