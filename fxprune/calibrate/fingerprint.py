@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.joined import has_rows
+from fxprune.calibrate.joined import Sizes, has_rows, sizes_of
 from fxprune.capture.batch import Batch
 
+Kind = tuple[Sizes, bytes, tuple[str, ...]]
 LENGTH = 16
 """Bytes of a fingerprint: among 10^9 examples two others share one with probability 10^-21."""
 PACKED = 8
@@ -50,11 +51,11 @@ def fingerprints(batch: Batch) -> list[bytes]:
     return found
 
 
-def shared_mark(batch: Batch) -> bytes:
-    """A fingerprint of what all examples of a call share: the same where calls can be put
-    together.
+def kind_of(batch: Batch) -> Kind:
+    """What two calls have in common that can be put together: sizes, what all examples share, and
+    devices.
     """
-    return _shared(batch).digest()
+    return sizes_of(batch), _shared(batch).digest(), tuple(str(t.device) for t in batch.tensors())
 
 
 def _shared(batch: Batch) -> "blake2b":

@@ -9,6 +9,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch, make_batch
 
+Sizes = tuple[tuple[int, ...], ...]
+"""The shapes of a call's tensors, without the number of examples."""
+
 
 class Joined:
     """Several calls put together as one, in tensors made once.
@@ -65,6 +68,13 @@ def has_rows(values: Sequence[Any], sizes: Sequence[int]) -> bool:
     return all(
         isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size
         for v, size in zip(values, sizes, strict=True)
+    )
+
+
+def sizes_of(batch: Batch) -> Sizes:
+    """The sizes of a call's tensors, without the number of examples."""
+    return tuple(
+        tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
     )
 
 

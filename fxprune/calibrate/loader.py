@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.batching import START, Place, Planned, plan_batches
-from fxprune.calibrate.fingerprint import fingerprints, shared_mark
+from fxprune.calibrate.fingerprint import Kind, fingerprints, kind_of
 from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
-from fxprune.calibrate.joined import Joined, has_rows
-from fxprune.calibrate.reading import check_like, ignore_item, read_items
+from fxprune.calibrate.joined import Joined, Sizes, sizes_of
+from fxprune.calibrate.reading import check_like, device_of, ignore_item, read_items
+from fxprune.calibrate.shards import (
+    Gathering,
+    Share,
+    Where,
+    are_alike,
+    common_order,
+    how_dealt,
+    local_order,
+    put_in_order,
+)
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, make_batch, to_batch
 from fxprune.distributed.group import ALONE, Group
@@ -25,10 +36,6 @@ HELD = frozenset({list, tuple, dict, Tensor})
 """Loaders that hold their batches themselves."""
 
 
-Sizes = tuple[tuple[int, ...], ...]
-"""The shapes of a call's tensors, without the number of examples."""
-
-
 @dataclass(frozen=True)
 class _Kept:
     """A batch in the store.
@@ -38,19 +45,14 @@ class _Kept:
         leaves: their handles.
         size: examples in it.
         sizes: of its tensors.
-        shared: digest of what all of its examples share, and the devices.
+        kind: what others have in common with it that it can be put together with.
     """
 
     form: pytree.TreeSpec
     leaves: tuple[Any, ...]
     size: int
     sizes: Sizes
-    shared: tuple[Any, ...]
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What two batches have in common that can be put together."""
-        return self.sizes, self.shared
+    kind: Kind
 
 
 class Calibration:
@@ -115,20 +117,62 @@ class Calibration:
             marks += fingerprints(batch)
             watch(item, batch.size)
             self._keep(batch, own)
+        found = labels.all()
+        if group.size > 1:
+            found = self._share(how_dealt(loader), found, device_of(model))
         if not self._kept:
             raise CalibrationError(
                 "The calibration loader yields no example. A few hundred unlabeled inputs are "
                 "needed."
             )
         self.example = self._example()
-        self.groups = number_groups(marks, labels.all())
-        self.copies = self.size - len(set(marks))
+        self.groups = number_groups(self.fingerprints, found)
+        self.copies = self.size - len(set(self.fingerprints))
+
+    def _share(
+        self, dealt: tuple[int, int, int] | None, labels: list[Any] | None, device: torch.device
+    ) -> list[Any] | None:
+        """Put what all ranks read into one order, on all of them.
+
+        Args:
+            dealt: as `how_dealt` says.
+            labels: of the examples of this rank.
+            device: of the examples.
+
+        Returns:
+            the labels in that order.
+        """
+        own = Share(tuple(self.fingerprints), self._kept[0].size if self._kept else 0, dealt)
+        shares, rank = self.group.gather(own, "examples"), self.group.rank
+        if all(share.marks == own.marks for share in shares):
+            return labels
+        alike = are_alike(shares)
+        order = (
+            [(rank, place) for place in local_order(shares[0], own)]
+            if alike
+            else common_order(shares)
+        )
+        own_labels = labels or []
+        told = [own_labels] if alike else self.group.gather(own_labels, "labels")
+        step = next((share.batch for share in shares if share.batch), 1)
+        kept, self._kept, self.size, self.largest = self._kept, [], 0, 0
+        gathered = Gathering([(k.size, partial(self._get, k)) for k in kept], order, rank)
+        places = list[Where]()
+        for start in range(0, len(order), step):
+            pieces = gathered.own(start, start + step)
+            every = [pieces] if alike else self.group.gather(pieces, "examples")
+            for numbers, batch in put_in_order([p for ranks in every for p in ranks]):
+                self._keep(batch.map(lambda t: t.to(device)), copied=False)
+                places += [order[number] for number in numbers]
+        for leaf in (leaf for k in kept for leaf in k.leaves):
+            self.store.release(leaf)
+        self.fingerprints = [shares[who].marks[place] for who, place in places]
+        return None if labels is None else [told[0 if alike else who][place] for who, place in places]
 
     def _keep(self, batch: Batch, copied: bool) -> None:
         leaves, form = pytree.tree_flatten((batch.args, batch.kwargs))
         handles = tuple(self.store.keep(leaf, copied) for leaf in leaves)
-        shared = shared_mark(batch), *(t.device for t in batch.tensors())
-        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch), shared))
+        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch), kind_of(batch)))
         self.size += batch.size
         self.largest = max(self.largest, batch.size)
 
@@ -247,10 +291,3 @@ class Calibration:
         if index[-1] - index[0] + 1 == len(index):
             return batch.part(int(index[0]), int(index[-1]) + 1)
         return batch.take(torch.from_numpy(index))
-
-
-def sizes_of(batch: Batch) -> Sizes:
-    """The sizes of a call's tensors, without the number of examples."""
-    return tuple(
-        tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
-    )

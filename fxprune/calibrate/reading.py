@@ -1,10 +1,11 @@
 """What a loader yields, looked at as it comes."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch, is_mask, require_alike
 from fxprune.errors import CalibrationError, FxpruneError
@@ -36,6 +37,12 @@ def read_items(loader: Any) -> Iterator[Any]:
             f"The calibration loader, a {type(loader).__name__}, fails after {count} batches: "
             f"{type(error).__name__}: {error}."
         ) from error
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's examples belong."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def check_like(first: Batch, batch: Batch, at: int) -> None:

@@ -101,6 +101,11 @@ class Spill:
         flat = torch.from_numpy(np.fromfile(item.path, np.uint8, size, offset=item.offset))
         return flat.view(item.dtype).view(item.shape).to(item.device)
 
+    def release(self, item: Any) -> None:
+        """A value that was to be kept is no longer needed; what is on disk stays there."""
+        if isinstance(item, Tensor):
+            self._held -= _bytes(item)
+
     def drop(self, item: Any) -> None:
         """A value that was `put` is no longer needed."""
         if isinstance(item, _OnDisk):
