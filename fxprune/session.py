@@ -21,6 +21,7 @@ from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
+from fxprune.distributed.agreement import require_same
 from fxprune.distributed.group import Group
 from fxprune.distributed.together import current
 from fxprune.errors import UnsupportedError, warn_caller
@@ -51,6 +52,8 @@ MOST_JUDGED = 1 << 24
 """Values of outputs that are enough for that."""
 LOOKED_AT = 8
 """Examples on which every layer is checked for values that are not finite, before any work."""
+AGREED = ("budget", "method", "selector", "ignore", "keep", "round_to", "effort", "seed")
+"""Options in which the ranks of a group must not differ."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ def open_session(
     """
     check_model(model)
     group, store = current(), Spill(options.memory)
+    require_same(group, model, {name: getattr(options, name) for name in AGREED})
     journal = Journal(options.progress and group.is_first, speaks=group.is_first)
     calibration = Calibration(model, loader, store=store, groups=options.groups, group=group)
     split = draw_split(calibration.groups, options.budget, options.seed)

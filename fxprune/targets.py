@@ -15,6 +15,7 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.copying import copy_model
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.errors import BudgetError, CalibrationError, PlanError
 from fxprune.label.named import read_names
 from fxprune.options import Options
@@ -122,6 +123,13 @@ def compress_targets(
     Raises:
         PlanError: a name matches nothing; otherwise as `compress`, with the target's name.
     """
+    with together():
+        return _compress_targets(model, loader, targets, options)
+
+
+def _compress_targets(
+    model: nn.Module, loader: Any, targets: Sequence[str] | str, options: Options
+) -> nn.Module:
     names = resolve_targets(model, targets)
     if options.budget.agreement is not None:
         raise BudgetError(
