@@ -167,7 +167,9 @@ class Calibration:
         for leaf in (leaf for k in kept for leaf in k.leaves):
             self.store.release(leaf)
         self.fingerprints = [shares[who].marks[place] for who, place in places]
-        return None if labels is None else [told[0 if alike else who][place] for who, place in places]
+        return (
+            None if labels is None else [told[0 if alike else who][place] for who, place in places]
+        )
 
     def _keep(self, batch: Batch, copied: bool) -> None:
         leaves, form = pytree.tree_flatten((batch.args, batch.kwargs))

@@ -43,5 +43,6 @@ def _mark(model: nn.Module) -> str:
         if isinstance(tensor, torch.Tensor):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+            if flat.numel():
+                found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()
