@@ -82,7 +82,8 @@ def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModu
     certified = session.options.budget.agreement is not None
     session.settle_decision()
     if session.options.budget.latency is not None:
-        _ = session.latency_probe  # what cannot be measured is said before any long work
+        # What cannot be measured is said before any long work.
+        session.group.first(lambda: session.latency_probe.seconds, "latency")
     fitted = certify(session) if certified else fit_within(session, limits)
     return hand_over(
         fitted.allocation.session, fitted.graph, fitted.allocation, fitted.agreement, fitted.curve

@@ -26,7 +26,7 @@ from fxprune.distributed.group import Group
 from fxprune.distributed.together import current
 from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
-from fxprune.label.groups import Analysis
+from fxprune.label.groups import Analysis, CostTerm
 from fxprune.label.named import least_shares, matcher
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
@@ -52,8 +52,6 @@ MOST_JUDGED = 1 << 24
 """Values of outputs that are enough for that."""
 LOOKED_AT = 8
 """Examples on which every layer is checked for values that are not finite, before any work."""
-AGREED = ("budget", "method", "selector", "ignore", "keep", "round_to", "effort", "seed")
-"""Options in which the ranks of a group must not differ."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +164,18 @@ class Session:
         with self.journal.station("measure"):
             return LatencyProbe(self.model, self.captured.example, self.options.workload)
 
+    def measure(self, widths: np.ndarray) -> float:
+        """Time of the graph with these widths over the original's, on the first rank's machine."""
+        return self.group.first(
+            lambda: self.latency_probe.ratio_at(self.graph, self.analysis, widths), "latency"
+        )
+
+    def _time_calls(self) -> tuple[CostTerm, ...]:
+        probe, multiple = self.latency_probe, np.asarray(self.multiple)
+        table = LayerTimes(probe.device, self.options.workload)
+        example = self.captured.example
+        return fit_call_seconds(self.graph, self.analysis, example, probe, multiple, table)
+
     @cached_property
     def costs(self) -> CostModel:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
@@ -174,13 +184,8 @@ class Session:
         own = self.captured.original.parameters
         if self.options.budget.latency is None:
             return CostModel(self.graph, self.analysis, parameters=own)
-        probe = self.latency_probe
         with self.journal.station("measure"):
-            table = LayerTimes(probe.device, self.options.workload)
-            multiple = np.asarray(self.multiple)
-            seconds = fit_call_seconds(
-                self.graph, self.analysis, self.captured.example, probe, multiple, table
-            )
+            seconds = self.group.first(self._time_calls, "latency")
         return CostModel(self.graph, self.analysis, seconds, own)
 
 
@@ -202,13 +207,16 @@ def open_session(
     """
     check_model(model)
     group, store = current(), Spill(options.memory)
-    require_same(group, model, {name: getattr(options, name) for name in AGREED})
+    require_same(group, model, options)
     journal = Journal(options.progress and group.is_first, speaks=group.is_first)
     calibration = Calibration(model, loader, store=store, groups=options.groups, group=group)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
-        notes, compare_features = _examine(captured, model, calibration, options)
+        grouped, agreement = options.groups is not None, options.budget.agreement
+        notes, compare_features = examine(
+            captured, model, calibration, agreement, grouped, options.seed
+        )
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
     ignored = matcher(model, options.ignore, "ignore")
@@ -275,14 +283,6 @@ def capture_for(model: nn.Module, calibration: Calibration, options: Options) ->
     calibration.exact = captured.fixed
     calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
     return captured
-
-
-def _examine(
-    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
-) -> tuple[list[str], bool]:
-    """As `examine` says."""
-    grouped, agreement = options.groups is not None, options.budget.agreement
-    return examine(captured, model, calibration, agreement, grouped, options.seed)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

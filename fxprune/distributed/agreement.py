@@ -1,6 +1,5 @@
 """Whether all ranks work on the same model, asked for the same."""
 
-from collections.abc import Mapping
 from hashlib import blake2b
 
 import torch
@@ -9,21 +8,25 @@ from torch import nn
 from fxprune.distributed.group import Group
 from fxprune.errors import DistributedError
 
+AGREED = ("budget", "method", "selector", "ignore", "keep", "round_to", "effort", "seed")
+"""Options in which ranks must not differ."""
 
-def require_same(group: Group, model: nn.Module, asked: Mapping[str, object]) -> None:
+
+def require_same(group: Group, model: nn.Module, options: object) -> None:
     """Check that every rank has the first one's weights and options.
 
     Args:
         group: of the ranks.
         model: on whatever device.
-        asked: by name; the same is written the same.
+        options: of the call.
 
     Raises:
         DistributedError: names what differs, and on which ranks.
     """
     if group.size == 1:
         return
-    own = {name: repr(value) for name, value in asked.items()} | {"the weights": _mark(model)}
+    own = {name: repr(getattr(options, name)) for name in AGREED}
+    own["the weights"] = _mark(model)
     told = group.gather(own, "the call")
     for name in own:
         others = [r for r, one in enumerate(told) if one.get(name) != told[0].get(name)]

@@ -82,7 +82,7 @@ def _fold(
     """One-shot fits of the consumers of removed channels, by weight."""
     if keep_mask.all():
         return {}
-    return fold_all(session.graph, session.analysis, keep_mask, moments, ridged=ridged)
+    return fold_all(session.graph, session.analysis, keep_mask, moments, ridged, session.group)
 
 
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:

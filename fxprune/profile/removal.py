@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.label.groups import Analysis
+from fxprune.distributed.group import ALONE, Group
+from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.profile.selectors import SELECTORS, GroupStatistics, magnitude
 
 
@@ -41,6 +43,7 @@ def profile_groups(
     dtype: torch.dtype,
     sensitivities: Mapping[Site, Tensor] | None = None,
     advance: Callable[[int], object] = lambda groups: None,
+    group: Group = ALONE,
 ) -> list[Profile]:
     """Profile every group.
 
@@ -54,14 +57,22 @@ def profile_groups(
         dtype: of the activations; decides what counts as dependent.
         sensitivities: from `sensitivities`, where the selector reads them and there are any.
         advance: told after every group.
+        group: of the ranks, among which the channel groups are shared out by what they cost.
     """
-    result = []
-    for group in analysis.groups:
-        statistics = GroupStatistics(module, analysis, group, moments, sensitivities, dtype)
-        rank = SELECTORS[selector].rank if statistics.readers else magnitude
-        ranking = rank(statistics)
-        errors, scores = ranking.removal.errors, ranking.scores
-        order = group.blocks.reshape(-1)[ranking.removal.order]
-        result.append(Profile(order, errors, errors if scores is None else scores, ranking.free))
+
+    def profile(own: ChannelGroup) -> Profile:
+        statistics = GroupStatistics(module, analysis, own, moments, sensitivities, dtype)
+        found = _profile(statistics, selector)
         advance(1)
-    return result
+        return found
+
+    costs = [float(own.channels) ** 3 for own in analysis.groups]
+    return group.share([partial(profile, own) for own in analysis.groups], costs, "profiles")
+
+
+def _profile(statistics: GroupStatistics, selector: str) -> Profile:
+    rank = SELECTORS[selector].rank if statistics.readers else magnitude
+    ranking = rank(statistics)
+    errors, scores = ranking.removal.errors, ranking.scores
+    order = statistics.group.blocks.reshape(-1)[ranking.removal.order]
+    return Profile(order, errors, errors if scores is None else scores, ranking.free)

@@ -6,8 +6,10 @@ so one backward pass per example is enough. Errors at different positions are ta
 uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisions/0009).
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +17,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.capture.batch import Batch
+from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
@@ -25,6 +29,7 @@ from fxprune.graph.recurrent import read_recurrent, recurrent_of
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
+from fxprune.linalg.tree_sum import Terms, TreeSum
 from fxprune.profile.steps import run_steps
 from fxprune.verify.outputs import squared_error
 
@@ -35,9 +40,10 @@ CHUNK = 64
 def sensitivities(
     module: GraphModule,
     analysis: Analysis,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Place, Batch]],
     seed: int,
     memory: float = 2e9,
+    sums: Sums = BY_ITSELF,
 ) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
@@ -47,9 +53,10 @@ def sensitivities(
     Args:
         module: the captured graph.
         analysis: of that graph.
-        batches: calibration examples; a few hundred do.
+        batches: calibration examples; a few hundred do. Those that this rank works on.
         seed: of the probes.
         memory: bytes that the activations of one backward pass may take.
+        sums: who works on the others.
 
     Returns:
         (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
@@ -60,27 +67,77 @@ def sensitivities(
     """
     watched = _weights_of_calls(module, analysis)
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
-    generator = torch.Generator().manual_seed(seed)
-    totals: dict[Site, Tensor] = {}
-    rows: dict[Site, int] = {}
-    chunks = 0
-    for batch in batches:
-        for start in range(0, batch.size, chunk):
-            chunks += 1
-            part = batch.part(start, start + chunk)
-            for site, operator, gradient in _gradients(module, part, watched, generator):
-                flat = _rows(gradient, attribute(module, site[0]), site[1], operator)
-                total = (flat.mT @ flat).double()
-                totals[site] = _sum(totals[site], total) if site in totals else total
-                rows[site] = rows.get(site, 0) + len(flat)
-    return {site: _shrink(total, rows[site]) / chunks for site, total in totals.items()}
+    totals, failed = _Totals(sums, watched), None
+    generator = torch.Generator()
+    try:
+        for place, batch in batches:
+            generator.manual_seed(seed_of(seed, place))
+            for start in range(0, batch.size, chunk):
+                part = batch.part(start, start + chunk)
+                totals.start(place.leaf)
+                for site, operator, gradient in _gradients(module, part, watched, generator):
+                    totals.add(site, _rows(gradient, attribute(module, site[0]), site[1], operator))
+    except (RuntimeError, NotImplementedError) as error:
+        failed = error
+    told = sums.group.gather(None if failed is None else str(failed), "derivatives")
+    reason = next((text for text in told if text is not None), None)
+    if reason is not None:
+        raise failed or RuntimeError(reason)
+    return totals.result()
 
 
-def _sum(left: Tensor, right: Tensor) -> Tensor:
+class _Totals:
+    """Sums over gradients, by weight; those of one number an output apart, which stand for
+    multiples of I.
+
+    Args:
+        sums: who works on which examples.
+        watched: weights by the calls that read them.
+    """
+
+    def __init__(self, sums: Sums, watched: Mapping[str, Sequence[Site]]):
+        self._sums, self._chunks, self._leaf = sums, sums.tree(), 0
+        sites = dict.fromkeys(site for own in watched.values() for site in own)
+        self._matrices: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
+        self._multiples: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
+
+    def start(self, leaf: int) -> None:
+        """Count another chunk of examples."""
+        self._leaf = leaf
+        self._chunks.at(leaf, lambda: [torch.zeros((), dtype=torch.int64)])[0].add_(1)
+
+    def add(self, site: Site, flat: Tensor) -> None:
+        """Count a chunk's gradients, (positions, outputs)."""
+        trees = self._multiples if flat.shape[1] == 1 else self._matrices
+        total, rows = trees[site].at(self._leaf, partial(_zeros, flat))
+        total += flat.mT @ flat
+        rows += len(flat)
+
+    def result(self) -> dict[Site, Tensor]:
+        """By weight, as `sensitivities` gives them; of those that have a gradient."""
+        sites = list(self._matrices)
+        trees = [self._chunks, *self._matrices.values(), *self._multiples.values()]
+        chunks, *found = self._sums.totals(trees, "sensitivities")
+        result = {}
+        pairs = zip(found[: len(sites)], found[len(sites) :], strict=True)
+        for site, (matrix, multiple) in zip(sites, pairs, strict=True):
+            own = [terms for terms in (matrix, multiple) if terms is not None]
+            if own and chunks is not None:
+                total = functools.reduce(_sum, (total for total, _ in own))
+                rows = sum(int(rows) for _, rows in own)
+                result[site] = _shrink(total, rows) / int(chunks[0])
+        return result
+
+
+def _zeros(flat: Tensor) -> Terms:
+    """Of no gradients."""
+    size = flat.shape[1]
+    total = flat.new_zeros(size, size, dtype=torch.float64)
+    return [total, torch.zeros((), dtype=torch.int64)]
+
+
+def _sum(matrix: Tensor, multiple: Tensor) -> Tensor:
     """Of calls that consume one weight axis; (1, 1) stands for a multiple of I."""
-    if len(left) == len(right):
-        return left + right
-    matrix, multiple = (left, right) if len(right) == 1 else (right, left)
     return matrix + multiple * torch.eye(len(matrix)).to(matrix)
 
 

@@ -205,11 +205,13 @@ class Statistics:
 
         Empty, with a note, where the model has no derivative.
         """
-        chosen = self.split.first(PROBED_EXAMPLES)
-        with self.journal.station("calibrate", int(chosen.sum())) as advance:
+        stream = self.planned(self.split.first(PROBED_EXAMPLES), fewest=SHARES)
+        with self.journal.station("calibrate", sum(b.size for b in stream.mine)) as advance:
+            batches = ((placed.place, placed.batch) for placed in self.shared(stream, advance))
             try:
-                batches = self.batches(chosen, advance)
-                return sensitivities(self.graph, self.analysis, batches, self.seed, self.memory)
+                return sensitivities(
+                    self.graph, self.analysis, batches, self.seed, self.memory, stream.sums
+                )
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
                 self.journal.note(
@@ -230,7 +232,14 @@ class Statistics:
         with self.journal.station("profile", len(self.analysis.groups)) as advance:
             dtype = next(self.graph.parameters()).dtype
             return profile_groups(
-                self.graph, self.analysis, moments, selector, dtype, weighed or None, advance
+                self.graph,
+                self.analysis,
+                moments,
+                selector,
+                dtype,
+                weighed or None,
+                advance,
+                self.group,
             )
 
     def _warn_if_thin(self, moments: dict[Site, InputMoments]) -> None:

@@ -45,7 +45,7 @@ def statistics(
 
 def profiles(model: nn.Module, x: Tensor, selector: str, weighed: bool = False) -> list[Profile]:
     graph, analysis, moments, batch = statistics(model, x)
-    found = sensitivities(graph, analysis, [batch], seed=0) if weighed else None
+    found = sensitivities(graph, analysis, in_order([batch]), seed=0) if weighed else None
     counted: list[int] = []
     dtype = next(graph.parameters()).dtype
     result = profile_groups(graph, analysis, moments, selector, dtype, found, counted.append)
@@ -189,7 +189,7 @@ def test_without_statistics_magnitude_decides(selector: str) -> None:
 def test_entries_say_what_they_read() -> None:
     """A selector that says it reads nothing works without it."""
     graph, analysis, moments, batch = statistics(tiny(), images(64))
-    found = sensitivities(graph, analysis, [batch], seed=0)
+    found = sensitivities(graph, analysis, in_order([batch]), seed=0)
     for name, entry in SELECTORS.items():
         more, less = (
             profile_groups(graph, analysis, m, name, torch.float32, s)
