@@ -180,7 +180,7 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
         return None
     stream = session.statistics.planned(held_out)
     with session.journal.station("verify", sum(b.size for b in stream.mine)) as advance:
-        batches = (placed.batch for placed in session.statistics.shared(stream, advance))
+        batches = (placed.batch for placed in session.statistics.shared(stream.mine, advance))
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward

@@ -10,7 +10,7 @@ import numpy as np
 from fxprune.capture.batch import Batch
 from fxprune.distributed.group import Group
 from fxprune.distributed.sums import BY_ITSELF, Sums
-from fxprune.linalg.tree_sum import LEAVES
+from fxprune.linalg.tree_sum import leaf_of, owner_of
 
 WAITING = 8
 """Kinds of which incomplete batches wait for more examples at a time."""
@@ -32,10 +32,6 @@ class Place:
 
     first: int = 0
     leaf: int = 0
-
-
-START = Place()
-"""Of the first batch of the first stream."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,8 @@ def plan_batches(
     most: int,
     chunk: int,
     exact: int = 0,
-    start: Place = START,
+    first: int = 0,
+    stream: int = 0,
 ) -> list[Planned]:
     """Put what is chosen of neighboring batches of the same kind together.
 
@@ -131,16 +128,17 @@ def plan_batches(
         most: examples of a batch.
         chunk: examples that a kept batch is cut into.
         exact: examples of every batch, the last ones copies; 0 where any number will do.
-        start: place of the first batch.
+        first: examples that come before.
+        stream: which of those that are added up together.
     """
     gathered = list(_gather(_pieces(kinds, chosen, chunk), most))
     starts = np.cumsum([0, *(size for _, size in kinds)])
-    leaves, planned, first = min(LEAVES, len(gathered)), list[Planned](), start.first
+    planned = list[Planned]()
     for number, pieces in enumerate(gathered):
         numbers = np.concatenate([own for _, own in pieces])
         local = tuple((kept, own - starts[kept]) for kept, own in pieces)
         size = max(len(numbers), exact)
-        place = Place(first, start.leaf + number * leaves // len(gathered))
+        place = Place(first, leaf_of(number, len(gathered), stream))
         planned.append(Planned(local, numbers, size, place))
         first += size
     return planned
@@ -178,11 +176,8 @@ def _pieces(
 
 
 def share_out(batches: Sequence[Planned], group: Group) -> Shared:
-    """Give every rank a run of leaves with about as many examples."""
+    """Give every rank a run of leaves with about as many batches."""
     if group.size == 1:
         return Shared(batches, BY_ITSELF)
-    weights: dict[int, float] = {}
-    for batch in batches:
-        weights[batch.place.leaf] = weights.get(batch.place.leaf, 0) + batch.size
-    owners = dict(zip(weights, group.cut(list(weights.values())), strict=True))
-    return Shared(batches, Sums(group, owners))
+    leaves = {batch.place.leaf for batch in batches}
+    return Shared(batches, Sums(group, {leaf: owner_of(leaf, group.size) for leaf in leaves}))

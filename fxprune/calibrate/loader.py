@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.batching import START, Place, Planned, plan_batches
+from fxprune.calibrate.batching import Planned, plan_batches
 from fxprune.calibrate.fingerprint import Kind, fingerprints, kind_of
 from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
 from fxprune.calibrate.joined import Joined, Sizes, sizes_of
@@ -257,20 +257,25 @@ class Calibration:
             yield planned.numbers, self.make(planned)
 
     def plan(
-        self, chosen: np.ndarray | None = None, start: Place = START, fewest: int = 1
+        self,
+        chosen: np.ndarray | None = None,
+        fewest: int = 1,
+        first: int = 0,
+        stream: int = 0,
     ) -> list[Planned]:
         """What the batches of a stream will be.
 
         Args:
             chosen: (size,) bool, which examples; all by default.
-            start: place of the first batch.
             fewest: batches there are to be, where there are as many examples.
+            first: examples that come before.
+            stream: which of those that are added up together.
         """
         examples = self.size if chosen is None else int(chosen.sum())
         chunk = self.exact or min(self.chunk, max(-(-examples // fewest), 1))
         most = self.exact or min(chunk, self.largest)
         kinds = [(kept.kind, kept.size) for kept in self._kept]
-        return plan_batches(kinds, chosen, most, chunk, self.exact or 0, start)
+        return plan_batches(kinds, chosen, most, chunk, self.exact or 0, first, stream)
 
     def make(self, planned: Planned) -> Batch:
         """A batch as planned."""

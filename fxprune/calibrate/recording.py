@@ -159,7 +159,8 @@ class Recording:
             yield place, batch
 
     def finish(self) -> None:
-        """Everything is recorded: tell the other ranks of it."""
+        """Everything is recorded: put it in the order of sums, and tell the other ranks of it."""
+        self.chunks.sort(key=lambda chunk: chunk.leaf)
         if self.sums.group.size > 1:
             own = [replace(c, inputs=[], samples={}, outputs=[]) for c in self.chunks]
             found = self.sums.group.gather(own, "recording")

@@ -5,7 +5,8 @@ all, as one error that names the rank, and nobody waits for a rank that does not
 """
 
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NoReturn, TypeVar
 from zlib import crc32
@@ -151,6 +152,23 @@ class Channel:
 def form_of(tensor: Tensor) -> Form:
     """What another rank needs to know before the tensor comes."""
     return tuple(tensor.shape), tensor.dtype
+
+
+def packed_form(forms: Sequence[Form]) -> Form:
+    """What several tensors need in one piece: bytes."""
+    return (sum(math.prod(shape) * dtype.itemsize for shape, dtype in forms),), torch.uint8
+
+
+def pack(tensors: Sequence[Tensor]) -> Tensor:
+    """Several tensors in one piece, on the CPU."""
+    return torch.cat([t.detach().cpu().reshape(-1).view(torch.uint8) for t in tensors])
+
+
+def unpack(packed: Tensor, forms: Sequence[Form]) -> list[Tensor]:
+    """What was packed."""
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in forms]
+    parts = zip(packed.split(sizes), forms, strict=True)
+    return [part.clone().view(dtype).view(shape) for part, (shape, dtype) in parts]
 
 
 def to_cpu(value: Any) -> Any:

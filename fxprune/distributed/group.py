@@ -5,7 +5,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from fxprune.distributed.channel import Channel, Form, form_of
+from fxprune.distributed.channel import Channel, Form, form_of, pack, packed_form, unpack
 from fxprune.linalg.tree_sum import Node, Terms, TreeSum, add_to, order_of_sums
 
 CPU = torch.device("cpu")
@@ -123,11 +123,8 @@ class Group:
                 add_to(mine, [t.to(m.device) for t, m in zip(moved, mine, strict=True)])
         total = self._move(terms[0], owners[0], 0, forms, what)
         if everywhere and self._channel is not None:
-            spread = self._channel.spread
-            total = [
-                spread(None if total is None else total[at], form, what)
-                for at, form in enumerate(forms)
-            ]
+            packed = None if total is None else pack(total)
+            total = unpack(self._channel.spread(packed, packed_form(forms), what), forms)
         return total and [term.to(device) for term, device in zip(total, devices, strict=True)]
 
     def _move(
@@ -137,19 +134,10 @@ class Group:
         if source == target or self._channel is None:
             return terms
         if self.rank == source and terms is not None:
-            for term in terms:
-                self._channel.send(term, target, what)
+            self._channel.send(pack(terms), target, what)
         if self.rank == target:
-            return [self._channel.receive(form, source, what) for form in forms]
+            return unpack(self._channel.receive(packed_form(forms), source, what), forms)
         return None
-
-    def cut(self, weights: Sequence[float]) -> list[int]:
-        """Which rank takes each of several pieces of work: runs that weigh about the same."""
-        total, passed, owners = max(sum(weights), 1e-300), 0.0, []
-        for weight in weights:
-            owners.append(min(int((passed + weight / 2) / total * self.size), self.size - 1))
-            passed += weight
-        return owners
 
     def finish(self) -> None:
         """Wait until all ranks are done, and part."""

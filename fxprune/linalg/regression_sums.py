@@ -4,7 +4,6 @@ Count, sums and products of P and Y are enough for the fit with or without inter
 for its residual, and for the covariance of its outputs: the rows themselves need not be kept.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,12 +92,11 @@ class RegressionAccumulator:
                 x, y = x.float(), y.float()
             (groups, count, features), outputs = x.shape, y.shape[2]
             columns = torch.cat([x.mT, y.mT], 1)
-            shapes = (features + outputs,), (features + outputs, features), (outputs,)
-            terms = self.tree.at(leaf, partial(_zeros, x, groups, shapes))
-            counted, first, second, squares = terms
+            terms = self.tree.at(leaf, partial(_zeros, x, groups, features, outputs))
+            counted, first, squares, *panels = terms
             first += columns.sum(2, dtype=torch.float64)
-            for start, part in lower_panels(columns, features):
-                second[:, start:, start : start + PANEL] += part
+            for panel, (_, part) in zip(panels, lower_panels(columns, features), strict=True):
+                panel += part
             squares += y.double().square().sum(1)
             counted += count
 
@@ -107,8 +105,13 @@ class RegressionAccumulator:
         return sums_of(self.tree.total())
 
 
-def _zeros(like: Tensor, groups: int, shapes: Iterable[tuple[int, ...]]) -> Terms:
-    """A number of rows and sums of none."""
+def _zeros(like: Tensor, groups: int, features: int, outputs: int) -> Terms:
+    """Of no rows: their number, sums of columns, of squared targets, and products in panels from
+    the diagonal downwards.
+    """
+    both = features + outputs
+    shapes: list[tuple[int, ...]] = [(both,), (outputs,)]
+    shapes += [(both - at, min(PANEL, features - at)) for at in range(0, features, PANEL)]
     sums = [like.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
     return [torch.zeros((), dtype=torch.float64), *sums]
 
@@ -117,7 +120,10 @@ def sums_of(terms: Terms | None) -> RegressionSums | None:
     """What an accumulator's terms say; None of no terms."""
     if terms is None:
         return None
-    count, first, second, squares = terms
-    features = second.shape[2]
-    pp, py = mirror(second[:, :features].clone()), second[:, features:].mT
+    count, first, squares, *panels = terms
+    features = first.shape[1] - squares.shape[1]
+    products = first.new_zeros(*first.shape, features)
+    for at, panel in zip(range(0, features, PANEL), panels, strict=True):
+        products[:, at:, at : at + PANEL] = panel
+    pp, py = mirror(products[:, :features].clone()), products[:, features:].mT
     return RegressionSums(float(count), first[:, :features], first[:, features:], pp, py, squares)

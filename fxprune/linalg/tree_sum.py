@@ -19,8 +19,27 @@ LEAVES = 48
 """Leaves that one stream of batches fills at most: what is kept of a sum at a time is one per
 level, and 48 are fairly shared by 2, 3, 4, 6 and 8 processes.
 """
-STREAM = 64
-"""Leaves from one stream of batches to the next."""
+SLOTS, STREAMS = 64, 4
+"""Places that a stream's leaves are spread over evenly, so that equal shares of it are whole nodes;
+and how many streams stand side by side in one tree, so that the same shares of all of them are.
+"""
+
+
+def leaf_of(number: int, count: int, stream: int = 0) -> int:
+    """Where one of so many batches of a stream stands.
+
+    Args:
+        number: of the batch.
+        count: of batches.
+        stream: which of those that are added up together.
+    """
+    leaves = min(LEAVES, count)
+    return number * leaves // count * SLOTS // leaves * STREAMS + stream
+
+
+def owner_of(leaf: int, ranks: int) -> int:
+    """Which of so many ranks adds what stands at a leaf: each an equal run of slots."""
+    return leaf // STREAMS * ranks // SLOTS
 
 
 def above(left: Node, right: Node) -> Node:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.batching import START, Place, Placed, Shared, share_out
+from fxprune.calibrate.batching import Place, Placed, Planned, Shared, share_out
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
@@ -32,7 +32,6 @@ from fxprune.errors import warn_caller
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
 from fxprune.label.rotatable import mark_rotatable
-from fxprune.linalg.tree_sum import STREAM
 from fxprune.plans.plan import Rotation
 from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.removal import Profile, profile_groups
@@ -109,19 +108,22 @@ class Statistics:
             yield numbers, batch.channels_last()
             advance(batch.own)
 
-    def planned(self, chosen: np.ndarray, start: Place = START, fewest: int = 1) -> Shared:
+    def planned(
+        self, chosen: np.ndarray, fewest: int = 1, first: int = 0, stream: int = 0
+    ) -> Shared:
         """A stream of which every rank takes its share.
 
         Args:
             chosen: (examples,) bool.
-            start: place of its first batch.
             fewest: batches there are to be, where there are as many examples.
+            first: examples that come before.
+            stream: which of those that are added up together.
         """
-        return share_out(self.calibration.plan(chosen, start, fewest), self.group)
+        return share_out(self.calibration.plan(chosen, fewest, first, stream), self.group)
 
-    def shared(self, stream: Shared, advance: Advance) -> Iterator[Placed]:
-        """The batches that this rank works on, counting the examples done."""
-        for planned in stream.mine:
+    def shared(self, batches: Iterable[Planned], advance: Advance) -> Iterator[Placed]:
+        """Make batches, counting the examples done."""
+        for planned in batches:
             batch = self.calibration.make(planned).channels_last()
             yield Placed(planned.place, planned.numbers, batch)
             advance(batch.own)
@@ -129,11 +131,11 @@ class Statistics:
     @cached_property
     def parts(self) -> dict[str, Shared]:
         """The fitting examples, by what they are for, in the order in which they are observed."""
-        found, start = dict[str, Shared](), START
-        for part in (*FITTED_FIRST, VALIDATION):
+        found, first = dict[str, Shared](), 0
+        for number, part in enumerate((*FITTED_FIRST, VALIDATION)):
             fewest = 1 if part == REST else SHARES
-            found[part] = self.planned(self.split.part(part), start, fewest)
-            start = Place(start.first + found[part].size, start.leaf + STREAM)
+            found[part] = self.planned(self.split.part(part), fewest, first, number)
+            first += found[part].size
         return found
 
     @cached_property
@@ -164,11 +166,13 @@ class Statistics:
             watch = together(watch, features.watch)
 
         def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[tuple[Place, Batch]]:
-            for part in parts:
-                for placed in self.shared(self.parts[part], advance):
-                    if features is not None:
-                        features.start(placed.numbers, placed.batch)
-                    yield from recording.follow(part, [(placed.place, placed.batch)])
+            mine = [(batch, part) for part in parts for batch in self.parts[part].mine]
+            mine.sort(key=lambda pair: pair[0].place.leaf)
+            own = self.shared((batch for batch, _ in mine), advance)
+            for placed, (_, part) in zip(own, mine, strict=True):
+                if features is not None:
+                    features.start(placed.numbers, placed.batch)
+                yield from recording.follow(part, [(placed.place, placed.batch)])
 
         with self.journal.station("calibrate", own) as advance:
             moments, validating = (
@@ -207,7 +211,7 @@ class Statistics:
         """
         stream = self.planned(self.split.first(PROBED_EXAMPLES), fewest=SHARES)
         with self.journal.station("calibrate", sum(b.size for b in stream.mine)) as advance:
-            batches = ((placed.place, placed.batch) for placed in self.shared(stream, advance))
+            batches = ((placed.place, placed.batch) for placed in self.shared(stream.mine, advance))
             try:
                 return sensitivities(
                     self.graph, self.analysis, batches, self.seed, self.memory, stream.sums
