@@ -38,8 +38,9 @@ def leaf_of(number: int, count: int, stream: int = 0) -> int:
 
 
 def owner_of(leaf: int, ranks: int) -> int:
-    """Which of so many ranks adds what stands at a leaf: each an equal run of slots."""
-    return leaf // STREAMS * ranks // SLOTS
+    """Which of so many ranks adds what stands at a leaf: each an equal run of a stream."""
+    number = min(-(-(leaf // STREAMS) * LEAVES // SLOTS), LEAVES - 1)
+    return number * ranks // LEAVES
 
 
 def above(left: Node, right: Node) -> Node:
