@@ -83,7 +83,7 @@ def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModu
     session.settle_decision()
     if session.options.budget.latency is not None:
         # What cannot be measured is said before any long work.
-        session.group.first(lambda: session.latency_probe.seconds, "latency")
+        session.statistics.group.first(lambda: session.latency_probe.seconds, "latency")
     fitted = certify(session) if certified else fit_within(session, limits)
     return hand_over(
         fitted.allocation.session, fitted.graph, fitted.allocation, fitted.agreement, fitted.curve
@@ -184,7 +184,7 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
-        found = compare(original, small, batches, judge, independent, session.group)
+        found = compare(original, small, batches, judge, independent, session.statistics.group)
     session.journal.decide(
         "the same decision on %.2f %% of %d held-out examples, at least %.2f %%",
         *(100 * found.rate, found.examples, 100 * found.bound),

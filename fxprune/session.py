@@ -22,7 +22,6 @@ from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.supported import check_model
 from fxprune.distributed.agreement import require_same
-from fxprune.distributed.group import Group
 from fxprune.distributed.together import current
 from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.label.analysis import activations, analyze_graph, examples_within
@@ -93,11 +92,6 @@ class Session:
         """What the calibration examples are for."""
         return self.statistics.split
 
-    @property
-    def group(self) -> Group:
-        """Those who work on the model together."""
-        return self.statistics.group
-
     def using(self, **changes: Any) -> "Session":
         """The same model and statistics under other options."""
         return replace(self, options=replace(self.options, **changes))
@@ -166,7 +160,7 @@ class Session:
 
     def measure(self, widths: np.ndarray) -> float:
         """Time of the graph with these widths over the original's, on the first rank's machine."""
-        return self.group.first(
+        return self.statistics.group.first(
             lambda: self.latency_probe.ratio_at(self.graph, self.analysis, widths), "latency"
         )
 
@@ -185,7 +179,7 @@ class Session:
         if self.options.budget.latency is None:
             return CostModel(self.graph, self.analysis, parameters=own)
         with self.journal.station("measure"):
-            seconds = self.group.first(self._time_calls, "latency")
+            seconds = self.statistics.group.first(self._time_calls, "latency")
         return CostModel(self.graph, self.analysis, seconds, own)
 
 
@@ -213,10 +207,7 @@ def open_session(
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options)
-        grouped, agreement = options.groups is not None, options.budget.agreement
-        notes, compare_features = examine(
-            captured, model, calibration, agreement, grouped, options.seed
-        )
+        notes, compare_features = _examine(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
     ignored = matcher(model, options.ignore, "ignore")
@@ -227,26 +218,14 @@ def open_session(
         analysis = replace(analysis, groups=(), pinned=())
     elif not analysis.groups:
         raise _nothing_to_reduce(analysis)
-    if captured.example.tensors()[0].device.type == "cpu":
-        largest = max(activations(captured.graph, analysis), default=0.0)
-        calibration.chunk = examples_within(CACHED, largest, calibration.chunk)
+    calibration.chunk = _chunk(captured, analysis, calibration.chunk)
+    known = captured.graph, analysis, calibration, split, options.budget, ignored
     session = Session(
         options=options,
         model=model,
         captured=captured,
         analysis=analysis,
-        statistics=Statistics(
-            captured.graph,
-            analysis,
-            calibration,
-            split,
-            options.budget,
-            ignored,
-            options.seed,
-            options.memory,
-            journal,
-            compare_features,
-        ),
+        statistics=Statistics(*known, options.seed, options.memory, journal, compare_features),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
@@ -256,6 +235,13 @@ def open_session(
     looked_at = captured.fixed or min(first.size, LOOKED_AT)
     require_finite(captured.graph, first.part(0, looked_at).channels_last())
     return session
+
+
+def _chunk(captured: Captured, analysis: Analysis, most: int) -> int:
+    """Examples per batch: on a CPU as many as its cache takes."""
+    if captured.example.tensors()[0].device.type != "cpu":
+        return most
+    return examples_within(CACHED, max(activations(captured.graph, analysis), default=0.0), most)
 
 
 def _tell_found(journal: Journal, split: Split, analysis: Analysis) -> None:
@@ -283,6 +269,13 @@ def capture_for(model: nn.Module, calibration: Calibration, options: Options) ->
     calibration.exact = captured.fixed
     calibration.chunk = min(calibration.chunk, captured.most or calibration.chunk)
     return captured
+
+
+def _examine(
+    captured: Captured, model: nn.Module, calibration: Calibration, options: Options
+) -> tuple[list[str], bool]:
+    grouped, agreement = options.groups is not None, options.budget.agreement
+    return examine(captured, model, calibration, agreement, grouped, options.seed)
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

@@ -82,7 +82,9 @@ def _fold(
     """One-shot fits of the consumers of removed channels, by weight."""
     if keep_mask.all():
         return {}
-    return fold_all(session.graph, session.analysis, keep_mask, moments, ridged, session.group)
+    return fold_all(
+        session.graph, session.analysis, keep_mask, moments, ridged, session.statistics.group
+    )
 
 
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
