@@ -11,20 +11,25 @@ from fxprune.calibrate.soundness import examine, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
+from fxprune.distributed.group import ALONE, Group
 from fxprune.identity import require_examples, require_graph
 from fxprune.options import Options
 from fxprune.resume.steps import NOTHING_KEPT, Steps
 
 
-def read_examples(model: nn.Module, loader: Any, options: Options, steps: Steps) -> Calibration:
-    """Read the loader.
+def read_examples(
+    model: nn.Module, loader: Any, options: Options, steps: Steps, group: Group = ALONE
+) -> Calibration:
+    """Read the loader; the ranks of a group each their own.
 
     Raises:
         CalibrationError: it cannot be used; says why.
         StorageError: its examples are not those of the checkpoint.
     """
     store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups, mask=options.mask)
+    calibration = Calibration(
+        model, loader, store=store, groups=options.groups, mask=options.mask, group=group
+    )
     require_examples(steps, calibration)
     return calibration
 

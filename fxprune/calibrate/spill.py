@@ -132,6 +132,11 @@ class Spill:
         back = sorted(range(len(item.order)), key=item.order.__getitem__)
         return flat.view(item.shape).permute(back).to(item.device)
 
+    def release(self, item: Any) -> None:
+        """A value that was to be kept is no longer needed; what is on disk stays there."""
+        if not isinstance(item, _OnDisk):
+            self.drop(item)
+
     def drop(self, item: Any) -> None:
         """A value that was `put` is no longer needed."""
         if isinstance(item, _OnDisk):

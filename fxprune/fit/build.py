@@ -109,7 +109,9 @@ def _fold(
     """One-shot fits of the consumers of removed channels, by weight."""
     if keep_mask.all():
         return {}
-    return fold_all(session.graph, session.analysis, keep_mask, moments, ridged=ridged)
+    return fold_all(
+        session.graph, session.analysis, keep_mask, moments, ridged, session.statistics.group
+    )
 
 
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
@@ -127,9 +129,8 @@ def _fit_layers(
 ) -> None:
     """Refit every layer of the reduced graph in turn, in place."""
     recording = session.statistics.observed.recording
-    chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
     reduction = Reduction(session.graph, small, session.analysis, keep_mask)
-    fit_in_lockstep(reduction, recording, chunks, options, advance)
+    fit_in_lockstep(reduction, recording, parts, options, advance)
 
 
 def _ranks(factorings: Mapping[str, Factoring]) -> dict[str, int]:

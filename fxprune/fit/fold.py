@@ -7,6 +7,7 @@ stratum by stratum: channels of one convolution group that occupy equally many c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.strata import Stratum, strata
+from fxprune.distributed.group import ALONE, Group
 from fxprune.graph.nodes import attribute
 from fxprune.label.groups import Analysis
 from fxprune.label.survivors import shrink_parameter
@@ -27,6 +29,7 @@ def fold_all(
     keep_mask: np.ndarray,
     moments: Mapping[Site, InputMoments],
     ridged: bool = True,
+    group: Group = ALONE,
 ) -> dict[str, Tensor]:
     """Every consumer of removed channels as its one-shot interpolated weight.
 
@@ -36,12 +39,20 @@ def fold_all(
         keep_mask: (channels + 1,) bool.
         moments: of what the consumers read.
         ridged: as `fold_weight` takes it.
+        group: of the ranks, among which the weights are shared out by what they cost.
     """
-    return {
-        site[0]: fold_weight(attribute(dense, site[0]), site, analysis, keep_mask, read, ridged)
+    folded = {
+        site: read
         for site, read in moments.items()
         if site in analysis.foldable and not keep_mask[analysis.axes[site]].all()
     }
+    tasks = [
+        partial(fold_weight, attribute(dense, site[0]), site, analysis, keep_mask, read, ridged)
+        for site, read in folded.items()
+    ]
+    costs = [sum(float(len(gram)) ** 3 for gram in read.grams) for read in folded.values()]
+    weights = group.share(tasks, costs, "folds")
+    return {site[0]: weight for site, weight in zip(folded, weights, strict=True)}
 
 
 def fold_weight(

@@ -5,11 +5,13 @@ for its residual, and for the covariance of its outputs: the rows themselves nee
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fxprune.linalg.gram import BLOCK, PANEL, lower_panels, mirror
+from fxprune.linalg.tree_sum import Terms, TreeSum
 
 COVARIANCE_SHRINKAGE = 0.2
 """Of a covariance towards its diagonal, per (features / rows) (docs/decisions/0007)."""
@@ -74,35 +76,54 @@ class RegressionSums:
 
 
 class RegressionAccumulator:
-    """Adds up rows that come in pieces: products in their own precision, sums in float64."""
+    """Adds up rows that come in pieces: products in their own precision, sums in float64.
 
-    def __init__(self) -> None:
-        self._count, self._sums = 0, list[Tensor]()
+    Args:
+        tree: in which they are added; of this process alone by default.
+    """
 
-    def add(self, rows: Tensor, target: Tensor) -> None:
-        """Count (g, r, f) rows and (g, r, o) targets."""
+    def __init__(self, tree: TreeSum | None = None) -> None:
+        self.tree = TreeSum() if tree is None else tree
+
+    def add(self, rows: Tensor, target: Tensor, leaf: int = 0) -> None:
+        """Count (g, r, f) rows and (g, r, o) targets at a leaf of the tree."""
         for x, y in zip(rows.split(BLOCK, 1), target.split(BLOCK, 1), strict=True):
             if x.dtype in (torch.float16, torch.bfloat16):
                 x, y = x.float(), y.float()
             (groups, count, features), outputs = x.shape, y.shape[2]
             columns = torch.cat([x.mT, y.mT], 1)
-            if not self._sums:
-                shapes = (features + outputs,), (features + outputs, features), (outputs,)
-                self._sums = [x.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
-            first, second, squares = self._sums
+            terms = self.tree.at(leaf, partial(_zeros, x, groups, features, outputs))
+            counted, first, squares, *panels = terms
             first += columns.sum(2, dtype=torch.float64)
-            for start, part in lower_panels(columns, features):
-                second[:, start:, start : start + PANEL] += part
+            for panel, (_, part) in zip(panels, lower_panels(columns, features), strict=True):
+                panel += part
             squares += y.double().square().sum(1)
-            self._count += count
+            counted += count
 
     def total(self) -> RegressionSums | None:
         """Of all rows so far; None of none."""
-        if not self._sums:
-            return None
-        first, second, squares = self._sums
-        features = second.shape[2]
-        pp, py = mirror(second[:, :features].clone()), second[:, features:].mT
-        return RegressionSums(
-            float(self._count), first[:, :features], first[:, features:], pp, py, squares
-        )
+        return sums_of(self.tree.total())
+
+
+def _zeros(like: Tensor, groups: int, features: int, outputs: int) -> Terms:
+    """Of no rows: their number, sums of columns, of squared targets, and products in panels from
+    the diagonal downwards.
+    """
+    both = features + outputs
+    shapes: list[tuple[int, ...]] = [(both,), (outputs,)]
+    shapes += [(both - at, min(PANEL, features - at)) for at in range(0, features, PANEL)]
+    sums = [like.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
+    return [torch.zeros((), dtype=torch.float64), *sums]
+
+
+def sums_of(terms: Terms | None) -> RegressionSums | None:
+    """What an accumulator's terms say; None of no terms."""
+    if terms is None:
+        return None
+    count, first, squares, *panels = terms
+    features = first.shape[1] - squares.shape[1]
+    products = first.new_zeros(*first.shape, features)
+    for at, panel in zip(range(0, features, PANEL), panels, strict=True):
+        products[:, at:, at : at + PANEL] = panel
+    pp, py = mirror(products[:, :features].clone()), products[:, features:].mT
+    return RegressionSums(float(count), first[:, :features], first[:, features:], pp, py, squares)

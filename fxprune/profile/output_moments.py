@@ -1,6 +1,7 @@
 """How the outputs of layers spread over the calibration data."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from fxprune.calibrate.recording import Recording
 from fxprune.label.layers import Layer
 from fxprune.linalg.gram import second_moment
+from fxprune.linalg.tree_sum import Terms
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,24 @@ def output_moments(recording: Recording, layers: dict[str, Layer]) -> dict[str, 
     Args:
         layers: by the name of their weight.
     """
+    trees = {name: recording.sums.tree() for name in layers}
+    for chunk in recording.chunks:
+        for name, layer in layers.items():
+            rows = recording.sample(chunk, layer.node.name)[1]
+            moment, total, count = trees[name].at(chunk.leaf, partial(_zeros, rows.shape[1]))
+            moment += torch.from_numpy(second_moment(rows))
+            total += rows.sum(0, dtype=torch.float64).cpu()
+            count += len(rows)
+    totals = recording.sums.totals(list(trees.values()), "output moments")
     found = {}
-    for name, layer in layers.items():
-        rows = torch.cat(
-            [recording.sample(chunk, layer.node.name)[1] for chunk in recording.chunks]
-        )
-        found[name] = OutputMoments(
-            torch.from_numpy(second_moment(rows)), rows.sum(0, dtype=torch.float64).cpu(), len(rows)
-        )
+    for name, terms in zip(trees, totals, strict=True):
+        assert terms is not None  # some rank has recorded something
+        moment, total, count = terms
+        found[name] = OutputMoments(moment, total, int(count))
     return found
+
+
+def _zeros(outputs: int) -> Terms:
+    """Of no rows."""
+    moment = torch.zeros(outputs, outputs, dtype=torch.float64)
+    return [moment, moment.new_zeros(outputs), torch.zeros((), dtype=torch.int64)]

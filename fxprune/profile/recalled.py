@@ -13,7 +13,6 @@ from torch import Tensor
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.penultimate import Seen
 from fxprune.calibrate.recording import Recording
-from fxprune.capture.batch import Batch
 from fxprune.progress import Journal
 from fxprune.resume.steps import Outcome
 
@@ -24,7 +23,7 @@ SUMS, RECORDED = "observed", "recording"
 
 
 @dataclass(frozen=True)
-class Sums:
+class Observation:
     """Everything of an observation but its recording.
 
     Attributes:
@@ -54,9 +53,9 @@ class KeptChunk:
 
 def observe_once(
     journal: Journal,
-    observe: Callable[[], tuple[Sums, Recording]],
-    empty: Callable[[], tuple[Recording, Iterable[Batch]]],
-) -> tuple[Sums, Recording]:
+    observe: Callable[[], tuple[Observation, Recording]],
+    empty: Callable[[], tuple[Recording, Iterable[object]]],
+) -> tuple[Observation, Recording]:
     """An observation as it was kept, or made and then kept.
 
     Args:
@@ -70,20 +69,20 @@ def observe_once(
     """
     made = list[Recording]()
 
-    def observed() -> Sums:
+    def observed() -> Observation:
         sums, recording = observe()
         made.append(recording)
         packs = 0
         if journal.steps.folder is not None:
             for packs, pack in enumerate(_packs(recording), 1):
                 journal.steps.keep(RECORDED, (packs - 1,), Outcome(pack))
-        return Sums(sums.moments, sums.validating, sums.seen, packs)
+        return Observation(sums.moments, sums.validating, sums.seen, packs)
 
-    sums = journal.step(SUMS, (), Sums, observed)
+    sums = journal.step(SUMS, (), Observation, observed)
     recording = made[0] if made else _recall(journal, sums.packs, *empty())
     if recording is None:
         journal.steps.forget(SUMS)
-        sums = journal.step(SUMS, (), Sums, observed)
+        sums = journal.step(SUMS, (), Observation, observed)
         recording = made[0]
     return sums, recording
 
@@ -103,7 +102,7 @@ def _packs(recording: Recording) -> Iterator[list[KeptChunk]]:
 
 
 def _recall(
-    journal: Journal, packs: int, recording: Recording, batches: Iterable[Batch]
+    journal: Journal, packs: int, recording: Recording, batches: Iterable[object]
 ) -> Recording | None:
     """The recording with what was kept; None where a part of that is missing or damaged."""
     kept = _kept_chunks(journal, packs)

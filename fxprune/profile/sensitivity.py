@@ -6,20 +6,24 @@ so one backward pass per example is enough. Errors at different positions are ta
 uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisions/0009).
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
+from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.capture.batch import Batch
 from fxprune.capture.returned import state_leaves
+from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
@@ -27,6 +31,7 @@ from fxprune.graph.recurrent import read_recurrent, recurrent_of
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
+from fxprune.linalg.tree_sum import Terms, TreeSum
 from fxprune.profile.steps import run_steps
 from fxprune.verify.outputs import squared_error
 
@@ -37,10 +42,11 @@ CHUNK = 64
 def sensitivities(
     module: GraphModule,
     analysis: Analysis,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Place, Batch]],
     seed: int,
     memory: float = 2e9,
     padding: Padding = EVERYWHERE,
+    sums: Sums = BY_ITSELF,
 ) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
@@ -50,10 +56,11 @@ def sensitivities(
     Args:
         module: the captured graph.
         analysis: of that graph.
-        batches: calibration examples; a few hundred do.
+        batches: calibration examples; a few hundred do. Those that this rank works on.
         seed: of the probes.
         memory: bytes that the activations of one backward pass may take.
         padding: whose outputs do not matter.
+        sums: who works on the others.
 
     Returns:
         (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
@@ -64,27 +71,79 @@ def sensitivities(
     """
     watched = _weights_of_calls(module, analysis)
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
-    generator = torch.Generator().manual_seed(seed)
-    totals: dict[Site, Tensor] = {}
-    rows: dict[Site, int] = {}
-    chunks = 0
-    for batch in batches:
-        for start in range(0, batch.size, chunk):
-            chunks += 1
-            part = batch.part(start, start + chunk)
-            for site, operator, gradient in _gradients(module, part, watched, generator, padding):
-                flat = _rows(gradient, attribute(module, site[0]), site[1], operator)
-                total = (flat.mT @ flat).double()
-                totals[site] = _sum(totals[site], total) if site in totals else total
-                rows[site] = rows.get(site, 0) + len(flat)
-    return {site: _shrink(total, rows[site]) / chunks for site, total in totals.items()}
+    totals, failed = _Totals(sums, watched), None
+    generator = torch.Generator()
+    try:
+        for place, batch in batches:
+            generator.manual_seed(seed_of(seed, place))
+            totals.start(place.leaf)
+            parts = [batch.part(at, at + chunk) for at in range(0, batch.size, chunk)]
+            energies = _energies(module, parts, padding) if len(parts) > 1 else None
+            for part in parts:
+                for own in _gradients(module, part, watched, generator, padding, energies):
+                    site, operator, gradient = own
+                    totals.add(site, _rows(gradient, attribute(module, site[0]), site[1], operator))
+    except (RuntimeError, NotImplementedError) as error:
+        failed = error
+    told = sums.group.gather(None if failed is None else str(failed), "derivatives")
+    reason = next((text for text in told if text is not None), None)
+    if reason is not None:
+        raise failed or RuntimeError(reason)
+    return totals.result()
 
 
-def _sum(left: Tensor, right: Tensor) -> Tensor:
+class _Totals:
+    """Sums over gradients, by weight; those of one number an output apart, which stand for
+    multiples of I.
+
+    Args:
+        sums: who works on which examples.
+        watched: weights by the calls that read them.
+    """
+
+    def __init__(self, sums: Sums, watched: Mapping[str, Sequence[Site]]):
+        self._sums, self._chunks, self._leaf = sums, sums.tree(), 0
+        sites = dict.fromkeys(site for own in watched.values() for site in own)
+        self._matrices: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
+        self._multiples: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
+
+    def start(self, leaf: int) -> None:
+        """Count another chunk of examples."""
+        self._leaf = leaf
+        self._chunks.at(leaf, lambda: [torch.zeros((), dtype=torch.int64)])[0].add_(1)
+
+    def add(self, site: Site, flat: Tensor) -> None:
+        """Count a chunk's gradients, (positions, outputs)."""
+        trees = self._multiples if flat.shape[1] == 1 else self._matrices
+        total, rows = trees[site].at(self._leaf, partial(_zeros, flat))
+        total += flat.mT @ flat
+        rows += len(flat)
+
+    def result(self) -> dict[Site, Tensor]:
+        """By weight, as `sensitivities` gives them; of those that have a gradient."""
+        sites = list(self._matrices)
+        trees = [self._chunks, *self._matrices.values(), *self._multiples.values()]
+        chunks, *found = self._sums.totals(trees, "sensitivities")
+        result = {}
+        pairs = zip(found[: len(sites)], found[len(sites) :], strict=True)
+        for site, (matrix, multiple) in zip(sites, pairs, strict=True):
+            own = [terms for terms in (matrix, multiple) if terms is not None]
+            if own and chunks is not None:
+                total = functools.reduce(_sum, (total for total, _ in own))
+                rows = sum(int(rows) for _, rows in own)
+                result[site] = _shrink(total, rows) / int(chunks[0])
+        return result
+
+
+def _zeros(flat: Tensor) -> Terms:
+    """Of no gradients."""
+    size = flat.shape[1]
+    total = flat.new_zeros(size, size, dtype=torch.float64)
+    return [total, torch.zeros((), dtype=torch.int64)]
+
+
+def _sum(matrix: Tensor, multiple: Tensor) -> Tensor:
     """Of calls that consume one weight axis; (1, 1) stands for a multiple of I."""
-    if len(left) == len(right):
-        return left + right
-    matrix, multiple = (left, right) if len(right) == 1 else (right, left)
     return matrix + multiple * torch.eye(len(matrix)).to(matrix)
 
 
@@ -147,6 +206,7 @@ def _gradients(
     watched: Mapping[str, Sequence[Site]],
     generator: torch.Generator,
     padding: Padding,
+    energies: Sequence[float] | None,
 ) -> Iterator[tuple[Site, str, Tensor]]:
     """Derivatives of one probe of the model's output by what weights give, where there are any,
     with the operators that read the weights.
@@ -154,7 +214,7 @@ def _gradients(
     with torch.enable_grad():
         observer = _Outputs(module, watched)
         outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
-        probe = _probe(_judged(module, outputs, batch, padding), generator)
+        probe = _probe(_judged(module, outputs, batch, padding), generator, energies)
         gradients = torch.autograd.grad(
             probe, [value for *_, value in observer.kept], allow_unused=True
         )
@@ -178,12 +238,35 @@ def _judged(
             yield leaf, padding.within(name, leaf, batch.real)
 
 
-def _probe(outputs: Iterable[tuple[Tensor, Tensor | None]], generator: torch.Generator) -> Tensor:
-    """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
+@torch.no_grad()
+def _energies(module: GraphModule, parts: Iterable[Batch], padding: Padding) -> list[float]:
+    """Squared norms of the outputs of a batch that memory has room for only in parts: what comes
+    out of it must not depend on how many these are.
+    """
+    found = []
+    for part in parts:
+        outputs = Interpreter(module).run(*arguments(module, part), enable_io_processing=False)
+        judged = _judged(module, outputs, part, padding)
+        found.append([squared_error(leaf, leaf, real)[1] for leaf, real in judged])
+    return [sum(own) for own in zip(*found, strict=True)]
+
+
+def _probe(
+    outputs: Iterable[tuple[Tensor, Tensor | None]],
+    generator: torch.Generator,
+    energies: Sequence[float] | None = None,
+) -> Tensor:
+    """v^T f, summed over the outputs that have a derivative, each relative to its norm.
+
+    Args:
+        outputs: and which of their positions count.
+        generator: of v.
+        energies: squared norms of the outputs; by default of these.
+    """
     parts = []
-    for leaf, real in outputs:
+    for number, (leaf, real) in enumerate(outputs):
         if leaf.requires_grad and leaf.dim():
-            energy = squared_error(leaf, leaf, real)[1]
+            energy = squared_error(leaf, leaf, real)[1] if energies is None else energies[number]
             probe = torch.randn(leaf.shape, generator=generator).to(leaf)
             probe = probe if real is None else probe * real
             parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)

@@ -1,8 +1,7 @@
 """What the calibration examples say about a captured graph, each computed once, when asked for."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -10,28 +9,25 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import Place, Placed, Planned, Shared, share_out
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.padding import EVERYWHERE, Padding
-from fxprune.calibrate.penultimate import Penultimate, Seen
+from fxprune.calibrate.penultimate import Penultimate
 from fxprune.calibrate.recording import VALIDATION, Recording
-from fxprune.calibrate.split import (
-    EVERY_PART,
-    FITTED_FIRST,
-    HoldsOut,
-    Split,
-    examples_needed,
-)
+from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, REST, HoldsOut, Split
+from fxprune.calibrate.thin import warn_of_thin_inputs
 from fxprune.capture.batch import Batch
-from fxprune.errors import warn_caller
+from fxprune.distributed.group import Group
+from fxprune.distributed.sums import Sums
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.plans.plan import Rotation
 from fxprune.profile.output_moments import OutputMoments, output_moments
-from fxprune.profile.recalled import Sums, observe_once
+from fxprune.profile.recalled import Observation, observe_once
 from fxprune.profile.removal import Profile, profile_groups
 from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.sensitivity import sensitivities
@@ -41,6 +37,11 @@ PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes
 (docs/decisions/0009).
 """
+SHARES = 4
+"""Batches that each of the small parts of the examples is at least cut into, whoever works on them.
+"""
+OBSERVED = (FITTED_FIRST, (VALIDATION,))
+"""Parts of the examples whose moments are added up apart."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,48 @@ class Statistics:
     compare_features: bool = False
     padding: Padding = EVERYWHERE
 
+    @property
+    def group(self) -> Group:
+        """Those who work on the examples together."""
+        return self.calibration.group
+
     def batches(
         self, chosen: np.ndarray, advance: Advance = lambda examples: None
     ) -> Iterator[Batch]:
         """Stream chosen calibration examples, counting those done."""
-        for _, batch in self.numbered(chosen, advance):
-            yield batch
-
-    def numbered(self, chosen: np.ndarray, advance: Advance) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Stream chosen calibration examples with their numbers, counting those done."""
-        for numbers, batch in self.calibration.numbered(chosen):
-            yield numbers, batch.channels_last()
+        for batch in self.calibration.batches(chosen):
+            yield batch.channels_last()
             advance(batch.own)
+
+    def planned(
+        self, chosen: np.ndarray, fewest: int = 1, first: int = 0, stream: int = 0
+    ) -> Shared:
+        """A stream of which every rank takes its share.
+
+        Args:
+            chosen: (examples,) bool.
+            fewest: batches there are to be, where there are as many examples.
+            first: examples that come before.
+            stream: which of those that are added up together.
+        """
+        return share_out(self.calibration.plan(chosen, fewest, first, stream), self.group)
+
+    def shared(self, batches: Iterable[Planned], advance: Advance) -> Iterator[Placed]:
+        """Make batches, counting the examples done."""
+        for planned in batches:
+            batch = self.calibration.make(planned).channels_last()
+            yield Placed(planned.place, planned.numbers, batch)
+            advance(batch.own)
+
+    @cached_property
+    def parts(self) -> dict[str, Shared]:
+        """The fitting examples, by what they are for, in the order in which they are observed."""
+        found, first = dict[str, Shared](), 0
+        for number, part in enumerate((*FITTED_FIRST, VALIDATION)):
+            fewest = 1 if part == REST else SHARES
+            found[part] = self.planned(self.split.part(part), fewest, first, number)
+            first += found[part].size
+        return found
 
     @cached_property
     def marked(self) -> Analysis:
@@ -115,12 +146,17 @@ class Statistics:
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         sums, recording = observe_once(self.journal, self._observe, self._reread)
+        recording.finish()
         moments = every = sums.moments
         if self.split.part(VALIDATION).any():
             every = {site: own + sums.validating[site] for site, own in moments.items()}
-        self._warn_if_thin(moments)
-        if sums.seen is not None:
-            self._warn_if_alike(sums.seen)
+        groups, seen = self.calibration.groups, sums.seen
+        for text in (
+            warn_of_thin_inputs(moments, groups, self.budget),
+            None if seen is None else warn_of_alike_examples(seen, groups[seen.numbers]),
+        ):
+            if text is not None:
+                self.journal.note(text)
         return Observed(moments, every, recording)
 
     def empty_recording(self) -> Recording:
@@ -130,42 +166,59 @@ class Statistics:
         most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
         work = split.fitting * sum(term.amount for term in self.analysis.costs)
         store = self.calibration.store
-        return Recording(self.graph, most, store, self.seed, work, self.padding)
+        sums = functools.reduce(Sums.and_of, (stream.sums for stream in self.parts.values()))
+        own = sum(batch.size for stream in self.parts.values() for batch in stream.mine)
+        return Recording(self.graph, most, store, self.seed, work, self.padding, sums, own)
 
-    def _reread(self) -> tuple[Recording, Iterator[Batch]]:
+    def _mine(self, parts: tuple[str, ...]) -> list[tuple[Planned, str]]:
+        """Batches of these parts that this rank works on, in the order of sums, and whose."""
+        mine = [(batch, part) for part in parts for batch in self.parts[part].mine]
+        return sorted(mine, key=lambda pair: pair[0].place.leaf)
+
+    def _reread(self) -> tuple[Recording, Iterator[tuple[Place, Batch]]]:
         """A recording whose chunks are opened as the examples are read."""
-        recording, parts = self.empty_recording(), (*FITTED_FIRST, VALIDATION)
-        batches = (recording.follow(part, self.batches(self.split.part(part))) for part in parts)
-        return recording, itertools.chain.from_iterable(batches)
+        recording = self.empty_recording()
+        mine = [pair for parts in OBSERVED for pair in self._mine(parts)]
+        return recording, self._followed(recording, mine)
 
-    def _observe(self) -> tuple[Sums, Recording]:
+    def _followed(
+        self,
+        recording: Recording,
+        mine: Sequence[tuple[Planned, str]],
+        advance: Advance = lambda examples: None,
+        features: Penultimate | None = None,
+    ) -> Iterator[tuple[Place, Batch]]:
+        """Batches, each with a chunk of a recording to record into."""
+        made = self.shared((batch for batch, _ in mine), advance)
+        for placed, (_, part) in zip(made, mine, strict=True):
+            if features is not None:
+                features.start(placed.numbers, placed.batch)
+            yield from recording.follow(part, [(placed.place, placed.batch)])
+
+    def _observe(self) -> tuple[Observation, Recording]:
         """Run the original over the fitting examples."""
         split, recording = self.split, self.empty_recording()
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))
             watch = together(watch, features.watch)
-
-        def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[Batch]:
-            for part in parts:
-                numbered = self.numbered(split.part(part), advance)
-                seen = (b for _, b in numbered) if features is None else features.follow(numbered)
-                yield from recording.follow(part, seen)
-
-        with self.journal.station("calibrate", split.fitting) as advance:
+        total = sum(batch.size for parts in OBSERVED for batch, _ in self._mine(parts))
+        with self.journal.station("calibrate", total) as advance:
             moments, validating = (
                 collect_moments(
                     self.graph,
                     self.analysis,
-                    stream(parts, advance),
+                    self._followed(recording, self._mine(parts), advance, features),
                     split.fitting,
                     watch,
                     self.seed,
                     self.padding,
+                    recording.sums,
                 )
-                for parts in (FITTED_FIRST, (VALIDATION,))
+                for parts in OBSERVED
             )
-        return Sums(moments, validating, None if features is None else features.seen()), recording
+        seen = None if features is None else features.seen(self.group)
+        return Observation(moments, validating, seen), recording
 
     @cached_property
     def output_moments(self) -> dict[str, OutputMoments]:
@@ -187,12 +240,18 @@ class Statistics:
         return self.journal.step("sensitivities", (), dict[Site, Tensor], self._sensitivities)
 
     def _sensitivities(self) -> dict[Site, Tensor]:
-        chosen = self.split.first(PROBED_EXAMPLES)
-        with self.journal.station("calibrate", int(chosen.sum())) as advance:
+        stream = self.planned(self.split.first(PROBED_EXAMPLES), fewest=SHARES)
+        with self.journal.station("calibrate", sum(b.size for b in stream.mine)) as advance:
+            batches = ((placed.place, placed.batch) for placed in self.shared(stream.mine, advance))
             try:
-                batches = self.batches(chosen, advance)
                 return sensitivities(
-                    self.graph, self.analysis, batches, self.seed, self.memory, self.padding
+                    self.graph,
+                    self.analysis,
+                    batches,
+                    self.seed,
+                    self.memory,
+                    self.padding,
+                    stream.sums,
                 )
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
@@ -227,30 +286,5 @@ class Statistics:
                 weighed or None,
                 advance,
                 step,
+                self.group,
             )
-
-    def _warn_if_thin(self, moments: dict[Site, InputMoments]) -> None:
-        thin = [
-            (site[0], len(gram), seen)
-            for site, own in moments.items()
-            for gram, seen in zip(own.grams, own.rows, strict=True)
-            if seen < len(gram)
-        ]
-        if not thin:
-            return
-        name, channels, seen = max(thin, key=lambda t: t[1] / t[2])
-        fitted = max(own.examples for own in moments.values())
-        wanted = math.ceil(channels * fitted / max(seen, 1))
-        needed = examples_needed(wanted, self.calibration.groups, self.budget)
-        text = (
-            f"{len(thin)} layers read more channels than the calibration data gives observations; "
-            f"the worst is {name} with {channels} channels and {seen} observations. Give at least "
-            f"{needed} examples for a sharper fit."
-        )
-        self.journal.note(text.rstrip("."))
-        warn_caller(text)
-
-    def _warn_if_alike(self, seen: Seen) -> None:
-        text = warn_of_alike_examples(seen, self.calibration.groups[seen.numbers])
-        if text is not None:
-            self.journal.note(text)

@@ -1,0 +1,43 @@
+"""Sums over the examples of all ranks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from fxprune.distributed.group import ALONE, Group
+from fxprune.linalg.tree_sum import Terms, TreeSum
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Who works on which leaves of a sum.
+
+    Attributes:
+        group: of all who do.
+        owners: rank by leaf; where nothing is said of a leaf, nothing stands there or this rank is
+            alone.
+    """
+
+    group: Group = ALONE
+    owners: Mapping[int, int] = field(default_factory=dict)
+
+    def is_mine(self, leaf: int) -> bool:
+        """Whether this rank works on a leaf."""
+        return self.owners.get(leaf, self.group.rank) == self.group.rank
+
+    def and_of(self, other: "Sums") -> "Sums":
+        """Of the leaves of both."""
+        return replace(self, owners={**self.owners, **other.owners})
+
+    def tree(self) -> TreeSum:
+        """A sum to add this rank's terms to."""
+        if not self.owners:
+            return TreeSum()
+        return TreeSum(lambda leaves: all(self.is_mine(leaf) for leaf in leaves))
+
+    def totals(self, trees: Sequence[TreeSum], what: str) -> list[Terms | None]:
+        """Sums over all ranks, on all of them."""
+        return self.group.total(trees, what, everywhere=True)
+
+
+BY_ITSELF = Sums()
+"""One process adds everything."""
