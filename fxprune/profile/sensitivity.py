@@ -14,15 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from torch.utils import _pytree as pytree
+from torch.fx import GraphModule, Node
 
 from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.capture.batch import Batch
-from fxprune.capture.returned import state_leaves
 from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
@@ -32,8 +30,8 @@ from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
 from fxprune.linalg.tree_sum import Terms, TreeSum
+from fxprune.profile.probe import Draws, energies_of, judged, probe
 from fxprune.profile.steps import run_steps
-from fxprune.verify.outputs import squared_error
 
 CHUNK = 64
 """Most examples whose activations are held at once."""
@@ -72,15 +70,14 @@ def sensitivities(
     watched = _weights_of_calls(module, analysis)
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
     totals, failed = _Totals(sums, watched), None
-    generator = torch.Generator()
     try:
         for place, batch in batches:
-            generator.manual_seed(seed_of(seed, place))
+            draws = Draws(seed_of(seed, place))
             totals.start(place.leaf)
             parts = [batch.part(at, at + chunk) for at in range(0, batch.size, chunk)]
-            energies = _energies(module, parts, padding) if len(parts) > 1 else None
+            energies = energies_of(module, parts, padding) if len(parts) > 1 else None
             for part in parts:
-                for own in _gradients(module, part, watched, generator, padding, energies):
+                for own in _gradients(module, part, watched, draws, padding, energies):
                     site, operator, gradient = own
                     totals.add(site, _rows(gradient, attribute(module, site[0]), site[1], operator))
     except (RuntimeError, NotImplementedError) as error:
@@ -204,7 +201,7 @@ def _gradients(
     module: GraphModule,
     batch: Batch,
     watched: Mapping[str, Sequence[Site]],
-    generator: torch.Generator,
+    draws: Draws,
     padding: Padding,
     energies: Sequence[float] | None,
 ) -> Iterator[tuple[Site, str, Tensor]]:
@@ -214,65 +211,13 @@ def _gradients(
     with torch.enable_grad():
         observer = _Outputs(module, watched)
         outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
-        probe = _probe(_judged(module, outputs, batch, padding), generator, energies)
+        probed = probe(judged(module, outputs, batch, padding), draws, energies)
         gradients = torch.autograd.grad(
-            probe, [value for *_, value in observer.kept], allow_unused=True
+            probed, [value for *_, value in observer.kept], allow_unused=True
         )
     for (site, operator, _), gradient in zip(observer.kept, gradients, strict=True):
         if gradient is not None:
             yield site, operator, gradient
-
-
-def _judged(
-    module: GraphModule, outputs: Any, batch: Batch, padding: Padding
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The tensors that a model answers with, without state for later calls, and which of their
-    positions are no padding.
-    """
-    state = state_leaves(module.graph)
-    nodes = module.graph.output_node().args[0]
-    for place, leaf in enumerate(pytree.tree_leaves(outputs)):
-        if place not in state and isinstance(leaf, Tensor):
-            node = nodes[place] if isinstance(nodes, (tuple, list)) else nodes
-            name = node.name if isinstance(node, Node) else ""
-            yield leaf, padding.within(name, leaf, batch.real)
-
-
-@torch.no_grad()
-def _energies(module: GraphModule, parts: Iterable[Batch], padding: Padding) -> list[float]:
-    """Squared norms of the outputs of a batch that memory has room for only in parts: what comes
-    out of it must not depend on how many these are.
-    """
-    found = []
-    for part in parts:
-        outputs = Interpreter(module).run(*arguments(module, part), enable_io_processing=False)
-        judged = _judged(module, outputs, part, padding)
-        found.append([squared_error(leaf, leaf, real)[1] for leaf, real in judged])
-    return [sum(own) for own in zip(*found, strict=True)]
-
-
-def _probe(
-    outputs: Iterable[tuple[Tensor, Tensor | None]],
-    generator: torch.Generator,
-    energies: Sequence[float] | None = None,
-) -> Tensor:
-    """v^T f, summed over the outputs that have a derivative, each relative to its norm.
-
-    Args:
-        outputs: and which of their positions count.
-        generator: of v.
-        energies: squared norms of the outputs; by default of these.
-    """
-    parts = []
-    for number, (leaf, real) in enumerate(outputs):
-        if leaf.requires_grad and leaf.dim():
-            energy = squared_error(leaf, leaf, real)[1] if energies is None else energies[number]
-            probe = torch.randn(leaf.shape, generator=generator).to(leaf)
-            probe = probe if real is None else probe * real
-            parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)
-    if not parts:
-        raise RuntimeError("no output depends on a layer through differentiable operators")
-    return torch.stack(parts).sum()
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
