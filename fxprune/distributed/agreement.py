@@ -8,7 +8,18 @@ from torch import nn
 from fxprune.distributed.group import Group
 from fxprune.errors import DistributedError
 
-AGREED = ("budget", "method", "selector", "ignore", "keep", "round_to", "effort", "seed")
+AGREED = (
+    "budget",
+    "method",
+    "selector",
+    "uniform_across",
+    "keep_class",
+    "ignore",
+    "keep",
+    "round_to",
+    "effort",
+    "seed",
+)
 """Options in which ranks must not differ."""
 
 

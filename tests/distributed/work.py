@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import fxprune
 from tests import rotations
 from tests.distributed.ranks import digest
+from tests.language import CausalLM, texts
 from tests.nets import images, tiny
 
 SETTINGS: dict[str, Any] = {"flops": 0.5, "progress": False, "decision": "argmax"}
@@ -68,11 +69,18 @@ def sequences() -> list[Tensor]:
     return list(rotations.examples(rotations.encoder, 120).float().split(40))
 
 
+def padded(rank: int, ranks: int) -> list[dict[str, Tensor]]:
+    """Texts of several lengths, dealt out."""
+    every = [texts([5, 8, 9, 7], padded_to=10, seed=seed) for seed in range(24)]
+    return every[rank * 24 // ranks : (rank + 1) * 24 // ranks]
+
+
 def compress(rank: int, ranks: int) -> dict[str, str]:
     """Digests of several networks, from loaders of every kind."""
     found = {"dealt out": run(dealt(rank, ranks)), "the same": run(sequences(), transformer)}
     if ranks == 2:
         return found
+    found["padded"] = run(padded(rank, ranks), CausalLM, decision=None)
     certified = {"agreement": 0.9, "flops": None, "effort": 1}
     found["in another order"] = run(shuffled(rank), perceptron, **certified)
     found["one run each"] = run(runs(rank, ranks), perceptron, effort=1)
@@ -112,6 +120,7 @@ def errors(rank: int, ranks: int) -> dict[str, str]:
         "all": lambda: run(list(images(60).split(16)), flops=0.0001),
         "weights": lambda: run(list(images(60).split(16)), other),
         "options": lambda: run(list(images(60).split(16)), seed=rank),
+        "checkpoint": lambda: run(Breaks(True), checkpoint="nowhere/at/all"),
     }
     found = {}
     for name, call in calls.items():
