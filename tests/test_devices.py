@@ -42,7 +42,7 @@ def gap(expected: Tensor, found: Tensor) -> float:
 @pytest.fixture(autouse=True)
 def _exact() -> Iterator[None]:
     """Comparisons are of full precision; without a GPU, tensors can be on the pretended device."""
-    torch.backends.cudnn.allow_tf32 = False
+    torch._C._set_cudnn_allow_tf32(False)
     with nullcontext() if REAL else pretended():
         yield
 
@@ -241,14 +241,14 @@ def test_compiled_and_exported_alike(make: Callable[[], nn.Module]) -> None:
 @needs_gpu
 def test_the_callers_precision_comes_back_and_does_not_reach_the_sums() -> None:
     net, x = tiny().to(THERE), images(128)
-    torch.backends.cudnn.allow_tf32 = True
+    torch._C._set_cudnn_allow_tf32(True)
     torch.set_float32_matmul_precision("high")
     try:
         rough = fxprune.compress(net, x, flops=0.6, decision="argmax", progress=False)
         assert torch.backends.cudnn.allow_tf32
         assert torch.get_float32_matmul_precision() == "high"
     finally:
-        torch.backends.cudnn.allow_tf32 = False
+        torch._C._set_cudnn_allow_tf32(False)
         torch.set_float32_matmul_precision("highest")
     whole = fxprune.compress(net, x, flops=0.6, decision="argmax", progress=False)
     with torch.no_grad():

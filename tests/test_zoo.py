@@ -1,10 +1,14 @@
 """Architectures of transformers from tiny configurations, and a network that came from ONNX."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
+
+if find_spec("torchvision") is None:
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 
 from benchmarks import onnx_net
 from benchmarks.examination.examine import examine

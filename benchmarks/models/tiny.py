@@ -15,6 +15,7 @@ TINY = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+WORDS = {"vocab_size": 100, "max_position_embeddings": 64, **TINY}
 IMAGE = {"image_size": 32, "patch_size": 8}
 
 

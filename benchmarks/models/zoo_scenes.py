@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.models.tiny import IMAGE, TINY, Build, named, pixels, tokens
-from benchmarks.models.zoo_sight import STAGES, VIT, large
+from benchmarks.models.tiny import IMAGE, TINY, WORDS, Build, named, pixels, tokens
+from benchmarks.models.zoo_sight import PYRAMID, STAGES, VIT, large
 
 DETR = {
     "d_model": 32,
@@ -18,7 +18,6 @@ DETR = {
     "decoder_ffn_dim": 64,
     "num_queries": 6,
 }
-WORDS = {"vocab_size": 100, "max_position_embeddings": 64, **TINY}
 
 
 def _both(size: int = 32, length: int = 12) -> dict[str, torch.Tensor]:
@@ -119,20 +118,14 @@ SCENES: dict[str, Build] = {
     "segformer": named(
         "SegformerForSemanticSegmentation",
         large,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 2, 2, 4],
-        mlp_ratios=[2, 2, 2, 2],
         decoder_hidden_size=32,
+        **PYRAMID,
     ),
     "glpn": named(
         "GLPNForDepthEstimation",
         large,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 2, 2, 4],
-        mlp_ratios=[2, 2, 2, 2],
         decoder_hidden_size=16,
+        **PYRAMID,
     ),
     "upernet": _configured(
         "UperNetForSemanticSegmentation",

@@ -5,6 +5,19 @@ import torch
 from benchmarks.models.tiny import IMAGE, TINY, Build, named, pixels
 
 VIT = {**TINY, **IMAGE}
+PYRAMID = {
+    "hidden_sizes": [16, 24, 32, 48],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 2, 2, 4],
+    "mlp_ratios": [2, 2, 2, 2],
+}
+WINDOWS = {
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}
 
 
@@ -44,22 +57,14 @@ SIGHT: dict[str, Build] = {
     "swinv2": named(
         "Swinv2ForImageClassification",
         large,
-        image_size=64,
-        patch_size=4,
-        embed_dim=16,
         depths=[1, 1],
-        num_heads=[2, 4],
-        window_size=4,
+        **WINDOWS,
     ),
     "donut-swin": named(
         "DonutSwinModel",
         large,
-        image_size=64,
-        patch_size=4,
-        embed_dim=16,
         depths=[1, 1],
-        num_heads=[2, 4],
-        window_size=4,
+        **WINDOWS,
     ),
     "hiera": named(
         "HieraForImageClassification",
@@ -76,19 +81,13 @@ SIGHT: dict[str, Build] = {
         "PvtForImageClassification",
         large,
         image_size=64,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 2, 2, 4],
-        mlp_ratios=[2, 2, 2, 2],
+        **PYRAMID,
     ),
     "pvt-v2": named(
         "PvtV2ForImageClassification",
         large,
         image_size=64,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 2, 2, 4],
-        mlp_ratios=[2, 2, 2, 2],
+        **PYRAMID,
     ),
     "cvt": named(
         "CvtForImageClassification",

@@ -4,12 +4,22 @@ series.
 
 import torch
 
-from benchmarks.models.tiny import TINY, Build, named, tokens
+from benchmarks.models.tiny import TINY, WORDS, Build, named, tokens
 
-WORDS = {"vocab_size": 100, "max_position_embeddings": 64, **TINY}
 CAUSAL = {"vocab_size": 100, "use_cache": False, **TINY}
 GROUPED = {**CAUSAL, "num_key_value_heads": 2}
 """Two heads of keys and values for four of queries."""
+PAIR = {
+    "vocab_size": 100,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+}
+"""An encoder and a decoder."""
 EXPERTS = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
 SPOKEN = {
     "conv_dim": [16, 16, 16],
@@ -122,16 +132,9 @@ TEXT: dict[str, Build] = {
     "bart": named(
         "BartModel",
         _pairs,
-        vocab_size=100,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
         max_position_embeddings=64,
         use_cache=False,
+        **PAIR,
     ),
     "t5": named(
         "T5ForConditionalGeneration",
@@ -242,14 +245,6 @@ TEXT: dict[str, Build] = {
             "input_features": torch.randn(2, 16, 40),
             "decoder_input_ids": torch.randint(0, 96, (2, 6)),
         },
-        vocab_size=100,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
         num_mel_bins=16,
         max_source_positions=20,
         max_target_positions=16,
@@ -258,6 +253,7 @@ TEXT: dict[str, Build] = {
         eos_token_id=2,
         decoder_start_token_id=1,
         use_cache=False,
+        **PAIR,
     ),
     "ast": named(
         "ASTForAudioClassification",

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.models.entry import Entry
 from benchmarks.models.tiny import IMAGE, TINY, Build, named, pixels, tokens
 from benchmarks.models.zoo_scenes import SCENES
-from benchmarks.models.zoo_sight import SIGHT
+from benchmarks.models.zoo_sight import SIGHT, WINDOWS
 from benchmarks.models.zoo_text import TEXT
 
 
@@ -43,12 +43,8 @@ TRANSFORMERS: dict[str, Build] = {
     "swin": named(
         "SwinForImageClassification",
         lambda: pixels(64),
-        image_size=64,
-        patch_size=4,
-        embed_dim=16,
         depths=[2, 2],
-        num_heads=[2, 4],
-        window_size=4,
+        **WINDOWS,
     ),
     "convnext": named(
         "ConvNextForImageClassification",

@@ -36,11 +36,6 @@ EQUIVALENT: dict[str, str] = {
         "Inputs of a grouped convolution without labels for each group are all pinned, and with "
         "what is pinned a trial compares nothing."
     ),
-    "fxprune/label/propagation.py:Propagation._call_values: return Call(node, node.target, "
-    "self._resolve(node.args), {}, None, self.record).values() -> return Call(node.target, node, "
-    "self._resolve(node.args), {}, None, self.record).values()": (
-        "Of this call only the arguments are read."
-    ),
     "fxprune/rules/recorder.py:Recorder.unite: left, right = left.narrow(dim, 0, 1), "
     "right.narrow(dim, 0, 1) -> left, right = left.narrow(dim, 0, 1), right.narrow(0, dim, 1)": (
         "Never run: what neither side changes along is of size 1 by then."

@@ -10,9 +10,9 @@ from fxprune.calibrate.groups import Groups, check_groups
 from fxprune.errors import UnsupportedError
 from fxprune.options import DEFAULTS, Options
 from fxprune.recovery.augmentation import Augment
-from fxprune.recovery.checkpoint import make_folder
 from fxprune.recovery.recovering import Wish, recover_whole
 from fxprune.recovery.training import Length, Training
+from fxprune.resume.folder import make_folder
 from fxprune.verify.judge import Decision, check_decision
 
 
@@ -87,7 +87,7 @@ def recover(
         augment=augment,
         decision=decision,
         groups=groups,
-        checkpoint=make_folder(checkpoint),
+        checkpoint=None if checkpoint is None else make_folder(checkpoint),
         progress=progress,
         seed=common.seed,
         memory=common.memory,

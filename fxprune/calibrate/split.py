@@ -11,6 +11,7 @@ import numpy as np
 from fxprune.calibrate.groups import independent
 from fxprune.calibrate.recording import VALIDATION
 from fxprune.errors import BudgetError
+from fxprune.linalg.first_enough import first_enough
 
 VALIDATION_EXAMPLES, TRIAL_EXAMPLES = 192, 128
 """Most fitting examples that validate ridges and candidates, and most others that candidates are
@@ -117,14 +118,7 @@ def examples_needed(fitted: int, groups: np.ndarray, budget: HoldsOut) -> int:
             return False
         return fitting - _validating(fitting) >= fitted
 
-    high = 1
-    while not enough(high):
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return math.ceil(high * each)
+    return math.ceil(first_enough(enough) * each)
 
 
 def examples_to_hold_out(held_out: int, groups: np.ndarray, budget: HoldsOut) -> int:

@@ -128,10 +128,11 @@ def to_batch(model: nn.Module, item: Any) -> Batch:
                 f"A calibration batch holds a tensor {tuple(tensor.shape)} {kind}. Yield dense "
                 "tensors with values, such as tensor.to_dense()."
             )
+    first = next(model.parameters(), None)
+    if first is None or all(tensor.device == first.device for tensor in batch.tensors()):
+        return batch  # the usual case, told without a look at every tensor of the model
     device = device_of(model)
-    if device is None or all(tensor.device == device for tensor in batch.tensors()):
-        return batch
-    return batch.map(lambda tensor: tensor.to(device))
+    return batch if device is None else batch.map(lambda tensor: tensor.to(device))
 
 
 def device_of(model: nn.Module) -> torch.device | None:

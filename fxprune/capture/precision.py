@@ -6,7 +6,7 @@ that it is compressed by and for the checks that two networks are the same.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
@@ -69,13 +69,17 @@ def _read() -> _Switches:
 
 
 def _write(switches: _Switches) -> None:
-    if not switches.each:
-        torch.set_float32_matmul_precision(switches.products)
-        torch.backends.cudnn.allow_tf32 = switches.cudnn
-    for operator, precision in zip(_operators(), switches.each, strict=False):
-        operator.fp32_precision = precision
+    # As torch.backends.cudnn.flags does, where somebody froze the switches, as torch.testing does.
+    with getattr(torch.backends, "__allow_nonbracketed_mutation", nullcontext)():
+        if not switches.each:
+            torch.set_float32_matmul_precision(switches.products)
+            torch.backends.cudnn.allow_tf32 = switches.cudnn
+            return
+        for operator, precision in zip(_operators(), switches.each, strict=True):
+            operator.fp32_precision = precision
 
 
 def _operators() -> tuple[Any, ...]:
+    """What has a switch of its own, in versions of torch that know them."""
     cudnn, onednn = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
     return (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv)

@@ -29,7 +29,7 @@ class Source:
         model: whose library says how images become inputs.
         data, batch, limit, groups, shape: see the options.
         size, gray, mean, std: of images.
-        device, dtype: where tensors go, and what floating ones become.
+        device, dtype: of the model, and of the floating tensors it is given.
     """
 
     model: str
@@ -67,7 +67,7 @@ class Source:
         loader = sources.data(self.data, self._images(net), self.batch, self.limit)
         groups = read_groups(self.groups, self.data, loader, self.limit)
         Labels(groups, loader)  # labels by order need a loader that has one
-        return self._moved(loader), groups
+        return self._cast(loader), groups
 
     def example(self, net: nn.Module, small: nn.Module | None = None) -> Any:
         """Two examples: zeros of a shape, the first ones of the data, those that a compressed model
@@ -82,18 +82,18 @@ class Source:
         """
         if self.shape:
             zeros = torch.zeros(2, *parse_shape(self.shape))
-            return next(iter(self._moved([zeros])))
+            return next(iter(self._cast([zeros])))
         if self.data:
             loader = sources.data(self.data, self._images(net), limit=2)
-            return Calibration(net, self._moved(loader)).example
+            return Calibration(net, self._cast(loader)).example
         found = traced_on(small or net) or dummy_inputs(net)
         if found is None:
             raise SourceError("Name an example's --shape (such as 3,224,224) or --data.")
-        return next(iter(self._moved([found]))) if isinstance(found, dict) else found
+        return next(iter(self._cast([found]))) if isinstance(found, dict) else found
 
-    def _moved(self, loader: Any) -> Any:
-        device, dtype = parse_device(self.device), parse_dtype(self.dtype)
-        return loader if device is None and dtype is None else sources.Moved(loader, device, dtype)
+    def _cast(self, loader: Any) -> Any:
+        dtype = parse_dtype(self.dtype)
+        return loader if dtype is None else sources.Cast(loader, dtype)
 
     def _images(self, net: nn.Module) -> sources.ImageOptions:
         """How images become inputs: as the model's library says, where nothing else is said."""

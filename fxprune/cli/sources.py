@@ -201,25 +201,24 @@ def _require_one_split(folder: Path) -> None:
         )
 
 
-class Moved:
-    """A loader whose tensors are moved, and floating ones cast.
+class Cast:
+    """A loader whose floating tensors are cast.
 
     Args:
         loader: of batches.
-        device, dtype: where to; None to leave it.
+        dtype: that they get.
     """
 
-    def __init__(self, loader: Any, device: torch.device | None, dtype: torch.dtype | None):
-        self._loader, self._device, self._dtype = loader, device, dtype
+    def __init__(self, loader: Any, dtype: torch.dtype):
+        self._loader, self._dtype = loader, dtype
 
     def __iter__(self) -> Iterator[Any]:
         items = [self._loader] if isinstance(self._loader, Tensor) else self._loader
         for item in items:
-            yield pytree.tree_map_only(Tensor, self.move, item)
+            yield pytree.tree_map_only(Tensor, self._cast, item)
 
-    def move(self, tensor: Tensor) -> Tensor:
-        """One tensor."""
-        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
 
 def _to_bytes(values: np.ndarray, mode: str, path: Path) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import math
 
+from fxprune.linalg.first_enough import first_enough
+
 
 def lower_bound(
     agreeing: int, examples: int, confidence: float = 0.95, independent: float | None = None
@@ -55,11 +57,4 @@ def sample_size(rate: float, bound: float, confidence: float = 0.95) -> int | No
         differing = math.ceil((1 - rate) * examples - 1e-9)
         return lower_bound(examples - differing, examples, confidence) >= bound
 
-    high = 1
-    while not enough(high):
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return first_enough(enough)

@@ -144,24 +144,6 @@ class Checkpoints:
         return True
 
 
-def make_folder(path: Any) -> Path | None:
-    """What `checkpoint=` names.
-
-    Raises:
-        StorageError: it is no folder, and none can be made.
-    """
-    if path is None:
-        return None
-    try:
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"checkpoint={path!r} is no folder that can be written to: {error}."
-        ) from error
-    return folder
-
-
 def identify(small: nn.Module, *more: Any) -> str:
     """A digest of the compressed model's tensors and of what else must be the same."""
     mark = sha256()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fxprune.errors import StorageError
 
@@ -51,6 +51,24 @@ def _sync(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def make_folder(path: Any) -> Path:
+    """What `checkpoint=` names.
+
+    Raises:
+        StorageError: it is no folder, and none can be made.
+    """
+    try:
+        if not str(path):
+            raise ValueError("it has no name")
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"checkpoint={path!r} is no folder that can be written to: {error}."
+        ) from error
+    return folder
 
 
 @contextmanager

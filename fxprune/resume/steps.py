@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from fxprune.errors import StorageError
-from fxprune.resume.folder import LOCK, PART, alone, replacing
+from fxprune.resume.folder import LOCK, PART, alone, make_folder, replacing
 from fxprune.resume.identity import differences, fingerprint
 from fxprune.resume.tensor_file import DamagedFile, read_tensors, write_tensors
 from fxprune.resume.typed import decode, encode
@@ -215,24 +215,6 @@ def open_steps(folder: str | os.PathLike[str] | None) -> Iterator[Steps]:
                 f"checkpoint={str(folder)!r} is no folder that can be written to: {error}."
             ) from error
         yield steps
-
-
-def make_folder(path: Any) -> Path:
-    """What `checkpoint=` names.
-
-    Raises:
-        StorageError: it is no folder, and none can be made.
-    """
-    try:
-        if not str(path):
-            raise ValueError("it has no name")
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"checkpoint={path!r} is no folder that can be written to: {error}."
-        ) from error
-    return folder
 
 
 def _refuse_others(folder: Path) -> None:

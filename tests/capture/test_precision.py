@@ -15,12 +15,12 @@ def _restored() -> Iterator[None]:
     products, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
     torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = cudnn
+    torch._C._set_cudnn_allow_tf32(cudnn)
 
 
 def test_inside_products_and_convolutions_are_whole() -> None:
     torch.set_float32_matmul_precision("medium")
-    torch.backends.cudnn.allow_tf32 = True
+    torch._C._set_cudnn_allow_tf32(True)
     with undisturbed(nn.Linear(2, 2), 0):
         assert torch.get_float32_matmul_precision() == "highest"
         assert not torch.backends.cudnn.allow_tf32
@@ -53,3 +53,11 @@ def test_switches_set_one_by_one_come_back() -> None:
         product.fp32_precision, conv.fp32_precision = before
         if product.fp32_precision == "none":
             product.fp32_precision = "ieee"
+
+
+def test_switches_that_somebody_froze_are_set_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", False)
+    torch.set_float32_matmul_precision("high")
+    with full_precision():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32

@@ -16,7 +16,7 @@ from fxprune.cli.parsing import (
     parse_multiple,
     parse_numbers,
 )
-from fxprune.cli.sources import Moved
+from fxprune.cli.sources import Cast
 from fxprune.errors import SourceError
 from fxprune.handover.report import attach
 from tests.cli.test_app import LOADER, TINY, bad
@@ -92,7 +92,10 @@ def test_an_example_has_two_rows() -> None:
         (("compress", TINY, "--data", LOADER, "--round-to", "0"), "round_to=0"),
         (("compress", TINY, "--data", LOADER, "--effort", "0"), "effort=0"),
         (("compress", TINY, "--data", LOADER, "--selector", "best"), "best"),
-        (("compress", TINY, "--data", LOADER, "--decision", "largest"), "one of argmax, sign"),
+        (
+            ("compress", TINY, "--data", LOADER, "--decision", "largest"),
+            "one of argmax, next_token",
+        ),
         (
             ("compress", TINY, "--data", LOADER, "--agreement", "0.9", "--decision", "a=argmax"),
             "the output 'a'",
@@ -140,9 +143,9 @@ def test_tensors_are_moved_and_floating_ones_cast() -> None:
     source = Source(model=TINY, shape="3,8,8", dtype="float64", device="cpu")
     assert source.example(tiny()).dtype is torch.float64
     assert source.place(tiny()).get_parameter("first.weight").dtype is torch.float64
-    moved = Moved([{"ids": torch.zeros(2, dtype=torch.int64)}], None, torch.float64)
+    moved = Cast([{"ids": torch.zeros(2, dtype=torch.int64)}], torch.float64)
     assert [item["ids"].dtype for item in moved] == [torch.int64]
-    assert [tuple(item.shape) for item in Moved(images(3), None, torch.float64)] == [(3, 3, 8, 8)]
+    assert [tuple(item.shape) for item in Cast(images(3), torch.float64)] == [(3, 3, 8, 8)]
 
 
 def test_a_compressed_model_knows_what_it_takes() -> None:
