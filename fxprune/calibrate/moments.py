@@ -128,7 +128,7 @@ class _Reading:
         dim: the axis that is read.
         first: where the columns begin along it.
         ids: (size,) channel id of every column, or (groups, size).
-        sum: of the grams and numbers of rows of every stratum, in turn.
+        sum: of the numbers of rows of all strata, and of every stratum's gram.
     """
 
     def __init__(self, dim: int, first: int, ids: np.ndarray, sum: TreeSum):
@@ -137,28 +137,24 @@ class _Reading:
 
     def add(self, flat: Tensor, leaf: int) -> None:
         """Count (positions, columns) of the node's result."""
-        flat, terms = flat[:, self._own], self.sum.at(leaf, self._zeros)
-        for at, stratum in enumerate(self.strata):
+        flat, moments, counts = flat[:, self._own], list[Tensor](), list[int]()
+        for stratum in self.strata:
             observed = rows(flat, stratum)
             moment = second_moment(observed)
             if not np.isfinite(moment).all():
                 raise _NotFinite
-            terms[2 * at] += torch.from_numpy(moment)
-            terms[2 * at + 1] += len(observed)
+            moments.append(torch.from_numpy(moment))
+            counts.append(len(observed))
+        self.sum.add(leaf, [torch.tensor(counts), *moments])
 
     def moments(self, total: Terms | None) -> InputMoments:
         """Of everything, whose examples somebody else counts."""
-        terms = self._zeros() if total is None else total
-        grams = tuple(term.numpy().copy() for term in terms[::2])
-        return InputMoments(self.strata, grams, tuple(int(n) for n in terms[1::2]), examples=0)
-
-    def _zeros(self) -> Terms:
-        shapes = ((len(s.keys), len(s.keys)) for s in self.strata)
-        pairs = (
-            (torch.zeros(shape, dtype=torch.float64), torch.zeros((), dtype=torch.int64))
-            for shape in shapes
-        )
-        return [term for pair in pairs for term in pair]
+        if total is None:
+            grams = tuple(np.zeros((len(s.keys), len(s.keys))) for s in self.strata)
+            return InputMoments(self.strata, grams, (0,) * len(self.strata), examples=0)
+        counts, *moments = total
+        grams = tuple(moment.numpy().copy() for moment in moments)
+        return InputMoments(self.strata, grams, tuple(counts.tolist()), examples=0)
 
 
 class _Collector:
@@ -202,7 +198,7 @@ class _Collector:
         """What is watched from now on belongs to this batch."""
         self._batch, self._real, self._leaf = batch.size, batch.real, place.leaf
         self._generator.manual_seed(seed_of(self._seed, place))
-        self._seen.at(place.leaf, lambda: [torch.zeros((), dtype=torch.int64)])[0] += batch.size
+        self._seen.add(place.leaf, [torch.tensor(batch.size)])
 
     def moments(self) -> dict[Site, InputMoments]:
         """Of everything, summed over the calls of each weight."""

@@ -223,6 +223,8 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
                         split_groups(target[mask], count),
                         rows.chunk.leaf,
                     )
+    for part in sums.values():
+        part.close()
     trees = [part.tree for part in sums.values()]
     totals = [
         None if terms is None else sums_of([term.to(weight.device) for term in terms])

@@ -64,9 +64,10 @@ def mirror(lower: Tensor) -> Tensor:
 
 def second_moment(x: Tensor, block: int = 1 << 14) -> np.ndarray:
     """x^T x, (n, n) float64: products in the rows' precision, summed over blocks in float64."""
-    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    for part in x.split(block):
-        total += gram(part).double()
+    first, *others = x.split(block)
+    total = gram(first).double()
+    for part in others:
+        total += gram(part)
     return total.cpu().numpy()

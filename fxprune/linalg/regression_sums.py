@@ -4,8 +4,8 @@ Count, sums and products of P and Y are enough for the fit with or without inter
 for its residual, and for the covariance of its outputs: the rows themselves need not be kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from fxprune.linalg.gram import BLOCK, PANEL, lower_panels, mirror
 from fxprune.linalg.tree_sum import Terms, TreeSum
 
+ROWS = 1024
+"""That wait until one product is made of them: of a tenth of it takes three times as long a row."""
 COVARIANCE_SHRINKAGE = 0.2
 """Of a covariance towards its diagonal, per (features / rows) (docs/decisions/0007)."""
 
@@ -84,36 +86,51 @@ class RegressionAccumulator:
 
     def __init__(self, tree: TreeSum | None = None) -> None:
         self.tree = TreeSum() if tree is None else tree
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._leaf = self._count = 0
 
     def add(self, rows: Tensor, target: Tensor, leaf: int = 0) -> None:
         """Count (g, r, f) rows and (g, r, o) targets at a leaf of the tree."""
+        if leaf != self._leaf:
+            self.close()
+            self._leaf = leaf
         for x, y in zip(rows.split(BLOCK, 1), target.split(BLOCK, 1), strict=True):
-            if x.dtype in (torch.float16, torch.bfloat16):
-                x, y = x.float(), y.float()
-            (groups, count, features), outputs = x.shape, y.shape[2]
-            columns = torch.cat([x.mT, y.mT], 1)
-            terms = self.tree.at(leaf, partial(_zeros, x, groups, features, outputs))
-            counted, first, squares, *panels = terms
-            first += columns.sum(2, dtype=torch.float64)
-            for panel, (_, part) in zip(panels, lower_panels(columns, features), strict=True):
-                panel += part
-            squares += y.double().square().sum(1)
-            counted += count
+            self._waiting.append((x, y))
+            self._count += x.shape[1]
+            if self._count >= ROWS:
+                self.close()
+
+    def close(self) -> None:
+        """Make the products of what waits."""
+        if self._waiting:
+            self.tree.add(self._leaf, _products(self._waiting, self._count))
+            self._waiting, self._count = [], 0
 
     def total(self) -> RegressionSums | None:
         """Of all rows so far; None of none."""
+        self.close()
         return sums_of(self.tree.total())
 
 
-def _zeros(like: Tensor, groups: int, features: int, outputs: int) -> Terms:
-    """Of no rows: their number, sums of columns, of squared targets, and products in panels from
-    the diagonal downwards.
+def _products(pieces: Sequence[tuple[Tensor, Tensor]], count: int) -> Terms:
+    """Of so many rows: their number, sums of columns, of squared targets, and products in panels
+    from the diagonal downwards.
     """
-    both = features + outputs
-    shapes: list[tuple[int, ...]] = [(both,), (outputs,)]
-    shapes += [(both - at, min(PANEL, features - at)) for at in range(0, features, PANEL)]
-    sums = [like.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
-    return [torch.zeros((), dtype=torch.float64), *sums]
+    x, y = pieces[0]
+    (groups, _, features), outputs = x.shape, y.shape[2]
+    single = x.dtype in (torch.float16, torch.bfloat16)
+    columns = x.new_empty(
+        groups, features + outputs, count, dtype=torch.float32 if single else x.dtype
+    )
+    at = 0
+    for x, y in pieces:
+        own = columns[:, :, at : at + x.shape[1]]
+        own[:, :features], own[:, features:] = x.mT, y.mT
+        at += x.shape[1]
+    squares = columns[:, features:].double().square().sum(2)
+    panels = [part for _, part in lower_panels(columns, features)]
+    number = torch.tensor(count, dtype=torch.float64)
+    return [number, columns.sum(2, dtype=torch.float64), squares, *panels]
 
 
 def sums_of(terms: Terms | None) -> RegressionSums | None:

@@ -8,6 +8,7 @@ Higham, SIAM J. Sci. Comput. 1993). What waits for its other half are one sum pe
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 Node = tuple[int, int]
@@ -15,9 +16,9 @@ Node = tuple[int, int]
 Terms = list[Tensor]
 """What is added, tensor by tensor."""
 
-LEAVES = 48
-"""Leaves that one stream of batches fills at most: what is kept of a sum at a time is one per
-level, and 48 are fairly shared by 2, 3, 4, 6 and 8 processes.
+LEAVES, FEWEST, BATCHES = 48, 12, 4
+"""Leaves that one stream of batches fills at most; and no more than so many, fairly shared by 2, 3,
+4 and 6 processes, unless each of them has as many batches: products of few rows are slow.
 """
 SLOTS, STREAMS = 64, 4
 """Places that a stream's leaves are spread over evenly, so that equal shares of it are whole nodes;
@@ -34,6 +35,8 @@ def leaf_of(number: int, count: int, stream: int = 0) -> int:
         stream: which of those that are added up together.
     """
     leaves = min(LEAVES, count)
+    while leaves > FEWEST and count < BATCHES * leaves:
+        leaves = max(leaves // 2, FEWEST)
     return number * leaves // count * SLOTS // leaves * STREAMS + stream
 
 
@@ -79,27 +82,28 @@ class TreeSum:
         self.nodes: list[tuple[Node, Terms]] = []
         self._owned = owned
 
-    def at(self, leaf: int, make: Callable[[], Terms]) -> Terms:
-        """What stands at a leaf, to be added to in place.
+    def add(self, leaf: int, terms: Terms) -> None:
+        """Add terms at a leaf, which takes them over: nothing is copied of the first ones.
 
         Args:
             leaf: the last one, or one after it.
-            make: gives zeros for a new one.
+            terms: in whatever precision; their sum with others is in float64.
 
         Raises:
             ValueError: the leaf comes before the last one.
         """
         if self.nodes and self.nodes[-1][0] == (0, leaf):
-            return self.nodes[-1][1]
+            add_to(self.nodes[-1][1], terms)
+            return
         if self.nodes and leaf < span(self.nodes[-1][0]).stop:
             raise ValueError(f"leaf {leaf} comes after {self.nodes[-1][0]}")
         self._close(leaf)
-        self.nodes.append(((0, leaf), make()))
-        return self.nodes[-1][1]
+        self.nodes.append(((0, leaf), terms))
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Nothing more comes; all sums are in float64."""
         self._close(None)
+        self.nodes = [(node, [_wide(term) for term in terms]) for node, terms in self.nodes]
 
     def _close(self, leaf: int | None) -> None:
         """Put together what is complete before a leaf."""
@@ -119,9 +123,14 @@ class TreeSum:
 
 def add_to(left: Terms, right: Terms) -> Terms:
     """The sum of two, in the place of the first."""
-    for own, other in zip(left, right, strict=True):
-        own += other
+    for place, (own, other) in enumerate(zip(left, right, strict=True)):
+        left[place] = _wide(own).add_(other)
     return left
+
+
+def _wide(term: Tensor) -> Tensor:
+    """A term to which others can be added."""
+    return term.double() if term.dtype == torch.float32 else term
 
 
 def order_of_sums(nodes: Sequence[Node]) -> list[tuple[int, int]]:

@@ -1,7 +1,6 @@
 """How the outputs of layers spread over the calibration data."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from fxprune.calibrate.recording import Recording
 from fxprune.label.layers import Layer
 from fxprune.linalg.gram import second_moment
-from fxprune.linalg.tree_sum import Terms
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,9 @@ def output_moments(recording: Recording, layers: dict[str, Layer]) -> dict[str, 
     for chunk in recording.chunks:
         for name, layer in layers.items():
             rows = recording.sample(chunk, layer.node.name)[1]
-            moment, total, count = trees[name].at(chunk.leaf, partial(_zeros, rows.shape[1]))
-            moment += torch.from_numpy(second_moment(rows))
-            total += rows.sum(0, dtype=torch.float64).cpu()
-            count += len(rows)
+            moment = torch.from_numpy(second_moment(rows))
+            total = rows.sum(0, dtype=torch.float64).cpu()
+            trees[name].add(chunk.leaf, [moment, total, torch.tensor(len(rows))])
     totals = recording.sums.totals(list(trees.values()), "output moments")
     found = {}
     for name, terms in zip(trees, totals, strict=True):
@@ -53,9 +50,3 @@ def output_moments(recording: Recording, layers: dict[str, Layer]) -> dict[str, 
         moment, total, count = terms
         found[name] = OutputMoments(moment, total, int(count))
     return found
-
-
-def _zeros(outputs: int) -> Terms:
-    """Of no rows."""
-    moment = torch.zeros(outputs, outputs, dtype=torch.float64)
-    return [moment, moment.new_zeros(outputs), torch.zeros((), dtype=torch.int64)]

@@ -9,7 +9,6 @@ uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisio
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from fxprune.graph.recurrent import read_recurrent, recurrent_of
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
-from fxprune.linalg.tree_sum import Terms, TreeSum
+from fxprune.linalg.tree_sum import TreeSum
 from fxprune.profile.probe import Draws, energies_of, judged, probe
 from fxprune.profile.steps import run_steps
 
@@ -107,14 +106,12 @@ class _Totals:
     def start(self, leaf: int) -> None:
         """Count another chunk of examples."""
         self._leaf = leaf
-        self._chunks.at(leaf, lambda: [torch.zeros((), dtype=torch.int64)])[0].add_(1)
+        self._chunks.add(leaf, [torch.tensor(1)])
 
     def add(self, site: Site, flat: Tensor) -> None:
         """Count a chunk's gradients, (positions, outputs)."""
         trees = self._multiples if flat.shape[1] == 1 else self._matrices
-        total, rows = trees[site].at(self._leaf, partial(_zeros, flat))
-        total += flat.mT @ flat
-        rows += len(flat)
+        trees[site].add(self._leaf, [flat.mT @ flat, torch.tensor(len(flat))])
 
     def result(self) -> dict[Site, Tensor]:
         """By weight, as `sensitivities` gives them; of those that have a gradient."""
@@ -130,13 +127,6 @@ class _Totals:
                 rows = sum(int(rows) for _, rows in own)
                 result[site] = _shrink(total, rows) / int(chunks[0])
         return result
-
-
-def _zeros(flat: Tensor) -> Terms:
-    """Of no gradients."""
-    size = flat.shape[1]
-    total = flat.new_zeros(size, size, dtype=torch.float64)
-    return [total, torch.zeros((), dtype=torch.int64)]
 
 
 def _sum(matrix: Tensor, multiple: Tensor) -> Tensor:

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxprune.linalg.tree_sum import LEAVES, TreeSum, add_to, leaf_of, order_of_sums, owner_of
+from fxprune.linalg.tree_sum import (
+    BATCHES,
+    FEWEST,
+    LEAVES,
+    TreeSum,
+    add_to,
+    leaf_of,
+    order_of_sums,
+    owner_of,
+)
 
 
 def shared_out(terms: dict[int, torch.Tensor], ranks: int) -> torch.Tensor:
@@ -17,7 +26,7 @@ def shared_out(terms: dict[int, torch.Tensor], ranks: int) -> torch.Tensor:
         )
         for leaf, term in terms.items():
             if owner_of(leaf, ranks) == rank:
-                tree.at(leaf, lambda: [torch.zeros(3, dtype=torch.float64)])[0].add_(term)
+                tree.add(leaf, [term.clone()])
         tree.close()
         parts += tree.nodes
     sums = [own for _, own in parts]
@@ -39,22 +48,24 @@ def test_any_number_of_ranks_adds_the_same_bits(leaves: set[int], ranks: int, se
     torch.testing.assert_close(one, torch.stack(list(terms.values())).sum(0), rtol=1e-9, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 48, 64, 1000])
+@pytest.mark.parametrize("count", [1, 3, 4, 12, 47, 48, 64, 120, 1000])
 def test_batches_are_spread_over_the_leaves_in_order(count: int) -> None:
     leaves = [leaf_of(number, count) for number in range(count)]
     assert leaves == sorted(leaves)
-    assert len(set(leaves)) == min(count, LEAVES)
+    used = len(set(leaves))
+    assert min(count, FEWEST) <= used <= LEAVES
+    assert used in (count, FEWEST) or count >= BATCHES * used
     for ranks in (2, 3, 4):
         owners = [owner_of(leaf, ranks) for leaf in leaves]
         assert owners == sorted(owners)
         shares = [owners.count(rank) for rank in range(ranks)]
-        assert max(shares) - min(shares) <= max(-(-count // LEAVES), 1)
+        assert max(shares) - min(shares) <= -(-count // used)
 
 
 def test_one_node_waits_for_its_other_half_per_level() -> None:
     tree, most = TreeSum(), 0
     for number in range(LEAVES):
-        tree.at(leaf_of(number, LEAVES), lambda: [torch.ones(())])
+        tree.add(leaf_of(number * BATCHES, LEAVES * BATCHES), [torch.ones(())])
         most = max(most, len(tree.nodes))
     assert most <= 7
     total = tree.total()
@@ -64,6 +75,18 @@ def test_one_node_waits_for_its_other_half_per_level() -> None:
 
 def test_leaves_come_in_order() -> None:
     tree = TreeSum()
-    tree.at(5, lambda: [torch.ones(())])
+    tree.add(5, [torch.ones(())])
     with pytest.raises(ValueError, match="leaf 4 comes after"):
-        tree.at(4, lambda: [torch.ones(())])
+        tree.add(4, [torch.ones(())])
+
+
+def test_the_first_products_of_a_leaf_are_its_sum() -> None:
+    tree, first = TreeSum(), torch.full((2,), 1 / 3)
+    tree.add(3, [first])
+    assert tree.nodes[0][1][0] is first
+    tree.add(3, [first.clone()])
+    tree.add(9, [first.clone()])
+    total = tree.total()
+    assert total is not None
+    assert total[0].dtype == torch.float64
+    assert torch.equal(total[0], 3 * first.double())
