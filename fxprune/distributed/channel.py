@@ -5,15 +5,16 @@ all, as one error that names the rank, and nobody waits for a rank that does not
 """
 
 import contextlib
+import io
 import math
+import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, NoReturn, TypeVar
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
-from torch.utils import _pytree as pytree
 
 from fxprune import errors
 from fxprune.errors import DistributedError, FxpruneError
@@ -21,6 +22,10 @@ from fxprune.errors import DistributedError, FxpruneError
 T = TypeVar("T")
 Form = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype of a tensor that is yet to come."""
+Said = tuple[int, bytes | None]
+"""Bytes that a rank has to say, and these where they are few."""
+HEAD, SHORT = 24, 2048
+"""Bytes of the word with which an exchange begins, and of what goes with it at once."""
 
 
 class Channel:
@@ -51,38 +56,80 @@ class Channel:
         Raises:
             FxpruneError: one of them failed, or they are not at the same place.
         """
-        mine = torch.tensor([error is not None, crc32(what.encode())])
-        words = [torch.empty_like(mine) for _ in range(self.size)]
-        self._exchange(lambda: distributed.all_gather(words, mine, group=self._group), what)
-        if any(bool(word[0]) for word in words):
+        self._hear(what, b"", error)
+
+    def gather(self, value: T, what: str) -> list[T]:
+        """The value of every rank, once all are well; tensors come back on the CPU."""
+        own = to_bytes(value)
+        return [from_bytes(told) for told in self._collect(self._hear(what, own), own, what)]
+
+    def broadcast(self, value: T, what: str) -> T:
+        """The first rank's value, once all are well; tensors come on the CPU."""
+        own = to_bytes(value) if self.rank == 0 else b""
+        size, short = self._hear(what, own)[0]
+        if short is not None:
+            return from_bytes(short)  # type: ignore[no-any-return]
+        sent = _in_bytes(own, size)
+        self._exchange(
+            lambda: distributed.broadcast(sent, 0, group=self._group),
+            what,
+            sent if self.rank == 0 else None,
+        )
+        return from_bytes(sent.numpy().tobytes())  # type: ignore[no-any-return]
+
+    def _hear(self, what: str, own: bytes, error: Exception | None = None) -> list[Said]:
+        """How every rank is, and what it has to say: itself where it is short.
+
+        Args:
+            what: names the exchange.
+            own: what this rank has to say.
+            error: what it raises.
+        """
+        mark = crc32(what.encode())
+        words, said = self._words((error is not None, mark), own, what)
+        if any(failed for failed, _ in words):
             self._raise(error)
-        if any(not torch.equal(word, mine) for word in words):
-            told = self.gather(what, what)
+        if any(word != mark for _, word in words):
+            told = [from_bytes(text) for text in self._tell(to_bytes(what))]
             self.part()
             raise DistributedError(
                 "The ranks went different ways: "
                 + ", ".join(f"rank {rank} came to {text!r}" for rank, text in enumerate(told))
                 + ". All of them must make the same call, on the same model with the same weights."
             )
+        return said
 
-    def gather(self, value: T, what: str) -> list[T]:
-        """The value of every rank; tensors come back on the CPU."""
-        found: list[Any] = [None] * self.size
-        own = to_cpu(value)
-        self._exchange(
-            lambda: distributed.all_gather_object(found, own, group=self._group), what, own
-        )
-        return found
+    def _words(
+        self, word: tuple[bool, int], own: bytes, what: str
+    ) -> tuple[list[tuple[bool, int]], list[Said]]:
+        """One word of every rank: whether it failed, where it is, and what it says."""
+        mine = torch.zeros(HEAD + SHORT, dtype=torch.uint8)
+        mine[:HEAD] = torch.tensor([*word, len(own)]).view(torch.uint8)
+        if 0 < len(own) <= SHORT:
+            mine[HEAD : HEAD + len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+        words = [torch.empty_like(mine) for _ in range(self.size)]
+        self._exchange(lambda: distributed.all_gather(words, mine, group=self._group), what, own)
+        heads, said = list[tuple[bool, int]](), list[Said]()
+        for told in words:
+            failed, mark, size = told[:HEAD].view(torch.int64).tolist()
+            heads.append((bool(failed), mark))
+            short = told[HEAD : HEAD + size].numpy().tobytes() if size <= SHORT else None
+            said.append((size, short))
+        return heads, said
 
-    def broadcast(self, value: T, what: str) -> T:
-        """The first rank's value; tensors come on the CPU."""
-        sent: list[T] = [to_cpu(value)]
-        self._exchange(
-            lambda: distributed.broadcast_object_list(sent, src=0, group=self._group),
-            what,
-            sent if self.rank == 0 else None,
-        )
-        return sent[0]
+    def _collect(self, said: Sequence[Said], own: bytes, what: str) -> list[bytes]:
+        """What every rank says, where some of them say more than goes into a word."""
+        most = max(size for size, _ in said)
+        if most <= SHORT:
+            return [short or b"" for _, short in said]
+        mine = _in_bytes(own, most)
+        found = [torch.empty_like(mine) for _ in said]
+        self._exchange(lambda: distributed.all_gather(found, mine, group=self._group), what, mine)
+        return [one[:size].numpy().tobytes() for one, (size, _) in zip(found, said, strict=True)]
+
+    def _tell(self, own: bytes) -> list[bytes]:
+        """What every rank says when something is wrong."""
+        return self._collect(self._words((False, 0), own, "")[1], own, "")
 
     def send(self, tensor: Tensor, target: int, what: str) -> None:
         """Send a tensor to another rank."""
@@ -117,7 +164,8 @@ class Channel:
         """Raise what the ranks that failed tell of it: the first one's; as it was where all of
         them failed in the same way.
         """
-        told = self.gather(None if error is None else (type(error).__name__, str(error)), "error")
+        own = None if error is None else (type(error).__name__, str(error))
+        told = [from_bytes(text) for text in self._tell(to_bytes(own))]
         self.part()
         if error is not None and all(one == told[0] for one in told):
             raise error
@@ -127,7 +175,9 @@ class Channel:
             named, text = DistributedError, f"{kind}: {text}"
         raise named(f"Rank {rank} of {self.size}: {text}") from error
 
-    def _exchange(self, call: Callable[[], Any], what: str, sent: Any = None) -> None:
+    def _exchange(
+        self, call: Callable[[], Any], what: str, sent: Tensor | bytes | None = None
+    ) -> None:
         """Exchange something.
 
         Args:
@@ -171,21 +221,49 @@ def unpack(packed: Tensor, forms: Sequence[Form]) -> list[Tensor]:
     return [part.clone().view(dtype).view(shape) for part, (shape, dtype) in parts]
 
 
-def to_cpu(value: Any) -> Any:
-    """A nest with all of its tensors on the CPU, also those in dataclasses."""
-    return pytree.tree_map(_leaf_to_cpu, value)
+def to_bytes(value: Any) -> bytes:
+    """A value that can be pickled, with its tensors wherever they are; of those the numbers that
+    they show, in their layout.
+    """
+    found = io.BytesIO()
+    _Pickler(found, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return found.getvalue()
 
 
-def _leaf_to_cpu(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().cpu()
-    if is_dataclass(leaf) and not isinstance(leaf, type):
-        held = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
-        if any(isinstance(value, Tensor) for value in held.values()):
-            return replace(leaf, **to_cpu(held))
-    return leaf
+def from_bytes(told: bytes) -> Any:
+    """What another rank made bytes of; its tensors on the CPU."""
+    return pickle.loads(told)
 
 
-def _size(value: Any) -> int:
-    """Bytes of the tensors and arrays in a nest; what else there is counts little."""
-    return sum(getattr(leaf, "nbytes", 0) for leaf in pytree.tree_leaves(value))
+class _Pickler(pickle.Pickler):
+    """Writes tensors without what else lies in their memory."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, Tensor):
+            return NotImplemented
+        strides = obj.stride()
+        order = sorted(range(obj.dim()), key=lambda axis: -strides[axis])
+        lying = obj.detach().cpu().permute(order).contiguous()
+        numbers = lying.reshape(-1).view(torch.uint8).numpy()
+        return _restored, (numbers, tuple(lying.shape), tuple(order), obj.dtype)
+
+
+def _restored(
+    numbers: np.ndarray, shape: tuple[int, ...], order: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return torch.from_numpy(numbers).view(dtype).view(shape).permute(back)
+
+
+def _in_bytes(own: bytes, size: int) -> Tensor:
+    """As a tensor of so many bytes."""
+    found = torch.zeros(size, dtype=torch.uint8)
+    if own:
+        found[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+    return found
+
+
+def _size(value: Tensor | bytes | None) -> int:
+    if value is None:
+        return 0
+    return value.nbytes if isinstance(value, Tensor) else len(value)

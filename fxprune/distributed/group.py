@@ -10,8 +10,8 @@ from fxprune.linalg.tree_sum import Node, Terms, TreeSum, add_to, order_of_sums
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
-Part = tuple[Node, int, list[Form]]
-"""Of a sum: the leaves, the rank that has it, and what it is made of."""
+Part = tuple[Node, int]
+"""Of a sum: the leaves, and the rank that has it."""
 
 
 class Group:
@@ -48,7 +48,6 @@ class Group:
         """
         if self._channel is None:
             return [value]
-        self._channel.agree(what)
         return self._channel.gather(value, what)
 
     def first(self, make: Callable[[], T], what: str) -> T:
@@ -61,7 +60,6 @@ class Group:
         if self._channel is None:
             return make()
         made: Any = make() if self.is_first else None
-        self._channel.agree(what)
         told: T = self._channel.broadcast(made, what)
         return made if self.is_first else told
 
@@ -96,27 +94,32 @@ class Group:
             return [tree.total() for tree in trees]
         for tree in trees:
             tree.close()
-        known = self.gather(
-            [[(n, [form_of(t) for t in ts]) for n, ts in t.nodes] for t in trees], what
-        )
+        known = self.gather([_told_of(tree) for tree in trees], what)
         totals: list[Terms | None] = []
         for number, tree in enumerate(trees):
+            of_ranks = [own[number] for own in known]
             parts: list[Part] = [
-                (node, rank, forms) for rank, own in enumerate(known) for node, forms in own[number]
+                (node, rank) for rank, (nodes, _) in enumerate(of_ranks) for node in nodes
             ]
             parts.sort(key=lambda part: part[0][1] << part[0][0])
-            totals.append(self._total(tree, parts, what, everywhere) if parts else None)
+            forms = next((forms for nodes, forms in of_ranks if nodes), [])
+            totals.append(self._total(tree, parts, forms, what, everywhere) if parts else None)
         return totals
 
     def _total(
-        self, tree: TreeSum, parts: Sequence[Part], what: str, everywhere: bool
+        self,
+        tree: TreeSum,
+        parts: Sequence[Part],
+        forms: Sequence[Form],
+        what: str,
+        everywhere: bool,
     ) -> Terms | None:
         """One sum, of which every rank has some parts."""
         own = dict(tree.nodes)
-        devices = [term.device for term in next(iter(own.values()), ())] or [CPU] * len(parts[0][2])
-        owners, forms = [rank for _, rank, _ in parts], parts[0][2]
-        terms = [own.get(node) if rank == self.rank else None for node, rank, _ in parts]
-        for left, right in order_of_sums([node for node, *_ in parts]):
+        devices = [term.device for term in next(iter(own.values()), ())] or [CPU] * len(forms)
+        owners = [rank for _, rank in parts]
+        terms = [own.get(node) if rank == self.rank else None for node, rank in parts]
+        for left, right in order_of_sums([node for node, _ in parts]):
             moved = self._move(terms[right], owners[right], owners[left], forms, what)
             mine, terms[right] = terms[left], None
             if owners[left] == self.rank and mine is not None and moved is not None:
@@ -155,6 +158,12 @@ class Group:
         """Go without a word; the others' exchanges fail."""
         if self._channel is not None:
             self._channel.part()
+
+
+def _told_of(tree: TreeSum) -> tuple[list[Node], list[Form]]:
+    """What a rank has of a sum, and what all parts of that are made of."""
+    first = tree.nodes[0][1] if tree.nodes else []
+    return [node for node, _ in tree.nodes], [form_of(term) for term in first]
 
 
 ALONE = Group()

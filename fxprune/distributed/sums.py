@@ -1,5 +1,6 @@
 """Sums over the examples of all ranks."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,7 +33,10 @@ class Sums:
         """A sum to add this rank's terms to."""
         if not self.owners:
             return TreeSum()
-        return TreeSum(lambda leaves: all(self.is_mine(leaf) for leaf in leaves))
+        others = sorted(leaf for leaf in self.owners if not self.is_mine(leaf))
+        return TreeSum(
+            lambda leaves: bisect_left(others, leaves.start) == bisect_left(others, leaves.stop)
+        )
 
     def totals(self, trees: Sequence[TreeSum], what: str) -> list[Terms | None]:
         """Sums over all ranks, on all of them."""
