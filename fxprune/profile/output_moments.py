@@ -1,6 +1,7 @@
 """How the outputs of layers spread over the calibration data."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -37,12 +38,14 @@ def output_moments(recording: Recording, layers: dict[str, Layer]) -> dict[str, 
         layers: by the name of their weight.
     """
     trees = {name: recording.sums.tree() for name in layers}
-    for chunk in recording.chunks:
-        for name, layer in layers.items():
-            rows = recording.sample(chunk, layer.node.name)[1]
+    leaves = [(leaf, list(chunks)) for leaf, chunks in groupby(recording.chunks, lambda c: c.leaf)]
+    for name, layer in layers.items():
+        call, tree = layer.node.name, trees[name]
+        for leaf, chunks in leaves:
+            rows = torch.cat([recording.sample(chunk, call)[1] for chunk in chunks])
             moment = torch.from_numpy(second_moment(rows))
             total = rows.sum(0, dtype=torch.float64).cpu()
-            trees[name].add(chunk.leaf, [moment, total, torch.tensor(len(rows))])
+            tree.add(leaf, [moment, total, torch.tensor(len(rows))])
     totals = recording.sums.totals(list(trees.values()), "output moments")
     found = {}
     for name, terms in zip(trees, totals, strict=True):
