@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxprune.linalg.gram import BLOCK, PANEL, lower_panels, mirror
+from fxprune.linalg.gram import BLOCK, PANEL, columns_of, lower_panels, mirror
 from fxprune.linalg.tree_sum import Terms, TreeSum
 
 ROWS = 1024
@@ -95,6 +95,8 @@ class RegressionAccumulator:
             self.close()
             self._leaf = leaf
         for x, y in zip(rows.split(BLOCK, 1), target.split(BLOCK, 1), strict=True):
+            if x.dtype in (torch.float16, torch.bfloat16):
+                x, y = x.float(), y.float()
             self._waiting.append((x, y))
             self._count += x.shape[1]
             if self._count >= ROWS:
@@ -116,21 +118,13 @@ def _products(pieces: Sequence[tuple[Tensor, Tensor]], count: int) -> Terms:
     """Of so many rows: their number, sums of columns, of squared targets, and products in panels
     from the diagonal downwards.
     """
-    x, y = pieces[0]
-    (groups, _, features), outputs = x.shape, y.shape[2]
-    single = x.dtype in (torch.float16, torch.bfloat16)
-    columns = x.new_empty(
-        groups, features + outputs, count, dtype=torch.float32 if single else x.dtype
-    )
-    at = 0
-    for x, y in pieces:
-        own = columns[:, :, at : at + x.shape[1]]
-        own[:, :features], own[:, features:] = x.mT, y.mT
-        at += x.shape[1]
-    squares = columns[:, features:].double().square().sum(2)
-    panels = [part for _, part in lower_panels(columns, features)]
+    features, outputs = (part.shape[2] for part in pieces[0])
+    columns = columns_of([(x.mT, y.mT) for x, y in pieces], count)
+    size = features + outputs
+    squares = columns[:, features:size].double().square().sum(2)
+    panels = [part for _, part in lower_panels(columns, features, size)]
     number = torch.tensor(count, dtype=torch.float64)
-    return [number, columns.sum(2, dtype=torch.float64), squares, *panels]
+    return [number, columns[:, :size].sum(2, dtype=torch.float64), squares, *panels]
 
 
 def sums_of(terms: Terms | None) -> RegressionSums | None:
