@@ -6,10 +6,11 @@ measured. A forward pass is the captured graph on all calibration examples.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch.fx import Node
 
+from fxprune.calibrate.batching import Planned, Shared
 from fxprune.calibrate.moments import POSITIONS, POSITIONS_PER_CHANNEL, sites
 from fxprune.calibrate.recording import VALIDATION, rows_per_example
 from fxprune.calibrate.split import TRIAL
@@ -18,7 +19,7 @@ from fxprune.graph.convolution import channel_dim, groups
 from fxprune.graph.nodes import attribute
 from fxprune.label.layers import MOST_OUTPUTS, Layer, own_layers
 from fxprune.profile.selectors import ROUNDS
-from fxprune.profile.statistics import PROBED_EXAMPLES
+from fxprune.profile.statistics import PROBED_EXAMPLES, SHARES
 from fxprune.progress import ExpectedCost
 from fxprune.rules.labels import Value
 from fxprune.session import Session
@@ -37,8 +38,12 @@ EIGENVALUES = 9.0
 CURVES = 8
 """Widths at which ranks are foreseen."""
 CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 20, 200, 200, 150
-"""Operators on next to nothing that one node of a pass, one layer of a fit and chunk, one node of a
-rewritten graph, and one step of an order of removal take.
+"""Operators on next to nothing that one node of a pass, one layer of a fit, one node of a rewritten
+graph, and one step of an order of removal take.
+"""
+CALLS_A_READING, CALLS_A_SUM, COPIES = 100, 60, 3
+"""Likewise what one layer of a fit takes for each batch, and for each leaf of its sums; and how
+often what a row holds is moved.
 """
 SHOWN = 64
 """Examples that say what is decided, and on which layers are compared."""
@@ -76,13 +81,16 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     orders = 1 + session.may_rotate if searched else 1
     searches = orders + bool(session.analysis.normalized) if searched else 1
     sequential = method.fit == "sequential"
+    parts = session.statistics.parts
+    every = tuple(parts.values())
+    fitting = [batch for part in every for batch in part.mine]
     if method.fit != "none" or method.selector != "magnitude":
-        yield "calibrate", _pass(session, split.fitting) + _moments(session)
+        yield "calibrate", _pass(session, fitting) + _moments(session)
         if method.widths:
             aware = session.options.chosen_selector == "output-aware"
             if aware:
-                probed = min(PROBED_EXAMPLES, split.fitting)
-                yield "calibrate", _pass(session, BACKWARD * probed)
+                probed = session.statistics.planned(split.first(PROBED_EXAMPLES), SHARES).mine
+                yield "calibrate", _pass(session, probed).times(BACKWARD)
             yield "profile", _selection(session, aware).times(orders)
             if searched:  # whose candidates include the reference's
                 yield "profile", _selection(session, aware=False).times(orders)
@@ -91,24 +99,26 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     trials = searches * (effort + FURTHER) if searched else 0
     yield "rewrite", _rewrite(session).times(1 + trials)
     if searched:
-        tried, validating = (int(split.part(name).sum()) for name in (TRIAL, VALIDATION))
-        trial = _fits(session, tried or split.fitting, narrow, ridges=0) + _folds(session, narrow)
-        yield "fit", (trial + _pass(session, tried, kept)).times(trials)
-        yield "allocate", _pass(session, validating, kept).times(trials)
+        tried = (parts[TRIAL],) if parts[TRIAL].batches else every
+        trial = _fits(session, tried, narrow, ridges=0) + _folds(session, narrow)
+        trial += _pass(session, [batch for part in tried for batch in part.mine], kept)
+        yield "fit", trial.times(trials)
+        yield "allocate", _pass(session, parts[VALIDATION].mine, kept).times(trials)
     if sequential:
-        yield "fit", _pass(session, split.fitting, kept)
-        yield "fit", _fits(session, split.fitting, narrow, RIDGES_TRIED)
+        yield "fit", _pass(session, fitting, kept)
+        yield "fit", _fits(session, every, narrow, RIDGES_TRIED)
     if method.widths and method.fit != "none":
         yield "fit", _folds(session, narrow).times(2 if sequential else 1)
-    held_out = int(split.held_out.sum())
-    shown = min(SHOWN, split.fitting)
-    yield "verify", _pass(session, held_out + shown) + _pass(session, held_out + shown, kept)
+    for examples in (split.held_out, split.first(SHOWN)):
+        shown = session.statistics.planned(examples).mine
+        yield "verify", _pass(session, shown) + _pass(session, shown, kept)
 
 
-def _pass(session: Session, examples: float, kept: float = 1.0) -> Work:
-    """The graph on so many examples, node by node, with this share of its FLOPs."""
-    chunks = examples / max(session.statistics.calibration.chunk, 1)
-    return Work(examples=kept**THINNER * examples, calls=CALLS_A_NODE * chunks * _nodes(session))
+def _pass(session: Session, batches: Sequence[Planned], kept: float = 1.0) -> Work:
+    """The graph on these batches, node by node, with this share of its FLOPs."""
+    examples = sum(batch.size for batch in batches)
+    calls = CALLS_A_NODE * len(batches) * _nodes(session)
+    return Work(examples=kept**THINNER * examples, calls=calls)
 
 
 def _nodes(session: Session) -> int:
@@ -183,8 +193,8 @@ def _folds(session: Session, narrow: float) -> Work:
     return found
 
 
-def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
-    """Refits of every layer on so many examples.
+def _fits(session: Session, parts: Sequence[Shared], narrow: float, ridges: int) -> Work:
+    """Refits of every layer on these parts of the examples.
 
     Args:
         narrow: widths as a share of the original's.
@@ -194,7 +204,9 @@ def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
     read = {name for name, _ in sites(analysis)}
     written = {name for group in analysis.groups for name, axis in group.members if axis == 0}
     work = session.split.fitting * sum(term.amount for term in analysis.costs)
-    chunks = examples / max(session.statistics.calibration.chunk, 1)
+    mine = [batch for part in parts for batch in part.mine]
+    examples, leaves = sum(part.size for part in parts), len({b.place.leaf for b in mine})
+    share = sum(batch.size for batch in mine) / max(examples, 1)
     for layer in own_layers(graph).values():
         outputs, features = float(len(attribute(graph, layer.weight))), _features(session, layer)
         features *= narrow if layer.weight in read else 1.0
@@ -203,8 +215,13 @@ def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
             math.ceil(features), len(layer.calls), session.split.fitting, work
         )
         rows = sum(min(wanted, _positions(session, layer, call)) for call in layer.calls) * examples
-        own = _fit(rows, features, outputs / groups(layer.node), ridges)
-        found += own.times(groups(layer.node)) + Work(calls=CALLS_A_FIT * (chunks + 1 + ridges))
+        count = groups(layer.node)
+        own = _fit(rows, features, outputs / count, ridges).times(count)
+        added = count * leaves * features * (features / 2 + outputs / count)
+        calls = CALLS_A_FIT * (1 + ridges) + CALLS_A_READING * len(mine) + CALLS_A_SUM * leaves
+        # What goes by rows is this rank's share of them.
+        rowwise = Work(products=share * own.products, moved=share * own.moved + added, calls=calls)
+        found += rowwise + Work(solves=own.solves)
     return found
 
 
@@ -230,5 +247,5 @@ def _fit(rows: float, features: float, outputs: float, ridges: int) -> Work:
     return Work(
         products=other * size**2 + 2 * rows * features * outputs,
         solves=solve * (1 + ridges / 2) + ridges * 2 * size**2 * outputs,
-        moved=rows * features,
+        moved=COPIES * rows * features,
     )
