@@ -76,6 +76,8 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     method, split, effort = session.options.method, session.split, session.options.effort
     kept = min((v for k, v in limits.items() if k != "latency"), default=1.0)
     narrow = math.sqrt(kept) if method.widths else 1.0
+    # Layers are made two when all are fitted; till then they are wider.
+    wide, fitted = (v ** (0.5 if method.ranks else 1.0) for v in (kept, narrow))
     searched = method.allocation == "search" and effort > 1
     # What can be rotated is ordered and searched once more so, and with narrower streams once more.
     orders = 1 + session.may_rotate if searched else 1
@@ -100,13 +102,13 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     yield "rewrite", _rewrite(session).times(1 + trials)
     if searched:
         tried = (parts[TRIAL],) if parts[TRIAL].batches else every
-        trial = _fits(session, tried, narrow, ridges=0) + _folds(session, narrow)
-        trial += _pass(session, [batch for part in tried for batch in part.mine], kept)
+        trial = _fits(session, tried, fitted, ridges=0) + _folds(session, fitted)
+        trial += _pass(session, [batch for part in tried for batch in part.mine], wide)
         yield "fit", trial.times(trials)
-        yield "allocate", _pass(session, parts[VALIDATION].mine, kept).times(trials)
+        yield "allocate", _pass(session, parts[VALIDATION].mine, wide).times(trials)
     if sequential:
-        yield "fit", _pass(session, fitting, kept)
-        yield "fit", _fits(session, every, narrow, RIDGES_TRIED)
+        yield "fit", _pass(session, fitting, wide)
+        yield "fit", _fits(session, every, fitted, RIDGES_TRIED)
     if method.widths and method.fit != "none":
         yield "fit", _folds(session, narrow).times(2 if sequential else 1)
     for examples in (split.held_out, split.first(SHOWN)):

@@ -1,15 +1,22 @@
 """What a call is expected to take: how work grows with what is asked, and what reports say."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from torch import nn
+from torch.fx import Interpreter, Node
 
 import fxprune
 from fxprune.allocate import expected_cost
 from fxprune.allocate.expected_cost import expect_cost
+from fxprune.fit.execution import Execution
+from fxprune.linalg import regression_sums
+from fxprune.linalg.tree_sum import Terms
 from fxprune.plans.methods import METHODS
+from fxprune.session import Session
 from fxprune.timing.speeds import Speeds, Work
 from tests.nets import images, session_of, tiny
 from tests.rotations import examples, separate
@@ -85,6 +92,59 @@ def test_the_report_says_what_was_expected_and_what_it_took() -> None:
     expected, took = report.passes
     assert f", {took:.1f} forward passes ({expected:.1f} expected)" in report.summary()
     assert json.loads(report.to_json())["passes"] == list(report.passes)
+
+
+class Done:
+    """What a call really did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.calls = self.products = 0.0
+        run, call, sums = Interpreter.run_node, Execution._call, regression_sums._products
+
+        def ran(interpreter: Interpreter, node: Node) -> object:
+            self.calls += 1
+            return run(interpreter, node)
+
+        def called(own: Execution, *given: Any) -> object:
+            self.calls += 1
+            return call(own, *given)
+
+        def summed(pieces: Any, count: int) -> Terms:
+            features, outputs = (part.shape[2] for part in pieces[0])
+            self.products += count * features * (features + 2 * outputs)
+            return sums(pieces, count)
+
+        monkeypatch.setattr(Interpreter, "run_node", ran)
+        monkeypatch.setattr(Execution, "_call", called)
+        monkeypatch.setattr(regression_sums, "_products", summed)
+
+
+@pytest.mark.parametrize("batch", [10, 64])
+def test_what_is_foreseen_is_done(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    foreseen, done, stations = Work(), Done(monkeypatch), expected_cost._stations
+
+    def counted(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[str, Work]]:
+        nonlocal foreseen
+        done.calls = 0.0
+        for station, work in stations(session, limits):
+            foreseen += work
+            yield station, work
+
+    def of_passes(*_: object) -> Work:
+        return Work()
+
+    monkeypatch.setattr(expected_cost, "_stations", counted)
+    # Nothing but products in fits, and nodes in passes.
+    for name in ("_moments", "_selection", "_ranks", "_rewrite", "_folds"):
+        monkeypatch.setattr(expected_cost, name, of_passes)
+    monkeypatch.setattr(expected_cost, "CALLS_A_NODE", 1)
+    for name in ("CALLS_A_FIT", "CALLS_A_READING", "CALLS_A_SUM"):
+        monkeypatch.setattr(expected_cost, name, 0)
+    monkeypatch.setattr(expected_cost, "BACKWARD", 1.0)
+    fxprune.compress(tiny(), list(images(400).split(batch)), flops=0.5, progress=False)
+    print(foreseen, done.calls, done.products)
+    assert 1 / 1.5 < foreseen.calls / done.calls < 1.5
+    assert 1 / 1.5 < foreseen.products / done.products < 1.5
 
 
 def test_nothing_is_foreseen_where_sizes_are_searched() -> None:
