@@ -37,8 +37,8 @@ EIGENVALUES = 9.0
 """Multiples of n^3 that the eigenvectors of a symmetric matrix take."""
 CURVES = 8
 """Widths at which ranks are foreseen."""
-CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 20, 200, 200, 150
-"""Operators on next to nothing that one node of a pass, one layer of a fit, one node of a rewritten
+CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 40, 200, 200, 150
+"""Operators on next to nothing that one call of a pass, one layer of a fit, one node of a rewritten
 graph, and one step of an order of removal take.
 """
 CALLS_A_READING, CALLS_A_SUM, COPIES = 100, 60, 3
@@ -119,17 +119,14 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
 def _pass(session: Session, batches: Sequence[Planned], kept: float = 1.0) -> Work:
     """The graph on these batches, node by node, with this share of its FLOPs."""
     examples = sum(batch.size for batch in batches)
-    calls = CALLS_A_NODE * len(batches) * _nodes(session)
+    nodes = sum(node.op == "call_function" for node in session.graph.graph.nodes)
+    calls = CALLS_A_NODE * len(batches) * nodes
     return Work(examples=kept**THINNER * examples, calls=calls)
-
-
-def _nodes(session: Session) -> int:
-    return len(session.graph.graph.nodes)
 
 
 def _rewrite(session: Session) -> Work:
     """Removing channels, with the labels that check it."""
-    return Work(calls=CALLS_A_REWRITE * _nodes(session))
+    return Work(calls=CALLS_A_REWRITE * len(session.graph.graph.nodes))
 
 
 def _ranks(session: Session, narrow: float) -> Work:
