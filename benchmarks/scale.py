@@ -173,8 +173,8 @@ def main(
     for name in net or ["vgg", "resnet"]:
         call = (name, images, flops, data)
         (one,) = on_ranks(1, call)
-        for found in ([one], *(on_ranks(n, call) for n in ranks or (2, 3, 4))):
-            lines.append(row(name, found, one))
+        for count in (1, *(ranks or (2, 3, 4))):
+            lines.append(row(name, [one] if count == 1 else on_ranks(count, call), one))
             print(lines[-1], flush=True)
     if page is not None:
         put_in(page, "\n".join(lines))
