@@ -6,12 +6,14 @@
 
 from fxprune import decisions
 from fxprune.api import analyze, apply, compress, factorize, plan, recover, sweep
+from fxprune.distributed.together import alone
 from fxprune.drawing.plot import plot
 from fxprune.errors import (
     BudgetError,
     CalibrationError,
     CalibrationWarning,
     CaptureError,
+    DistributedError,
     FxpruneError,
     PlanError,
     StorageError,
@@ -40,6 +42,7 @@ __all__ = [
     "CalibrationWarning",
     "CaptureError",
     "ChannelGroup",
+    "DistributedError",
     "FxpruneError",
     "OutputAgreement",
     "Plan",
@@ -50,6 +53,7 @@ __all__ = [
     "Training",
     "UnsupportedError",
     "Workload",
+    "alone",
     "analyze",
     "apply",
     "benchmark",

@@ -59,6 +59,10 @@ class StorageError(FxpruneError):
     """
 
 
+class DistributedError(FxpruneError):
+    """Processes that work together do not, or one of them failed; says which."""
+
+
 class PassError(PlanError):
     """A pass could not be run, or did not keep its contract."""
 

@@ -7,6 +7,7 @@ loader is read, the examples before the model is captured, the graph last.
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,12 +18,33 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
+from fxprune.distributed.together import current
+from fxprune.errors import UnsupportedError
 from fxprune.options import Options
 from fxprune.resume.identity import fingerprint, tell
-from fxprune.resume.steps import Steps
+from fxprune.resume.steps import Steps, open_steps
 
 APART = ("budget", "method", "groups", "progress", "checkpoint")
 """Options that are told by their parts, by what they give, or change nothing of the result."""
+
+
+def open_checkpoint(folder: Any) -> AbstractContextManager[Steps]:
+    """The steps that `checkpoint=` keeps, of a process that works by itself.
+
+    Args:
+        folder: as the caller gave it; None where nothing is kept.
+
+    Raises:
+        UnsupportedError: several processes work together.
+        StorageError: as `fxprune.resume.steps.open_steps`.
+    """
+    group = current()
+    if folder is not None and group.size > 1:
+        raise UnsupportedError(
+            f"checkpoint={str(folder)!r}: {group.size} processes compress together, and their "
+            "steps are not kept yet. Leave checkpoint= out, or compress in one process."
+        )
+    return open_steps(folder)
 
 
 def require_call(steps: Steps, model: nn.Module, options: Options) -> None:

@@ -12,6 +12,7 @@ from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
+from fxprune.distributed.group import ALONE, Group
 from fxprune.identity import require_examples, require_graph
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
@@ -25,15 +26,19 @@ the C library maps them anew for every call (docs/decisions/0014).
 """
 
 
-def read_examples(model: nn.Module, loader: Any, options: Options, steps: Steps) -> Calibration:
-    """Read the loader.
+def read_examples(
+    model: nn.Module, loader: Any, options: Options, steps: Steps, group: Group = ALONE
+) -> Calibration:
+    """Read the loader; the ranks of a group each their own.
 
     Raises:
         CalibrationError: it cannot be used; says why.
         StorageError: its examples are not those of the checkpoint.
     """
     store = Spill(options.memory)
-    calibration = Calibration(model, loader, store=store, groups=options.groups, mask=options.mask)
+    calibration = Calibration(
+        model, loader, store=store, groups=options.groups, mask=options.mask, group=group
+    )
     require_examples(steps, calibration)
     return calibration
 

@@ -4,7 +4,7 @@ capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify ->
 observed of the original in between is computed when it is first asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -17,18 +17,18 @@ from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.allocate.expected_cost import expect_cost
 from fxprune.allocate.expected_disk import expect_disk
 from fxprune.calibrate.split import examples_to_hold_out
-from fxprune.capture.batch import Batch
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.errors import BudgetError, warn_caller
 from fxprune.fit.build import build, name_fits
 from fxprune.handover.finish import hand_over
 from fxprune.handover.report import report
 from fxprune.handover.rows import Point
-from fxprune.identity import require_call
+from fxprune.identity import open_checkpoint, require_call
 from fxprune.label.flops import count_flops
 from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
-from fxprune.resume.steps import Steps, open_steps
+from fxprune.resume.steps import Steps
 from fxprune.saving.copied import in_own_class
 from fxprune.saving.finished import find_finished, keep_finished
 from fxprune.saving.own_class import suit
@@ -88,12 +88,16 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
     """`compress` and `factorize` on a model that can be captured; warns where few decisions were
     kept.
     """
-    with undisturbed(model, options.seed), open_steps(options.checkpoint) as steps:
+    with (
+        together(),
+        undisturbed(model, options.seed),
+        open_checkpoint(options.checkpoint) as steps,
+    ):
         require_call(steps, model, options)
         # What is in the caller's class is made of the steps, which stay.
         found = None if options.keep_class else find_finished(steps, model, loader, options)
         small, own = (found, found) if found else _compress(model, loader, options, steps)
-    warn_of_few(small)
+        warn_of_few(small)
     return own
 
 
@@ -133,7 +137,8 @@ def compress_session(session: Session, limits: Mapping[str, float]) -> GraphModu
     certified = session.options.budget.agreement is not None
     session.settle_decision()
     if session.options.budget.latency is not None:
-        _ = session.latency_probe  # what cannot be measured is said before any long work
+        # What cannot be measured is said before any long work.
+        session.statistics.group.first(lambda: session.latency_probe.seconds, "latency")
     fitted = certify(session) if certified else fit_within(session, limits)
     return hand_over(
         fitted.allocation.session, fitted.graph, fitted.allocation, fitted.agreement, fitted.curve
@@ -255,23 +260,16 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
     held_out, judge = session.split.held_out, session.judge
     if judge is None:
         return None
-    numbers = list[np.ndarray]()
-    with session.journal.station("verify", int(held_out.sum())) as advance:
-        batches = _note_numbers(session.statistics.numbered(held_out, advance), numbers)
+    stream = session.statistics.planned(held_out)
+    with session.journal.station("verify", sum(b.size for b in stream.mine)) as advance:
+        batches = (placed.batch for placed in session.statistics.shared(stream.mine, advance))
         independent = session.split.independent
         # As it stands: called, a captured graph refuses what its example's sizes do not promise.
         original = session.graph.forward
-        found = compare(original, small, batches, judge, independent, session.statistics.padding)
+        padding, group = session.statistics.padding, session.statistics.group
+        found = compare(original, small, batches, judge, independent, padding, group)
     session.journal.decide(
         "the same decision on %.2f %% of %d held-out %ss, at least %.2f %%",
         *(100 * found.rate, found.examples, found.unit, 100 * found.bound),
     )
-    return found.numbered(np.concatenate(numbers))
-
-
-def _note_numbers(
-    numbered: Iterable[tuple[np.ndarray, Batch]], numbers: list[np.ndarray]
-) -> Iterator[Batch]:
-    for own, batch in numbered:
-        numbers.append(own)
-        yield batch
+    return found.numbered(np.concatenate([batch.numbers for batch in stream.batches]))

@@ -79,6 +79,10 @@ class Progress:
             self._console.print(text)
 
 
+def _say_nothing(text: str, *values: object) -> None:
+    """In place of a log."""
+
+
 def _terminal() -> "Console | None":
     """Where bars are drawn; None where the output is no terminal."""
     from rich.console import Console
@@ -129,11 +133,13 @@ class Journal:
     Args:
         progress: whether bars are wanted.
         steps: where the outcomes of steps are kept; nowhere by default.
+        speaks: whether anything is logged: of several processes one does.
     """
 
-    def __init__(self, progress: bool, steps: Steps = NOTHING_KEPT):
+    def __init__(self, progress: bool, steps: Steps = NOTHING_KEPT, speaks: bool = True):
         self._progress = Progress(progress)
         self.steps = steps
+        self._log: Callable[..., None] = LOG.info if speaks else _say_nothing
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.expected: ExpectedCost | None = None
@@ -143,11 +149,11 @@ class Journal:
         """Say something in the report, once."""
         if text not in self.notes:
             self.notes.append(text)
-            LOG.info("%s", text)
+            self._log("%s", text)
 
     def decide(self, text: str, *values: object) -> None:
         """Log what was found or decided, with values in %-style."""
-        LOG.info(text, *values)
+        self._log(text, *values)
 
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
@@ -156,7 +162,7 @@ class Journal:
         if passes_tell(self.seconds, cost.forward):
             text += f": {cost.passes:.1f} forward passes over the calibration examples"
         self._progress.say(text)
-        LOG.info("%s", text)
+        self._log("%s", text)
 
     @property
     def passes(self) -> tuple[float, float] | None:
@@ -177,7 +183,7 @@ class Journal:
             yield advance
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
-        LOG.info("%s took %.2f s", name, took)
+        self._log("%s took %.2f s", name, took)
 
     def step(self, name: str, key: Iterable[Any], kind: type[T], compute: Callable[[], T]) -> T:
         """What a step gives: as it was kept, or computed and then kept.
@@ -198,7 +204,7 @@ class Journal:
         kept = self.steps.find(name, key, kind)
         if kept is None:
             return self._compute(name, key, compute)
-        LOG.info("%s was kept", name)
+        self._log("%s was kept", name)
         for note in kept.notes:
             self.note(note)
         for station, took in kept.seconds.items():

@@ -16,10 +16,12 @@ from fxprune.calibrate.soundness import look_at
 from fxprune.calibrate.split import Split, draw_split
 from fxprune.capture.export import Captured
 from fxprune.capture.supported import check_model
+from fxprune.distributed.agreement import require_same
+from fxprune.distributed.together import current
 from fxprune.errors import UnsupportedError, warn_caller
 from fxprune.intake import capture_for, cut_to_cache, examine_for, read_examples, tell_found
 from fxprune.label.analysis import analyze_graph, nothing_to_reduce
-from fxprune.label.groups import Analysis
+from fxprune.label.groups import Analysis, CostTerm
 from fxprune.label.named import least_shares, matcher
 from fxprune.label.ties import repeated, tie
 from fxprune.options import Options
@@ -194,6 +196,17 @@ class Session:
         with self.journal.station("measure"):
             return LatencyProbe(self.model, self.captured.example, self.options.workload)
 
+    def measure(self, widths: np.ndarray) -> float:
+        """Time of the graph with these widths over the original's, on the first rank's machine."""
+        return self.statistics.group.first(
+            lambda: self.latency_probe.ratio_at(self.graph, self.analysis, widths), "latency"
+        )
+
+    def _time_calls(self) -> tuple[CostTerm, ...]:
+        probe, multiple = self.latency_probe, np.asarray(self.multiple)
+        known, table = self.captured, LayerTimes(probe.device, self.options.workload)
+        return fit_call_seconds(self.graph, self.analysis, known.example, probe, multiple, table)
+
     @cached_property
     def costs(self) -> CostModel:
         """FLOPs, parameters, and latency where it is limited; layers are timed once."""
@@ -202,13 +215,8 @@ class Session:
         own = self.captured.original.parameters
         if self.options.budget.latency is None:
             return CostModel(self.graph, self.analysis, parameters=own)
-        probe = self.latency_probe
         with self.journal.station("measure"):
-            table = LayerTimes(probe.device, self.options.workload)
-            multiple = np.asarray(self.multiple)
-            seconds = fit_call_seconds(
-                self.graph, self.analysis, self.captured.example, probe, multiple, table
-            )
+            seconds = self.statistics.group.first(self._time_calls, "latency")
         return CostModel(self.graph, self.analysis, seconds, own)
 
 
@@ -236,8 +244,10 @@ def open_session(
         StorageError: the steps are of another run.
     """
     check_model(model)
-    journal = Journal(options.progress, steps)
-    calibration = read_examples(model, loader, options, journal.steps)
+    group, speaks = current(), current().is_first
+    require_same(group, model, options)
+    journal = Journal(options.progress and speaks, steps, speaks)
+    calibration = read_examples(model, loader, options, journal.steps, group)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options, journal.steps)
@@ -251,24 +261,14 @@ def open_session(
     elif not analysis.groups:
         raise nothing_to_reduce(analysis)
     cut_to_cache(calibration, captured, analysis)
+    known = captured.graph, analysis, calibration, split, options.budget, ignored
+    asked = options.seed, options.memory, journal, compare_features
     session = Session(
         options=options,
         model=model,
         captured=captured,
         analysis=analysis,
-        statistics=Statistics(
-            captured.graph,
-            analysis,
-            calibration,
-            split,
-            options.budget,
-            ignored,
-            options.seed,
-            options.memory,
-            journal,
-            compare_features,
-            padding_of(captured, options.mask, journal.note),
-        ),
+        statistics=Statistics(*known, *asked, padding_of(captured, options.mask, journal.note)),
         ignored=ignored,
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),

@@ -15,11 +15,12 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.copying import copy_model
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.errors import BudgetError, CalibrationError, PlanError, UnsupportedError
+from fxprune.identity import open_checkpoint
 from fxprune.label.named import read_names
 from fxprune.options import Options
 from fxprune.pipeline import compress_whole
-from fxprune.resume.steps import open_steps
 from fxprune.verify.decisions import close
 
 
@@ -123,6 +124,13 @@ def compress_targets(
     Raises:
         PlanError: a name matches nothing; otherwise as `compress`, with the target's name.
     """
+    with together():
+        return _compress_targets(model, loader, targets, options)
+
+
+def _compress_targets(
+    model: nn.Module, loader: Any, targets: Sequence[str] | str, options: Options
+) -> nn.Module:
     names = resolve_targets(model, targets)
     if options.keep_class:
         raise UnsupportedError(
@@ -136,7 +144,7 @@ def compress_targets(
     # A part's outputs are no decisions; they are to stay as they are.
     judged = replace(options, decision=options.decision or close(), part=True)
     result = copy_model(model).eval()
-    with open_steps(options.checkpoint) as steps:
+    with open_checkpoint(options.checkpoint) as steps:
         with undisturbed(model, options.seed):
             store = Spill(options.memory)
             calibration = Calibration(result, loader, store=store, groups=options.groups)

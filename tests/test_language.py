@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.fingerprint import PACKED, fingerprints, unpack
 from fxprune.calibrate.moments import collect_moments
 from fxprune.calibrate.padding import find_padding, read_mask
@@ -136,10 +137,10 @@ def test_second_moments_are_those_of_the_texts_alone(net: nn.Module) -> None:
     real = read_mask(batch, None)
     assert real is not None
     found = collect_moments(
-        captured.graph, analysis, [replace(batch, real=real)], 6, padding=padding
+        captured.graph, analysis, in_order([replace(batch, real=real)]), 6, padding=padding
     )
     alone = [to_batch(net, row) for row in _only(**{"ids": padded()[0]["input_ids"], "mask": real})]
-    wanted = collect_moments(captured.graph, analysis, alone, 6)
+    wanted = collect_moments(captured.graph, analysis, in_order(alone), 6)
     assert found.keys() == wanted.keys()
     for site, own in found.items():
         assert own.rows == wanted[site].rows

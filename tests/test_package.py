@@ -17,6 +17,7 @@ ROOMS = (
     "resume",
     "progress",
     "linalg",
+    "distributed",
     "graph",
     "rules",
     "capture",

@@ -234,19 +234,19 @@ def _timed(problem: Problem) -> tuple[Problem, Candidate]:
     Uniform ones correct the cost model first, so that the candidates tried are of the right size.
     """
     session, costs = problem.session, problem.costs
-    probe, target = session.latency_probe, problem.limits["latency"]
+    target = problem.limits["latency"]
 
     def closed(valid: Widths, shape: np.ndarray, start: float | None) -> MeasuredWidths:
         with session.journal.station("measure"):
             return meet_latency(
-                lambda widths: probe.ratio_at(session.graph, session.analysis, widths),
+                session.measure,
                 target,
                 valid.smallest,
                 lambda widths: costs.fractions(widths)["latency"],
                 lambda limit: scale_widths(
                     shape, costs, valid, {**problem.limits, "latency": limit}
                 ),
-                probe.workload,
+                session.options.workload,
                 start,
             )
 

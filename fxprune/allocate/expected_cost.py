@@ -6,12 +6,13 @@ measured. A forward pass is the captured graph on all calibration examples.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from torch.fx import Node
 
 from fxprune.allocate.ranks import EIGENVALUES, components_work
+from fxprune.calibrate.batching import Planned, Shared
 from fxprune.calibrate.moments import POSITIONS, POSITIONS_PER_CHANNEL, sites
 from fxprune.calibrate.recording import VALIDATION, rows_per_example
 from fxprune.calibrate.split import TRIAL
@@ -20,7 +21,7 @@ from fxprune.graph.convolution import channel_dim, groups
 from fxprune.graph.nodes import attribute
 from fxprune.label.layers import MOST_OUTPUTS, Layer, own_layers
 from fxprune.profile.selectors import ROUNDS
-from fxprune.profile.statistics import PROBED_EXAMPLES
+from fxprune.profile.statistics import PROBED_EXAMPLES, SHARES
 from fxprune.progress import ExpectedCost
 from fxprune.rules.labels import Value
 from fxprune.session import Session
@@ -36,9 +37,13 @@ RIDGES_TRIED = 4
 """Ridges that a layer's fit compares, typically; half of them in single precision."""
 CURVES = 8
 """Widths at which ranks are foreseen."""
-CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 20, 200, 200, 150
-"""Operators on next to nothing that one node of a pass, one layer of a fit and chunk, one node of a
-rewritten graph, and one step of an order of removal take.
+CALLS_A_NODE, CALLS_A_FIT, CALLS_A_REWRITE, CALLS_A_REMOVAL = 40, 200, 200, 150
+"""Operators on next to nothing that one call of a pass, one layer of a fit, one node of a rewritten
+graph, and one step of an order of removal take.
+"""
+CALLS_A_READING, CALLS_A_SUM, COPIES = 100, 60, 3
+"""Likewise what one layer of a fit takes for each batch, and for each leaf of its sums; and how
+often what a row holds is moved.
 """
 READ = 10.0
 """Multiples of n^3 / 3 that a reader of a group takes: its inverse, its metric, updates of both."""
@@ -89,6 +94,8 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     method, split, effort = session.options.method, session.split, session.options.effort
     kept = min((v for k, v in limits.items() if k != "latency"), default=1.0)
     narrow = math.sqrt(kept) if method.widths else 1.0
+    # Layers are made two when all are fitted; till then they are wider.
+    wide, fitted = (v ** (0.5 if method.ranks else 1.0) for v in (kept, narrow))
     searched = method.allocation == "search" and effort > 1
     # What can be rotated is ordered and searched once more so, and with narrower streams once more.
     orders = 1 + session.may_rotate if searched else 1
@@ -97,14 +104,17 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     streams = int(searched and session.may_rotate_streams)
     orders, searches = orders + streams, searches + streams
     sequential = method.fit == "sequential"
+    parts = session.statistics.parts
+    every = tuple(parts.values())
+    fitting = [batch for part in every for batch in part.mine]
     if method.fit != "none" or method.selector != "magnitude":
-        observed = _pass(session, split.fitting) + _moments(session)
+        observed = _pass(session, fitting) + _moments(session, fitting)
         yield "calibrate", observed.times(1 + streams)
         if method.widths:
             aware = session.options.chosen_selector == "output-aware"
             if aware:
-                probed = min(PROBED_EXAMPLES, split.fitting)
-                yield "calibrate", _pass(session, BACKWARD * probed).times(1 + streams)
+                probed = session.statistics.planned(split.first(PROBED_EXAMPLES), SHARES).mine
+                yield "calibrate", _pass(session, probed).times(BACKWARD * (1 + streams))
             yield "profile", _selection(session, aware).times(orders)
             if searched:  # whose candidates include the reference's
                 yield "profile", _selection(session, aware=False).times(orders)
@@ -115,33 +125,32 @@ def _stations(session: Session, limits: Mapping[str, float]) -> Iterator[tuple[s
     trials = searches * (effort + FURTHER) if searched else 0
     yield "rewrite", _rewrite(session).times(1 + trials)
     if searched:
-        tried, validating = (int(split.part(name).sum()) for name in (TRIAL, VALIDATION))
-        trial = _fits(session, tried or split.fitting, narrow, ridges=0) + _folds(session, narrow)
-        yield "fit", (trial + _pass(session, tried, kept)).times(trials)
-        yield "allocate", _pass(session, validating, kept).times(trials)
+        tried = (parts[TRIAL],) if parts[TRIAL].batches else every
+        trial = _fits(session, tried, fitted, ridges=0) + _folds(session, fitted)
+        trial += _pass(session, [batch for part in tried for batch in part.mine], wide)
+        yield "fit", trial.times(trials)
+        yield "allocate", _pass(session, parts[VALIDATION].mine, wide).times(trials)
     if sequential:
-        yield "fit", _pass(session, split.fitting, kept)
-        yield "fit", _fits(session, split.fitting, narrow, RIDGES_TRIED)
+        yield "fit", _pass(session, fitting, wide)
+        yield "fit", _fits(session, every, fitted, RIDGES_TRIED)
     if method.widths and method.fit != "none":
         yield "fit", _folds(session, narrow).times(2 if sequential else 1)
-    held_out = int(split.held_out.sum())
-    shown = min(SHOWN, split.fitting)
-    yield "verify", _pass(session, held_out + shown) + _pass(session, held_out + shown, kept)
+    for examples in (split.held_out, split.first(SHOWN)):
+        shown = session.statistics.planned(examples).mine
+        yield "verify", _pass(session, shown) + _pass(session, shown, kept)
 
 
-def _pass(session: Session, examples: float, kept: float = 1.0) -> Work:
-    """The graph on so many examples, node by node, with this share of its FLOPs."""
-    chunks = examples / max(session.statistics.calibration.chunk, 1)
-    return Work(examples=kept**THINNER * examples, calls=CALLS_A_NODE * chunks * _nodes(session))
-
-
-def _nodes(session: Session) -> int:
-    return len(session.graph.graph.nodes)
+def _pass(session: Session, batches: Sequence[Planned], kept: float = 1.0) -> Work:
+    """The graph on these batches, node by node, with this share of its FLOPs."""
+    examples = sum(batch.size for batch in batches)
+    nodes = sum(node.op == "call_function" for node in session.graph.graph.nodes)
+    calls = CALLS_A_NODE * len(batches) * nodes
+    return Work(examples=kept**THINNER * examples, calls=calls)
 
 
 def _rewrite(session: Session) -> Work:
     """Removing channels, with the labels that check it."""
-    return Work(calls=CALLS_A_REWRITE * _nodes(session))
+    return Work(calls=CALLS_A_REWRITE * len(session.graph.graph.nodes))
 
 
 def _ranks(session: Session, narrow: float) -> Work:
@@ -154,11 +163,11 @@ def _ranks(session: Session, narrow: float) -> Work:
     return found
 
 
-def _moments(session: Session) -> Work:
-    """Second moments of what every consumer reads."""
+def _moments(session: Session, batches: Sequence[Planned]) -> Work:
+    """Second moments of what every consumer reads, on these batches."""
     analysis, fitting = session.analysis, session.split.fitting
     found, seen = Work(), set[tuple[str, int, bytes]]()
-    chunks = math.ceil(fitting / max(session.statistics.calibration.chunk, 1))
+    share = sum(batch.size for batch in batches) / max(fitting, 1)
     for site, consumers in sites(analysis).items():
         ids = analysis.axes[site]
         for consumer in consumers:
@@ -172,12 +181,12 @@ def _moments(session: Session) -> Work:
             columns = value.shape[consumer.dim]
             positions = math.prod(value.shape) / columns / analysis.batch * fitting
             wanted = max(POSITIONS, POSITIONS_PER_CHANNEL * columns)
-            rows = positions if positions <= 2 * wanted else wanted
+            rows = share * (positions if positions <= 2 * wanted else wanted)
             for stratum in strata(ids):
                 channels, each = stratum.columns.shape
                 found += Work(
                     products=rows * each * channels**2,
-                    moved=rows * each * channels + chunks * TOUCHED / 3 * channels**2,
+                    moved=rows * each * channels + len(batches) * TOUCHED / 3 * channels**2,
                 )
     return found
 
@@ -214,8 +223,8 @@ def _folds(session: Session, narrow: float) -> Work:
     return found
 
 
-def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
-    """Refits of every layer on so many examples.
+def _fits(session: Session, parts: Sequence[Shared], narrow: float, ridges: int) -> Work:
+    """Refits of every layer on these parts of the examples.
 
     Args:
         narrow: widths as a share of the original's.
@@ -224,8 +233,10 @@ def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
     analysis, graph, found = session.analysis, session.graph, Work()
     read = {name for name, _ in sites(analysis)}
     written = {name for group in analysis.groups for name, axis in group.members if axis == 0}
-    work = session.split.fitting * sum(term.amount for term in analysis.costs)
-    chunks = examples / max(session.statistics.calibration.chunk, 1)
+    work = session.statistics.work
+    mine = [batch for part in parts for batch in part.mine]
+    examples, leaves = sum(part.size for part in parts), len({b.place.leaf for b in mine})
+    share = sum(batch.size for batch in mine) / max(examples, 1)
     for layer in own_layers(graph).values():
         outputs, features = float(len(attribute(graph, layer.weight))), _features(session, layer)
         features *= narrow if layer.weight in read else 1.0
@@ -234,8 +245,14 @@ def _fits(session: Session, examples: int, narrow: float, ridges: int) -> Work:
             math.ceil(features), len(layer.calls), session.split.fitting, work
         )
         rows = sum(min(wanted, _positions(session, layer, call)) for call in layer.calls) * examples
-        own = _fit(rows, features, outputs / groups(layer.node), ridges)
-        found += own.times(groups(layer.node)) + Work(calls=CALLS_A_FIT * (chunks + 1 + ridges))
+        count = groups(layer.node)
+        rowwise, system = (
+            own.times(count) for own in _fit(rows, features, outputs / count, ridges)
+        )
+        added = count * leaves * features * (features / 2 + outputs / count)
+        calls = CALLS_A_FIT * (1 + ridges) + CALLS_A_READING * len(mine) + CALLS_A_SUM * leaves
+        # What goes by rows is this rank's share of them.
+        found += rowwise.times(share) + Work(moved=added, calls=calls) + system
     return found
 
 
@@ -254,12 +271,15 @@ def _positions(session: Session, layer: Layer, call: Node) -> float:
     return math.prod(shape) / max(channels, 1) / session.analysis.batch
 
 
-def _fit(rows: float, features: float, outputs: float, ridges: int) -> Work:
-    """One group of one layer: products of features, or of rows where those are fewer."""
+def _fit(rows: float, features: float, outputs: float, ridges: int) -> tuple[Work, Work]:
+    """One group of one layer: what goes by rows, products of features, or of rows where those are
+    fewer; and the system that they make.
+    """
     size, other = sorted((rows, features))
     solve = size**3 / 3 + 2 * size**2 * outputs
-    return Work(
-        products=other * size**2 + 2 * rows * features * outputs,
+    products = other * size**2 + 2 * rows * features * outputs
+    system = Work(
         solves=solve * (1 + ridges / 2) + ridges * 2 * size**2 * outputs,
-        moved=rows * features + (TOUCHED if ridges else TOUCHED / 3) * size**2,
+        moved=(TOUCHED if ridges else TOUCHED / 3) * size**2,
     )
+    return Work(products=products, moved=COPIES * rows * features), system

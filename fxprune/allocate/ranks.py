@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -53,10 +54,12 @@ def choose_ranks(
         # Observed under stations of their own, not under this one.
         _ = session.statistics.output_moments, session.statistics.sensitivities
     with session.journal.station("allocate"):
-        offered = [
-            choices(network, layer, chosen, session.statistics, saving)
-            for layer in network.layers.values()
-        ]
+        layers = list(network.layers.values())
+        offered = session.statistics.group.share(
+            [partial(choices, network, own, chosen, session.statistics, saving) for own in layers],
+            [float(min(network.shape(own.weight)[:2])) ** 3 for own in layers],
+            "ranks",
+        )
         fixed = network.cost() - sum((c.costs[0] for c in offered), np.zeros(len(limits)))
         ranks = allocate_choices(offered, fixed, limits, chosen.minimax)
     return ranks, {

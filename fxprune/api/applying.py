@@ -10,6 +10,7 @@ from fxprune.allocate.allocation import Allocation
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.errors import PlanError
 from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
@@ -70,7 +71,7 @@ def apply(
         seed=seed,
         memory=memory,
     )
-    with undisturbed(model, seed):
+    with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
         if plan.kept and plan.settings.get(TIED):
             session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
@@ -82,5 +83,5 @@ def apply(
         small = build(turned, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {}, turned)
         small = hand_over(turned, small, allocation, verify(session, small))
-    warn_of_few(small)
+        warn_of_few(small)
     return small

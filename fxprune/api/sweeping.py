@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.distributed.together import together
 from fxprune.handover.report import note_curve
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_session
@@ -72,7 +73,7 @@ def sweep(
         memory=memory,
         effort=effort,
     )
-    with undisturbed(model, seed):
+    with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options)
         curve = {}
         for fraction, budget in checked.items():

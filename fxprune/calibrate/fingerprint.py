@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.joined import has_rows
+from fxprune.calibrate.joined import Sizes, has_rows, sizes_of
 from fxprune.capture.batch import Batch
 
+Kind = tuple[Sizes, bytes, tuple[str, ...]]
 LENGTH = 16
 """Bytes of a fingerprint: among 10^9 examples two others share one with probability 10^-21."""
 PACKED = 8
@@ -39,11 +40,7 @@ def fingerprints(batch: Batch) -> list[bytes]:
     """One for each example of a call, of what the model reads: its rows, and what all share."""
     leaves = pytree.tree_leaves((batch.args, batch.kwargs))
     rows = [t for t in leaves if has_rows((t,), (batch.size,))]
-    shared = blake2b(digest_size=LENGTH)
-    for leaf in leaves:
-        shared.update(_header(leaf))
-        if isinstance(leaf, Tensor) and not has_rows((leaf,), (batch.size,)):
-            shared.update(_flat(leaf.reshape(1, -1))[0])
+    shared = _shared(batch)
     tables = [_flat(t.reshape(batch.size, -1)) for t in rows if t.numel()]
     found = []
     for number in range(batch.size):
@@ -52,6 +49,22 @@ def fingerprints(batch: Batch) -> list[bytes]:
             mark.update(table[number])
         found.append(mark.digest())
     return found
+
+
+def kind_of(batch: Batch) -> Kind:
+    """What two calls have in common that can be put together: sizes, what all examples share, and
+    devices.
+    """
+    return sizes_of(batch), _shared(batch).digest(), tuple(str(t.device) for t in batch.tensors())
+
+
+def _shared(batch: Batch) -> "blake2b":
+    shared = blake2b(digest_size=LENGTH)
+    for leaf in pytree.tree_leaves((batch.args, batch.kwargs)):
+        shared.update(_header(leaf))
+        if isinstance(leaf, Tensor) and not has_rows((leaf,), (batch.size,)):
+            shared.update(_flat(leaf.reshape(1, -1))[0])
+    return shared
 
 
 def _header(leaf: Any) -> bytes:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch, make_batch
+
+Sizes = tuple[tuple[int, ...], ...]
+"""The shapes of a call's tensors, without the number of examples."""
 
 
 class Joined:
@@ -66,33 +68,18 @@ class Joined:
         return make_batch(*pytree.tree_unflatten(leaves, self._form))
 
 
-class Waiting:
-    """Examples of one combination of sizes that wait for more, as `Joined`, and their numbers."""
-
-    def __init__(self, first: Batch, most: int):
-        self._joined, self._numbers = Joined(first, most), list[np.ndarray]()
-
-    def add(self, numbers: np.ndarray, batch: Batch, whole: bool) -> int:
-        """Take a call where it fits, or else, unless `whole`, as many of its examples as fit; how
-        many were taken.
-        """
-        count = batch.size if whole else min(self._joined.room, batch.size)
-        part = batch if count == batch.size else batch.part(0, count)
-        if not count or not self._joined.add(part):
-            return 0
-        self._numbers.append(numbers[:count])
-        return count
-
-    def done(self) -> tuple[np.ndarray, Batch]:
-        """What was taken."""
-        return np.concatenate(self._numbers), self._joined.batch()
-
-
 def has_rows(values: Sequence[Any], sizes: Sequence[int]) -> bool:
     """Whether each value is a tensor with a row for every example of its call."""
     return all(
         isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == size
         for v, size in zip(values, sizes, strict=True)
+    )
+
+
+def sizes_of(batch: Batch) -> Sizes:
+    """The sizes of a call's tensors, without the number of examples."""
+    return tuple(
+        tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
     )
 
 

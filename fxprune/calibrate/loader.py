@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,24 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.fingerprint import fingerprints
+from fxprune.calibrate.batching import Planned, plan_batches
+from fxprune.calibrate.fingerprint import Kind, fingerprints, kind_of
 from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
-from fxprune.calibrate.joined import Joined, Waiting, has_rows
+from fxprune.calibrate.joined import Joined, Sizes, sizes_of
 from fxprune.calibrate.padding import Mask, read_mask
-from fxprune.calibrate.reading import check_like, read_items
+from fxprune.calibrate.reading import check_like, ignore_item, read_items
+from fxprune.calibrate.shards import Gathering, Share, Where, how_dealt, order_all, put_in_order
 from fxprune.calibrate.spill import Spill
-from fxprune.capture.batch import Batch, make_batch, to_batch
+from fxprune.capture.batch import Batch, device_of, make_batch, to_batch
+from fxprune.distributed.group import ALONE, Group
 from fxprune.errors import CalibrationError
 
 MEMORY = 2e9
 """Bytes held in memory where the caller brings no store."""
 HELD = frozenset({list, tuple, dict, Tensor})
 """Loaders that hold their batches themselves."""
-WAITING = 8
-"""Sizes of which incomplete batches wait for more examples at a time."""
-
-Sizes = tuple[tuple[int, ...], ...]
-"""The shapes of a call's tensors, without the number of examples."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,14 @@ class _Kept:
         leaves: their handles.
         size: examples in it.
         sizes: of its tensors.
+        kind: what others have in common with it that it can be put together with.
     """
 
     form: pytree.TreeSpec
     leaves: tuple[Any, ...]
     size: int
     sizes: Sizes
+    kind: Kind
 
 
 class Calibration:
@@ -61,6 +62,7 @@ class Calibration:
         store: where the examples are kept; one of its own by default.
         groups: one label per example; see `Labels`.
         mask: which tokens of a batch are padding; see `Mask`.
+        group: who works on the examples together.
         watch: called with everything that the loader yields and the number of examples in it.
 
     Attributes:
@@ -84,12 +86,15 @@ class Calibration:
         chunk: int = 128,
         store: Spill | None = None,
         groups: Groups | None = None,
-        watch: Callable[[Any, int], None] = lambda item, size: None,
+        watch: Callable[[Any, int], None] = ignore_item,
         mask: Mask = None,
+        group: Group = ALONE,
     ):
         self.chunk, self.store = chunk, Spill(MEMORY) if store is None else store
+        self.group = group
         self._kept: list[_Kept] = []
         self.mask = mask
+        self._last: tuple[int, Batch] | None = None
         self.exact: int | None = None
         self.size = self.largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
@@ -108,19 +113,62 @@ class Calibration:
             marks += fingerprints(batch)
             watch(item, batch.size)
             self._keep(batch, own)
+        found = labels.all()
+        if group.size > 1:
+            found = self._share(how_dealt(loader), found, device_of(model))
         if not self._kept:
             raise CalibrationError(
                 "The calibration loader yields no example. A few hundred unlabeled inputs are "
                 "needed."
             )
         self.example = self._example()
-        self.groups = number_groups(marks, labels.all())
-        self.copies = self.size - len(set(marks))
+        self.groups = number_groups(self.fingerprints, found)
+        self.copies = self.size - len(set(self.fingerprints))
+
+    def _share(
+        self,
+        dealt: tuple[int, int, int] | None,
+        labels: list[Any] | None,
+        device: torch.device | None,
+    ) -> list[Any] | None:
+        """Put what all ranks read into one order, on all of them.
+
+        Args:
+            dealt: as `how_dealt` says.
+            labels: of the examples of this rank.
+            device: of the examples; None for the CPU.
+
+        Returns:
+            the labels in that order.
+        """
+        own = Share(tuple(self.fingerprints), self._kept[0].size if self._kept else 0, dealt)
+        shares, rank = self.group.gather(own, "examples"), self.group.rank
+        if all(share.marks == own.marks for share in shares):
+            return labels
+        order, alike = order_all(shares, rank)
+        own_labels = labels or []
+        told = [own_labels] if alike else self.group.gather(own_labels, "labels")
+        step = next((share.batch for share in shares if share.batch), 1)
+        kept, self._kept, self.size, self.largest = self._kept, [], 0, 0
+        gathered = Gathering([(k.size, partial(self._get, k)) for k in kept], order, rank)
+        places = list[Where]()
+        for start in range(0, len(order), step):
+            pieces = gathered.own(start, start + step)
+            every = [pieces] if alike else self.group.gather(pieces, "examples")
+            for numbers, batch in put_in_order([p for ranks in every for p in ranks]):
+                self._keep(batch.map(lambda t: t.to(device or "cpu")), copied=False)
+                places += [order[number] for number in numbers]
+        for leaf in (leaf for k in kept for leaf in k.leaves):
+            self.store.release(leaf)
+        self.fingerprints = [shares[who].marks[place] for who, place in places]
+        return (
+            None if labels is None else [told[0 if alike else who][place] for who, place in places]
+        )
 
     def _keep(self, batch: Batch, copied: bool) -> None:
         leaves, form = pytree.tree_flatten((batch.args, batch.kwargs))
         handles = tuple(self.store.keep(leaf, copied) for leaf in leaves)
-        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch)))
+        self._kept.append(_Kept(form, handles, batch.size, sizes_of(batch), kind_of(batch)))
         self.size += batch.size
         self.largest = max(self.largest, batch.size)
 
@@ -199,51 +247,49 @@ class Calibration:
 
     def numbered(self, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
         """Stream the examples as `batches` does, with their numbers; copies have none."""
-        for numbers, batch in self._joined(chosen):
-            batch = replace(batch, real=read_mask(batch, self.mask))
-            yield numbers, batch.filled(self.exact or 0)
+        for planned in self.plan(chosen):
+            yield planned.numbers, self.make(planned)
 
-    def _joined(self, chosen: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
-        """What is chosen of neighboring batches of the same sizes put together."""
-        most = self.exact or min(self.chunk, self.largest)
-        waiting: dict[Sizes, Waiting] = {}
-        for sizes, numbers, part in self._pieces(chosen):
-            if sizes in waiting:
-                # Batches of a fixed size are filled up, not padded with copies.
-                taken = waiting[sizes].add(numbers, part, whole=self.exact is None)
-                if taken == part.size:
-                    continue
-                yield waiting.pop(sizes).done()
-                numbers, part = numbers[taken:], part.part(taken, part.size)
-            if part.size == most:
-                yield numbers, part
-                continue
-            if len(waiting) == WAITING:
-                yield waiting.pop(next(iter(waiting))).done()
-            waiting[sizes] = Waiting(part, most)
-            waiting[sizes].add(numbers, part, whole=True)
-        for joined in waiting.values():
-            yield joined.done()
+    def plan(
+        self,
+        chosen: np.ndarray | None = None,
+        fewest: int = 1,
+        first: int = 0,
+        stream: int = 0,
+    ) -> list[Planned]:
+        """What the batches of a stream will be.
 
-    def _pieces(self, chosen: np.ndarray | None) -> Iterator[tuple[Sizes, np.ndarray, Batch]]:
-        """What is chosen of every batch, cut into at most `chunk` examples."""
-        seen = 0
-        for kept in self._kept:
-            start, seen = seen, seen + kept.size
-            index = np.flatnonzero(np.ones(kept.size) if chosen is None else chosen[start:seen])
-            if not len(index):
-                continue
-            batch = self._get(kept)
-            if len(index) < kept.size:
-                batch = batch.take(torch.from_numpy(index))
-            chunk = self.exact or self.chunk
-            for at in range(0, batch.size, chunk):
-                stop = min(at + chunk, batch.size)
-                yield kept.sizes, start + index[at:stop], batch.part(at, stop)
+        Args:
+            chosen: (size,) bool, which examples; all by default.
+            fewest: batches there are to be, where there are as many examples.
+            first: examples that come before.
+            stream: which of those that are added up together.
+        """
+        examples = self.size if chosen is None else int(chosen.sum())
+        chunk = self.exact or min(self.chunk, max(-(-examples // fewest), 1))
+        most = self.exact or min(chunk, self.largest)
+        kinds = [(kept.kind, kept.size) for kept in self._kept]
+        return plan_batches(kinds, chosen, most, chunk, self.exact or 0, first, stream)
 
+    def make(self, planned: Planned) -> Batch:
+        """A batch as planned."""
+        parts = [self._piece(*piece) for piece in planned.pieces]
+        batch = parts[0]
+        if len(parts) > 1:
+            joined = Joined(batch, len(planned.numbers))
+            for part in parts:
+                joined.add(part)
+            batch = joined.batch()
+        batch = replace(batch, real=read_mask(batch, self.mask))
+        return batch.filled(self.exact or 0)
 
-def sizes_of(batch: Batch) -> Sizes:
-    """The sizes of a call's tensors, without the number of examples."""
-    return tuple(
-        tuple(t.shape[1:] if has_rows((t,), (batch.size,)) else t.shape) for t in batch.tensors()
-    )
+    def _piece(self, number: int, index: np.ndarray) -> Batch:
+        """Some examples of a kept batch."""
+        if self._last is None or self._last[0] != number:  # it may come from disk
+            self._last = number, self._get(self._kept[number])
+        batch = self._last[1]
+        if len(index) == batch.size:
+            return batch
+        if index[-1] - index[0] + 1 == len(index):
+            return batch.part(int(index[0]), int(index[-1]) + 1)
+        return batch.take(torch.from_numpy(index))

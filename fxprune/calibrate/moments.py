@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.observe import Observer, arguments, require_finite
 from fxprune.calibrate.padding import EVERYWHERE, Padding
-from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.strata import Stratum, rows, strata
 from fxprune.capture.batch import Batch
+from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.errors import CalibrationError
 from fxprune.label.groups import Analysis
 from fxprune.linalg.gram import second_moment
+from fxprune.linalg.tree_sum import Settle, Terms, TreeSum
 from fxprune.rules.recorder import Consumer
 
 POSITIONS, POSITIONS_PER_CHANNEL = 25_600, 200
@@ -55,7 +57,6 @@ class InputMoments:
 
 Site = tuple[str, int]
 """A consumed weight axis: (parameter, axis)."""
-Room = Callable[[tuple[int, ...]], np.ndarray]
 
 
 class MomentsOnDemand(Mapping[Site, InputMoments]):
@@ -102,34 +103,35 @@ def sites(analysis: Analysis) -> dict[Site, list[Consumer]]:
 def collect_moments(
     module: GraphModule,
     analysis: Analysis,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Place, Batch]],
     examples: int,
     watch: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
     seed: int = 0,
     padding: Padding = EVERYWHERE,
-    store: Spill | None = None,
+    sums: Sums = BY_ITSELF,
+    settle: Settle | None = None,
 ) -> dict[Site, InputMoments]:
     """Second moments of every consumer's input; memory does not depend on the number of batches.
 
     Args:
         module: the captured graph.
         analysis: of that graph.
-        batches: calibration examples.
+        batches: calibration examples; those that this rank works on.
         examples: how many there are in all, of which these may be a part.
         watch: who else wants to see nodes' results.
         seed: of the positions that are looked at, where there are many.
         padding: whose positions do not count.
-        store: has room for the sums; without one they are in memory.
+        sums: who works on the others.
+        settle: finds a place for sums; without it they are in memory.
 
     Raises:
         StorageError: the disk is full.
         CalibrationError: a layer gives NaN or infinite values; it is named.
     """
-    room = np.zeros if store is None else store.zeros
-    collector = _Collector(analysis, examples, seed, padding, room)
+    collector = _Collector(analysis, examples, seed, padding, sums, settle)
     observer = Observer(module, collector.watch, watch)
-    for batch in batches:
-        collector.start(batch)
+    for place, batch in batches:
+        collector.start(place, batch)
         _observe(module, observer, batch)
     return collector.moments()
 
@@ -160,31 +162,35 @@ class _Reading:
         dim: the axis that is read.
         first: where the columns begin along it.
         ids: (size,) channel id of every column, or (groups, size).
-        room: gives zeros for a sum.
+        sum: of the numbers of rows of all strata, and of every stratum's gram.
     """
 
-    def __init__(self, dim: int, first: int, ids: np.ndarray, room: Room):
-        self.dim, self._strata = dim, tuple(strata(ids))
+    def __init__(self, dim: int, first: int, ids: np.ndarray, sum: TreeSum):
+        self.dim, self.strata, self.sum = dim, tuple(strata(ids)), sum
         self._own = slice(first, first + ids.size)
-        self._grams = [room((len(s.keys), len(s.keys))) for s in self._strata]
-        self._rows = [0] * len(self._strata)
 
-    def add(self, flat: Tensor) -> None:
+    def add(self, flat: Tensor, leaf: int) -> None:
         """Count (positions, columns) of the node's result."""
-        flat = flat[:, self._own]
-        for at, stratum in enumerate(self._strata):
+        flat, moments, counts = flat[:, self._own], list[Tensor](), list[int]()
+        for stratum in self.strata:
             observed = rows(flat, stratum)
             moment = second_moment(observed)
             if not np.isfinite(moment).all():
                 raise _NotFinite
-            self._grams[at] += moment
-            self._rows[at] += len(observed)
+            moments.append(torch.from_numpy(moment))
+            counts.append(len(observed))
+        self.sum.add(leaf, [torch.tensor(counts), *moments])
 
-    def moments(self) -> InputMoments:
-        """Of everything that was added, whose examples somebody else counts; the sums themselves:
-        weights that read the same have the same ones.
+    def moments(self, total: Terms | None) -> InputMoments:
+        """Of everything, whose examples somebody else counts; the sums themselves: weights that
+        read the same have the same ones.
         """
-        return InputMoments(self._strata, tuple(self._grams), tuple(self._rows), examples=0)
+        if total is None:
+            grams = tuple(np.zeros((len(s.keys), len(s.keys))) for s in self.strata)
+            return InputMoments(self.strata, grams, (0,) * len(self.strata), examples=0)
+        counts, *moments = total
+        grams = tuple(moment.numpy() for moment in moments)
+        return InputMoments(self.strata, grams, tuple(counts.tolist()), examples=0)
 
 
 class _Collector:
@@ -197,14 +203,24 @@ class _Collector:
         examples: how many there will be in all.
         seed: of the choice of positions.
         padding: whose positions do not count.
-        room: gives zeros for a sum.
+        sums: who works on which examples.
+        settle: finds a place for sums.
     """
 
-    def __init__(self, analysis: Analysis, examples: int, seed: int, padding: Padding, room: Room):
-        self._examples, self._seen, self._batch = examples, 0, 0
+    def __init__(
+        self,
+        analysis: Analysis,
+        examples: int,
+        seed: int,
+        padding: Padding,
+        sums: Sums,
+        settle: Settle | None,
+    ):
+        self._examples, self._seed, self._batch, self._leaf = examples, seed, 0, 0
+        self._generator, self._sums = torch.Generator(), sums
         self._padding = padding
         self._real: Tensor | None = None
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seen = sums.tree()
         self._readings: dict[Site, list[_Reading]] = {}
         by_source: dict[str, dict[tuple[Any, ...], _Reading]] = {}
         for site, consumers in sites(analysis).items():
@@ -215,31 +231,37 @@ class _Collector:
                 place = consumer.dim, consumer.first
                 way = *place, ids.shape, ids.tobytes()
                 if way not in known:
-                    known[way] = _Reading(*place, ids, room)
+                    known[way] = _Reading(*place, ids, sums.tree(settle))
                 self._readings[site].append(known[way])
+        self._every = [reading for known in by_source.values() for reading in known.values()]
         self.watch = {
             source: self._adder(source, tuple(known.values()))
             for source, known in by_source.items()
         }
 
-    def start(self, batch: Batch) -> None:
+    def start(self, place: Place, batch: Batch) -> None:
         """What is watched from now on belongs to this batch."""
-        self._batch, self._real = batch.size, batch.real
-        self._seen += batch.size
+        self._batch, self._real, self._leaf = batch.size, batch.real, place.leaf
+        self._generator.manual_seed(seed_of(self._seed, place))
+        self._seen.add(place.leaf, [torch.tensor(batch.size)])
 
     def moments(self) -> dict[Site, InputMoments]:
-        """Of everything so far, summed over the calls of each weight."""
+        """Of everything, summed over the calls of each weight."""
+        trees = [self._seen, *(reading.sum for reading in self._every)]
+        seen, *found = self._sums.totals(trees, "moments")
+        examples = 0 if seen is None else int(seen[0])
+        own = {id(r): r.moments(t) for r, t in zip(self._every, found, strict=True)}
         result = {}
         for site, readings in self._readings.items():
-            total = functools.reduce(operator.add, (r.moments() for r in readings))
-            result[site] = replace(total, examples=self._seen)
+            total = functools.reduce(operator.add, (own[id(r)] for r in readings))
+            result[site] = replace(total, examples=examples)
         return result
 
     def _adder(self, source: str, readings: tuple[_Reading, ...]) -> Callable[[Any], None]:
         def add(value: Any) -> None:
             result: Tensor = value[0] if isinstance(value, (tuple, list)) else value
             for reading in readings:
-                reading.add(self._positions(source, result, reading.dim))
+                reading.add(self._positions(source, result, reading.dim), self._leaf)
 
         return add
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxprune.capture.batch import Batch
+from fxprune.distributed.group import ALONE, Group
 from fxprune.graph.convolution import channel_dim
 from fxprune.graph.nodes import attribute
 from fxprune.label.layers import own_layers
@@ -67,8 +68,12 @@ class Penultimate:
     def follow(self, numbered: Iterable[tuple[np.ndarray, Batch]]) -> Iterator[Batch]:
         """Hand batches on, whose examples have these numbers, to be run one after the other."""
         for numbers, batch in numbered:
-            self._now, self._inputs = numbers, batch.tensors()
+            self.start(numbers, batch)
             yield batch
+
+    def start(self, numbers: np.ndarray, batch: Batch) -> None:
+        """What is run from now on are these examples."""
+        self._now, self._inputs = numbers, batch.tensors()
 
     def _keep(self, value: Any) -> None:
         examples = len(self._now)
@@ -85,15 +90,16 @@ class Penultimate:
         values = torch.cat([distribution(t.index_select(0, own.to(t.device))) for t in inputs], 1)
         self._kept.append(Seen(self._now[own.numpy()], features, values))
 
-    def seen(self) -> Seen | None:
-        """Of all examples so far; None where there are none, or of several sizes."""
-        sizes = {(kept.features.shape[1], kept.values.shape[1]) for kept in self._kept}
+    def seen(self, group: Group = ALONE) -> Seen | None:
+        """Of all examples so far, of all ranks; None where there are none, or of several sizes."""
+        kept = [seen for own in group.gather(self._kept, "features") for seen in own]
+        sizes = {(one.features.shape[1], one.values.shape[1]) for one in kept}
         if len(sizes) != 1:
             return None
         return Seen(
-            np.concatenate([kept.numbers for kept in self._kept]),
-            torch.cat([kept.features for kept in self._kept]),
-            torch.cat([kept.values for kept in self._kept]),
+            np.concatenate([one.numbers for one in kept]),
+            torch.cat([one.features for one in kept]),
+            torch.cat([one.values for one in kept]),
         )
 
 

@@ -10,6 +10,10 @@ from fxprune.capture.batch import Batch, is_mask, require_alike
 from fxprune.errors import CalibrationError, FxpruneError
 
 
+def ignore_item(item: Any, size: int) -> None:
+    """Nobody watches what a loader yields."""
+
+
 def read_items(loader: Any) -> Iterator[Any]:
     """What a loader yields; one tensor or dict is its only batch.
 

@@ -7,20 +7,25 @@ with those kept, the original runs once over the examples however many plans are
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.observe import arguments
 from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.spill import Spill
+from fxprune.calibrate.table import Table
 from fxprune.capture.batch import Batch
+from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import channel_dim
 from fxprune.graph.nodes import attribute
 from fxprune.label.layers import own_layers
+
+T = TypeVar("T")
 
 VALIDATION = "validation"
 """The part of the examples on which ridges and plans are compared."""
@@ -34,9 +39,12 @@ FEWEST_ROWS = 6144
 MOST_ROWS = 128
 """Observations per feature that are enough for any layer's fit (docs/decisions/0014)."""
 
-
 PLACE = 8
 """Bytes of one number of a position."""
+RUNS = 3
+"""Runs of neighbors that a rank records, one of every part: each may have one sample more than its
+share.
+"""
 LARGEST_SYSTEM = 6144
 """Equations that one fit solves at most: as many as unknowns per output, or as rows."""
 LARGEST_SHARE, LEAST_WORK = 0.5, 1e10
@@ -78,6 +86,7 @@ class Chunk:
         samples: by call, handles of sampled positions in its output and of the output there.
         picks: by call, how many these are.
         outputs: handles of the model's flat outputs; kept of `VALIDATION` alone.
+        leaf: of the tree in which sums over chunks are added.
         real: (size, length) bool, which tokens are no padding; None where nothing says so.
     """
 
@@ -88,6 +97,7 @@ class Chunk:
     samples: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     picks: dict[str, int] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)
+    leaf: int = 0
     real: Tensor | None = None
 
 
@@ -95,7 +105,8 @@ class Recording:
     """Inputs, sampled layer outputs and model outputs of the original, chunk by chunk.
 
     A recording does not run the model: somebody else does, over the batches that `follow` hands
-    on, and calls `watch` on the results of the nodes that it names.
+    on, and calls `watch` on the results of the nodes that it names. Of several ranks each records
+    the batches that it works on.
 
     Args:
         module: the captured graph.
@@ -104,9 +115,12 @@ class Recording:
         seed: of the choice of positions.
         work: FLOPs of the module on all examples, which bound those of one layer's fit.
         padding: whose positions are not looked at.
+        sums: who works on which chunks.
+        own: examples that this rank will record; all by default.
 
     Attributes:
         chunks: what was recorded so far.
+        everywhere: chunks of all ranks, without what they hold; once all is recorded.
         watch: callbacks by the names of nodes.
     """
 
@@ -118,13 +132,17 @@ class Recording:
         seed: int = 0,
         work: float = math.inf,
         padding: Padding = EVERYWHERE,
+        sums: Sums = BY_ITSELF,
+        own: int | None = None,
     ):
-        self.store, self.examples, self.chunks = store, examples, list[Chunk]()
+        self.store, self.examples, self.chunks, self.sums = store, examples, list[Chunk](), sums
+        self.everywhere = self.chunks
+        self._own = examples if own is None else own
         self._module, self._work, self.padding = module, work, padding
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, Table] = {}
         self._wanted: dict[str, float] = {}
         self._row_bytes: dict[str, int] = {}
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator, self._seed = torch.Generator(), seed
         self.watch: dict[str, Callable[[Any], None]] = {"output": self._keep_outputs}
         for layer in own_layers(module).values():
             weight = attribute(module, layer.weight)
@@ -146,18 +164,40 @@ class Recording:
         wanted = self._wanted.items()
         return sum(math.ceil(w * self.examples) * self._row_bytes[call] for call, w in wanted)
 
-    def follow(self, part: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def follow(
+        self, part: str, batches: Iterable[tuple[Place, Batch]]
+    ) -> Iterator[tuple[Place, Batch]]:
         """Hand batches on, each with a chunk of its own to record into until the next one.
 
         Args:
             part: of the examples, that these batches are.
             batches: what the original will be run on.
         """
-        for batch in batches:
-            first = self.chunks[-1].first + self.chunks[-1].size if self.chunks else 0
+        for place, batch in batches:
             inputs = [self.store.put(x) for x in arguments(self._module, batch)]
-            self.chunks.append(Chunk(part, first, batch.size, inputs, real=batch.real))
-            yield batch
+            chunk = Chunk(part, place.first, batch.size, inputs, real=batch.real, leaf=place.leaf)
+            self.chunks.append(chunk)
+            self._generator.manual_seed(seed_of(self._seed, place))
+            yield place, batch
+
+    def finish(self) -> None:
+        """Everything is recorded: put it in the order of sums, and tell the other ranks of it."""
+        self.chunks.sort(key=lambda chunk: chunk.leaf)
+        if self.sums.group.size > 1:
+            own = [replace(c, inputs=[], samples={}, outputs=[], real=None) for c in self.chunks]
+            found = self.sums.group.gather(own, "recording")
+            self.everywhere = [chunk for chunks in found for chunk in chunks]
+
+    def of_all(self, own: Iterable[tuple[Chunk, T]], what: str) -> list[T]:
+        """What every rank tells of its chunks, in the order of chunks.
+
+        Args:
+            own: of this rank.
+            what: names the exchange.
+        """
+        told = self.sums.group.gather([(chunk.first, item) for chunk, item in own], what)
+        every = [pair for ranks in told for pair in ranks]
+        return [item for _, item in sorted(every, key=lambda pair: pair[0])]
 
     def sample(self, chunk: Chunk, call: str) -> tuple[Tensor, Tensor]:
         """The recorded sample of a call's outputs.
@@ -214,8 +254,10 @@ class Recording:
             each = self._wanted[name]
             if len(targets) < math.floor(each * chunk.size):  # there are no more positions
                 each = len(targets) / chunk.size
-            most = math.ceil(each * self.examples)
-            self._tables[name] = _Table(self.store, most, places, targets)
+            most = math.ceil(each * self._own)
+            if self._own < self.examples:
+                most += RUNS
+            self._tables[name] = Table(self.store, most, places, targets)
         chunk.samples[name] = self._tables[name].add(places, targets)
         chunk.picks[name] = len(targets)
 
@@ -236,29 +278,3 @@ def _one_per_stretch(total: int, wanted: int, generator: torch.Generator) -> Ten
         return stretch
     within = torch.rand(wanted, generator=generator, dtype=torch.float64)
     return ((stretch + within) * (total / max(wanted, 1))).long().clamp(max=total - 1)
-
-
-class _Table:
-    """Samples of one call in one piece.
-
-    Many small tensors that stay, made between large ones that go, would fragment the memory.
-
-    Args:
-        store: where there is room for it, or for its parts.
-        most: samples there will be at most.
-        places, targets: the first ones.
-    """
-
-    def __init__(self, store: Spill, most: int, places: Tensor, targets: Tensor):
-        self._store, self._used = store, 0
-        self._places = store.empty((len(places), most), places)
-        self._targets = store.empty((most, targets.shape[1]), targets)
-
-    def add(self, places: Tensor, targets: Tensor) -> tuple[Any, Any]:
-        """Handles of further samples."""
-        own = slice(self._used, self._used + len(targets))
-        if self._places is None or self._targets is None or own.stop > len(self._targets):
-            # There are more than were foreseen where batches of many kinds are filled with copies.
-            return self._store.put(places), self._store.put(targets)
-        self._used = own.stop
-        return self._places[:, own].copy_(places), self._targets[own].copy_(targets)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.loader import Calibration, Sizes, sizes_of
+from fxprune.calibrate.joined import Sizes, sizes_of
+from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.near_duplicates import warn_of_near_duplicates
 from fxprune.calibrate.observe import require_finite
 from fxprune.capture.batch import Batch

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 from weakref import finalize
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,14 +139,6 @@ class Spill:
             return room
         return self._mapped(shape, like.dtype)
 
-    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Likewise room for sums, float64."""
-        size = 8 * math.prod(shape)
-        if self._takes(size):
-            found: np.ndarray = self._counted(np.zeros(shape), size)
-            return found
-        return self._mapped(shape, torch.float64).numpy()  # files begin with zeros
-
     def settle(self, value: Tensor) -> Tensor:
         """A tensor that stays: the very same where there is room for it, or on its device, else a
         copy that is mapped to a file.
@@ -210,6 +201,11 @@ class Spill:
             )
         back = sorted(range(len(item.order)), key=item.order.__getitem__)
         return flat.view(item.shape).permute(back).to(item.device)
+
+    def release(self, item: Any) -> None:
+        """A value that was to be kept is no longer needed; what is on disk stays there."""
+        if not isinstance(item, _OnDisk):
+            self.drop(item)
 
     def drop(self, item: Any) -> None:
         """A value that was `put` is no longer needed."""

@@ -11,6 +11,7 @@ import typer
 import fxprune
 from fxprune.cli import benching, compressing, exporting, recovering, showing
 from fxprune.cli.output import print_errors_as_lines
+from fxprune.cli.ranks import on_all_ranks
 
 app = typer.Typer(
     help="Make trained PyTorch models smaller and faster without fine-tuning.",
@@ -29,8 +30,11 @@ COMMANDS = (
     benching.bench,
     exporting.export,
 )
+TOGETHER = (compressing.compress, compressing.sweep, compressing.factorize)
+"""Commands that the processes of torchrun run as one."""
 for command in COMMANDS:
-    app.command()(print_errors_as_lines(command))
+    shared = on_all_ranks(command) if command in TOGETHER else command
+    app.command()(print_errors_as_lines(shared))
 
 
 def _tell_version(wanted: bool) -> None:

@@ -21,6 +21,7 @@ from fxprune.cli.written import (
     say_written,
     write_results,
 )
+from fxprune.distributed.together import current
 from fxprune.handover.report import parts_of
 from fxprune.options import DEFAULTS
 
@@ -217,6 +218,8 @@ def sweep(
 
 def put_out_sizes(curve: Mapping[float, nn.Module], out: Path | None, as_json: bool) -> list[str]:
     """Write and print the sizes of a sweep; what to say at the end."""
+    if not current().is_first:
+        return []
     reports = {budget: fxprune.report(small) for budget, small in curve.items()}
     rows = [json.loads(result.to_json()) | {"budget": b} for b, result in reports.items()]
     written: list[Path] = []

@@ -37,7 +37,7 @@ def print_errors_as_lines(command: Callable[..., list[str]]) -> Callable[..., No
             with _collected_warnings() as warned:
                 last = command(*args, **kwargs)
         except FxpruneError as error:
-            typer.echo("fxprune: " + " ".join(str(error).split()), err=True)
+            say_error(error)
             raise typer.Exit(1) from error
         for text in warned:
             typer.echo("fxprune: warning: " + " ".join(text.split()), err=True)
@@ -45,6 +45,11 @@ def print_errors_as_lines(command: Callable[..., list[str]]) -> Callable[..., No
             typer.echo(line, err=True)
 
     return run
+
+
+def say_error(error: FxpruneError) -> None:
+    """One line on stderr."""
+    typer.echo("fxprune: " + " ".join(str(error).split()), err=True)
 
 
 @contextmanager

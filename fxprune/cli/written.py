@@ -1,5 +1,6 @@
 """Where results go: checked before the work, written after it, and what to type next."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import nn
 import fxprune
 from fxprune.cli.models import SAVED
 from fxprune.cli.output import show
+from fxprune.distributed.together import current
 from fxprune.errors import SourceError
 from fxprune.handover.report import parts_of
 
@@ -24,7 +26,7 @@ def check_folder(folder: Path | None) -> None:
     Raises:
         SourceError: says why not.
     """
-    if folder is None:
+    if folder is None or not current().is_first:
         return
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     made: list[Path] = []
@@ -53,7 +55,7 @@ def check_file(file: Path | None, option: str) -> None:
     Raises:
         SourceError: says why not.
     """
-    if file is None:
+    if file is None or not current().is_first:
         return
     try:
         if file.is_dir():
@@ -82,6 +84,8 @@ def put_out(small: nn.Module, folder: Path | None, page: Path | None, as_json: b
     Returns:
         lines that say where the files are.
     """
+    if not current().is_first:
+        return []
     result = fxprune.report(small)
     written = write_results(small, folder)
     if page is not None:
@@ -102,13 +106,23 @@ def write_results(small: nn.Module, folder: Path | None) -> list[Path]:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     parts = parts_of(small)
-    (folder / "report.json").write_text(fxprune.report(small).to_json(indent=1))
+    write_whole(folder / "report.json", fxprune.report(small).to_json(indent=1))
     if "" not in parts:
         inside = [write_results(small.get_submodule(name), folder / name) for name in parts]
         return [*(path for written in inside for path in written), folder / "report.json"]
-    (folder / "plan.json").write_text(fxprune.plan_of(small).to_json())
+    write_whole(folder / "plan.json", fxprune.plan_of(small).to_json())
     fxprune.save(small, folder / SAVED)
     return [folder / name for name in RESULTS]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def say_written(files: Sequence[Path]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, TRIAL
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import Folds
@@ -44,9 +45,7 @@ def build(
         small = _reduce(session, keep_mask)(session.graph).graph_module
     if fit != "none":
         observed = session.statistics.observed
-        fold = partial(
-            Folds, session.graph, session.analysis, keep_mask, ridged=fit == "sequential"
-        )
+        fold = partial(_fold, session, keep_mask, ridged=fit == "sequential")
         with journal.station("fit", len(session.graph.graph.nodes)) as advance:
             # What is handed over uses every example; a ridge is chosen by fits that did not see
             # those which validate it.
@@ -96,7 +95,7 @@ def _trial_error(
         small = _reduce(session, keep_mask).call(session.graph).graph_module
     with journal.station("fit", len(session.graph.graph.nodes)) as advance:
         moments = session.statistics.observed.moments
-        _place(small, Folds(session.graph, session.analysis, keep_mask, moments))
+        _place(small, _fold(session, keep_mask, moments))
         options = FitOptions(_ranks(factorings), ridge=TRIAL_RIDGE)
         # Of very few examples none are for trials.
         parts = (TRIAL,) if session.split.part(TRIAL).any() else FITTED_FIRST
@@ -108,6 +107,17 @@ def _trial_error(
 def _reduce(session: Session, keep_mask: np.ndarray) -> ReduceChannels:
     """Weights that stay whole lie where the original's lie: fitting gives tensors other data."""
     return ReduceChannels(session.analysis, keep_mask, shared=True)
+
+
+def _fold(
+    session: Session,
+    keep_mask: np.ndarray,
+    moments: Mapping[Site, InputMoments],
+    ridged: bool = True,
+) -> Mapping[str, Tensor]:
+    """One-shot fits of the consumers of removed channels, by weight."""
+    folds = Folds(session.graph, session.analysis, keep_mask, moments, ridged)
+    return folds.among(session.statistics.group)
 
 
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
@@ -125,9 +135,8 @@ def _fit_layers(
 ) -> None:
     """Refit every layer of the reduced graph in turn, in place."""
     recording = session.statistics.observed.recording
-    chunks = [chunk for chunk in recording.chunks if chunk.part in parts]
     reduction = Reduction(session.graph, small, session.analysis, keep_mask)
-    fit_in_lockstep(reduction, recording, chunks, options, advance)
+    fit_in_lockstep(reduction, recording, parts, options, advance)
 
 
 def _ranks(factorings: Mapping[str, Factoring]) -> dict[str, int]:

@@ -23,6 +23,7 @@ class Execution:
         order: the original graph's nodes in the order in which they will run.
         recording: of the original graph's outputs; values are put into its store.
         chunks: those of the recording to run on.
+        everywhere: those that all ranks together run on, without what they hold.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Execution:
         order: Sequence[Node],
         recording: Recording,
         chunks: Sequence[Chunk],
+        everywhere: Sequence[Chunk] | None = None,
     ):
         self.reduction, self.recording, self.chunks = reduction, recording, chunks
+        self.everywhere = chunks if everywhere is None else everywhere
         self._store = recording.store
         self._inputs = [node.name for node in order if node.op == "placeholder"]
         self._done_after = _last_uses(order, reduction.constant.union(self._inputs))

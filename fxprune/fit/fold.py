@@ -7,7 +7,7 @@ stratum by stratum: channels of one convolution group that occupy equally many c
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.strata import Stratum, strata
+from fxprune.distributed.group import Group
 from fxprune.graph.nodes import attribute
 from fxprune.label.groups import Analysis
 from fxprune.label.survivors import shrink_parameter
@@ -63,6 +64,25 @@ class Folds(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.sites)
+
+    def among(self, group: Group) -> Mapping[str, Tensor]:
+        """The same; of several ranks each computes its share, by what they cost, and all of them
+        are held.
+
+        Args:
+            group: of the ranks.
+        """
+        if group.size == 1 or not self.sites:
+            return self
+        axes = self.analysis.axes
+        costs = [
+            sum(float(len(s.keys)) ** 3 for s in strata(axes[site])) for site in self.sites.values()
+        ]
+        weights = group.share([partial(self.__getitem__, name) for name in self], costs, "folds")
+        return {
+            name: weight.to(attribute(self.dense, name).device)
+            for name, weight in zip(self, weights, strict=True)
+        }
 
 
 def fold_weight(

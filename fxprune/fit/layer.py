@@ -8,6 +8,7 @@ ridge for all layers instead (`FitOptions.ridge`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from fxprune.linalg.regression_sums import (
     COVARIANCE_SHRINKAGE,
     RegressionAccumulator,
     RegressionSums,
+    sums_of,
 )
 from fxprune.linalg.wide_refit import WideRows, refit_wide
 
@@ -93,20 +95,19 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
     reduction = execution.reduction
     weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
     prior = to_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
-    rows, outcome = _solve(layer, execution, options, prior)
-    if isinstance(outcome, Fit) and rows is not None:
-        new, shift = outcome.weight, outcome.bias
-        if rank is not None:
-            spread, mean = rows.outputs(new)
-            new, shift = truncate(new, shift, spread, mean, rank, layer.intercept)
-    elif rank is not None:
+    rows = _observe(layer, execution, options, prior)
+    solve = partial(_solve, rows, layer, reduction, options, prior)
+    # Of sums that the first rank has, it makes the fit; rows that all have, all fit alike.
+    wide = isinstance(rows, WideRows)
+    group = execution.recording.sums.group
+    outcome, new, shift = solve() if wide else group.first(solve, "fits")
+    if new is None and rank is not None:
         shift = _current_shift(layer, reduction, prior)
         spread, mean = _covariance_of_outputs(layer, execution, prior, shift)
         new, shift = truncate(prior, shift, spread, mean, rank, layer.intercept)
-    else:
-        return outcome
-    rewrite(weight, to_weight(new, weight.shape))
-    _write_shift(layer, reduction, shift)
+    if new is not None and shift is not None:
+        rewrite(weight, to_weight(new, weight.shape))
+        _write_shift(layer, reduction, shift)
     return outcome
 
 
@@ -142,24 +143,35 @@ class RowMoments:
         return both.outputs(weight)
 
 
-def _solve(
+def _observe(
     layer: Layer, execution: Execution, options: FitOptions, prior: Tensor
-) -> tuple[RowMoments | WideRows | None, Fit | str]:
-    """What is known of a layer's rows, and the fit to them or why there is none.
+) -> RowMoments | WideRows | None:
+    """What is known of a layer's rows: their sums, on the first rank; or themselves, where they are
+    fewer than the unknowns, on all ranks. None where there are none.
+    """
+    validated = options.ridge is None
+    if count_rows(layer, execution) < prior.shape[2]:
+        fixed = _current_bias(layer, execution.reduction) if layer.bias is None else None
+        return gather_rows(layer, execution, validated, fixed)
+    return sum_rows(layer, execution, validated)
+
+
+def _solve(
+    rows: RowMoments | WideRows | None,
+    layer: Layer,
+    reduction: Reduction,
+    options: FitOptions,
+    prior: Tensor,
+) -> tuple[Fit | str, Tensor | None, Tensor | None]:
+    """The fit to a layer's rows or why there is none, and the weight and what is added to the
+    outputs, once the rank is lowered.
 
     Which of two systems is solved, that of features or that of rows, goes by which is smaller.
     """
-    unseen = options.unseen.get(layer.weight)
-    start = prior if unseen is None else to_matrices(unseen, len(prior))
-    validated = options.ridge is None
-    rows: RowMoments | WideRows | None
-    if count_rows(layer, execution) < prior.shape[2]:
-        fixed = _current_bias(layer, execution.reduction) if layer.bias is None else None
-        rows = gather_rows(layer, execution, validated, fixed)
-    else:
-        rows = sum_rows(layer, execution, validated)
     if rows is None:
-        return None, "its outputs cannot be matched to the original's"
+        return "its outputs cannot be matched to the original's", None, None
+    unseen, rank = options.unseen.get(layer.weight), options.ranks.get(layer.weight)
+    start = prior if unseen is None else to_matrices(unseen, len(prior))
     if isinstance(rows, WideRows):
         fit = refit_wide(rows, prior, layer.intercept, start, options.ridge)
     elif rows.validation is None:
@@ -168,8 +180,10 @@ def _solve(
     else:
         fit = refit(rows.fitting, rows.validation, prior, layer.intercept, start)
     if not bool(torch.isfinite(fit.weight).all()):
-        return rows, "the fit is not finite"
-    return rows, fit
+        return "the fit is not finite", None, None
+    if rank is None:
+        return fit, fit.weight, fit.bias
+    return fit, *truncate(fit.weight, fit.bias, *rows.outputs(fit.weight), rank, layer.intercept)
 
 
 def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments | None:
@@ -181,27 +195,43 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
         validated: whether some of the rows are summed apart, to choose a ridge on.
 
     Returns:
-        None where outputs cannot be matched to the original's, or no rows are there.
+        None where outputs cannot be matched to the original's, or no rows are there; and on all
+        ranks but the first.
     """
     reduction = execution.reduction
     weight = reduction.tensor(layer.weight)
     count = groups(reduction.reduced_nodes[layer.node.name])
     fixed = _current_bias(layer, reduction) if layer.bias is None else None
-    sums = {role: RegressionAccumulator() for role in ((False, True) if validated else (False,))}
-    for call in layer.calls:
-        kept = reduction.kept(call)
-        if kept is None:
-            return None
-        for rows, x in sample_rows(layer, call, kept, execution):
+    kept = [reduction.kept(call) for call in layer.calls]
+    known = [one for one in kept if one is not None]
+    if len(known) < len(kept):
+        return None
+    shared, roles = execution.recording.sums, (False, True) if validated else (False,)
+    sums = {role: RegressionAccumulator(shared.tree()) for role in roles}
+    # Chunk after chunk, as the sums are added.
+    sampled = (
+        sample_rows(layer, call, own, execution)
+        for call, own in zip(layer.calls, known, strict=True)
+    )
+    for samples in zip(*sampled, strict=True):
+        for call, (rows, x) in zip(layer.calls, samples, strict=True):
             target = rows.target if fixed is None else rows.target - fixed
-            for validates, mask in rows.roles(validated, execution.chunks):
+            for validates, mask in rows.roles(validated, execution.everywhere):
                 if len(target[mask]):
                     features = read_features(call, x, weight.shape[2:], rows.at[:, mask])
                     sums[validates].add(
-                        split_groups(features, count), split_groups(target[mask], count)
+                        split_groups(features, count),
+                        split_groups(target[mask], count),
+                        rows.chunk.leaf,
                     )
-    totals = {role: part.total() for role, part in sums.items()}
-    fitting, validation = totals[False], totals.get(True)
+    for part in sums.values():
+        part.close()
+    trees = [part.tree for part in sums.values()]
+    totals = [
+        None if terms is None else sums_of([term.to(weight.device) for term in terms])
+        for terms in shared.group.total(trees, "products", everywhere=False)
+    ]
+    fitting, validation = totals[0], totals[1] if validated else None
     if fitting is None or (validated and validation is None):
         return None
     return RowMoments(fitting, validation)
@@ -247,8 +277,9 @@ def _covariance_of_outputs(
         # Removed channels among the positions shorten them; which positions are looked at does not
         # matter here.
         last = torch.tensor(output.shape[:-1])[:, None] - 1
-        samples.append(output[tuple(torch.minimum(at, last))])
-    rows = split_groups(torch.cat(samples).double(), len(prior)) - shift[:, None]
+        samples.append((chunk, output[tuple(torch.minimum(at, last))]))
+    every = execution.recording.of_all(samples, "outputs")
+    rows = split_groups(torch.cat(every).to(prior), len(prior)) - shift[:, None]
     mean = rows.mean(1)
     covariance = (rows - mean[:, None]).mT @ (rows - mean[:, None]) / rows.shape[1]
     isotropic = prior @ prior.mT

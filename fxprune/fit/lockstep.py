@@ -7,13 +7,13 @@ Every layer's activations are computed once. Here is which layers are fitted and
 `execution` runs what lies between two fits and `layer` makes one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 import torch
 from torch.fx import GraphModule, Node
 
-from fxprune.calibrate.recording import Chunk, Recording
+from fxprune.calibrate.recording import Recording
 from fxprune.fit.execution import Execution
 from fxprune.fit.layer import FitOptions, FittedTensors, fit_layer
 from fxprune.fit.reduction import Reduction
@@ -43,7 +43,7 @@ class Fits:
 def fit_in_lockstep(
     reduction: Reduction,
     recording: Recording,
-    chunks: Sequence[Chunk],
+    parts: Container[str] | None = None,
     options: FitOptions | None = None,
     advance: Callable[[int], object] = lambda nodes: None,
 ) -> Fits:
@@ -53,13 +53,17 @@ def fit_in_lockstep(
     Args:
         reduction: the two graphs.
         recording: of the original's outputs.
-        chunks: those of the recording to fit on.
+        parts: of the recorded examples, those to fit on; all by default.
         options: how layers are fitted.
         advance: told of every node.
     """
     options = options or FitOptions()
     order, layers = order_layers(reduction.original)
-    execution, fits = Execution(reduction, order, recording, chunks), Fits()
+    chunks, everywhere = (
+        [chunk for chunk in known if parts is None or chunk.part in parts]
+        for known in (recording.chunks, recording.everywhere)
+    )
+    execution, fits = Execution(reduction, order, recording, chunks, everywhere), Fits()
     unchanged = {node.name for node in order if node.op == "placeholder"}
     reached, waiting = set[str](), list[Node]()
     for node in order:

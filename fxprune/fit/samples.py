@@ -40,7 +40,7 @@ class Sample:
 
         Args:
             validated: whether any are.
-            chunks: all that are fitted on.
+            chunks: all that are fitted on, by any rank.
         """
         if not validated:
             return [(False, slice(None))]
@@ -81,6 +81,6 @@ def count_rows(layer: Layer, execution: Execution) -> int:
     wanted = recording.rows_per_example(unknowns, len(layer.calls))
     return sum(
         min(chunk.picks[call.name], math.ceil(wanted * chunk.size))
-        for chunk in execution.chunks
+        for chunk in execution.everywhere
         for call in layer.calls
     )

@@ -24,7 +24,7 @@ BLOCK_BYTES, BLOCK_COLUMNS = 1 << 27, 1 << 13
 def gather_rows(
     layer: Layer, execution: Execution, validated: bool, fixed: Tensor | None
 ) -> WideRows | None:
-    """All sampled rows of a layer, over all of its calls and chunks.
+    """All sampled rows of a layer, over all of its calls and chunks, of all ranks.
 
     Args:
         layer: of the original graph.
@@ -44,13 +44,19 @@ def gather_rows(
             return None
         samples = sample_rows(layer, call, kept, execution)
         gathered.append((call, [sample for sample, _ in samples]))
-    every = [sample for _, samples in gathered for sample in samples]
-    targets = torch.cat([sample.target for sample in every])
-    validates = torch.cat([_validates(sample, validated, execution) for sample in every])
+    every = [
+        told
+        for _, samples in gathered
+        for told in execution.recording.of_all(
+            [(s.chunk, (s.target, _validates(s, validated, execution))) for s in samples], "rows"
+        )
+    ]
+    targets = torch.cat([target for target, _ in every]).to(weight.device)
+    validates = torch.cat([validates for _, validates in every])
     if bool(validates.all()) or (validated and not bool(validates.any())):
         return None
     targets = targets if fixed is None else targets - fixed
-    features = _Features(execution, gathered, weight.shape[2:], count, weight.shape[1])
+    features = _Features(execution, gathered, weight.shape[2:], count, weight.shape[1], targets)
     return WideRows(
         weight[0].numel(),
         features.blocks,
@@ -76,6 +82,7 @@ class _Features:
         kernel: sizes of the weight's kernel axes.
         groups: of the convolution.
         channels: that each of them reads.
+        targets: of the samples of all ranks.
     """
 
     execution: Execution
@@ -83,14 +90,14 @@ class _Features:
     kernel: tuple[int, ...]
     groups: int
     channels: int
+    targets: Tensor
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Numbers (b,) of features, ordered as in `to_matrices`, and their columns (g, r, b)."""
         taps = 1
         for size in self.kernel:
             taps *= size
-        rows = sum(len(s.target) for _, samples in self.gathered for s in samples)
-        bytes_each = 8 * taps * max(rows, 1) * self.groups
+        bytes_each = 8 * taps * max(len(self.targets), 1) * self.groups
         step = max(1, min(BLOCK_BYTES // bytes_each, BLOCK_COLUMNS // taps))
         for first in range(0, self.channels, step):
             own = torch.arange(first, min(first + step, self.channels))
@@ -100,15 +107,17 @@ class _Features:
     def _columns(self, own: Tensor) -> Tensor:
         """The columns of some channels of every group, (g, r, taps x channels)."""
         wanted = (torch.arange(self.groups)[:, None] * self.channels + own).flatten()
-        parts = []
+        every = []
         for call, samples in self.gathered:
             source = call.args[0]
             assert isinstance(source, Node)
             linear = operator_name(call.target) == LINEAR
+            parts = []
             for sample, (_, x) in zip(samples, self.execution.values(source.name), strict=True):
                 dim = x.dim() - 1 - (0 if linear else len(self.kernel))
                 x = x.index_select(dim, wanted.to(x.device))
                 features = read_features(call, x, self.kernel, sample.at)
-                parts.append(split_groups(features, self.groups))
-        columns = torch.cat(parts, 1)
+                parts.append((sample.chunk, split_groups(features, self.groups)))
+            every += self.execution.recording.of_all(parts, "rows")
+        columns = torch.cat(every, 1).to(self.targets.device)
         return columns.float() if columns.dtype in (torch.float16, torch.bfloat16) else columns

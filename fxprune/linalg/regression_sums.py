@@ -4,13 +4,17 @@ Count, sums and products of P and Y are enough for the fit with or without inter
 for its residual, and for the covariance of its outputs: the rows themselves need not be kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fxprune.linalg.gram import BLOCK, PANEL, lower_panels, mirror
+from fxprune.linalg.gram import BLOCK, PANEL, columns_of, lower_panels, mirror
+from fxprune.linalg.tree_sum import Terms, TreeSum
 
+ROWS = 1024
+"""That wait until one product is made of them: of a tenth of it takes three times as long a row."""
 COVARIANCE_SHRINKAGE = 0.2
 """Of a covariance towards its diagonal, per (features / rows) (docs/decisions/0007)."""
 
@@ -74,35 +78,63 @@ class RegressionSums:
 
 
 class RegressionAccumulator:
-    """Adds up rows that come in pieces: products in their own precision, sums in float64."""
+    """Adds up rows that come in pieces: products in their own precision, sums in float64.
 
-    def __init__(self) -> None:
-        self._count, self._sums = 0, list[Tensor]()
+    Args:
+        tree: in which they are added; of this process alone by default.
+    """
 
-    def add(self, rows: Tensor, target: Tensor) -> None:
-        """Count (g, r, f) rows and (g, r, o) targets."""
+    def __init__(self, tree: TreeSum | None = None) -> None:
+        self.tree = TreeSum() if tree is None else tree
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._leaf = self._count = 0
+
+    def add(self, rows: Tensor, target: Tensor, leaf: int = 0) -> None:
+        """Count (g, r, f) rows and (g, r, o) targets at a leaf of the tree."""
+        if leaf != self._leaf:
+            self.close()
+            self._leaf = leaf
         for x, y in zip(rows.split(BLOCK, 1), target.split(BLOCK, 1), strict=True):
             if x.dtype in (torch.float16, torch.bfloat16):
                 x, y = x.float(), y.float()
-            (groups, count, features), outputs = x.shape, y.shape[2]
-            columns = torch.cat([x.mT, y.mT], 1)
-            if not self._sums:
-                shapes = (features + outputs,), (features + outputs, features), (outputs,)
-                self._sums = [x.new_zeros(groups, *shape, dtype=torch.float64) for shape in shapes]
-            first, second, squares = self._sums
-            first += columns.sum(2, dtype=torch.float64)
-            for start, part in lower_panels(columns, features):
-                second[:, start:, start : start + PANEL] += part
-            squares += y.double().square().sum(1)
-            self._count += count
+            self._waiting.append((x, y))
+            self._count += x.shape[1]
+            if self._count >= ROWS:
+                self.close()
+
+    def close(self) -> None:
+        """Make the products of what waits."""
+        if self._waiting:
+            self.tree.add(self._leaf, _products(self._waiting, self._count))
+            self._waiting, self._count = [], 0
 
     def total(self) -> RegressionSums | None:
         """Of all rows so far; None of none."""
-        if not self._sums:
-            return None
-        first, second, squares = self._sums
-        features = second.shape[2]
-        pp, py = mirror(second[:, :features].clone()), second[:, features:].mT
-        return RegressionSums(
-            float(self._count), first[:, :features], first[:, features:], pp, py, squares
-        )
+        self.close()
+        return sums_of(self.tree.total())
+
+
+def _products(pieces: Sequence[tuple[Tensor, Tensor]], count: int) -> Terms:
+    """Of so many rows: their number, sums of columns, of squared targets, and products in panels
+    from the diagonal downwards.
+    """
+    features, outputs = (part.shape[2] for part in pieces[0])
+    columns = columns_of([(x.mT, y.mT) for x, y in pieces], count)
+    size = features + outputs
+    squares = columns[:, features:size].double().square().sum(2)
+    panels = [part for _, part in lower_panels(columns, features, size)]
+    number = torch.tensor(count, dtype=torch.float64)
+    return [number, columns[:, :size].sum(2, dtype=torch.float64), squares, *panels]
+
+
+def sums_of(terms: Terms | None) -> RegressionSums | None:
+    """What an accumulator's terms say; None of no terms."""
+    if terms is None:
+        return None
+    count, first, squares, *panels = terms
+    features = first.shape[1] - squares.shape[1]
+    products = first.new_zeros(*first.shape, features)
+    for at, panel in zip(range(0, features, PANEL), panels, strict=True):
+        products[:, at:, at : at + PANEL] = panel
+    pp, py = mirror(products[:, :features].clone()), products[:, features:].mT
+    return RegressionSums(float(count), first[:, :features], first[:, features:], pp, py, squares)

@@ -4,7 +4,7 @@ the recorded samples in packs of chunks before it.
 The examples themselves are not kept: the loader gives them again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.calibrate.penultimate import Seen
 from fxprune.calibrate.recording import Recording
-from fxprune.capture.batch import Batch
 from fxprune.progress import Journal
 from fxprune.resume.steps import Outcome
 
@@ -24,7 +23,7 @@ SUMS, RECORDED = "observed", "recording"
 
 
 @dataclass(frozen=True)
-class Sums:
+class Observation:
     """Everything of an observation but its recording.
 
     Attributes:
@@ -37,6 +36,22 @@ class Sums:
     validating: dict[Site, InputMoments]
     seen: Seen | None
     packs: int = 0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the original gave on the fitting examples.
+
+    Attributes:
+        moments: of every consumer's input, without the validation split: what that validates must
+            not have seen it.
+        all_moments: with it.
+        recording: the layers' and the model's outputs.
+    """
+
+    moments: Mapping[Site, InputMoments]
+    all_moments: Mapping[Site, InputMoments]
+    recording: Recording
 
 
 @dataclass(frozen=True)
@@ -54,10 +69,10 @@ class KeptChunk:
 
 def observe_once(
     journal: Journal,
-    observe: Callable[[], tuple[Sums, Recording]],
-    empty: Callable[[], tuple[Recording, Iterable[Batch]]],
+    observe: Callable[[], tuple[Observation, Recording]],
+    empty: Callable[[], tuple[Recording, Iterable[object]]],
     scope: tuple[str, ...] = (),
-) -> tuple[Sums, Recording]:
+) -> tuple[Observation, Recording]:
     """An observation as it was kept, or made and then kept.
 
     Args:
@@ -72,20 +87,20 @@ def observe_once(
     """
     made = list[Recording]()
 
-    def observed() -> Sums:
+    def observed() -> Observation:
         sums, recording = observe()
         made.append(recording)
         packs = 0
         if journal.steps.folder is not None:
             for packs, pack in enumerate(_packs(recording), 1):
                 journal.steps.keep(RECORDED, (packs - 1, *scope), Outcome(pack))
-        return Sums(sums.moments, sums.validating, sums.seen, packs)
+        return Observation(sums.moments, sums.validating, sums.seen, packs)
 
-    sums = journal.step(SUMS, scope, Sums, observed)
+    sums = journal.step(SUMS, scope, Observation, observed)
     recording = made[0] if made else _recall(_kept_chunks(journal, sums.packs, scope), *empty())
     if recording is None:
         journal.steps.forget(SUMS)
-        sums = journal.step(SUMS, scope, Sums, observed)
+        sums = journal.step(SUMS, scope, Observation, observed)
         recording = made[0]
     return sums, recording
 
@@ -105,7 +120,7 @@ def _packs(recording: Recording) -> Iterator[list[KeptChunk]]:
 
 
 def _recall(
-    kept: Iterator[KeptChunk], recording: Recording, batches: Iterable[Batch]
+    kept: Iterator[KeptChunk], recording: Recording, batches: Iterable[object]
 ) -> Recording | None:
     """The recording with what was kept; None where a part of that is missing or damaged."""
     for _ in batches:

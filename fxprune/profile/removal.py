@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
+from fxprune.distributed.group import ALONE, Group
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.profile.selectors import SELECTORS, GroupStatistics, magnitude
 
@@ -43,6 +44,7 @@ def profile_groups(
     sensitivities: Mapping[Site, Tensor] | None = None,
     advance: Callable[[int], object] = lambda groups: None,
     step: Callable[[str, Callable[[], Profile]], Profile] = lambda name, compute: compute(),
+    group: Group = ALONE,
 ) -> list[Profile]:
     """Profile every group.
 
@@ -57,18 +59,25 @@ def profile_groups(
         sensitivities: from `sensitivities`, where the selector reads them and there are any.
         advance: told after every group.
         step: takes the name of a group and what profiles it, and gives the profile.
+        group: of the ranks, among which the channel groups are shared out by what they cost.
     """
 
-    def profile(group: ChannelGroup) -> Profile:
-        statistics = GroupStatistics(module, analysis, group, moments, sensitivities, dtype)
-        rank = SELECTORS[selector].rank if statistics.readers else magnitude
-        ranking = rank(statistics)
-        errors, scores = ranking.removal.errors, ranking.scores
-        order = group.blocks.reshape(-1)[ranking.removal.order]
-        return Profile(order, errors, errors if scores is None else scores, ranking.free)
+    def profile(own: ChannelGroup) -> Profile:
+        def compute() -> Profile:
+            statistics = GroupStatistics(module, analysis, own, moments, sensitivities, dtype)
+            return _profile(statistics, selector)
 
-    result = []
-    for group in analysis.groups:
-        result.append(step(group.name, partial(profile, group)))
+        found = step(own.name, compute)
         advance(1)
-    return result
+        return found
+
+    costs = [float(own.channels) ** 3 for own in analysis.groups]
+    return group.share([partial(profile, own) for own in analysis.groups], costs, "profiles")
+
+
+def _profile(statistics: GroupStatistics, selector: str) -> Profile:
+    rank = SELECTORS[selector].rank if statistics.readers else magnitude
+    ranking = rank(statistics)
+    errors, scores = ranking.removal.errors, ranking.scores
+    order = statistics.group.blocks.reshape(-1)[ranking.removal.order]
+    return Profile(order, errors, errors if scores is None else scores, ranking.free)

@@ -25,9 +25,10 @@ from fxprune.passes import Rotate
 from fxprune.plans.plan import Rotation
 from fxprune.profile.bases import Found, find_bases
 from fxprune.profile.readers import readers
+from fxprune.profile.recalled import Observed
 from fxprune.profile.removal import Profile
 from fxprune.profile.selectors import DEPENDENT, ENOUGH, ROUNDS
-from fxprune.profile.statistics import Observed, Statistics
+from fxprune.profile.statistics import Statistics
 from fxprune.verify.outputs import floating, squared_error
 
 COMPARED, ROUNDING = 8, 10.0

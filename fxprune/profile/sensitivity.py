@@ -6,20 +6,21 @@ so one backward pass per example is enough. Errors at different positions are ta
 uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisions/0009).
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
+from fxprune.calibrate.batching import Place, seed_of
 from fxprune.calibrate.moments import Site, sites
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.capture.batch import Batch
-from fxprune.capture.returned import state_leaves
+from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
@@ -27,8 +28,9 @@ from fxprune.graph.recurrent import read_recurrent, recurrent_of
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
+from fxprune.linalg.tree_sum import Settle, TreeSum
+from fxprune.profile.probe import Draws, energies_of, judged, probe
 from fxprune.profile.steps import run_steps
-from fxprune.verify.outputs import squared_error
 
 CHUNK = 64
 """Most examples whose activations are held at once."""
@@ -37,11 +39,12 @@ CHUNK = 64
 def sensitivities(
     module: GraphModule,
     analysis: Analysis,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Place, Batch]],
     seed: int,
     memory: float = 2e9,
     padding: Padding = EVERYWHERE,
-    settle: Callable[[Tensor], Tensor] = lambda total: total,
+    sums: Sums = BY_ITSELF,
+    settle: Settle | None = None,
 ) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
@@ -51,11 +54,12 @@ def sensitivities(
     Args:
         module: the captured graph.
         analysis: of that graph.
-        batches: calibration examples; a few hundred do.
+        batches: calibration examples; a few hundred do. Those that this rank works on.
         seed: of the probes.
         memory: bytes that the activations of one backward pass may take.
         padding: whose outputs do not matter.
-        settle: finds a place for a sum that stays.
+        sums: who works on the others.
+        settle: finds a place for sums; without it they are in memory.
 
     Returns:
         (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
@@ -66,31 +70,76 @@ def sensitivities(
     """
     watched = _weights_of_calls(module, analysis)
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
-    generator = torch.Generator().manual_seed(seed)
-    totals: dict[Site, Tensor] = {}
-    rows: dict[Site, int] = {}
-    chunks = 0
-    for batch in batches:
-        for start in range(0, batch.size, chunk):
-            chunks += 1
-            part = batch.part(start, start + chunk)
-            for site, operator, gradient in _gradients(module, part, watched, generator, padding):
-                flat = _rows(gradient, attribute(module, site[0]), site[1], operator)
-                total = (flat.mT @ flat).double()
-                if site in totals and len(total) == len(totals[site]):
-                    totals[site] += total
-                else:
-                    totals[site] = settle(_sum(totals[site], total) if site in totals else total)
-                rows[site] = rows.get(site, 0) + len(flat)
-    for site, total in totals.items():
-        _shrink(total, rows[site]).div_(chunks)
-    return totals
+    totals, failed = _Totals(sums, watched, settle), None
+    try:
+        for place, batch in batches:
+            draws = Draws(seed_of(seed, place))
+            totals.start(place.leaf)
+            parts = [batch.part(at, at + chunk) for at in range(0, batch.size, chunk)]
+            energies = energies_of(module, parts, padding) if len(parts) > 1 else None
+            for part in parts:
+                for own in _gradients(module, part, watched, draws, padding, energies):
+                    site, operator, gradient = own
+                    totals.add(site, _rows(gradient, attribute(module, site[0]), site[1], operator))
+    except (RuntimeError, NotImplementedError) as error:
+        failed = error
+    told = sums.group.gather(None if failed is None else str(failed), "derivatives")
+    reason = next((text for text in told if text is not None), None)
+    if reason is not None:
+        raise failed or RuntimeError(reason)
+    return totals.result()
 
 
-def _sum(left: Tensor, right: Tensor) -> Tensor:
-    """Of calls that consume one weight axis, one of which, (1, 1), stands for a multiple of I."""
-    matrix, multiple = (left, right) if len(right) == 1 else (right, left)
-    return matrix + multiple * torch.eye(len(matrix)).to(matrix)
+class _Totals:
+    """Sums over gradients, by weight; those of one number an output apart, which stand for
+    multiples of I.
+
+    Args:
+        sums: who works on which examples.
+        watched: weights by the calls that read them.
+        settle: finds a place for sums.
+    """
+
+    def __init__(
+        self, sums: Sums, watched: Mapping[str, Sequence[Site]], settle: Settle | None = None
+    ):
+        self._sums, self._chunks, self._leaf = sums, sums.tree(), 0
+        sites = dict.fromkeys(site for own in watched.values() for site in own)
+        self._matrices: dict[Site, TreeSum] = {site: sums.tree(settle) for site in sites}
+        self._multiples: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
+
+    def start(self, leaf: int) -> None:
+        """Count another chunk of examples."""
+        self._leaf = leaf
+        self._chunks.add(leaf, [torch.tensor(1)])
+
+    def add(self, site: Site, flat: Tensor) -> None:
+        """Count a chunk's gradients, (positions, outputs)."""
+        trees = self._multiples if flat.shape[1] == 1 else self._matrices
+        trees[site].add(self._leaf, [flat.mT @ flat, torch.tensor(len(flat))])
+
+    def result(self) -> dict[Site, Tensor]:
+        """By weight, as `sensitivities` gives them; of those that have a gradient."""
+        sites = list(self._matrices)
+        trees = [self._chunks, *self._matrices.values(), *self._multiples.values()]
+        chunks, *found = self._sums.totals(trees, "sensitivities")
+        result = {}
+        pairs = zip(found[: len(sites)], found[len(sites) :], strict=True)
+        for site, (matrix, multiple) in zip(sites, pairs, strict=True):
+            own = [terms for terms in (matrix, multiple) if terms is not None]
+            if own and chunks is not None:
+                total = functools.reduce(_sum, (total for total, _ in own))
+                rows = sum(int(rows) for _, rows in own)
+                result[site] = _shrink(total, rows).div_(int(chunks[0]))
+        return result
+
+
+def _sum(matrix: Tensor, multiple: Tensor) -> Tensor:
+    """Of calls that consume one weight axis, in the place of the first; (1, 1) stands for a
+    multiple of I.
+    """
+    matrix.diagonal().add_(float(multiple))
+    return matrix
 
 
 def _weights_of_calls(module: GraphModule, analysis: Analysis) -> dict[str, list[Site]]:
@@ -150,8 +199,9 @@ def _gradients(
     module: GraphModule,
     batch: Batch,
     watched: Mapping[str, Sequence[Site]],
-    generator: torch.Generator,
+    draws: Draws,
     padding: Padding,
+    energies: Sequence[float] | None,
 ) -> Iterator[tuple[Site, str, Tensor]]:
     """Derivatives of one probe of the model's output by what weights give, where there are any,
     with the operators that read the weights.
@@ -159,42 +209,13 @@ def _gradients(
     with torch.enable_grad():
         observer = _Outputs(module, watched)
         outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
-        probe = _probe(_judged(module, outputs, batch, padding), generator)
+        probed = probe(judged(module, outputs, batch, padding), draws, energies)
         gradients = torch.autograd.grad(
-            probe, [value for *_, value in observer.kept], allow_unused=True
+            probed, [value for *_, value in observer.kept], allow_unused=True
         )
     for (site, operator, _), gradient in zip(observer.kept, gradients, strict=True):
         if gradient is not None:
             yield site, operator, gradient
-
-
-def _judged(
-    module: GraphModule, outputs: Any, batch: Batch, padding: Padding
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The tensors that a model answers with, without state for later calls, and which of their
-    positions are no padding.
-    """
-    state = state_leaves(module.graph)
-    nodes = module.graph.output_node().args[0]
-    for place, leaf in enumerate(pytree.tree_leaves(outputs)):
-        if place not in state and isinstance(leaf, Tensor):
-            node = nodes[place] if isinstance(nodes, (tuple, list)) else nodes
-            name = node.name if isinstance(node, Node) else ""
-            yield leaf, padding.within(name, leaf, batch.real)
-
-
-def _probe(outputs: Iterable[tuple[Tensor, Tensor | None]], generator: torch.Generator) -> Tensor:
-    """v^T f, summed over the outputs that have a derivative, each relative to its norm."""
-    parts = []
-    for leaf, real in outputs:
-        if leaf.requires_grad and leaf.dim():
-            energy = squared_error(leaf, leaf, real)[1]
-            probe = torch.randn(leaf.shape, generator=generator).to(leaf)
-            probe = probe if real is None else probe * real
-            parts.append((leaf * probe).sum() / max(energy, torch.finfo(torch.float32).tiny) ** 0.5)
-    if not parts:
-        raise RuntimeError("no output depends on a layer through differentiable operators")
-    return torch.stack(parts).sum()
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:

@@ -1,8 +1,7 @@
 """What the calibration examples say about a captured graph, each computed once, when asked for."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
@@ -10,28 +9,25 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import Place, Placed, Planned, Shared, share_out
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
 from fxprune.calibrate.observe import together
 from fxprune.calibrate.padding import EVERYWHERE, Padding
-from fxprune.calibrate.penultimate import Penultimate, Seen
+from fxprune.calibrate.penultimate import Penultimate
 from fxprune.calibrate.recording import VALIDATION, Recording
-from fxprune.calibrate.split import (
-    EVERY_PART,
-    FITTED_FIRST,
-    HoldsOut,
-    Split,
-    examples_needed,
-)
+from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, REST, HoldsOut, Split
+from fxprune.calibrate.thin import warn_of_thin_inputs
 from fxprune.capture.batch import Batch
-from fxprune.errors import warn_caller
+from fxprune.distributed.group import Group
+from fxprune.distributed.sums import Sums
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.plans.plan import Rotation
 from fxprune.profile.output_moments import OutputMoments, output_moments
-from fxprune.profile.recalled import Sums, observe_once
+from fxprune.profile.recalled import Observation, Observed, observe_once
 from fxprune.profile.removal import Profile, profile_groups
 from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.sensitivity import sensitivities
@@ -41,22 +37,11 @@ PROBED_EXAMPLES = 64
 """Examples whose output is differentiated; each costs about three forward passes
 (docs/decisions/0009).
 """
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What the original gave on the fitting examples.
-
-    Attributes:
-        moments: of every consumer's input, without the validation split: what that validates must
-            not have seen it.
-        all_moments: with it.
-        recording: the layers' and the model's outputs.
-    """
-
-    moments: Mapping[Site, InputMoments]
-    all_moments: Mapping[Site, InputMoments]
-    recording: Recording
+SHARES = 4
+"""Batches that each of the small parts of the examples is at least cut into, whoever works on them.
+"""
+OBSERVED = (FITTED_FIRST, (VALIDATION,))
+"""Parts of the examples whose moments are added up apart."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +80,48 @@ class Statistics:
         """What tells steps on this graph from those on the original."""
         return tuple(sorted(self.centered))
 
+    @property
+    def group(self) -> Group:
+        """Those who work on the examples together."""
+        return self.calibration.group
+
     def batches(
         self, chosen: np.ndarray, advance: Advance = lambda examples: None
     ) -> Iterator[Batch]:
         """Stream chosen calibration examples, counting those done."""
-        for _, batch in self.numbered(chosen, advance):
-            yield batch
-
-    def numbered(self, chosen: np.ndarray, advance: Advance) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Stream chosen calibration examples with their numbers, counting those done."""
-        for numbers, batch in self.calibration.numbered(chosen):
-            yield numbers, batch.channels_last()
+        for batch in self.calibration.batches(chosen):
+            yield batch.channels_last()
             advance(batch.own)
+
+    def planned(
+        self, chosen: np.ndarray, fewest: int = 1, first: int = 0, stream: int = 0
+    ) -> Shared:
+        """A stream of which every rank takes its share.
+
+        Args:
+            chosen: (examples,) bool.
+            fewest: batches there are to be, where there are as many examples.
+            first: examples that come before.
+            stream: which of those that are added up together.
+        """
+        return share_out(self.calibration.plan(chosen, fewest, first, stream), self.group)
+
+    def shared(self, batches: Iterable[Planned], advance: Advance) -> Iterator[Placed]:
+        """Make batches, counting the examples done."""
+        for planned in batches:
+            batch = self.calibration.make(planned).channels_last()
+            yield Placed(planned.place, planned.numbers, batch)
+            advance(batch.own)
+
+    @cached_property
+    def parts(self) -> dict[str, Shared]:
+        """The fitting examples, by what they are for, in the order in which they are observed."""
+        found, first = dict[str, Shared](), 0
+        for number, part in enumerate((*FITTED_FIRST, VALIDATION)):
+            fewest = 1 if part == REST else SHARES
+            found[part] = self.planned(self.split.part(part), fewest, first, number)
+            first += found[part].size
+        return found
 
     @cached_property
     def marked(self) -> Analysis:
@@ -125,14 +140,18 @@ class Statistics:
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
         sums, recording = observe_once(self.journal, self._observe, self._reread, self.scope)
+        recording.finish()
         moments: Mapping[Site, InputMoments] = sums.moments
         every = moments
         if self.split.part(VALIDATION).any():
             every = MomentsOnDemand(moments, lambda site: moments[site] + sums.validating[site])
-        if not self.scope:
-            self._warn_if_thin(moments)
-        if sums.seen is not None:
-            self._warn_if_alike(sums.seen)
+        groups, seen = self.calibration.groups, sums.seen
+        for text in (
+            None if self.scope else warn_of_thin_inputs(moments, groups, self.budget),
+            None if seen is None else warn_of_alike_examples(seen, groups[seen.numbers]),
+        ):
+            if text is not None:
+                self.journal.note(text)
         return Observed(moments, every, recording)
 
     @property
@@ -146,43 +165,60 @@ class Statistics:
         # Every part may end with copies, where batches have a fixed size.
         most = split.fitting + len(EVERY_PART) * (self.calibration.exact or 0)
         store = self.calibration.store
-        return Recording(self.graph, most, store, self.seed, self.work, self.padding)
+        sums = functools.reduce(Sums.and_of, (stream.sums for stream in self.parts.values()))
+        own = sum(batch.size for stream in self.parts.values() for batch in stream.mine)
+        return Recording(self.graph, most, store, self.seed, self.work, self.padding, sums, own)
 
-    def _reread(self) -> tuple[Recording, Iterator[Batch]]:
+    def _mine(self, parts: tuple[str, ...]) -> list[tuple[Planned, str]]:
+        """Batches of these parts that this rank works on, in the order of sums, and whose."""
+        mine = [(batch, part) for part in parts for batch in self.parts[part].mine]
+        return sorted(mine, key=lambda pair: pair[0].place.leaf)
+
+    def _reread(self) -> tuple[Recording, Iterator[tuple[Place, Batch]]]:
         """A recording whose chunks are opened as the examples are read."""
-        recording, parts = self.empty_recording(), (*FITTED_FIRST, VALIDATION)
-        batches = (recording.follow(part, self.batches(self.split.part(part))) for part in parts)
-        return recording, itertools.chain.from_iterable(batches)
+        recording = self.empty_recording()
+        mine = [pair for parts in OBSERVED for pair in self._mine(parts)]
+        return recording, self._followed(recording, mine)
 
-    def _observe(self) -> tuple[Sums, Recording]:
+    def _followed(
+        self,
+        recording: Recording,
+        mine: Sequence[tuple[Planned, str]],
+        advance: Advance = lambda examples: None,
+        features: Penultimate | None = None,
+    ) -> Iterator[tuple[Place, Batch]]:
+        """Batches, each with a chunk of a recording to record into."""
+        made = self.shared((batch for batch, _ in mine), advance)
+        for placed, (_, part) in zip(made, mine, strict=True):
+            if features is not None:
+                features.start(placed.numbers, placed.batch)
+            yield from recording.follow(part, [(placed.place, placed.batch)])
+
+    def _observe(self) -> tuple[Observation, Recording]:
         """Run the original over the fitting examples."""
         split, recording = self.split, self.empty_recording()
         watch, features = recording.watch, None
         if self.compare_features:
             features = Penultimate(self.graph, sample(self.calibration.size, self.seed))
             watch = together(watch, features.watch)
-
-        def stream(parts: tuple[str, ...], advance: Advance) -> Iterator[Batch]:
-            for part in parts:
-                numbered = self.numbered(split.part(part), advance)
-                seen = (b for _, b in numbered) if features is None else features.follow(numbered)
-                yield from recording.follow(part, seen)
-
-        with self.journal.station("calibrate", split.fitting) as advance:
+        total = sum(batch.size for parts in OBSERVED for batch, _ in self._mine(parts))
+        with self.journal.station("calibrate", total) as advance:
             moments, validating = (
                 collect_moments(
                     self.graph,
                     self.analysis,
-                    stream(parts, advance),
+                    self._followed(recording, self._mine(parts), advance, features),
                     split.fitting,
                     watch,
                     self.seed,
                     self.padding,
-                    self.calibration.store,
+                    recording.sums,
+                    self.calibration.store.settle,
                 )
-                for parts in (FITTED_FIRST, (VALIDATION,))
+                for parts in OBSERVED
             )
-        return Sums(moments, validating, None if features is None else features.seen()), recording
+        seen = None if features is None else features.seen(self.group)
+        return Observation(moments, validating, seen), recording
 
     @cached_property
     def output_moments(self) -> dict[str, OutputMoments]:
@@ -207,10 +243,10 @@ class Statistics:
         )
 
     def _sensitivities(self) -> dict[Site, Tensor]:
-        chosen = self.split.first(PROBED_EXAMPLES)
-        with self.journal.station("calibrate", int(chosen.sum())) as advance:
+        stream = self.planned(self.split.first(PROBED_EXAMPLES), fewest=SHARES)
+        with self.journal.station("calibrate", sum(b.size for b in stream.mine)) as advance:
+            batches = ((placed.place, placed.batch) for placed in self.shared(stream.mine, advance))
             try:
-                batches = self.batches(chosen, advance)
                 return sensitivities(
                     self.graph,
                     self.analysis,
@@ -218,6 +254,7 @@ class Statistics:
                     self.seed,
                     self.memory,
                     self.padding,
+                    stream.sums,
                     self.calibration.store.settle,
                 )
             except (RuntimeError, NotImplementedError) as error:
@@ -253,31 +290,5 @@ class Statistics:
                 weighed or None,
                 advance,
                 step,
+                self.group,
             )
-
-    def _warn_if_thin(self, moments: Mapping[Site, InputMoments]) -> None:
-        thin = [
-            (site[0], len(gram), seen)
-            for site, own in moments.items()
-            for gram, seen in zip(own.grams, own.rows, strict=True)
-            if seen < len(gram)
-        ]
-        if not thin:
-            return
-        name, channels, seen = max(thin, key=lambda t: t[1] / t[2])
-        fitted = max(own.examples for own in moments.values())
-        wanted = math.ceil(channels * fitted / max(seen, 1))
-        needed = examples_needed(wanted, self.calibration.groups, self.budget)
-        read = "1 layer reads" if len(thin) == 1 else f"{len(thin)} layers read"
-        text = (
-            f"{read} more channels than the calibration data gives observations; the worst is "
-            f"{name} with {channels} channels and {seen} observations. Give at least {needed} "
-            "examples for a sharper fit."
-        )
-        self.journal.note(text.rstrip("."))
-        warn_caller(text)
-
-    def _warn_if_alike(self, seen: Seen) -> None:
-        text = warn_of_alike_examples(seen, self.calibration.groups[seen.numbers])
-        if text is not None:
-            self.journal.note(text)

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.reading import ignore_item
 from fxprune.calibrate.soundness import random_outputs, require_sizes
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.export import Captured
@@ -115,8 +116,9 @@ def _prepare(
         CaptureError, CalibrationError, PlanError, UnsupportedError: each says what and why.
     """
     labels = Labels(model) if wish.labels else None
-    watch = {} if labels is None else {"watch": labels.read}
-    calibration = Calibration(model, loader, EXAMINED, Spill(wish.memory), wish.groups, **watch)
+    watch = ignore_item if labels is None else labels.read
+    store = Spill(wish.memory)
+    calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=watch)
     with journal.station("capture"):
         captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)

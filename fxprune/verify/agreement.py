@@ -11,12 +11,13 @@ from torch import nn
 from torch.fx import GraphModule, Interpreter
 
 from fxprune.calibrate.padding import EVERYWHERE, Padding
-from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.recording import Chunk, Recording
 from fxprune.capture.batch import Batch
+from fxprune.distributed.group import ALONE, Group
 from fxprune.linalg.clopper_pearson import lower_bound
 from fxprune.verify.by_class import ByClass, Changed, ClassAgreement
 from fxprune.verify.judge import Decision, Judge, settle
-from fxprune.verify.outputs import OutputErrors
+from fxprune.verify.outputs import OutputErrors, squared_errors
 from fxprune.verify.tokens import TokenAgreement, TokenCounts
 
 
@@ -98,7 +99,7 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
         recording: of the original; its chunks with recorded outputs are what is compared on.
         small: takes the same flat inputs.
     """
-    errors = OutputErrors()
+    errors, found = OutputErrors(), list[tuple[Chunk, dict[str, tuple[float, float]]]]()
     for chunk in recording.chunks:
         if chunk.outputs:
             reference = recording.outputs(chunk)
@@ -106,7 +107,10 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
                 *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
             )
             real = partial(recording.padding.of_output, real=chunk.real)
-            errors.add(reference, small.graph.process_outputs(output), real)
+            own = squared_errors(reference, small.graph.process_outputs(output), real)
+            found.append((chunk, own))
+    for one in recording.of_all(found, "validation"):
+        errors.count(one)
     return errors.mean()
 
 
@@ -118,23 +122,25 @@ def compare(
     decision: Judge | Decision = None,
     independent: float | None = None,
     padding: Padding = EVERYWHERE,
+    group: Group = ALONE,
 ) -> Agreement:
     """Run both models and count equal decisions.
 
     Args:
         original, small: take a batch's arguments.
-        batches: examples that neither fit nor choice has seen.
+        batches: examples that neither fit nor choice has seen; a run of them on every rank.
         decision: when two outputs count as the same; settled on the first batch where it is not
             yet.
         independent: for how many independent examples these count; for all by default.
         padding: whose positions do not count.
+        group: of the ranks, which then have a settled judge.
 
     Raises:
         UnsupportedError: outputs cannot be judged so; says why.
     """
     judge = decision if isinstance(decision, Judge) else None
     by_class = None if judge is None else ByClass(judge)
-    errors, parts = OutputErrors(), list[np.ndarray]()
+    found, parts = list[dict[str, tuple[float, float]]](), list[np.ndarray]()
     tokens: TokenCounts | None = None
     for batch in batches:
         reference, output = (
@@ -153,11 +159,20 @@ def compare(
         counted = [s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts]
         by_class.add(batch, reference, output, counted, cut)
         parts.append(torch.stack(same).numpy())
-        errors.add(reference, output, partial(padding.of_output, real=real))
+        found.append(squared_errors(reference, output, partial(padding.of_output, real=real)))
     if judge is None or by_class is None:
         return Agreement(0.0, 0.0, 0, 0.0)
-    found = _summarize(judge, np.concatenate(parts, axis=1), errors, by_class, independent)
-    return found if tokens is None else _of_tokens(found, tokens.result(), independent)
+    by_class.gather(group)
+    told, errors = group.gather((parts, found), "decisions"), OutputErrors()
+    parts = [part for own, _ in told for part in own]
+    for one in (one for _, own in told for one in own):
+        errors.count(one)
+    agreement = _summarize(judge, np.concatenate(parts, axis=1), errors, by_class, independent)
+    if judge.tokens is None:
+        return agreement
+    tokens = tokens or TokenCounts(*judge.tokens)
+    tokens.gather(group)
+    return _of_tokens(agreement, tokens.result(), independent)
 
 
 def _of_tokens(found: Agreement, tokens: TokenAgreement, independent: float | None) -> Agreement:

@@ -1,7 +1,7 @@
 """Agreement class by class, and the examples on which decisions changed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fxprune.capture.batch import Batch
+from fxprune.distributed.group import Group
 from fxprune.linalg.clopper_pearson import interval
 from fxprune.resume.typed import UNKEPT
 from fxprune.verify.judge import Cut, Judge, Judged
@@ -75,7 +76,7 @@ class ByClass:
     def __init__(self, judge: Judge):
         self._judged = [judged for judged in judge.outputs if judged.counts]
         self._classes: list[Tensor] = []
-        self._namer: Callable[[int], str] = str
+        self._names: int | None = None
         self.changed: list[Changed] = []
         self._seen = 0
 
@@ -95,12 +96,12 @@ class ByClass:
             cut: takes the padding off an output.
         """
         named = floating(reference), floating(output)
-        for judged in self._judged:
+        for at, judged in enumerate(self._judged):
             if judged.name:
                 classes = classes_of(judged.rule, named[0][judged.name])
                 if classes is not None:
                     self._classes.append(classes.cpu())
-                    self._namer = partial(name_class, judged.rule)
+                    self._names = at
                     break
         for row in range(batch.own):
             if len(self.changed) == MOST_CHANGED:
@@ -115,6 +116,21 @@ class ByClass:
                 self.changed.append(Changed(self._seen + row, before, after, picture))
         self._seen += batch.own
 
+    def gather(self, group: Group) -> None:
+        """Take what all ranks have seen, each of a run of batches."""
+        # Pictures go only where they are taken along by hand.
+        changed = [(c, c.picture) for c in self.changed]
+        told = group.gather((self._classes, self._names, changed, self._seen), "classes")
+        self._classes, self.changed, self._seen = [], [], 0
+        for classes, names, own, seen in told:
+            self._classes += classes
+            self._names = names if self._names is None else self._names
+            self.changed += [
+                replace(c, number=self._seen + c.number, picture=picture) for c, picture in own
+            ]
+            self._seen += seen
+        del self.changed[MOST_CHANGED:]
+
     def classes(self, equal: np.ndarray, independent: float | None) -> tuple[ClassAgreement, ...]:
         """Every class that the original chose.
 
@@ -127,11 +143,14 @@ class ByClass:
             return ()
         classes = np.concatenate([part.numpy() for part in self._classes])
         weight = 1.0 if independent is None else independent / len(equal)
+        name_of: Callable[[int], str] = str
+        if self._names is not None:
+            name_of = partial(name_class, self._judged[self._names].rule)
         found = []
         for number in np.unique(classes).tolist():
             own = equal[classes == number]
             low, high = interval(int(own.sum()), len(own), independent=weight * len(own))
-            name = self._namer(number)
+            name = name_of(number)
             found.append(ClassAgreement(name, len(own), float(own.mean()), low, high))
         return tuple(found)
 

@@ -80,22 +80,30 @@ def squared_error(
     return float((a - b).square().sum()), float(torch.square(center).sum())
 
 
+def squared_errors(
+    reference: Any,
+    output: Any,
+    real: Callable[[str, Tensor], Tensor | None] = lambda name, value: None,
+) -> dict[str, tuple[float, float]]:
+    """Squared error and squared norm of every floating output of two models on one batch, where
+    they are no padding.
+    """
+    found = floating(output)
+    return {
+        name: squared_error(tensor, found[name], real(name, tensor))
+        for name, tensor in floating(reference).items()
+    }
+
+
 class OutputErrors:
     """Relative squared errors of every floating output, added up over batches."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
 
-    def add(
-        self,
-        reference: Any,
-        output: Any,
-        real: Callable[[str, Tensor], Tensor | None] = lambda name, value: None,
-    ) -> None:
-        """Count one batch's outputs of two models, where they are no padding."""
-        found = floating(output)
-        for name, tensor in floating(reference).items():
-            error, norm = squared_error(tensor, found[name], real(name, tensor))
+    def count(self, found: Mapping[str, tuple[float, float]]) -> None:
+        """Count one batch's squared errors."""
+        for name, (error, norm) in found.items():
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = before[0] + error, before[1] + norm
 

@@ -2,6 +2,7 @@
 predict the same token, and how much more the text surprises one than the other.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxprune.capture.batch import Batch
+from fxprune.distributed.group import Group
 from fxprune.graph.nodes import argument
 from fxprune.graph.operators import operator_name
 from fxprune.rules.movement import MOVEMENT
@@ -151,7 +153,7 @@ class TokenCounts:
     def __init__(self, name: str, rule: next_token):
         self._name, self._rule = name, rule
         self._same, self._positions = list[Tensor](), list[Tensor]()
-        self._surprise, self._scored = torch.zeros(2, dtype=torch.float64), 0
+        self._surprise, self._scored = list[Tensor](), 0
 
     def add(self, batch: Batch, reference: Any, output: Any, real: Tensor | None) -> None:
         """Take a batch.
@@ -175,16 +177,30 @@ class TokenCounts:
         """Add the surprise of the tokens that came next, where these are no padding."""
         scored = inside[:, :-1] & inside[:, 1:]
         self._scored += int(scored.sum())
+        surprise = torch.zeros(2, dtype=torch.float64)
         for i, scores in enumerate(both):
             likely = scores[:, :-1][scored].float().log_softmax(1)
             came = likely.gather(1, ids[:, 1:][scored][:, None].long())
-            self._surprise[i] -= came.sum(dtype=torch.float64).cpu()
+            surprise[i] = -came.sum(dtype=torch.float64).cpu()
+        self._surprise.append(surprise)
+
+    def gather(self, group: Group) -> None:
+        """Take what all ranks have seen, each of a run of batches."""
+        own = self._same, self._positions, self._surprise, self._scored
+        self._same, self._positions, self._surprise, self._scored = [], [], [], 0
+        for same, positions, surprise, scored in group.gather(own, "tokens"):
+            self._same += same
+            self._positions += positions
+            self._surprise += surprise
+            self._scored += scored
 
     def result(self) -> TokenAgreement:
         """Of all batches so far."""
         surprise = None
         if self._scored:
-            before, after = (self._surprise / self._scored).tolist()
+            # Batch by batch, so that it does not depend on how many ranks share these.
+            total = functools.reduce(torch.add, self._surprise)
+            before, after = (total / self._scored).tolist()
             surprise = (before, after)
         same, positions = (torch.cat(parts).numpy() for parts in (self._same, self._positions))
         return TokenAgreement(same, positions, surprise)

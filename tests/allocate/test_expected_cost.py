@@ -2,14 +2,21 @@
 
 import json
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from torch import nn
+from torch.fx import Interpreter, Node
 
 import fxprune
 from fxprune.allocate import expected_cost
 from fxprune.allocate.expected_cost import expect_cost
+from fxprune.fit import build
+from fxprune.fit.execution import Execution
+from fxprune.linalg import regression_sums
+from fxprune.linalg.tree_sum import Terms
 from fxprune.plans.methods import METHODS
+from fxprune.progress import ExpectedCost, Journal
 from fxprune.timing.speeds import Speeds, Work
 from tests.nets import images, session_of, tiny
 from tests.rotations import examples, separate
@@ -90,6 +97,67 @@ def test_the_report_says_what_was_expected_and_what_it_took() -> None:
     large = replace(report, seconds={"capture": 1.0, "fit": 7.0}, passes=(7.0, 8.0))
     assert "8.0 s (fit 7.0), 8.0 forward passes (7.0 expected)" in large.summary()
     assert json.loads(report.to_json())["passes"] == list(report.passes)
+
+
+class Done:
+    """What a call really did since it said what it would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.nodes, self.products, self.trials = 0, 0.0, 0
+        run, call, sums = Interpreter.run_node, Execution._call, regression_sums._products
+        tried, expect = build._trial_error, Journal.expect
+
+        def ran(interpreter: Interpreter, node: Node) -> object:
+            self.nodes += node.op == "call_function"
+            return run(interpreter, node)
+
+        def called(own: Execution, *given: Any) -> object:
+            self.nodes += 1
+            return call(own, *given)
+
+        def summed(pieces: Any, count: int) -> Terms:
+            features, outputs = (part.shape[2] for part in pieces[0])
+            self.products += count * features * (features + 2 * outputs)
+            return sums(pieces, count)
+
+        def trial(*given: Any) -> float:
+            self.trials += 1
+            return tried(*given)
+
+        def said(journal: Journal, cost: ExpectedCost) -> None:
+            self.nodes = 0
+            expect(journal, cost)
+
+        monkeypatch.setattr(Interpreter, "run_node", ran)
+        monkeypatch.setattr(Execution, "_call", called)
+        monkeypatch.setattr(regression_sums, "_products", summed)
+        monkeypatch.setattr(build, "_trial_error", trial)
+        monkeypatch.setattr(Journal, "expect", said)
+
+
+@pytest.mark.parametrize("batch", [10, 64])
+def test_what_is_foreseen_is_done(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    done, loader = Done(monkeypatch), list(images(400).split(batch))
+    fxprune.compress(tiny(), loader, flops=0.5, method="channels", progress=False)
+
+    def nothing(*_: object, **asked: object) -> Work:
+        return Work()
+
+    # Products in fits, and nodes that run, are what is counted.
+    for name in ("_moments", "_selection", "_ranks", "_rewrite", "_folds"):
+        monkeypatch.setattr(expected_cost, name, nothing)
+    for name in ("CALLS_A_FIT", "CALLS_A_READING", "CALLS_A_SUM"):
+        monkeypatch.setattr(expected_cost, name, 0)
+    monkeypatch.setattr(expected_cost, "CALLS_A_NODE", 1)
+    monkeypatch.setattr(expected_cost, "BACKWARD", 1.0)
+    session = session_of(tiny(), loader).using(method=METHODS["channels"])
+    # How many are tried is not known beforehand.
+    monkeypatch.setattr(expected_cost, "FURTHER", done.trials - session.options.effort)
+    foreseen = Work()
+    for _, work in expected_cost._stations(session, {"flops": 0.5}):
+        foreseen += work
+    assert 1 / 1.5 < foreseen.calls / done.nodes < 1.5
+    assert 1 / 1.5 < foreseen.products / done.products < 1.5
 
 
 def test_nothing_is_foreseen_where_sizes_are_searched() -> None:

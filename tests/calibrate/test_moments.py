@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.moments import collect_moments, sites
 from fxprune.calibrate.observe import require_finite
 from fxprune.capture.batch import make_batch
@@ -39,7 +40,7 @@ def test_every_position_of_every_example_counts() -> None:
     batches = [make_batch((part,), {}) for part in x.split(10)]
     captured = capture(model, batches[0])
     analysis = analyze_graph(captured.graph, 10)
-    found = collect_moments(captured.graph, analysis, batches, 24)
+    found = collect_moments(captured.graph, analysis, in_order(batches), 24)
     assert (
         set(found)
         == set(sites(analysis))
@@ -64,7 +65,7 @@ def test_calls_of_one_weight_are_added_and_examples_counted_once() -> None:
     model, x = Twice().double().eval(), torch.randn(9, 3, dtype=torch.float64)
     batch = make_batch((x,), {})
     captured = capture(model, batch)
-    own = collect_moments(captured.graph, analyze_graph(captured.graph, 9), [batch], 9)
+    own = collect_moments(captured.graph, analyze_graph(captured.graph, 9), in_order([batch]), 9)
     with torch.no_grad():
         first = model.first(x)
         second = torch.tanh(model.shared(first))
@@ -81,14 +82,16 @@ def test_of_many_positions_a_share_is_drawn(monkeypatch: pytest.MonkeyPatch) -> 
     batches = [make_batch((part,), {}) for part in images(60).split(30)]
     captured = capture(tiny(), batches[0])
     analysis = analyze_graph(captured.graph, 30)
-    drawn = collect_moments(captured.graph, analysis, batches, 60)["second.weight", 1]
+    drawn = collect_moments(captured.graph, analysis, in_order(batches), 60)["second.weight", 1]
     assert drawn.rows == (1200,)
-    again = collect_moments(captured.graph, analysis, batches, 60)["second.weight", 1]
+    again = collect_moments(captured.graph, analysis, in_order(batches), 60)["second.weight", 1]
     assert np.array_equal(drawn.grams[0], again.grams[0])
-    other = collect_moments(captured.graph, analysis, batches, 60, seed=1)["second.weight", 1]
+    other = collect_moments(captured.graph, analysis, in_order(batches), 60, seed=1)[
+        "second.weight", 1
+    ]
     assert not np.array_equal(drawn.grams[0], other.grams[0])
     monkeypatch.setattr("fxprune.calibrate.moments.POSITIONS", 10**6)
-    whole = collect_moments(captured.graph, analysis, batches, 60)["second.weight", 1]
+    whole = collect_moments(captured.graph, analysis, in_order(batches), 60)["second.weight", 1]
     mean = whole.grams[0] / whole.rows[0]
     np.testing.assert_allclose(drawn.grams[0] / 1200, mean, atol=0.1 * mean.max())
 
@@ -97,8 +100,8 @@ def test_moments_of_parts_add_up() -> None:
     batches = [make_batch((part,), {}) for part in images(16).split(8)]
     captured = capture(tiny(), batches[0])
     analysis = analyze_graph(captured.graph, 8)
-    whole = collect_moments(captured.graph, analysis, batches, 16)
-    parts = [collect_moments(captured.graph, analysis, [batch], 16) for batch in batches]
+    whole = collect_moments(captured.graph, analysis, in_order(batches), 16)
+    parts = [collect_moments(captured.graph, analysis, in_order([batch]), 16) for batch in batches]
     for site, own in whole.items():
         both = parts[0][site] + parts[1][site]
         assert (both.rows, both.examples) == (own.rows, own.examples)
@@ -109,7 +112,7 @@ def test_moments_of_parts_add_up() -> None:
 def test_no_batch_gives_sums_of_nothing() -> None:
     batch = make_batch((images(4),), {})
     captured = capture(tiny(), batch)
-    found = collect_moments(captured.graph, analyze_graph(captured.graph, 4), [], 4)
+    found = collect_moments(captured.graph, analyze_graph(captured.graph, 4), in_order([]), 4)
     for own in found.values():
         assert (own.rows, own.examples) == ((0,), 0)
         assert not own.grams[0].any()
@@ -126,7 +129,7 @@ def test_what_is_not_finite_names_the_layer(value: float, kind: str) -> None:
     with pytest.raises(CalibrationError, match=rf"^second: conv2d_1 gives {kind} values"):
         require_finite(captured.graph, batch)
     with pytest.raises(CalibrationError, match=rf"^second: conv2d_1 gives {kind} values"):
-        collect_moments(captured.graph, analysis, [batch], 4)
+        collect_moments(captured.graph, analysis, in_order([batch]), 4)
 
 
 def test_moments_that_overflow_are_an_error_although_all_is_finite() -> None:
@@ -134,7 +137,7 @@ def test_moments_that_overflow_are_an_error_although_all_is_finite() -> None:
     model.first.weight.data.mul_(1e25)
     captured = capture(model, batch)
     with pytest.raises(CalibrationError, match="too large for their second moments"):
-        collect_moments(captured.graph, analyze_graph(captured.graph, 4), [batch], 4)
+        collect_moments(captured.graph, analyze_graph(captured.graph, 4), in_order([batch]), 4)
 
 
 class Bucketed(nn.Module):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.recording import (
     LARGEST_SHARE,
@@ -76,8 +77,8 @@ def test_what_was_recorded_is_what_the_original_gave(limit: float) -> None:
     recording = Recording(captured.graph, 18, Spill(limit))
     observer = Observer(captured.graph, recording.watch)
     parts = ("try", VALIDATION, "rest")
-    for part, batch in zip(parts, batches, strict=True):
-        for followed in recording.follow(part, [batch]):
+    for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
+        for _, followed in recording.follow(part, in_order([batch], 6 * number)):
             with torch.no_grad():
                 observer.run(*arguments(captured.graph, followed), enable_io_processing=False)
     assert [(c.part, c.first, c.size) for c in recording.chunks] == [
@@ -105,7 +106,7 @@ def test_a_layer_that_needs_less_than_one_position_per_example() -> None:
     captured = capture(tiny(), make_batch((images(2),), {}))
     recording = Recording(captured.graph, 100_000, Spill(1e9))
     observer = Observer(captured.graph, recording.watch)
-    for followed in recording.follow("try", batches):
+    for _, followed in recording.follow("try", in_order(batches)):
         with torch.no_grad():
             observer.run(*arguments(captured.graph, followed), enable_io_processing=False)
     for name in recording.chunks[0].samples:

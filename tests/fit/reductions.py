@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.calibrate.recording import Recording
 from fxprune.calibrate.spill import Spill
@@ -52,7 +53,7 @@ def record(
     moments = collect_moments(
         captured.graph,
         analysis,
-        recording.follow("", batches),
+        recording.follow("", in_order(batches)),
         len(examples),
         recording.watch,
     )

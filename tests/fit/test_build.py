@@ -19,8 +19,8 @@ def parts_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The parts that each fit in lockstep has read, in the order of the fits."""
     seen: list[list[str]] = []
 
-    def spy(reduction: Any, recording: Any, chunks: Any, *rest: Any) -> None:
-        seen.append(sorted({chunk.part for chunk in chunks}))
+    def spy(reduction: Any, recording: Any, parts: Any, *rest: Any) -> None:
+        seen.append(sorted({chunk.part for chunk in recording.chunks if chunk.part in parts}))
 
     monkeypatch.setattr(building, "fit_in_lockstep", spy)
     return seen

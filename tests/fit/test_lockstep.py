@@ -64,7 +64,7 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
 
     before = error()
     recorded = case.store._held, _files(case.store)
-    fits = fit_in_lockstep(case.reduction, case.recording, case.recording.chunks)
+    fits = fit_in_lockstep(case.reduction, case.recording)
     assert (case.store._held, _files(case.store)) == recorded
     return fits, before, error()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fxprune.linalg.gram as products
-from fxprune.linalg.gram import PANEL, gram, lower_panels, mirror, second_moment
+from fxprune.linalg.gram import PANEL, columns_of, gram, lower_panels, mirror, second_moment
 from tests.tensors import normal
 
 FEATURES = [1, PANEL, PANEL + 1, 2 * PANEL, 150]
@@ -34,11 +34,40 @@ def test_either_library_gives_the_same(library: bool, monkeypatch: pytest.Monkey
 def test_panels_cover_the_lower_triangle_and_what_lies_below(features: int) -> None:
     columns = normal(features + 7, 30)
     result = torch.full((features + 7, features), torch.nan, dtype=torch.float64)
-    for start, part in lower_panels(columns, features):
+    for start, part in lower_panels(columns, features, features + 7):
         assert part.shape == (features + 7 - start, min(PANEL, features - start))
         result[start:, start : start + PANEL] = part
     lower = torch.ones_like(result, dtype=torch.bool).tril()
     torch.testing.assert_close(result[lower], (columns @ columns[:features].T)[lower])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_columns_stand_side_by_side_and_add_nothing(groups: int, dtype: torch.dtype) -> None:
+    parts = [(normal(groups, 70, n).to(dtype), normal(groups, 5, n).to(dtype)) for n in (3, 90)]
+    columns = columns_of(parts, 93)
+    wanted = torch.cat([torch.cat(pair, 1) for pair in parts], 2)
+    assert torch.equal(columns[:, :75, :93], wanted)
+    assert float(columns[:, 75:].abs().sum() + columns[..., 93:].abs().sum()) == 0
+    for start, part in lower_panels(columns, 70, 75):
+        own = wanted[:, start:] @ wanted[:, start : min(start + PANEL, 70)].mT
+        torch.testing.assert_close(part, own, rtol=1e-4, atol=1e-4)
+
+
+def test_products_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, product = set(), products._product
+
+    def noted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        shapes.add((*left.shape[-2:], *right.shape[-2:]))
+        return product(left, right)
+
+    monkeypatch.setattr(products, "_product", noted)
+    monkeypatch.setattr(products, "ONEDNN", True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda a, b, *_: a @ b.mT)
+    for rows in range(200, 256, 5):
+        for features in range(70, 128, 9):
+            gram(normal(rows, features).float())
+    assert len(shapes) == 2
 
 
 def test_mirror_takes_the_lower_triangle() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.moments import InputMoments, Site, collect_moments
 from fxprune.capture.batch import Batch, make_batch
 from fxprune.capture.export import capture
@@ -39,12 +40,12 @@ def statistics(
     batch = make_batch((x,), {})
     graph = capture(model.eval(), batch).graph
     analysis = analyze_graph(graph, batch.size)
-    return graph, analysis, collect_moments(graph, analysis, [batch], batch.size), batch
+    return graph, analysis, collect_moments(graph, analysis, in_order([batch]), batch.size), batch
 
 
 def profiles(model: nn.Module, x: Tensor, selector: str, weighed: bool = False) -> list[Profile]:
     graph, analysis, moments, batch = statistics(model, x)
-    found = sensitivities(graph, analysis, [batch], seed=0) if weighed else None
+    found = sensitivities(graph, analysis, in_order([batch]), seed=0) if weighed else None
     counted: list[int] = []
     dtype = next(graph.parameters()).dtype
     result = profile_groups(graph, analysis, moments, selector, dtype, found, counted.append)
@@ -188,7 +189,7 @@ def test_without_statistics_magnitude_decides(selector: str) -> None:
 def test_entries_say_what_they_read() -> None:
     """A selector that says it reads nothing works without it."""
     graph, analysis, moments, batch = statistics(tiny(), images(64))
-    found = sensitivities(graph, analysis, [batch], seed=0)
+    found = sensitivities(graph, analysis, in_order([batch]), seed=0)
     for name, entry in SELECTORS.items():
         more, less = (
             profile_groups(graph, analysis, m, name, torch.float32, s)

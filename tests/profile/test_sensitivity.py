@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.calibrate.batching import in_order
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
@@ -36,7 +37,7 @@ def test_estimates_the_jacobian() -> None:
     batch = make_batch((torch.randn(4096, 12, dtype=torch.float64),), {})
     captured = capture(model, batch)
     found = sensitivities(
-        captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
+        captured.graph, analyze_graph(captured.graph, batch.size), in_order([batch]), seed=0
     )["1.weight", 1]
     last = model.get_parameter("2.weight").detach()
     output = model(batch.args[0])
@@ -50,9 +51,9 @@ def test_heads_over_a_vocabulary_weigh_their_outputs_alike(monkeypatch: pytest.M
     model, batch = chain(), make_batch((torch.randn(64, 12, dtype=torch.float64),), {})
     captured = capture(model, batch)
     analysis = analyze_graph(captured.graph, batch.size)
-    whole = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight", 1]
+    whole = sensitivities(captured.graph, analysis, in_order([batch]), seed=0)["1.weight", 1]
     monkeypatch.setattr("fxprune.profile.sensitivity.MOST_OUTPUTS", len(whole) - 1)
-    mean = sensitivities(captured.graph, analysis, [batch], seed=0)["1.weight", 1]
+    mean = sensitivities(captured.graph, analysis, in_order([batch]), seed=0)["1.weight", 1]
     torch.testing.assert_close(mean, whole.diagonal().mean().view(1, 1))
 
 
@@ -70,7 +71,7 @@ def test_convolutions_weigh_their_own_channels() -> None:
     batch = make_batch((torch.randn(64, 3, 9, 9),), {})
     captured = capture(model, batch)
     sensitivity = sensitivities(
-        captured.graph, analyze_graph(captured.graph, batch.size), [batch], seed=0
+        captured.graph, analyze_graph(captured.graph, batch.size), in_order([batch]), seed=0
     )["1.weight", 1].diagonal()
     assert sensitivity.shape == (4,)
     assert float(sensitivity[2]) < 0.05 * float(sensitivity[[0, 1, 3]].min())
@@ -140,7 +141,7 @@ def test_a_weight_and_its_transpose_are_consumers_of_their_own() -> None:
     net = Net(forward, **layers, last=nn.Linear(6, 3)).double().eval()
     x = torch.randn(64, 4, dtype=torch.float64)
     graph = capture(net, make_batch((x,), {})).graph
-    found = sensitivities(graph, analyze_graph(graph, 64), [make_batch((x,), {})], seed=0)
+    found = sensitivities(graph, analyze_graph(graph, 64), in_order([make_batch((x,), {})]), seed=0)
     assert found["tied.weight", 1].shape == (8, 8)
     assert found["tied.weight", 0].shape == (1, 1)
     small = fxprune.compress(net, x, flops=0.6, progress=False)
@@ -160,6 +161,8 @@ def test_calls_that_consume_one_axis_in_two_ways_add_up() -> None:
     net = Net(forward, **layers).double().eval()
     x = torch.randn(4096, 4, dtype=torch.float64)
     graph = capture(net, make_batch((x,), {})).graph
-    found = sensitivities(graph, analyze_graph(graph, 4096), [make_batch((x,), {})], seed=0)
+    found = sensitivities(
+        graph, analyze_graph(graph, 4096), in_order([make_batch((x,), {})]), seed=0
+    )
     matrix = found["shared.weight", 1]
     assert float((matrix - matrix.diagonal().diag()).abs().max()) < 0.1 * float(matrix.max())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.calibrate.batching import in_order
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.graph.recurrent import Recurrent, read_recurrent
@@ -87,7 +88,9 @@ def test_what_a_layer_ignores_costs_nothing_inside_it() -> None:
         over.weight_hh_l0.zero_()
     captured = capture(net.eval(), make_batch((torch.randn(2, 5, 3).double(),), {}))
     batch = make_batch((torch.randn(512, 5, 3).double(),), {})
-    found = sensitivities(captured.graph, analyze_graph(captured.graph, 2), [batch], seed=0)
+    found = sensitivities(
+        captured.graph, analyze_graph(captured.graph, 2), in_order([batch]), seed=0
+    )
     assert {("over.weight_ih_l0", 1), ("over.weight_hh_l0", 1), ("head.weight", 1)} <= set(found)
     for site in (("over.weight_ih_l0", 1), ("over.weight_hh_l0", 1)):
         energies = found[site].diagonal().view(3, 4).sum(0)

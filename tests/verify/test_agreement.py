@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.calibrate.batching import in_order
 from fxprune.calibrate.observe import Observer, arguments
 from fxprune.calibrate.recording import VALIDATION, Recording
 from fxprune.calibrate.spill import Spill
@@ -49,7 +50,7 @@ def test_validation_error_is_that_of_the_validation_split_alone() -> None:
     recording = Recording(captured.graph, 32, Spill(1e9))
     observer = Observer(captured.graph, recording.watch)
     for part, batch in zip((VALIDATION, "rest"), batches, strict=True):
-        for followed in recording.follow(part, [batch]):
+        for _, followed in recording.follow(part, in_order([batch])):
             with torch.no_grad():
                 observer.run(*arguments(captured.graph, followed), enable_io_processing=False)
     assert validation_error(recording, captured.graph) == 0

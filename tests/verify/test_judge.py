@@ -11,7 +11,13 @@ from torch import Tensor
 from fxprune.errors import UnsupportedError
 from fxprune.verify.decisions import argmax, close, sign
 from fxprune.verify.judge import Decision, check_decision, settle
-from fxprune.verify.outputs import OutputErrors, floating, name_leaves, squared_error
+from fxprune.verify.outputs import (
+    OutputErrors,
+    floating,
+    name_leaves,
+    squared_error,
+    squared_errors,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -235,6 +241,6 @@ def test_equal_masks_are_no_error() -> None:
 def test_errors_of_several_outputs_are_told_apart() -> None:
     errors = OutputErrors()
     exact, off = normal(4, 3), normal(4, 1)
-    errors.add({"a": exact, "b": off}, {"a": exact, "b": 1.5 * off})
+    errors.count(squared_errors({"a": exact, "b": off}, {"a": exact, "b": 1.5 * off}))
     assert errors.by_output() == {"a": 0.0, "b": pytest.approx(0.25)}
     assert errors.mean() == pytest.approx(0.125)

@@ -1,0 +1,184 @@
+"""What several processes spare each other, and what passes between them: `python -m
+benchmarks.scale`.
+
+Processor seconds of the busiest rank, on one thread each, by the stations that are shared out and
+by those that every rank goes through; whether all ranks have the bytes that one process makes.
+"""
+
+import pickle
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
+
+import fxprune
+from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.models.nets import trained
+from fxprune.distributed import together
+from fxprune.distributed.group import Group
+from fxprune.progress import Advance, Journal
+
+SHARED = ("calibrate", "profile", "allocate", "fit", "verify")
+"""Stations whose work is shared out."""
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+"""Between these stands the table in a page."""
+HEAD = (
+    "| network | ranks | processor s: all | shared part | quotient | sent, MB | a layer, kB |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+@dataclass
+class Spent:
+    """What a call took on one rank.
+
+    Attributes:
+        seconds: of the processor, by station.
+        whole: seconds of all.
+        sent: bytes, by what for.
+        layers: that were fitted.
+        digest: of the weights and the plan.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    whole: float = 0.0
+    sent: dict[str, int] = field(default_factory=dict)
+    layers: int = 0
+    digest: str = ""
+
+    @property
+    def shared(self) -> float:
+        """Seconds of the stations that are shared out."""
+        return sum(self.seconds.get(station, 0.0) for station in SHARED)
+
+
+def spend(net: str, images: int, flops: float, data: Path) -> Spent:
+    """Compress a trained network, and count."""
+    model, calibration = trained(net), draw(split("calibration", data).images, images, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with fxprune.alone():  # importing torch.export takes a second, once per process
+            small = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+            fxprune.compress(small, torch.randn(100, 8), flops=0.9, effort=1, progress=False)
+        with counted() as found:
+            start = time.process_time()
+            made = fxprune.compress(
+                model, list(calibration.split(50)), flops=flops, progress=False, seed=0
+            )
+            found.whole = time.process_time() - start
+    mark = sha256(fxprune.plan_of(made).to_json().encode())
+    for _, tensor in sorted(made.state_dict().items()):
+        mark.update(tensor.contiguous().numpy().tobytes())
+    found.digest = mark.hexdigest()
+    return found
+
+
+@contextmanager
+def counted() -> Iterator[Spent]:
+    """Processor seconds of stations, layers that are fitted, and what is sent meanwhile."""
+    found, groups = Spent(), list[Group]()
+    station, meet, first = Journal.station, together._meet, Group.first
+
+    @contextmanager
+    def timed(self: Journal, name: str, total: int | None = None) -> Iterator[Advance]:
+        start = time.process_time()
+        with station(self, name, total) as advance:
+            yield advance
+        found.seconds[name] = found.seconds.get(name, 0.0) + time.process_time() - start
+
+    def kept() -> Group:
+        groups.append(meet())
+        return groups[-1]
+
+    def noted(self: Group, make: object, what: str) -> object:
+        found.layers += what == "fits"
+        return first(self, make, what)  # type: ignore[arg-type]
+
+    Journal.station, together._meet, Group.first = timed, kept, noted  # type: ignore[assignment, method-assign]
+    try:
+        yield found
+    finally:
+        Journal.station, together._meet, Group.first = station, meet, first  # type: ignore[method-assign]
+        for group in groups:
+            found.sent |= group.sent
+
+
+def _start(rank: int, ranks: int, folder: str, call: tuple[str, int, float, Path]) -> None:
+    torch.set_num_threads(1)
+    where = f"file://{folder}/meeting"
+    distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
+    found = spend(*call)
+    (Path(folder) / str(rank)).write_bytes(pickle.dumps(found))
+    distributed.destroy_process_group()
+
+
+def on_ranks(ranks: int, call: tuple[str, int, float, Path]) -> list[Spent]:
+    """What every rank spends."""
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_start, (ranks, folder, call), nprocs=ranks)
+        return [pickle.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(ranks)]
+
+
+def row(net: str, found: Sequence[Spent], one: Spent) -> str:
+    """A line of the table.
+
+    Raises:
+        SystemExit: a rank has other bytes than one process.
+    """
+    if any(spent.digest != one.digest for spent in found):
+        raise SystemExit(f"{net}: {len(found)} ranks do not make the bytes that one makes")
+    whole, shared = (max(v) for v in zip(*((s.whole, s.shared) for s in found), strict=True))
+    sent = max(sum(spent.sent.values()) for spent in found)
+    products = max(spent.sent.get("products", 0) + spent.sent.get("fits", 0) for spent in found)
+    layer = products / max(found[0].layers, 1) / 1e3
+    return (
+        f"| {net} | {len(found)} | {whole:.1f} | {shared:.1f} | {one.shared / shared:.2f} | "
+        f"{sent / 1e6:.1f} | {layer:.0f} |"
+    )
+
+
+def put_in(page: Path, table: str) -> None:
+    """Replace a page's table."""
+    text = re.sub(
+        f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table}\n{END}", page.read_text(), flags=re.DOTALL
+    )
+    page.write_text(text)
+
+
+def main(
+    net: Annotated[
+        list[str] | None, typer.Option(help="networks; vgg and resnet by default")
+    ] = None,
+    ranks: Annotated[list[int] | None, typer.Option(help="how many; 2, 3 and 4 by default")] = None,
+    images: Annotated[int, typer.Option(help="for calibration")] = 1000,
+    flops: Annotated[float, typer.Option(help="budget")] = 0.5,
+    data: Path = DEBIAN,
+    page: Annotated[Path | None, typer.Option(help="whose table is replaced")] = None,
+) -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    lines = [HEAD]
+    print(HEAD)
+    for name in net or ["vgg", "resnet"]:
+        call = (name, images, flops, data)
+        (one,) = on_ranks(1, call)
+        for count in (1, *(ranks or (2, 3, 4))):
+            lines.append(row(name, [one] if count == 1 else on_ranks(count, call), one))
+            print(lines[-1], flush=True)
+    if page is not None:
+        put_in(page, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)

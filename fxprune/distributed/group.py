@@ -1,0 +1,173 @@
+"""The processes that compress one model together: what each does, and what all then have."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import torch
+
+from fxprune.distributed.channel import Channel, Form, form_of, pack, packed_form, unpack
+from fxprune.linalg.tree_sum import Node, Terms, TreeSum, add_to, order_of_sums
+
+CPU = torch.device("cpu")
+T = TypeVar("T")
+Part = tuple[Node, int]
+"""Of a sum: the leaves, and the rank that has it."""
+
+
+class Group:
+    """The processes that compress one model together.
+
+    Args:
+        channel: between them; None for a process that is alone.
+
+    Attributes:
+        rank, size: which of how many this process is.
+    """
+
+    def __init__(self, channel: Channel | None = None):
+        self._channel = channel
+        self.rank = 0 if channel is None else channel.rank
+        self.size = 1 if channel is None else channel.size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes, prints and measures."""
+        return self.rank == 0
+
+    @property
+    def sent(self) -> dict[str, int]:
+        """Bytes that this rank has sent, by what for."""
+        return {} if self._channel is None else self._channel.sent
+
+    def gather(self, value: T, what: str) -> list[T]:
+        """The value of every rank, in their order.
+
+        Args:
+            value: can be pickled; tensors come back on the CPU.
+            what: names the exchange: the same on all ranks.
+        """
+        if self._channel is None:
+            return [value]
+        return self._channel.gather(value, what)
+
+    def first(self, make: Callable[[], T], what: str) -> T:
+        """What the first rank makes; the others do not make it.
+
+        Args:
+            make: gives a value that can be pickled; tensors come on the CPU to the other ranks.
+            what: names the exchange.
+        """
+        if self._channel is None:
+            return make()
+        made: Any = make() if self.is_first else None
+        told: T = self._channel.broadcast(made, what)
+        return made if self.is_first else told
+
+    def share(self, tasks: Sequence[Callable[[], T]], costs: Sequence[float], what: str) -> list[T]:
+        """The results of tasks that any rank may do, in their order; the costliest go first, each
+        to the rank that has least to do.
+
+        Args:
+            tasks: that give what can be pickled; tensors come back on the CPU.
+            costs: of each, on any scale.
+            what: names the exchange.
+        """
+        if self._channel is None:
+            return [task() for task in tasks]
+        owners, load = [0] * len(tasks), [0.0] * self.size
+        for number in sorted(range(len(tasks)), key=lambda n: -costs[n]):
+            owners[number] = load.index(min(load))
+            load[owners[number]] += costs[number]
+        own = {n: task() for n, task in enumerate(tasks) if owners[n] == self.rank}
+        found = self.gather(own, what)
+        return [found[owner][number] for number, owner in enumerate(owners)]
+
+    def total(self, trees: Sequence[TreeSum], what: str, *, everywhere: bool) -> list[Terms | None]:
+        """Sums over all ranks, added in the order of their trees.
+
+        Args:
+            trees: of this rank, as many on all of them; None in the result where none has terms.
+            what: names the exchange.
+            everywhere: whether all ranks are to have the sums, or the first one alone.
+        """
+        if self._channel is None:
+            return [tree.total() for tree in trees]
+        for tree in trees:
+            tree.close()
+        known = self.gather([_told_of(tree) for tree in trees], what)
+        totals: list[Terms | None] = []
+        for number, tree in enumerate(trees):
+            of_ranks = [own[number] for own in known]
+            parts: list[Part] = [
+                (node, rank) for rank, (nodes, _) in enumerate(of_ranks) for node in nodes
+            ]
+            parts.sort(key=lambda part: part[0][1] << part[0][0])
+            forms = next((forms for nodes, forms in of_ranks if nodes), [])
+            totals.append(self._total(tree, parts, forms, what, everywhere) if parts else None)
+        return totals
+
+    def _total(
+        self,
+        tree: TreeSum,
+        parts: Sequence[Part],
+        forms: Sequence[Form],
+        what: str,
+        everywhere: bool,
+    ) -> Terms | None:
+        """One sum, of which every rank has some parts."""
+        own, tree.nodes = dict(tree.nodes), []  # let go as they are added
+        devices = [term.device for term in next(iter(own.values()), ())] or [CPU] * len(forms)
+        owners = [rank for _, rank in parts]
+        terms = [own.get(node) if rank == self.rank else None for node, rank in parts]
+        for left, right in order_of_sums([node for node, _ in parts]):
+            moved = self._move(terms[right], owners[right], owners[left], forms, what)
+            mine, terms[right] = terms[left], None
+            if owners[left] == self.rank and mine is not None and moved is not None:
+                add_to(mine, [t.to(m.device) for t, m in zip(moved, mine, strict=True)])
+        total = self._move(terms[0], owners[0], 0, forms, what)
+        if everywhere and self._channel is not None:
+            packed = None if total is None else pack(total)
+            total = unpack(self._channel.spread(packed, packed_form(forms), what), forms)
+        if total is None:
+            return None
+        total = [term.to(device) for term, device in zip(total, devices, strict=True)]
+        return tree.settled(total) if everywhere else total
+
+    def _move(
+        self, terms: Terms | None, source: int, target: int, forms: Sequence[Form], what: str
+    ) -> Terms | None:
+        """Terms that one rank has, on another; None everywhere else."""
+        if source == target or self._channel is None:
+            return terms
+        if self.rank == source and terms is not None:
+            self._channel.send(pack(terms), target, what)
+        if self.rank == target:
+            return unpack(self._channel.receive(packed_form(forms), source, what), forms)
+        return None
+
+    def finish(self) -> None:
+        """Wait until all ranks are done, and part."""
+        if self._channel is not None and self._channel.is_open:
+            self._channel.agree("finish")
+            self._channel.part()
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Tell the others of an error, and raise what all of them raise."""
+        if self._channel is not None and self._channel.is_open:
+            self._channel.agree("", error)
+        raise error
+
+    def leave(self) -> None:
+        """Go without a word; the others' exchanges fail."""
+        if self._channel is not None:
+            self._channel.part()
+
+
+def _told_of(tree: TreeSum) -> tuple[list[Node], list[Form]]:
+    """What a rank has of a sum, and what all parts of that are made of."""
+    first = tree.nodes[0][1] if tree.nodes else []
+    return [node for node, _ in tree.nodes], [form_of(term) for term in first]
+
+
+ALONE = Group()
+"""A process by itself."""
