@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import fxprune
-from tests import rotations
+from fxprune.calibrate.spill import Spill
+from tests import rotations, streams
 from tests.distributed.ranks import digest
 from tests.language import CausalLM, texts
 from tests.nets import images, tiny
@@ -75,9 +78,24 @@ def padded(rank: int, ranks: int) -> list[dict[str, Tensor]]:
     return every[rank * 24 // ranks : (rank + 1) * 24 // ranks]
 
 
+@contextmanager
+def nothing_held(wanted: bool) -> Iterator[None]:
+    """Sums and samples all lie in files."""
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+            patch.setattr(Spill, "_takes", lambda store, size: not size)
+        yield
+
+
 def compress(rank: int, ranks: int) -> dict[str, str]:
-    """Digests of several networks, from loaders of every kind."""
-    found = {"dealt out": run(dealt(rank, ranks)), "the same": run(sequences(), transformer)}
+    """Digests of several networks, from loaders of every kind. What is known of some of them is
+    held in memory by one process alone.
+    """
+    found = {"the same": run(sequences(), transformer)}
+    with nothing_held(ranks > 1):
+        batches = list(streams.inputs().split(24))
+        found["dealt out"] = run(dealt(rank, ranks))
+        found["streams"] = run(batches, streams.net)
     if ranks == 2:
         return found
     found["padded"] = run(padded(rank, ranks), CausalLM, decision=None)

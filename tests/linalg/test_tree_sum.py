@@ -73,6 +73,29 @@ def test_one_node_waits_for_its_other_half_per_level() -> None:
     assert float(total[0]) == LEAVES
 
 
+def test_whatever_waits_lies_where_a_place_was_found_for_it() -> None:
+    places = list[torch.Tensor]()
+
+    def settle(term: torch.Tensor) -> torch.Tensor:
+        places.append(term.clone())
+        return places[-1]
+
+    own, settled = TreeSum(), TreeSum(settle=settle)
+    draw = torch.Generator().manual_seed(0)
+    for leaf in (0, 1, 1, 4, 7, 8, 8):
+        term = torch.randn(3, generator=draw)
+        for tree in (own, settled):
+            tree.add(leaf, [term.clone(), torch.tensor(1)])
+        waiting = [term for _, terms in settled.nodes for term in terms]
+        assert all(any(term is place for place in places) for term in waiting)
+    wanted, found = own.total(), settled.total()
+    assert wanted is not None
+    assert found is not None
+    assert found[0] is places[0]
+    assert len(places) == 2 * 5, "one place for each leaf, into which everything else is added"
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
 def test_leaves_come_in_order() -> None:
     tree = TreeSum()
     tree.add(5, [torch.ones(())])
