@@ -54,7 +54,7 @@ def frequencies(p: Program, x: Value) -> Value:
     return p.like(p.draw.choice(forms[: 4 if size > 1 else 3]), x)
 
 
-@construct("tokens")
+@construct("tokens", weight=0.3)
 def distances(p: Program, x: Value) -> Value:
     """Rows weighed by how near they are."""
     y = p.project(x, p.width())
@@ -64,9 +64,9 @@ def distances(p: Program, x: Value) -> Value:
     return p.like(f"torch.softmax(-{near}, -1) @ {x}", x)
 
 
-@construct("tokens", "map", "flat")
+@construct("tokens", "map", "flat", weight=0.2)
 def composite(p: Program, x: Value) -> Value:
-    """Calls that torch writes as others."""
+    """Calls that torch writes as others; drawn rarely, for torch.export has to trace them."""
     y = p.matching(x)
     forms = [f"1 - {x}", f"torch.rsub({x}, {y})", f"sum(torch.broadcast_tensors({x}, {y}))"]
     if x.kind == "flat":

@@ -128,10 +128,20 @@ def trace(model: nn.Module, small: Sequence[Tensor], large: Sequence[Tensor]) ->
     for node in module.graph.nodes:
         if mutates(node) and not plain_inplace(node):
             raise UntraceableError(f"{node} changes a tensor that is read again")
-        if is_composite(node):
-            raise UntraceableError(f"{node} is opened into calls whose sizes must be free")
+    composite = any(map(is_composite, module.graph.nodes))
     canonicalize(module, model)
+    if composite:
+        _require_free_sizes(module, large)
     return module
+
+
+@torch.no_grad()
+def _require_free_sizes(module: GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Refuse a graph in which a call was opened into others that have the number of examples."""
+    try:
+        module(*inputs)
+    except RuntimeError as error:
+        raise UntraceableError(f"a call that is opened has sizes: {error}") from error
 
 
 def _run(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Log, Any]:

@@ -42,6 +42,8 @@ def is_composite(node: Node) -> bool:
     if not torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), key):
         return False
     values = [n.meta.get("val") for n in node.all_input_nodes]
+    if not all(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
+        return False
     channels = any(
         isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) for v in values
     )
