@@ -157,9 +157,11 @@ def test_ranks_are_found_once_where_that_costs_more_than_the_model() -> None:
 
 def test_predictions_are_learned_from_the_candidates_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     search = searched(session_of(tiny(), loader(), effort=2), monkeypatch)
-    search.tried = search.tried[:2]
-    (first, uniform), (second, blend) = search.tried
-    assert (uniform.mix, blend.mix > 0) == (0.0, True)
+    first, uniform = search.tried[0]
+    blend = next(candidate for candidate in search.candidates() if candidate.mix > 0)
+    second = 2 * first * blend.predicted / uniform.predicted
+    assert uniform.mix == 0
+    search.tried = [(first, uniform), (second, blend)]
     for error, option in search.tried:
         assert search.predicted_error(option) == pytest.approx(error)
     between = search.predicted_error(replace(uniform, mix=blend.mix / 2))
