@@ -45,13 +45,15 @@ def frequencies(p: Program, x: Value) -> Value:
     """A filter in the frequencies along positions."""
     dim = 1 if x.kind == "tokens" else x.rank + 1
     size = x.shape[dim - 1]
+    y = p.say(f"{x}.double()")  # half-precision transforms are not for every device
     forms = (
-        f"torch.fft.irfft(torch.fft.rfft({x}, dim={dim}) * 0.5, n={size}, dim={dim})",
-        f"torch.fft.fft({x}, dim={dim}).real + {x}",
-        f"torch.view_as_real(torch.fft.fft({x}, dim={dim})).sum(-1)",
-        f"torch.fft.rfft({x}, n={2 * size - 2 or 1}, dim={dim}).abs()",
+        f"torch.fft.irfft(torch.fft.rfft({y}, dim={dim}) * 0.5, n={size}, dim={dim})",
+        f"torch.fft.fft({y}, dim={dim}).real + {y}",
+        f"torch.view_as_real(torch.fft.fft({y}, dim={dim})).sum(-1)",
+        f"torch.fft.rfft({y}, n={2 * size - 2 or 1}, dim={dim}).abs()",
     )
-    return p.like(p.draw.choice(forms[: 4 if size > 1 else 3]), x)
+    text = p.draw.choice(forms[: 4 if size > 1 else 3])
+    return p.like(f"({text}).to({x}.dtype)", x)
 
 
 @construct("tokens", weight=0.3)

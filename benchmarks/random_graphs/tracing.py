@@ -21,12 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxprune.capture.canonical import canonicalize
 from fxprune.capture.composite import is_composite
 from fxprune.capture.functional import mutates, plain_inplace
-from fxprune.capture.rewritten import SHAPED_LIKE
 from fxprune.graph.operators import operator_name
 
 TRACED, AGAIN = 2, 5
 """Examples of the two runs."""
 DETACH = torch.ops.aten.detach.default
+SHAPED_LIKE = {
+    "aten.view_as": torch.ops.aten.reshape.default,
+    "aten.reshape_as": torch.ops.aten.reshape.default,
+    "aten.expand_as": torch.ops.aten.expand.default,
+}
+"""Operators that take a shape from their second argument, and those that take it as numbers."""
 
 
 class UntraceableError(Exception):

@@ -10,20 +10,10 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from fxprune.graph.nodes import hand_over
 from fxprune.graph.operators import operator_name
 
 aten = torch.ops.aten
-CELLS = {
-    "aten.gru_cell": lambda build, x, state, *weights: build.gru(x, state, weights),
-    "aten.lstm_cell": lambda build, x, states, *weights: build.lstm(x, states, weights),
-    "aten.rnn_tanh_cell": lambda build, x, state, *weights: build.rnn(
-        aten.tanh.default, x, state, weights
-    ),
-    "aten.rnn_relu_cell": lambda build, x, state, *weights: build.rnn(
-        aten.relu.default, x, state, weights
-    ),
-}
-"""How each cell is built from its arguments."""
 
 
 def open_cells(module: GraphModule) -> None:
@@ -38,13 +28,7 @@ def open_cells(module: GraphModule) -> None:
         assert builder is not None
         with module.graph.inserting_before(node):
             result = builder(_Building(node), *node.args)
-        if isinstance(result, tuple):
-            for user in list(node.users):
-                user.replace_all_uses_with(result[user.args[1]])
-                module.graph.erase_node(user)
-        else:
-            node.replace_all_uses_with(result)
-        module.graph.erase_node(node)
+        hand_over(node, result)
     if cells:
         module.graph.eliminate_dead_code()
         module.recompile()
@@ -69,7 +53,7 @@ class _Building:
     def __init__(self, node: Node):
         self._node = node
 
-    def gru(self, x: Node, state: Node, weights: tuple[Any, ...]) -> Node:
+    def gru(self, x: Node, state: Node, *weights: Any) -> Node:
         """n + z (h - n) with n = tanh(W_n x + r (U_n h)); gates r, z, n."""
         read, recur = self._products(x, state, weights)
         from_x, from_h = self._chunks(read, 3), self._chunks(recur, 3)
@@ -82,7 +66,7 @@ class _Building:
         moved = self._call(aten.mul.Tensor, update, self._call(aten.sub.Tensor, state, new))
         return self._call(aten.add.Tensor, new, moved)
 
-    def lstm(self, x: Node, states: Any, weights: tuple[Any, ...]) -> tuple[Node, Node]:
+    def lstm(self, x: Node, states: Any, *weights: Any) -> tuple[Node, Node]:
         """c' = f c + i g and h' = o tanh(c'); gates i, f, g, o."""
         read, recur = self._products(x, states[0], weights)
         parts = self._chunks(self._call(aten.add.Tensor, read, recur), 4)
@@ -91,10 +75,15 @@ class _Building:
         cell = self._call(aten.add.Tensor, self._call(aten.mul.Tensor, forget, states[1]), new)
         return self._call(aten.mul.Tensor, leave, self._call(aten.tanh.default, cell)), cell
 
-    def rnn(self, activation: Any, x: Node, state: Node, weights: tuple[Any, ...]) -> Node:
-        """tanh or relu of W x + U h."""
+    def tanh(self, x: Node, state: Node, *weights: Any) -> Node:
+        """tanh of W x + U h."""
         read, recur = self._products(x, state, weights)
-        return self._call(activation, self._call(aten.add.Tensor, read, recur))
+        return self._call(aten.tanh.default, self._call(aten.add.Tensor, read, recur))
+
+    def relu(self, x: Node, state: Node, *weights: Any) -> Node:
+        """relu of W x + U h."""
+        read, recur = self._products(x, state, weights)
+        return self._call(aten.relu.default, self._call(aten.add.Tensor, read, recur))
 
     def _products(self, x: Node, state: Node, weights: tuple[Any, ...]) -> tuple[Node, Node]:
         """W x + b and U h + c."""
@@ -114,3 +103,12 @@ class _Building:
         stack = self._node.meta.get("nn_module_stack")
         node.meta = {"val": target(*values)} | ({"nn_module_stack": stack} if stack else {})
         return node
+
+
+CELLS: dict[str, Callable[..., Any]] = {
+    "aten.gru_cell": _Building.gru,
+    "aten.lstm_cell": _Building.lstm,
+    "aten.rnn_tanh_cell": _Building.tanh,
+    "aten.rnn_relu_cell": _Building.relu,
+}
+"""How each cell is built from its arguments."""

@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
+from fxprune.graph.nodes import hand_over
 from fxprune.rules.registry import rule_for
 
 MOST = 200
@@ -77,16 +78,5 @@ def _open(module: GraphModule, node: Node) -> list[Node]:
     made = [inputs[n] for n in calls]
     for call in made:
         call.meta |= {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
-    _hand_over(node, result)
+    hand_over(node, result)
     return made
-
-
-def _hand_over(node: Node, result: Any) -> None:
-    """Let the users of a call read what took its place."""
-    if isinstance(result, (list, tuple)):
-        for user in list(node.users):
-            user.replace_all_uses_with(result[user.args[1]])  # type: ignore[index]
-            user.graph.erase_node(user)
-    else:
-        node.replace_all_uses_with(result)
-    node.graph.erase_node(node)

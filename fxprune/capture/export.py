@@ -20,6 +20,7 @@ from fxprune.capture.free_sizes import (
     check_size,
     find_free_sizes,
     find_held_lengths,
+    find_held_sizes,
 )
 from fxprune.capture.functional import mutates, plain_inplace
 from fxprune.capture.original import Original, read_original
@@ -108,6 +109,7 @@ def capture(
             if doubtful:
                 program = traced(duplicate, batch)
                 notes += tuple(dict.fromkeys(doubtful))
+            sizes += _find_held(program, model, batch)
             most = most_examples(program)
             if most is not None and _same_beyond(program, duplicate, batch, most):
                 most = None
@@ -170,6 +172,14 @@ def _check_sizes(
         else:
             sizes.append(checked)
     return ([], notes) if notes else (sizes, notes)
+
+
+def _find_held(program: ExportedProgram, model: nn.Module, batch: Batch) -> list[FreeSize]:
+    """Sizes that only the trace holds."""
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    module._forward_pre_hooks.clear()
+    return run_copy(model, partial(find_held_sizes, module, batch=batch))
 
 
 def _check_each(

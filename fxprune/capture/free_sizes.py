@@ -166,13 +166,47 @@ def find_held_lengths(module: GraphModule, rows: int | None) -> list[FreeSize]:
         FreeSize(((leaf, axis),), size, size, size)
         for leaf, value in enumerate(inputs)
         if isinstance(value, Tensor)
-        for axis, size in enumerate(value.shape)
-        if isinstance(size, int)
-        and (
+        for axis, size in _numbers(value)
+        if (
             size == rows
             if not axis
             else size > 1 and not value.is_floating_point() and value.dim() in (2, 3)
         )
+    ]
+
+
+def _numbers(value: Tensor) -> Iterator[tuple[int, int]]:
+    """Axes whose size is a number in a trace, be it one that a call within settled."""
+    for axis, size in enumerate(value.shape):
+        number = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else size
+        if number is not None:
+            yield axis, number
+
+
+@torch.no_grad()
+def find_held_sizes(module: GraphModule, model: nn.Module, batch: Batch) -> list[FreeSize]:
+    """Sizes of floating inputs that a trace holds and the model does not: at another one the trace
+    gives something else (a loop over the steps).
+
+    Args:
+        module: that was traced.
+        model: a copy of its own, which no trace has seen.
+        batch: it was traced on.
+    """
+    if not _agree(module, model, batch):  # random: no two runs agree
+        return []
+    inputs = (n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder")
+    held = [
+        FreeSize(((leaf, axis),), size, size, size)
+        for leaf, value in enumerate(inputs)
+        if isinstance(value, Tensor) and value.is_floating_point()
+        for axis, size in _numbers(value)
+        if axis and size > 1
+    ]
+    return [
+        size
+        for size in held
+        if _mislead(module, model, _resized(module, batch, size, size.example + 1))
     ]
 
 
@@ -217,14 +251,25 @@ def _resized(module: GraphModule, batch: Batch, size: FreeSize, number: int) -> 
 
 def _agree(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
     """Whether a trace gives what the model gives; yes where the model gives nothing."""
+    wanted, found = _answer(model, batch), _answer(module, batch)
+    return wanted is None or found is not None and _alike(wanted, found)
+
+
+def _mislead(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
+    """Whether a trace gives something else than the model gives."""
+    wanted, found = _answer(model, batch), _answer(module, batch)
+    return wanted is not None and found is not None and not _alike(wanted, found)
+
+
+def _answer(module: nn.Module, batch: Batch) -> tuple[Any] | None:
+    """What a call returns; None where it fails."""
     try:
-        wanted = model(*batch.args, **batch.kwargs)
+        return (module(*batch.args, **batch.kwargs),)
     except Exception:  # whatever a model raises
-        return True
-    try:
-        found = module(*batch.args, **batch.kwargs)
-    except Exception:
-        return False
+        return None
+
+
+def _alike(wanted: Any, found: Any) -> bool:
     return all(_close(a, b) for a, b in _pairs(wanted, found))
 
 

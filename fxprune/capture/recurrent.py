@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from fxprune.graph.nodes import argument
+from fxprune.graph.nodes import argument, hand_over
 from fxprune.graph.operators import operator_name
 from fxprune.graph.recurrent import HAS_BIASES, Direction, Recurrent, recurrent_of
 from fxprune.rules.movement import MOVEMENT
@@ -86,10 +86,7 @@ class _Splitting:
             if len(states) > 1:
                 joined = self._make(aten.cat.default, (list(states), 0), values[1 + kind])
             together.append(joined)
-        for user in list(self._node.users):
-            user.replace_all_uses_with(together[user.args[1]])  # type: ignore[index]
-            self._graph.erase_node(user)
-        self._graph.erase_node(self._node)
+        hand_over(self._node, together)
 
     def _call(self, source: Node, number: int, layer: tuple[Direction, ...]) -> Node:
         args = list(self._node.args)

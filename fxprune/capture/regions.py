@@ -1,6 +1,5 @@
 """Regions of a trace that are graphs of their own become part of the graph around them."""
 
-import operator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fxprune.graph.nodes import hand_over
 
 REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """By operator the argument that is the region's graph; those before it say what is switched."""
@@ -96,13 +97,7 @@ def _replace(module: GraphModule, node: Node) -> None:
     values = dict(zip(inputs, operands, strict=True))
     with graph.inserting_before(node):
         results: Any = graph.graph_copy(inner.graph, values)
-    for user in list(node.users):
-        if user.target is operator.getitem and isinstance(results, (tuple, list)):
-            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
-            graph.erase_node(user)
-    if node.users:
-        node.replace_all_uses_with(results)
-    graph.erase_node(node)
+    hand_over(node, results)
 
 
 @dataclass(frozen=True)

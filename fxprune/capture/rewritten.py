@@ -1,10 +1,9 @@
 """Calls in a form of their own become the one that all later stations know: batch norms that a
-decomposition took apart, operators that read another tensor's shape, and expansions that happen by
-themselves.
+decomposition took apart, and expansions that happen by themselves.
 """
 
 import operator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,12 +13,6 @@ from fxprune.graph.operators import operator_name
 
 aten = torch.ops.aten
 EVALUATED = "aten._native_batch_norm_legit_no_training"
-SHAPED_LIKE = {
-    "aten.view_as": aten.reshape.default,
-    "aten.reshape_as": aten.reshape.default,
-    "aten.expand_as": aten.expand.default,
-}
-"""Operators that take a shape from their second argument, and those that take it as numbers."""
 
 
 def rewrite_calls(module: GraphModule) -> None:
@@ -29,8 +22,6 @@ def rewrite_calls(module: GraphModule) -> None:
             continue
         if operator_name(node.target) == EVALUATED:
             _join_batch_norm(node)
-        elif operator_name(node.target) in SHAPED_LIKE:
-            _spell_shape(node)
         if operator_name(node.target) == "aten.expand" and _broadcasts(node):
             node.replace_all_uses_with(cast(Node, node.args[0]))
     module.graph.eliminate_dead_code()
@@ -53,26 +44,6 @@ def _join_batch_norm(node: Node) -> None:
         user.replace_all_uses_with(joined)
         node.graph.erase_node(user)
     node.graph.erase_node(node)
-
-
-def _spell_shape(node: Node) -> None:
-    """Sizes as numbers, which follow the channels that go; only free ones are read where they
-    were.
-    """
-    other, value = node.args[1], node.meta.get("val")
-    if not isinstance(value, Tensor) or not isinstance(other, Node):
-        return
-    sizes: list[Any] = []
-    with node.graph.inserting_before(node):
-        for dim, size in enumerate(value.shape):
-            if isinstance(size, torch.SymInt):
-                read = node.graph.call_function(aten.sym_size.int, (other, dim))
-                read.meta["val"] = size
-                sizes.append(read)
-            else:
-                sizes.append(size)
-    node.target = SHAPED_LIKE[operator_name(node.target)]
-    node.args, node.kwargs = (node.args[0], sizes), {}
 
 
 def _broadcasts(node: Node) -> bool:

@@ -1,5 +1,6 @@
 """Facts about nodes of a graph: what they read, where they came from, what they name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,19 @@ def attribute(module: nn.Module, name: str) -> Any:
 def argument(node: Node, index: int, default: Any = None) -> Any:
     """A positional argument of a call, or what it is where the call leaves it out."""
     return node.args[index] if len(node.args) > index else default
+
+
+def hand_over(node: Node, result: Node | Sequence[Node]) -> None:
+    """Let the users of a call read what takes its place, each part of several in its own, and erase
+    it.
+    """
+    if isinstance(result, Node):
+        node.replace_all_uses_with(result)
+    else:
+        for user in list(node.users):
+            user.replace_all_uses_with(result[user.args[1]])  # type: ignore[index]
+            node.graph.erase_node(user)
+    node.graph.erase_node(node)
 
 
 def module_path(node: Node) -> str:

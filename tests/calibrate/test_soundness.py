@@ -81,9 +81,9 @@ def test_lengths_that_the_graph_holds_are_named_before_the_work() -> None:
 
 
 def test_a_graph_that_gives_something_else_is_not_taken() -> None:
-    """Sizes may be held without an error: here the divisor of a mean."""
-    model = Net(lambda net, x: net.head(x).sum(1) / int(x.shape[1]), head=nn.Linear(4, 3))
-    calibration = Calibration(model, [torch.randn(4, 5, 4), torch.randn(4, 6, 4)])
+    """Sizes may be held without an error: here the divisor of a sum, the same at the next size."""
+    model = Net(lambda net, x: net.head(x).sum(1) / max(int(x.shape[1]), 6), head=nn.Linear(4, 3))
+    calibration = Calibration(model, [torch.randn(4, 5, 4), torch.randn(4, 8, 4)])
     captured = capture(model, calibration.example)
     with pytest.raises(CalibrationError, match="gives something else than the model"):
         require_sizes(captured.graph, model, calibration)

@@ -11,6 +11,8 @@ from torch.export import Dim
 from torch.nn import functional
 
 import fxprune
+from fxprune.capture.batch import make_batch
+from fxprune.capture.export import capture
 from fxprune.errors import ArgumentError, CalibrationError, CaptureError
 from tests.nets import Net
 
@@ -186,3 +188,42 @@ def test_image_sizes_that_differ_are_freed_beside_attention() -> None:
     with torch.no_grad():
         for batch in (*batches[:2], torch.randn(2, 3, 32, 32)):
             torch.testing.assert_close(fxprune.masked(model, small)(batch), small(batch))
+
+
+class Stepping(nn.Module):
+    """A loop over the steps of its input, which a trace unrolls."""
+
+    def __init__(self, tokens: bool) -> None:
+        super().__init__()
+        self.read = nn.Embedding(9, 8) if tokens else nn.Linear(5, 8)
+        self.recur, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *rest = self.read(x).unbind(1)
+        for step in rest:
+            first = torch.tanh(step + self.recur(first))
+        logits: Tensor = self.head(first)
+        return logits
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_loop_over_steps_answers_for_their_number_alone(tokens: bool) -> None:
+    torch.manual_seed(0)
+    model = Stepping(tokens).eval()
+    given = torch.randint(0, 9, (3, 6)) if tokens else torch.randn(3, 6, 5)
+    found = capture(model, make_batch((given[:2, :4],), {}))
+    with torch.no_grad():
+        torch.testing.assert_close(found.graph(given[:, :4]), model(given[:, :4]))
+        for steps in (3, 5):
+            with pytest.raises(ArgumentError, match=f"x has the size {steps} along axis 1"):
+                found.graph(given[:, :steps])
+    assert any("size 4 along axis 1" in note for note in found.notes)
+
+
+def test_a_size_that_a_trace_holds_and_the_model_too_is_left_to_them() -> None:
+    """Images of another size pass where the trace does what the model does."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    graph = capture(model, make_batch((torch.randn(2, 3, 8, 8),), {})).graph
+    x = torch.randn(3, 3, 9, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), model(x))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.graph.nodes import attribute
@@ -144,3 +145,20 @@ def test_streams_that_stay_selected(name: str) -> None:
     assert len(streams.reasons) == 1
     assert reason in "".join(streams.reasons.values())
     assert not streams.centered.keys() & streams.reasons.keys()
+
+
+def test_a_norm_that_is_compared_stays() -> None:
+    """What a comparison gives is no number that a scale could be folded through."""
+
+    class Compared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.head = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.first(x))
+            logits: Tensor = self.head(y.masked_fill(y > 1, 0.5))
+            return logits
+
+    found = fxprune.analyze(Compared().eval(), torch.zeros(2, 6))
+    assert "something else than linear layers" in found.unmixed["first"]
