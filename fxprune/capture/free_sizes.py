@@ -15,12 +15,11 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.bounds import MANY
+from fxprune.capture.trials import agree, misleads, resized
 from fxprune.errors import CaptureError
 
 Places = frozenset[tuple[int, int]]
 """(number of a tensor of a batch, axis)."""
-ROUNDING = 1000
-"""Units of the last place, of the largest value, up to which two runs count as the same."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def find_held_sizes(module: GraphModule, model: nn.Module, batch: Batch) -> list
         model: a copy of its own, which no trace has seen.
         batch: it was traced on.
     """
-    if not _agree(module, model, batch):  # random: no two runs agree
+    if not agree(module, model, batch):  # random: no two runs agree
         return []
     inputs = (n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder")
     held = [
@@ -206,7 +205,7 @@ def find_held_sizes(module: GraphModule, model: nn.Module, batch: Batch) -> list
     return [
         size
         for size in held
-        if _mislead(module, model, _resized(module, batch, size, size.example + 1))
+        if misleads(module, model, resized(module, batch, size.places, size.example + 1))
     ]
 
 
@@ -229,68 +228,7 @@ def check_size(
     others = {size.example + 1, 2 * size.example + 1, max(2, size.example // 2)}
     others = {n for n in others if n != size.example and (size.most is None or n <= size.most)}
     for number in sorted(others):
-        if not _agree(module, model, _resized(module, batch, size, number)):
+        if not agree(module, model, resized(module, batch, size.places, number)):
             return None
-    alone = _agree(module, model, _resized(module, batch, size, 1))
+    alone = agree(module, model, resized(module, batch, size.places, 1))
     return size if alone else FreeSize(size.places, size.example, 2, size.most)
-
-
-def _resized(module: GraphModule, batch: Batch, size: FreeSize, number: int) -> Batch:
-    """The batch at another size, cut or repeated."""
-    names: Any = list(batch.kwargs)
-    if batch.kwargs:
-        names = module._in_spec.child(1).context
-    held = (batch.args, {name: batch.kwargs[name] for name in names})
-    leaves, form = pytree.tree_flatten(held)
-    for leaf, axis in size.places:
-        index = torch.arange(number, device=leaves[leaf].device) % leaves[leaf].shape[axis]
-        leaves[leaf] = leaves[leaf].index_select(axis, index)
-    args, kwargs = pytree.tree_unflatten(leaves, form)
-    return Batch(args, kwargs, batch.size)
-
-
-def _agree(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
-    """Whether a trace gives what the model gives; yes where the model gives nothing."""
-    wanted, found = _answer(model, batch), _answer(module, batch)
-    return wanted is None or found is not None and _alike(wanted, found)
-
-
-def _mislead(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
-    """Whether a trace gives something else than the model gives."""
-    wanted, found = _answer(model, batch), _answer(module, batch)
-    return wanted is not None and found is not None and not _alike(wanted, found)
-
-
-def _answer(module: nn.Module, batch: Batch) -> tuple[Any] | None:
-    """What a call returns; None where it fails."""
-    try:
-        return (module(*batch.args, **batch.kwargs),)
-    except Exception:  # whatever a model raises
-        return None
-
-
-def _alike(wanted: Any, found: Any) -> bool:
-    return all(_close(a, b) for a, b in _pairs(wanted, found))
-
-
-def _pairs(wanted: Any, found: Any) -> Iterator[tuple[Any, Any]]:
-    leaves, others = pytree.tree_leaves(wanted), pytree.tree_leaves(found)
-    if len(leaves) != len(others):
-        yield None, leaves
-        return
-    yield from zip(leaves, others, strict=True)
-
-
-def _close(wanted: Any, found: Any) -> bool:
-    if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
-        return wanted is not None or found is None
-    if wanted.shape != found.shape:
-        return False
-    if not wanted.is_floating_point():
-        return True
-    finite = wanted.where(wanted.isfinite(), 0).double()
-    same = found.where(wanted.isfinite(), 0).double()
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
-    apart = float((finite - same).abs().max()) if finite.numel() else 0.0
-    rounding = min(ROUNDING * torch.finfo(wanted.dtype).eps, 0.05)
-    return apart <= rounding * largest

@@ -227,3 +227,26 @@ def test_a_size_that_a_trace_holds_and_the_model_too_is_left_to_them() -> None:
     x = torch.randn(3, 3, 9, 12)
     with torch.no_grad():
         torch.testing.assert_close(graph(x), model(x))
+
+
+class StepsFirst(nn.Module):
+    """A recurrent layer over the axis of the examples: a trace makes states for so many rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recur, self.head = nn.LSTM(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.recur(x)[0])
+        return logits
+
+
+def test_states_of_a_size_that_the_trace_holds_are_refused_before_a_kernel_trusts_them() -> None:
+    """oneDNN's LSTM writes past its memory, which ends the process."""
+    model = StepsFirst().eval()
+    x = torch.randn(2, 7, 5)
+    graph = capture(model, make_batch((x,), {})).graph
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), model(x))
+    with pytest.raises(ArgumentError, match="x has the size 8 along axis 1"):
+        graph(torch.randn(2, 8, 5))
