@@ -120,4 +120,5 @@ def test_sums_of_any_precision_come_in_float64(dtype: torch.dtype) -> None:
     tree = TreeSum()
     tree.add(0, [torch.ones(3, dtype=dtype), torch.tensor(2)])
     (total, count) = tree.total() or []
-    assert total.dtype == torch.float64 and count.dtype == torch.int64
+    assert total.dtype == torch.float64
+    assert count.dtype == torch.int64
