@@ -13,10 +13,10 @@ from fxprune.distributed.channel import Channel
 from fxprune.distributed.group import ALONE, Group
 from fxprune.errors import CalibrationWarning, DistributedError
 
-LONGEST = timedelta(hours=24)
-"""That one rank waits for the work of another; one that is gone is noticed at once."""
 ARRIVAL = timedelta(minutes=5)
 """That a rank waits for the others to make the same call."""
+CONNECTION = timedelta(seconds=20)
+"""That it then waits for their connections: one that was killed meanwhile has none."""
 
 _present: ContextVar[Group | None] = ContextVar("group", default=None)
 _meetings = count()
@@ -87,7 +87,13 @@ def _meet() -> Group:
             f"rank {', '.join(absent)}: in a process group, all ranks make the same call. Where "
             "this one is to work by itself, call inside `with fxprune.alone():`."
         ) from error
-    return Group(Channel(distributed.new_group(backend="gloo", timeout=LONGEST)))
+    try:
+        return Group(Channel(distributed.new_group(backend="gloo", timeout=CONNECTION)))
+    except RuntimeError as error:
+        raise DistributedError(
+            f"Rank {distributed.get_rank()} of {len(keys)} could not connect to another one: it "
+            "was stopped, or its machine or the network failed. See what that rank said last."
+        ) from error
 
 
 @contextmanager
