@@ -222,13 +222,13 @@ def judge(
     start = time_of(run)
     ended, hung = run.end(seconds)
     code = ended[run.at].code
-    wrong = f"no end within {seconds:.0f} s" if hung else _wrong(ended, run.at, codes, words)
+    wrong = f"no end within {seconds:.0f} s" if hung else wrong_in(ended, run.at, codes, words)
     wrong = wrong or half_written(bench.folder, leaves_parts=ended[0].code < 0)
     how = FINISHED if code == 0 else "error in words" if code == 3 else "killed"
     return Outcome(kind, how, time_of(run) - start, wrong, ended[0].told)
 
 
-def _wrong(ended: Sequence[Ended], at: int, codes: set[int], words: str) -> str:
+def wrong_in(ended: Sequence[Ended], at: int, codes: set[int], words: str) -> str:
     """What should not be in how processes ended, in words: when one ends in an error, all raise it,
     and when one is killed, the others say so, unless they were through.
     """

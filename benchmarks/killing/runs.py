@@ -116,7 +116,7 @@ class Run:
                     folder,
                     disturbed if rank == at else usual,
                     prepare if rank == at else _nothing,
-                    partial(_join, self._meeting.name, rank, ranks) if self._meeting else _nothing,
+                    partial(join, self._meeting.name, rank, ranks) if self._meeting else _nothing,
                 )
             )
             for rank in range(ranks)
@@ -149,7 +149,13 @@ def _nothing() -> None:
     """Not to be done by this process."""
 
 
-def _join(folder: str, rank: int, ranks: int) -> None:
+def join(folder: str, rank: int, ranks: int) -> None:
+    """Make a process a rank of a group.
+
+    Args:
+        folder: in which the ranks meet.
+        rank, ranks: number of this one, and how many there are.
+    """
     together.ARRIVAL = ARRIVAL
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks
