@@ -5,6 +5,9 @@ are drawn (signals, a full disk, a loader that fails, spoiled data, a second run
 damaged files), and then left alone. Each disturbance must end at once or in fxprune's own error,
 and leave no file half-written; each round must end in the bytes of a run that was never disturbed,
 and nothing that was kept may be computed again.
+
+With `--ranks 2` every run is one of two processes that compress together, of which one is
+disturbed: the other must say so and end; the last run of a round has one to three.
 """
 
 import random
@@ -150,7 +153,7 @@ def main(
     )
     console.print(summary)
     if out is not None:
-        put_in(out, COLUMNS, rows, summary, f"{seconds:.0f}")
+        put_in(out, COLUMNS, rows, summary, f"{seconds:.0f}", ranks)
     if wrong:
         raise typer.Exit(1)
 

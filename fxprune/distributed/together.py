@@ -1,7 +1,7 @@
 """Whether this process compresses alone or with others."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -93,7 +93,7 @@ def _meet() -> Group:
     )
 
 
-def _absent(keys: Sequence[str], rank: int) -> list[str]:
+def _absent(keys: list[str], rank: int) -> list[str]:
     """The ranks that do not come.
 
     Args:
