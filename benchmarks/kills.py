@@ -34,7 +34,7 @@ from benchmarks.killing.disturbances import (
 )
 from benchmarks.killing.page import put_in
 from benchmarks.killing.processes import Ended, Told
-from benchmarks.killing.runs import Job, Run, make_job
+from benchmarks.killing.runs import Job, Run, make_job, warm_up
 
 
 def reference(job: Job, folder: Path, ranks: int) -> tuple[str, float, tuple[int, ...]]:
@@ -126,6 +126,7 @@ def main(
     """Disturb runs, print every one that went wrong, and a table."""
     torch.set_num_threads(1)
     console = Console(width=160, soft_wrap=True, markup=False, highlight=False)
+    warm_up()
     job = make_job(net, images, {"flops": flops, "agreement": agreement})
     draw, outcomes, wrong, rounds, order = random.Random(seed), list[Outcome](), 0, 0, list[int]()
     with tempfile.TemporaryDirectory() as scratch:

@@ -150,7 +150,7 @@ def two_at_once(bench: Bench) -> Outcome:
     """A second run in the same folder, while the first goes on and is then killed."""
     first = bench.run()
     first.wait(LONGEST, 1)
-    second = judge(bench, "second run at once", bench.run(), {3}, LONGEST, "in use")
+    second = judge(bench, "second run at once", bench.run(), {3}, LONGEST, "in use", writes=True)
     first.send(signal.SIGKILL)
     ended, _ = first.end()
     second.told.kept += ended[0].told.kept
@@ -207,7 +207,14 @@ KINDS: tuple[Callable[[Bench], Outcome], ...] = (
 
 
 def judge(
-    bench: Bench, kind: str, run: Run, codes: set[int], seconds: float = PATIENCE, words: str = ""
+    bench: Bench,
+    kind: str,
+    run: Run,
+    codes: set[int],
+    seconds: float = PATIENCE,
+    words: str = "",
+    *,
+    writes: bool = False,
 ) -> Outcome:
     """How a disturbed run ended.
 
@@ -218,12 +225,13 @@ def judge(
         codes: with which it may end; it may also have finished before.
         seconds: that it may take from now on.
         words: in the error.
+        writes: whether another run writes to the folder meanwhile.
     """
     start = time_of(run)
     ended, hung = run.end(seconds)
     code = ended[run.at].code
     wrong = f"no end within {seconds:.0f} s" if hung else wrong_in(ended, run.at, codes, words)
-    wrong = wrong or half_written(bench.folder, leaves_parts=ended[0].code < 0)
+    wrong = wrong or half_written(bench.folder, leaves_parts=writes or ended[0].code < 0)
     how = FINISHED if code == 0 else "error in words" if code == 3 else "killed"
     return Outcome(kind, how, time_of(run) - start, wrong, ended[0].told)
 

@@ -59,6 +59,14 @@ class Examples:
             yield batch
 
 
+def warm_up() -> None:
+    """Compress something, so that the forks need not load what is loaded when it is first used."""
+    job = make_job("small", 200, {"flops": 0.5, "effort": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fxprune.compress(job.net, Examples(job.images), progress=False, **job.options)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is compressed.

@@ -84,7 +84,7 @@ class Group:
             packed = None if made is None else pack([made[1][name]])
             if math.prod(form[0]):
                 packed = self._channel.spread(packed, packed_form([form]), what)
-            found[name] = torch.empty(form[0], dtype=form[1])
+            found[name] = torch.empty(form[0], dtype=form[1], device=CPU)
             if packed is not None and len(packed):
                 (found[name],) = unpack(packed, [form])
         return made or (head[0], found)
