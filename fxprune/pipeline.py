@@ -91,7 +91,7 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
     with (
         together(),
         undisturbed(model, options.seed),
-        open_checkpoint(options.checkpoint) as steps,
+        open_checkpoint(options.checkpoint, model) as steps,
     ):
         require_call(steps, model, options)
         # What is in the caller's class is made of the steps, which stay.

@@ -117,7 +117,8 @@ def compress(
         memory: bytes of activations held while fitting before they spill to disk.
         checkpoint: folder in which what is done is kept, so that the same call goes on where a run
             was killed, gives the same bytes, and returns at once when it was finished. Another
-            model, other examples, options or versions are refused by name. See docs/resume.md.
+            model, other examples, options or versions are refused by name; of several processes
+            the first one's folder counts, and their number may change. See docs/resume.md.
 
     Returns:
         a torch.fx.GraphModule in eval mode, its parameters under their original names.

@@ -75,7 +75,7 @@ def plan(
         checkpoint=checkpoint,
         **run,
     )
-    with together(), undisturbed(model, seed), open_checkpoint(checkpoint) as steps:
+    with together(), undisturbed(model, seed), open_checkpoint(checkpoint, model) as steps:
         require_call(steps, model, options)
         session = open_session(model, calib_loader, options, steps=steps)
         if options.budget.agreement is not None:
