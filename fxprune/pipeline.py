@@ -25,6 +25,7 @@ from fxprune.handover.finish import hand_over
 from fxprune.handover.report import report
 from fxprune.handover.rows import Point
 from fxprune.identity import open_checkpoint, require_call
+from fxprune.intake import open_journal
 from fxprune.label.flops import count_flops
 from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
@@ -105,7 +106,13 @@ def _compress(
     model: nn.Module, loader: Any, options: Options, steps: Steps
 ) -> tuple[GraphModule, nn.Module]:
     """The small graph, and what is handed to the caller."""
-    session = open_session(model, loader, options, steps=steps)
+    with open_journal(options, steps) as journal:
+        session = open_session(model, loader, options, journal)
+        return _compress_opened(session, model)
+
+
+def _compress_opened(session: Session, model: nn.Module) -> tuple[GraphModule, nn.Module]:
+    options, steps = session.options, session.journal.steps
     suited = suit(session) if options.keep_class else None
     session = session if suited is None else suited.session
     if steps.folder is not None:
@@ -151,8 +158,7 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     Raises:
         BudgetError: the limits cannot be kept.
     """
-    allocation = allocate(session, limits)
-    _tell_plan(session, allocation, limits)
+    allocation = decide_within(session, limits)
     own, mask, factorings = allocation.session, allocation.keep_mask, allocation.plan.factorings
     make = cache(lambda: build(own, mask, factorings))
     key = (own.statistics.rotations, mask, factorings)
@@ -166,8 +172,13 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     return Fitted(make, allocation, a, point)
 
 
-def _tell_plan(session: Session, allocation: Allocation, limits: Mapping[str, float]) -> None:
-    """Log what was decided."""
+def decide_within(session: Session, limits: Mapping[str, float]) -> Allocation:
+    """As `allocate`, and log what was decided.
+
+    Raises:
+        BudgetError: the limits cannot be kept.
+    """
+    allocation = allocate(session, limits)
     widths, groups = allocation.plan.widths, session.analysis.groups
     session.journal.decide(
         "%s within %s: %d of %d groups lose channels, %d layers become two; error %.1e predicted",
@@ -178,6 +189,13 @@ def _tell_plan(session: Session, allocation: Allocation, limits: Mapping[str, fl
         len(allocation.plan.factorings),
         sum(allocation.errors.values()),
     )
+    for group in groups:
+        if widths[group.name] < group.width:
+            values = group.name, widths[group.name], group.width
+            session.journal.detail("%s keeps %d of %d channels", *values)
+    for name, how in allocation.plan.factorings.items():
+        session.journal.detail("%s becomes two of rank %d", name, how.rank)
+    return allocation
 
 
 def certify(session: Session) -> Fitted:
@@ -191,6 +209,7 @@ def certify(session: Session) -> Fitted:
     session.settle_decision()
     best, stopped, curve = None, "", list[Point]()
     for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
+        session.journal.about = f"FLOPs {fraction:g}: "
         try:
             fitted = fit_within(session, budget.limits | {"flops": fraction})
         except BudgetError:

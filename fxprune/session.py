@@ -5,7 +5,7 @@ Frozen values; what is computed from them is computed once, when it is first ask
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import exact, rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.profile.streams import Streams, on_streams, prepare_streams
-from fxprune.progress import Journal
-from fxprune.resume.steps import NOTHING_KEPT, Steps
+from fxprune.progress import Advance, Journal
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
@@ -224,9 +223,8 @@ def open_session(
     model: nn.Module,
     loader: Any,
     options: Options,
-    *,
+    journal: Journal,
     channels: bool | None = None,
-    steps: Steps = NOTHING_KEPT,
 ) -> Session:
     """Capture, label, and split the calibration examples.
 
@@ -234,9 +232,9 @@ def open_session(
         model: the caller's; not changed.
         loader: its calibration data.
         options: what was asked for.
+        journal: of the call.
         channels: whether channels may go; by default where the method takes any. A model without
             a channel group is an error then.
-        steps: where what is done is kept; nowhere by default.
 
     Raises:
         CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where,
@@ -244,10 +242,11 @@ def open_session(
         StorageError: the steps are of another run.
     """
     check_model(model)
-    group, speaks = current(), current().is_first
+    group = current()
     require_same(group, model, options)
-    journal = Journal(options.progress and speaks, steps, speaks)
-    calibration = read_examples(model, loader, options, journal.steps, group)
+    with journal.show("read") as advance:
+        watch = partial(_count, advance)
+        calibration = read_examples(model, loader, options, journal.steps, group, watch)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options, journal.steps)
@@ -276,6 +275,10 @@ def open_session(
     )
     look_at(captured.graph, calibration)
     return session
+
+
+def _count(advance: Advance, item: Any, examples: int) -> None:
+    advance(examples)
 
 
 def _label(

@@ -6,14 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.allocate.allocation import allocate
+from fxprune.allocate.expected_cost import expect_cost
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.distributed.together import together
 from fxprune.identity import open_checkpoint, require_call
+from fxprune.intake import open_journal
 from fxprune.options import DEFAULTS, Options, RoundTo
-from fxprune.pipeline import certify
+from fxprune.pipeline import certify, decide_within
 from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.plans.plan import Plan
@@ -75,9 +76,16 @@ def plan(
         checkpoint=checkpoint,
         **run,
     )
-    with together(), undisturbed(model, seed), open_checkpoint(checkpoint) as steps:
+    with (
+        together(),
+        undisturbed(model, seed),
+        open_checkpoint(checkpoint) as steps,
+        open_journal(options, steps) as journal,
+    ):
         require_call(steps, model, options)
-        session = open_session(model, calib_loader, options, steps=steps)
+        session = open_session(model, calib_loader, options, journal)
         if options.budget.agreement is not None:
             return certify(session).allocation.plan
-        return allocate(session, options.budget.limits).plan
+        limits = options.budget.limits
+        journal.foresee(expect_cost(session, limits).stages[:1])
+        return decide_within(session, limits).plan

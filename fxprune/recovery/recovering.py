@@ -100,11 +100,11 @@ def recover_whole(small: nn.Module, model: nn.Module, loader: Any, wish: Wish) -
             "load(path) returned, not load(path, into=...)."
         )
     with undisturbed(model, wish.seed), accelerated(wish.training) as accelerator:
-        journal = Journal(bool(wish.progress) and accelerator.is_main_process)
-        prepared = _prepare(small, model, loader, wish, journal)
-        made = _train(small, prepared, wish, accelerator, journal)
-        with journal.station("certify"):
-            return _hand_over(small, made, prepared, before, journal, accelerator)
+        with Journal(bool(wish.progress), speaks=accelerator.is_main_process) as journal:
+            prepared = _prepare(small, model, loader, wish, journal)
+            made = _train(small, prepared, wish, accelerator, journal)
+            with journal.station("certify"):
+                return _hand_over(small, made, prepared, before, journal, accelerator)
 
 
 def _prepare(
@@ -117,8 +117,14 @@ def _prepare(
     """
     labels = Labels(model) if wish.labels else None
     watch = ignore_item if labels is None else labels.read
-    store = Spill(wish.memory)
-    calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=watch)
+    with journal.show("read") as advance:
+
+        def count(item: Any, examples: int) -> None:
+            watch(item, examples)
+            advance(examples)
+
+        store = Spill(wish.memory)
+        calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=count)
     with journal.station("capture"):
         captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)
@@ -127,6 +133,11 @@ def _prepare(
     require_form(small, captured.example)
     parts = divide(calibration, report(small), wish.seed)
     judge = _judge(captured, calibration, parts, wish.decision, report(small))
+    journal.decide(
+        "%d examples train, %d choose the weights, %d certify",
+        *(int(own.sum()) for own in (parts.training, parts.acceptance, parts.certificate)),
+    )
+    journal.decide("decision: %s", judge)
     if labels is not None:
         _require_classes(judge)
     augmentation = read_augment(wish.augment, model, captured.example)
@@ -245,6 +256,11 @@ def _hand_over(
                 own[name].data.copy_(value)
     now = compare_on(result, prepared)
     was, now = share(accelerator, (was, now))
+    journal.decide(
+        "weights of step %d: the same decision on %.2f %% of %d held-out %ss, at least %.2f %%; "
+        "%.2f %% before",
+        *(state.best.step, 100 * now.rate, now.examples, now.unit, 100 * now.bound, 100 * was.rate),
+    )
     row = RecoveryRow(
         steps=state.step,
         seconds=state.seconds,
