@@ -60,7 +60,7 @@ class Bar(Progress):
         return super().get_renderables()
 
     def _state(self) -> dict[str, Any]:
-        now, elapsed, left = self._follow.now, self._follow.elapsed, self._follow.left
+        now, elapsed, left = self._follow.now, self._follow.elapsed, self._follow.say()
         share = None
         if now is not None:  # between two stations the last one's name stays
             self._name, share = now
@@ -70,7 +70,8 @@ class Bar(Progress):
         if left is None:
             return state
         # A bar does not go back, where more is to do than was foreseen.
-        reached = elapsed / (elapsed + left) if left > 0 else NEARLY
+        left = max(left, 1.0)
+        reached = elapsed / (elapsed + left)
         self._shown = max(self._shown, min(reached, NEARLY))
         times = f"{clock(elapsed)}, about {clock(left)} left"
         return state | {"times": times, "total": 1.0, "completed": self._shown}

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("fxprune")
 LOG.addHandler(logging.NullHandler())
-Advance = Callable[[int], object]
+Advance = Callable[[float], object]
 """Told how many steps of a station are newly done."""
 T = TypeVar("T")
 FIXED = "capture", "label"
@@ -130,7 +131,7 @@ class Journal:
         """
         run = self._time.enter(name, total)
         try:
-            yield run.advance
+            yield partial(self._time.advance, run)
         finally:
             self._time.leave()
 

@@ -1,5 +1,6 @@
 """How long a call will go on: what was foreseen of it, corrected by what it has taken so far."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +9,10 @@ PRIOR = 0.1
 """Share of all that is foreseen whose times must be known before these count as much as the
 forecast does.
 """
-LATE = 0.9
-"""Most of a run that counts as done while it does not say how far it is."""
+LATE = 0.1
+"""Share of a station's time that stays, however long it goes on without a further step."""
+STEADY = 0.05
+"""Share of a call's time within which what is said of the time left follows what is known."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,6 @@ class _Work:
         """
         return sum(self.runs[: self.ended]) + part * sum(self.runs[self.ended : self.ended + 1])
 
-    def left(self, share: float, spent: float, pace: float) -> float:
-        """Seconds that are left: the forecast counts by the share that is not done, the time it
-        took by the share that is.
-
-        Args:
-            share: of it that is done, 0 to 1.
-            spent: seconds so far.
-            pace: seconds that a foreseen second takes.
-        """
-        return (1 - share) * ((1 - share) * pace * self.total + spent)
-
 
 @dataclass
 class Run:
@@ -104,21 +96,56 @@ class Run:
         steps: it has; None where that is not known.
         done: of them.
         spent: seconds so far, without those of stations inside it.
+        stepped: seconds until the last step.
     """
 
     station: str
     steps: float | None
     done: float = 0.0
     spent: float = 0.0
-
-    def advance(self, steps: float) -> None:
-        """So many more steps are done."""
-        self.done += steps
+    stepped: float = 0.0
 
     @property
     def share(self) -> float | None:
         """Of its steps that are done, 0 to 1; None where that is not known."""
         return min(self.done / self.steps, 1.0) if self.steps else None
+
+
+@dataclass(frozen=True)
+class _Now:
+    """The station that is going on, as far as it was foreseen.
+
+    Attributes:
+        work: what was foreseen; None where nothing was.
+        part: of its run that is done, 0 to 1.
+        spent: seconds of all its runs until the last step.
+        since: seconds since then.
+    """
+
+    work: _Work | None = None
+    part: float = 0.0
+    spent: float = 0.0
+    since: float = 0.0
+
+    def done(self, work: _Work) -> float:
+        """Foreseen seconds of what is done of a station."""
+        return work.done(self.part if work is self.work else 0.0)
+
+    def left(self, work: _Work, share: float, pace: float) -> float:
+        """Seconds that are left of a station: the forecast counts by the share that is not done,
+        the time it took by the share that is.
+
+        Args:
+            work: of the station.
+            share: of it that is done, 0 to 1.
+            pace: seconds that a foreseen second takes.
+        """
+        left = (1 - share) * ((1 - share) * pace * work.total + self.known(work))
+        return max(left - self.since, LATE * left) if work is self.work else left
+
+    def known(self, work: _Work) -> float:
+        """Seconds that a station took until its last step."""
+        return self.spent if work is self.work else work.spent
 
 
 class TimeLeft:
@@ -135,6 +162,7 @@ class TimeLeft:
         self._stages: list[dict[str, _Work]] = []
         self._ends: list[str] = []
         self._stage = 0
+        self._said: tuple[float, float] | None = None
 
     @property
     def elapsed(self) -> float:
@@ -170,6 +198,12 @@ class TimeLeft:
         self._running.append(run)
         return run
 
+    def advance(self, run: Run, steps: float) -> None:
+        """A station has done more of its steps."""
+        self._settle()
+        run.done += steps
+        run.stepped = run.spent
+
     def leave(self) -> None:
         """The innermost station is over."""
         self._settle()
@@ -189,23 +223,30 @@ class TimeLeft:
 
     @property
     def left(self) -> float | None:
-        """Seconds that are left, never less than none; None where nothing is foreseen."""
+        """Seconds that are left as far as is known; None where nothing is foreseen."""
         if not self._stages:
             return None
-        run = next(iter(self._running[-1:]), None)
-        extra = self._clock() - self._since if run else 0.0
-        current = None if run is None else self._work(run.station)
-        pace, found = self._pace(run, current, extra), 0.0
+        now, found = self._present(), 0.0
+        pace = self._pace(now)
         for stage in self._stages[self._stage :]:
-            done = {name: self._done(work, run, current, extra) for name, work in stage.items()}
-            counted = sum(work.total for work in stage.values() if work.runs)
+            counted = [work for work in stage.values() if work.runs]
+            whole = sum(work.total for work in counted)
             # How far what is not counted is, the rest of its stage tells.
-            usual = sum(done.values()) / counted if counted else 0.0
-            for name, work in stage.items():
-                share = done[name] / work.total if work.runs and work.total else usual
-                spent = work.spent + (extra if work is current else 0.0)
-                found += work.left(share, spent, pace)
+            usual = sum(now.done(work) for work in counted) / whole if whole else 0.0
+            for work in stage.values():
+                share = now.done(work) / work.total if work.runs and work.total else usual
+                found += now.left(work, share, pace)
         return found
+
+    def say(self) -> float | None:
+        """Likewise without jumps: what is said now goes on from what was said before."""
+        now, left = self.elapsed, self.left
+        if left is not None and self._said is not None:
+            past = now - self._said[0]
+            usual = max(self._said[1] - past, 0.0)
+            left = usual + (left - usual) * -math.expm1(-past / (STEADY * (now + left)))
+        self._said = None if left is None else (now, left)
+        return left
 
     def _settle(self) -> None:
         """Write down the time since the last change, for the innermost station."""
@@ -223,23 +264,21 @@ class TimeLeft:
         ahead = self._stages[self._stage :]
         return next((stage[station] for stage in ahead if station in stage), None)
 
-    def _done(self, work: _Work, run: Run | None, current: _Work | None, extra: float) -> float:
-        """Foreseen seconds of what is done of a station."""
-        if run is None or work is not current:
-            return work.done(0.0)
-        share = run.share
-        if share is None:
-            due = sum(work.runs[work.ended : work.ended + 1])
-            share = min((run.spent + extra) / due, LATE) if due else 0.0
-        return work.done(share)
+    def _present(self) -> _Now:
+        running = self._running[-1:]
+        if not running:
+            return _Now()
+        (run,) = running
+        work, since = self._work(run.station), run.spent - run.stepped
+        spent = 0.0 if work is None else work.spent - since
+        return _Now(work, run.share or 0.0, spent, since + self._clock() - self._since)
 
-    def _pace(self, run: Run | None, current: _Work | None, extra: float) -> float:
+    def _pace(self, now: _Now) -> float:
         """Seconds that a foreseen second takes, as far as is known."""
-        prior = PRIOR * sum(work.total for stage in self._stages for work in stage.values())
-        spent = done = prior
+        spent = done = PRIOR * sum(work.total for stage in self._stages for work in stage.values())
         for stage in self._stages[: self._stage + 1]:
             for work in stage.values():
                 if work.runs:
-                    spent += work.spent + (extra if work is current else 0.0)
-                    done += self._done(work, run, current, extra)
+                    spent += now.known(work)
+                    done += now.done(work)
         return spent / done if done else 1.0

@@ -43,8 +43,8 @@ TIMED, QUICK = (16, 128), 0.02
 """Examples of the pass that is timed: more where the first take less than so many seconds, most of
 which are then not the examples'.
 """
-DECIDE, BUILD, HAND_OVER = "allocation", "verify", "hand over"
-"""Steps and stations that end the stages of one size."""
+DECIDE, BUILD, HAND_OVER = "allocation", "agreement", "hand over"
+"""Steps, and the station, that end the stages of one size."""
 SHARED = ("calibrate", "profile")
 """Stations of which further sizes use what the first one found."""
 
@@ -91,7 +91,8 @@ def expect_cost(session: Session, *limits: Mapping[str, float]) -> ExpectedCost:
 def expect_build(session: Session, limits: Mapping[str, float]) -> Sequence[Stage]:
     """Likewise of a plan that was decided under limits."""
     method = replace(session.options.method, allocation="uniform", selector="magnitude", ranks="")
-    return expect_cost(session.using(method=method), limits).stages[1:]
+    _, build, hand_over = expect_cost(session.using(method=method), limits).stages
+    return replace(build, end="verify"), hand_over
 
 
 def _stage(end: str, parts: Sequence[Part], speeds: Speeds) -> Stage:
