@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Annotated
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -90,15 +91,14 @@ def follow(call: Callable[[], object]) -> Followed:
             if left is not None:
                 looks.append((made[0].elapsed, left))
 
-    usual, progress.TimeLeft = progress.TimeLeft, Noted  # type: ignore[misc]
     thread = Thread(target=look)
     thread.start()
     try:
-        call()
+        with patch.object(progress, "TimeLeft", Noted):
+            call()
     finally:
         over.set()
         thread.join()
-        progress.TimeLeft = usual  # type: ignore[misc]
     elapsed, left = np.array(looks).reshape(-1, 2).T
     return Followed(made[0].elapsed, elapsed, left)
 

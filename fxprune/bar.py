@@ -40,6 +40,7 @@ class Bar(Progress):
     """
 
     def __init__(self, console: Console, follow: TimeLeft, about: Callable[[], str]):
+        self._follow, self._about, self._name, self._shown = follow, about, "", 0.0
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -51,12 +52,12 @@ class Bar(Progress):
             # What a model prints stays where it is redirected to.
             redirect_stdout=console.is_jupyter or bool(sys.stdout and sys.stdout.isatty()),
         )
-        self._follow, self._about, self._name, self._shown = follow, about, "", 0.0
-        self._only = self.add_task("", total=None, times="")
+        self.add_task("", total=None, times="")
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar as things stand now."""
-        self.update(self._only, **self._state())
+        for only in self.task_ids:
+            self.update(only, **self._state())
         return super().get_renderables()
 
     def _state(self) -> dict[str, Any]:

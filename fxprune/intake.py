@@ -2,7 +2,8 @@
 checkpoint is of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -39,34 +40,37 @@ def open_journal(options: Options, steps: Steps = NOTHING_KEPT) -> Journal:
     return Journal(bool(options.progress), steps, current().is_first)
 
 
+@contextmanager
+def reading(
+    journal: Journal, watch: Callable[[Any, int], None] = ignore_item
+) -> Iterator[Callable[[Any, int], None]]:
+    """Show that a loader is read; gives what is to be called with everything that it yields and the
+    number of examples in it, and calls `watch` likewise.
+    """
+    with journal.show("read") as advance:
+
+        def watched(item: Any, examples: int) -> None:
+            watch(item, examples)
+            advance(examples)
+
+        yield watched
+
+
 def read_examples(
-    model: nn.Module,
-    loader: Any,
-    options: Options,
-    steps: Steps,
-    group: Group = ALONE,
-    watch: Callable[[Any, int], None] = ignore_item,
+    model: nn.Module, loader: Any, options: Options, journal: Journal, group: Group = ALONE
 ) -> Calibration:
     """Read the loader; the ranks of a group each their own.
-
-    Args:
-        watch: called with everything that it yields and the number of examples in it.
 
     Raises:
         CalibrationError: it cannot be used; says why.
         StorageError: its examples are not those of the checkpoint.
     """
-    store = Spill(options.memory)
-    calibration = Calibration(
-        model,
-        loader,
-        store=store,
-        groups=options.groups,
-        watch=watch,
-        mask=options.mask,
-        group=group,
-    )
-    require_examples(steps, calibration)
+    store, groups, mask = Spill(options.memory), options.groups, options.mask
+    with reading(journal) as watch:
+        calibration = Calibration(
+            model, loader, store=store, groups=groups, watch=watch, mask=mask, group=group
+        )
+    require_examples(journal.steps, calibration)
     return calibration
 
 

@@ -29,7 +29,8 @@ from fxprune.intake import open_journal
 from fxprune.label.flops import count_flops
 from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
-from fxprune.resume.steps import Steps
+from fxprune.plans.plan import Plan
+from fxprune.progress import Journal
 from fxprune.saving.copied import in_own_class
 from fxprune.saving.finished import find_finished, keep_finished
 from fxprune.saving.own_class import suit
@@ -93,26 +94,37 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
         together(),
         undisturbed(model, options.seed),
         open_checkpoint(options.checkpoint) as steps,
+        open_journal(options, steps) as journal,
     ):
         require_call(steps, model, options)
         # What is in the caller's class is made of the steps, which stay.
-        found = None if options.keep_class else find_finished(steps, model, loader, options)
-        small, own = (found, found) if found else _compress(model, loader, options, steps)
+        found = None if options.keep_class else find_finished(journal, model, loader, options)
+        small, own = (found, found) if found else _compress(model, loader, options, journal)
         warn_of_few(small)
     return own
 
 
+def plan_whole(model: nn.Module, loader: Any, options: Options) -> Plan:
+    """`plan`, its arguments checked."""
+    with (
+        together(),
+        undisturbed(model, options.seed),
+        open_checkpoint(options.checkpoint) as steps,
+        open_journal(options, steps) as journal,
+    ):
+        require_call(steps, model, options)
+        session, limits = open_session(model, loader, options, journal), options.budget.limits
+        if options.budget.agreement is not None:
+            return certify(session).allocation.plan
+        journal.foresee(expect_cost(session, limits).stages[:1])
+        return allocate(session, limits).plan
+
+
 def _compress(
-    model: nn.Module, loader: Any, options: Options, steps: Steps
+    model: nn.Module, loader: Any, options: Options, journal: Journal
 ) -> tuple[GraphModule, nn.Module]:
     """The small graph, and what is handed to the caller."""
-    with open_journal(options, steps) as journal:
-        session = open_session(model, loader, options, journal)
-        return _compress_opened(session, model)
-
-
-def _compress_opened(session: Session, model: nn.Module) -> tuple[GraphModule, nn.Module]:
-    options, steps = session.options, session.journal.steps
+    session, steps = open_session(model, loader, options, journal), journal.steps
     suited = suit(session) if options.keep_class else None
     session = session if suited is None else suited.session
     if steps.folder is not None:
@@ -158,7 +170,7 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     Raises:
         BudgetError: the limits cannot be kept.
     """
-    allocation = decide_within(session, limits)
+    allocation = allocate(session, limits)
     own, mask, factorings = allocation.session, allocation.keep_mask, allocation.plan.factorings
     make = cache(lambda: build(own, mask, factorings))
     key = (own.statistics.rotations, mask, factorings)
@@ -170,32 +182,6 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     a = found.agreement
     point = None if a is None else Point(found.kept, a.rate, a.bound, a.examples, a.error)
     return Fitted(make, allocation, a, point)
-
-
-def decide_within(session: Session, limits: Mapping[str, float]) -> Allocation:
-    """As `allocate`, and log what was decided.
-
-    Raises:
-        BudgetError: the limits cannot be kept.
-    """
-    allocation = allocate(session, limits)
-    widths, groups = allocation.plan.widths, session.analysis.groups
-    session.journal.decide(
-        "%s within %s: %d of %d groups lose channels, %d layers become two; error %.1e predicted",
-        allocation.plan.method,
-        ", ".join(f"{name}={limit:g}" for name, limit in limits.items()) or "no limit",
-        sum(widths[group.name] < group.width for group in groups),
-        len(groups),
-        len(allocation.plan.factorings),
-        sum(allocation.errors.values()),
-    )
-    for group in groups:
-        if widths[group.name] < group.width:
-            values = group.name, widths[group.name], group.width
-            session.journal.detail("%s keeps %d of %d channels", *values)
-    for name, how in allocation.plan.factorings.items():
-        session.journal.detail("%s becomes two of rank %d", name, how.rank)
-    return allocation
 
 
 def certify(session: Session) -> Fitted:

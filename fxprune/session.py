@@ -5,7 +5,7 @@ Frozen values; what is computed from them is computed once, when it is first ask
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import exact, rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.profile.streams import Streams, on_streams, prepare_streams
-from fxprune.progress import Advance, Journal
+from fxprune.progress import Journal
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
@@ -244,9 +244,7 @@ def open_session(
     check_model(model)
     group = current()
     require_same(group, model, options)
-    with journal.show("read") as advance:
-        watch = partial(_count, advance)
-        calibration = read_examples(model, loader, options, journal.steps, group, watch)
+    calibration = read_examples(model, loader, options, journal, group)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options, journal.steps)
@@ -275,10 +273,6 @@ def open_session(
     )
     look_at(captured.graph, calibration)
     return session
-
-
-def _count(advance: Advance, item: Any, examples: int) -> None:
-    advance(examples)
 
 
 def _label(

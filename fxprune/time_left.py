@@ -69,7 +69,7 @@ class _Work:
     Attributes:
         total: seconds that are foreseen.
         runs: those of every run; none where it is not known how often it runs.
-        spent: seconds so far.
+        spent: seconds of these so far.
         ended: how many runs are over.
     """
 
@@ -77,6 +77,11 @@ class _Work:
     runs: Sequence[float] = ()
     spent: float = 0.0
     ended: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all runs are that were foreseen."""
+        return bool(self.runs) and self.ended >= len(self.runs)
 
     def done(self, part: float) -> float:
         """Foreseen seconds of what is done.
@@ -97,10 +102,12 @@ class Run:
         done: of them.
         spent: seconds so far, without those of stations inside it.
         stepped: seconds until the last step.
+        work: what is foreseen of it; None where nothing is.
     """
 
     station: str
     steps: float | None
+    work: _Work | None
     done: float = 0.0
     spent: float = 0.0
     stepped: float = 0.0
@@ -187,14 +194,14 @@ class TimeLeft:
             for stage in stages
         ]
         for run in self._running:
-            work = self._work(run.station)
-            if work is not None:
-                work.spent += run.spent
+            run.work = self._work(run.station)
+            if run.work is not None:
+                run.work.spent += run.spent
 
     def enter(self, station: str, steps: float | None = None) -> Run:
         """A station begins, maybe inside another one."""
         self._settle()
-        run = Run(station, steps)
+        run = Run(station, steps, self._work(station))
         self._running.append(run)
         return run
 
@@ -208,9 +215,8 @@ class TimeLeft:
         """The innermost station is over."""
         self._settle()
         run = self._running.pop()
-        work = self._work(run.station)
-        if work is not None:
-            work.ended += 1
+        if run.work is not None:
+            run.work.ended += 1
         self.finish(run.station)
 
     def finish(self, name: str) -> None:
@@ -254,9 +260,8 @@ class TimeLeft:
         if self._running:
             run = self._running[-1]
             run.spent += now - self._since
-            work = self._work(run.station)
-            if work is not None:
-                work.spent += now - self._since
+            if run.work is not None and not run.work.is_over:
+                run.work.spent += now - self._since
         self._since = now
 
     def _work(self, station: str) -> _Work | None:
@@ -269,8 +274,8 @@ class TimeLeft:
         if not running:
             return _Now()
         (run,) = running
-        work, since = self._work(run.station), run.spent - run.stepped
-        spent = 0.0 if work is None else work.spent - since
+        work, since = run.work, run.spent - run.stepped
+        spent = 0.0 if work is None else max(work.spent - since, 0.0)
         return _Now(work, run.share or 0.0, spent, since + self._clock() - self._since)
 
     def _pace(self, now: _Now) -> float:

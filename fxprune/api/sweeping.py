@@ -75,11 +75,17 @@ def sweep(
         memory=memory,
         effort=effort,
     )
-    with together(), undisturbed(model, seed), open_journal(options) as journal:
-        session = open_session(model, calib_loader, options, journal)
-        journal.foresee(expect_cost(session, *(b.limits for b in checked.values())).stages)
+    return _sweep(model, calib_loader, options, checked)
+
+
+def _sweep(
+    model: nn.Module, loader: Any, options: Options, budgets: Mapping[float, Budget]
+) -> dict[float, GraphModule]:
+    with together(), undisturbed(model, options.seed), open_journal(options) as journal:
+        session = open_session(model, loader, options, journal)
+        journal.foresee(expect_cost(session, *(b.limits for b in budgets.values())).stages)
         curve = {}
-        for fraction, budget in checked.items():
+        for fraction, budget in budgets.items():
             journal.about = f"FLOPs {fraction:g}: "
             curve[fraction] = compress_session(session, budget.limits)
             session.journal.seconds.clear()

@@ -19,10 +19,10 @@ from fxprune.capture.export import Captured
 from fxprune.capture.precision import callers_precision
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import PlanError, UnsupportedError
-from fxprune.handover.advice import FEW
+from fxprune.handover.advice import advise_recovered
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
-from fxprune.intake import capture_for
+from fxprune.intake import capture_for, reading
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
@@ -117,14 +117,9 @@ def _prepare(
     """
     labels = Labels(model) if wish.labels else None
     watch = ignore_item if labels is None else labels.read
-    with journal.show("read") as advance:
-
-        def count(item: Any, examples: int) -> None:
-            watch(item, examples)
-            advance(examples)
-
-        store = Spill(wish.memory)
-        calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=count)
+    store = Spill(wish.memory)
+    with reading(journal, watch) as read:
+        calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=read)
     with journal.station("capture"):
         captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)
@@ -133,10 +128,6 @@ def _prepare(
     require_form(small, captured.example)
     parts = divide(calibration, report(small), wish.seed)
     judge = _judge(captured, calibration, parts, wish.decision, report(small))
-    journal.decide(
-        "%d examples train, %d choose the weights, %d certify",
-        *(int(own.sum()) for own in (parts.training, parts.acceptance, parts.certificate)),
-    )
     journal.decide("decision: %s", judge)
     if labels is not None:
         _require_classes(judge)
@@ -281,24 +272,13 @@ def _hand_over(
         agreement=now,
         groups=groups,
         curve=curve,
-        advice=_advise(now),
+        advice=advise_recovered(now),
         recovery=row,
         seconds={**before.seconds, **journal.seconds},
         notes=tuple(dict.fromkeys(notes)),
     )
     attach(result, after, plan_of(small))
     return result
-
-
-def _advise(agreement: Agreement) -> str:
-    """What to do where training did not bring enough decisions back; else empty."""
-    if agreement.rate >= FEW:
-        return ""
-    return (
-        f"Only {agreement.rate:.1%} of {agreement.compared} keep "
-        f"their decision: {agreement.decision}. To keep more, train longer, give more examples, "
-        "or compress less."
-    )
 
 
 def compare_on(small: nn.Module, prepared: Prepared) -> Agreement:

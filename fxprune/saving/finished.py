@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from fxprune.errors import StorageError, warn_caller
 from fxprune.intake import capture_for, read_examples
 from fxprune.options import Options
+from fxprune.progress import Journal
 from fxprune.resume.steps import RESULT, Steps
 from fxprune.saving.storage import load, save
 
@@ -18,7 +19,7 @@ LOG = logging.getLogger("fxprune")
 
 
 def find_finished(
-    steps: Steps, model: nn.Module, loader: Any, options: Options
+    journal: Journal, model: nn.Module, loader: Any, options: Options
 ) -> GraphModule | None:
     """What a finished run handed over; None where it is not finished, or its file is damaged.
 
@@ -26,12 +27,13 @@ def find_finished(
     is done.
 
     Args:
-        steps: of the run.
+        journal: of the call, with the steps of the run.
         model, loader, options: as the call has them.
 
     Raises:
         StorageError: the run was of something else; names it.
     """
+    steps = journal.steps
     if steps.folder is None or steps.result is None:
         return None
     path, device = steps.folder / RESULT, next(model.parameters()).device
@@ -42,8 +44,9 @@ def find_finished(
     except (OSError, StorageError) as error:
         LOG.warning("%s is damaged and is made anew: %s", path, error)
         return None
-    calibration = read_examples(model, loader, options, steps)
-    capture_for(model, calibration, options, steps)
+    calibration = read_examples(model, loader, options, journal)
+    with journal.show("capture"):
+        capture_for(model, calibration, options, steps)
     steps.forget()  # where the run was killed while it let go of them
     LOG.info("checkpoint %s is finished", steps.folder)
     return small
