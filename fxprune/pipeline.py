@@ -116,7 +116,8 @@ def plan_whole(model: nn.Module, loader: Any, options: Options) -> Plan:
         session, limits = open_session(model, loader, options, journal), options.budget.limits
         if options.budget.agreement is not None:
             return certify(session).allocation.plan
-        journal.foresee(expect_cost(session, limits).stages[:1])
+        cost = expect_cost(session, limits)
+        journal.foresee(replace(cost, stages=cost.stages[:1]))
         return allocate(session, limits).plan
 
 

@@ -1,13 +1,13 @@
 """The time of every station of a call, its notes, and how far it is.
 
-On a terminal there is one bar for the whole call (`fxprune.bar`). Without one, the logger `fxprune`
-has a line per station and per decision, at level INFO: `logging.basicConfig(level=logging.INFO)`
-shows them.
+On a terminal there is one bar for the whole call (`fxprune.bar`). In its place, the logger
+`fxprune` has a line per station and per decision, at level INFO, and one per layer that is decided
+on, at DEBUG: `logging.basicConfig(level=logging.INFO)` shows the former.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 
 from fxprune.resume.steps import NOTHING_KEPT, Outcome, Steps
-from fxprune.time_left import ExpectedCost, Stage, TimeLeft
+from fxprune.time_left import ExpectedCost, TimeLeft
 
 if TYPE_CHECKING:
     from fxprune.bar import Bar
@@ -40,6 +40,15 @@ def passes_tell(seconds: Mapping[str, float], forward: float) -> bool:
         forward: seconds of one pass.
     """
     return sum(seconds.get(station, 0.0) for station in FIXED) <= MEANT * forward
+
+
+def _lines_are_seen() -> bool:
+    """Whether a terminal shows the log: its lines and a bar would run into each other."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return False
+    handlers = [*LOG.handlers, *(logging.getLogger().handlers if LOG.propagate else [])]
+    streams = [h.stream for h in handlers if isinstance(h, logging.StreamHandler)]
+    return any(stream is not None and stream.isatty() for stream in streams)
 
 
 def _say_nothing(text: str, *values: object) -> None:
@@ -72,7 +81,7 @@ class Journal:
         self.about = ""
 
     def __enter__(self) -> Self:
-        if self._wanted:
+        if self._wanted and not _lines_are_seen():
             from fxprune.bar import open_bar
 
             bar = open_bar(self._time, lambda: self.about)
@@ -102,15 +111,16 @@ class Journal:
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
         self.expected, self._before = cost, sum(self.seconds.values())
-        self.foresee(cost.stages)
+        self.foresee(cost)
         text = f"about {sum(cost.seconds.values()):,.0f} s to go"
         if passes_tell(self.seconds, cost.forward):
             text += f": {cost.passes:.1f} forward passes over the calibration examples"
         self._log("%s", text)
 
-    def foresee(self, stages: Sequence[Stage]) -> None:
-        """Likewise to the bar alone."""
-        self._time.expect(stages)
+    def foresee(self, cost: ExpectedCost) -> None:
+        """Likewise to the bar alone, which shows no time rather than one that is too short."""
+        if cost.whole:
+            self._time.expect(cost.stages)
 
     @property
     def passes(self) -> tuple[float, float] | None:

@@ -42,10 +42,12 @@ class ExpectedCost:
     Attributes:
         stages: one after the other.
         forward: seconds of one forward pass over all calibration examples.
+        whole: whether that is all; latency is measured beside it.
     """
 
     stages: Sequence[Stage]
     forward: float
+    whole: bool = True
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ from fxprune import Plan
 from fxprune import bar as bars
 from fxprune.bar import NEARLY, clock
 from fxprune.progress import Journal
-from fxprune.time_left import Run, Stage, TimeLeft
+from fxprune.time_left import ExpectedCost, Run, Stage, TimeLeft
 from tests.cli.test_app import LOADER, TINY, call
 from tests.nets import images, loader, tiny
 
@@ -45,7 +45,7 @@ def test_one_bar_for_all_stations(terminal: io.StringIO) -> None:
         (bar,) = journal._bar
         with journal.station("capture"):
             bar.refresh()
-        journal.foresee([Stage("verify", {"fit": [60.0], "verify": [60.0]})])
+        journal.foresee(ExpectedCost([Stage("verify", {"fit": [60.0], "verify": [60.0]})], 1.0))
         journal.about = "FLOPs 0.5: "
         with journal.station("fit", 4) as advance:
             advance(1)
@@ -70,7 +70,7 @@ def test_a_bar_never_goes_back_or_claims_the_end(terminal: io.StringIO) -> None:
         (bar,) = journal._bar
         shown = []
         for seconds in (0.0, 0.001, 100.0, 0.0):
-            journal.foresee([Stage("fit", {"fit": [seconds]})])
+            journal.foresee(ExpectedCost([Stage("fit", {"fit": [seconds]})], 1.0))
             journal._time._said = None
             bar.refresh()
             shown.append(bar.tasks[0].completed)
@@ -102,6 +102,26 @@ def test_silent_where_not_wanted_or_no_terminal(
         advance(1)
         assert not journal._bar
     assert capsys.readouterr() == ("", "")
+
+
+def test_no_time_is_said_that_is_too_short(terminal: io.StringIO) -> None:
+    with Journal(True) as journal:
+        journal.foresee(ExpectedCost([Stage("fit", {"fit": [9.0]})], 1.0, whole=False))
+        assert journal._time.left is None
+
+
+def test_lines_on_a_terminal_stand_in_for_the_bar(
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    handler = logging.StreamHandler(io.StringIO())
+    logging.getLogger("fxprune").addHandler(handler)
+    with Journal(True) as journal:
+        assert journal._bar
+    monkeypatch.setattr(handler.stream, "isatty", lambda: True)
+    with Journal(True) as journal, journal.station("fit"):
+        assert not journal._bar
+    logging.getLogger("fxprune").removeHandler(handler)
+    assert lines[-1].startswith("fit took ")
 
 
 def test_only_the_first_of_several_shows_it(terminal: io.StringIO) -> None:

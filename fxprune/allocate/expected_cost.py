@@ -85,14 +85,15 @@ def expect_cost(session: Session, *limits: Mapping[str, float]) -> ExpectedCost:
     for number, own in enumerate(limits):
         parts = [p for p in _parts(session, own) if not number or p.station not in SHARED]
         stages += [_stage(end, parts, speeds) for end in (DECIDE, BUILD, HAND_OVER)]
-    return ExpectedCost(stages, forward)
+    return ExpectedCost(stages, forward, all("latency" not in own for own in limits))
 
 
-def expect_build(session: Session, limits: Mapping[str, float]) -> Sequence[Stage]:
+def expect_build(session: Session, limits: Mapping[str, float]) -> ExpectedCost:
     """Likewise of a plan that was decided under limits."""
     method = replace(session.options.method, allocation="uniform", selector="magnitude", ranks="")
-    _, build, hand_over = expect_cost(session.using(method=method), limits).stages
-    return replace(build, end="verify"), hand_over
+    cost = expect_cost(session.using(method=method), limits)
+    _, build, hand_over = cost.stages
+    return replace(cost, stages=(replace(build, end="verify"), hand_over))
 
 
 def _stage(end: str, parts: Sequence[Part], speeds: Speeds) -> Stage:

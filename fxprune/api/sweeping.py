@@ -83,7 +83,7 @@ def _sweep(
 ) -> dict[float, GraphModule]:
     with together(), undisturbed(model, options.seed), open_journal(options) as journal:
         session = open_session(model, loader, options, journal)
-        journal.foresee(expect_cost(session, *(b.limits for b in budgets.values())).stages)
+        journal.foresee(expect_cost(session, *(b.limits for b in budgets.values())))
         curve = {}
         for fraction, budget in budgets.items():
             journal.about = f"FLOPs {fraction:g}: "

@@ -19,7 +19,7 @@ from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.training import Length, Training
-from fxprune.time_left import Stage
+from fxprune.time_left import ExpectedCost, Stage
 
 FEW_STEPS = 3
 """Steps, or seconds, that say how long the rest takes."""
@@ -177,7 +177,7 @@ class _Shown:
         done, took = self.spent - self._first, self._state.seconds - self._before
         if not self._foreseen and self._state.step and done >= FEW_STEPS:
             whole = took / done * (self._units - self._first)
-            self._journal.foresee([Stage("recover", {"recover": [whole]})])
+            self._journal.foresee(ExpectedCost([Stage("recover", {"recover": [whole]})], whole))
             self._foreseen = True
         return newly
 

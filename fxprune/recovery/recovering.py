@@ -18,7 +18,7 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.export import Captured
 from fxprune.capture.precision import callers_precision
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import PlanError, UnsupportedError
+from fxprune.errors import PlanError, UnsupportedError, warn_caller
 from fxprune.handover.advice import advise_recovered
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
@@ -100,11 +100,16 @@ def recover_whole(small: nn.Module, model: nn.Module, loader: Any, wish: Wish) -
             "load(path) returned, not load(path, into=...)."
         )
     with undisturbed(model, wish.seed), accelerated(wish.training) as accelerator:
-        with Journal(bool(wish.progress), speaks=accelerator.is_main_process) as journal:
+        own = accelerator.is_main_process
+        with Journal(bool(wish.progress), speaks=own) as journal:
             prepared = _prepare(small, model, loader, wish, journal)
             made = _train(small, prepared, wish, accelerator, journal)
             with journal.station("certify"):
-                return _hand_over(small, made, prepared, before, journal, accelerator)
+                result = _hand_over(small, made, prepared, before, journal, accelerator)
+        advice = report(result).advice
+        if advice and own:
+            warn_caller(advice)
+    return result
 
 
 def _prepare(

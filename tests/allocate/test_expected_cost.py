@@ -201,7 +201,7 @@ def test_every_size_has_its_stages_and_shares_what_was_observed(
 def test_a_plan_is_built_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ONE)
     session = session_of(tiny(), images(200)).using(method=METHODS["auto"])
-    build, hand_over = expected_cost.expect_build(session, {"flops": 0.5})
+    build, hand_over = expected_cost.expect_build(session, {"flops": 0.5}).stages
     assert (build.end, hand_over.end) == ("verify", "hand over")
     assert build.seconds["calibrate"] == 160
     assert set(build.runs) == {"calibrate", "fit", "verify"}
