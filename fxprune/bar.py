@@ -74,7 +74,8 @@ class Bar(Progress):
         left = max(left, 1.0)
         reached = elapsed / (elapsed + left)
         self._shown = max(self._shown, min(reached, NEARLY))
-        times = f"{clock(elapsed)}, about {clock(left)} left"
+        how = "at most" if self._follow.most else "about"
+        times = f"{clock(elapsed)}, {how} {clock(left)} left"
         return state | {"times": times, "total": 1.0, "completed": self._shown}
 
 

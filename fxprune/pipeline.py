@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
-from fxprune.allocate.expected_cost import expect_cost
+from fxprune.allocate.expected_cost import expect_cost, expect_sequence
 from fxprune.allocate.expected_disk import expect_disk
 from fxprune.calibrate.split import examples_to_hold_out
 from fxprune.capture.undisturbed import undisturbed
@@ -195,7 +195,10 @@ def certify(session: Session) -> Fitted:
     assert budget.agreement is not None
     session.settle_decision()
     best, stopped, curve = None, "", list[Point]()
-    for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
+    sizes = list(dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE))
+    limits = [budget.limits | {"flops": fraction} for fraction in sizes]
+    session.journal.foresee(expect_sequence(session, *limits))
+    for fraction in sizes:
         session.journal.about = f"FLOPs {fraction:g}: "
         try:
             fitted = fit_within(session, budget.limits | {"flops": fraction})

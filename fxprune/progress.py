@@ -120,7 +120,7 @@ class Journal:
     def foresee(self, cost: ExpectedCost) -> None:
         """Likewise to the bar alone, which shows no time rather than one that is too short."""
         if cost.whole:
-            self._time.expect(cost.stages)
+            self._time.expect(cost.stages, cost.most)
 
     @property
     def passes(self) -> tuple[float, float] | None:

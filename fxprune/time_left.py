@@ -43,11 +43,13 @@ class ExpectedCost:
         stages: one after the other.
         forward: seconds of one forward pass over all calibration examples.
         whole: whether that is all; latency is measured beside it.
+        most: whether it is the most that there can be: it may end before.
     """
 
     stages: Sequence[Stage]
     forward: float
     whole: bool = True
+    most: bool = False
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -162,6 +164,9 @@ class TimeLeft:
 
     Args:
         clock: gives seconds.
+
+    Attributes:
+        most: whether what is left is the most that there can be.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -172,6 +177,7 @@ class TimeLeft:
         self._ends: list[str] = []
         self._stage = 0
         self._said: tuple[float, float] | None = None
+        self.most = False
 
     @property
     def elapsed(self) -> float:
@@ -186,9 +192,10 @@ class TimeLeft:
         running = self._running[-1:]  # once: whoever draws is in another thread
         return (running[0].station, running[0].share) if running else None
 
-    def expect(self, stages: Sequence[Stage]) -> None:
+    def expect(self, stages: Sequence[Stage], most: bool = False) -> None:
         """Take what is foreseen from here on, in place of what was."""
         self._settle()
+        self.most = most
         self._ends, self._stage = [stage.end for stage in stages], 0
         self._stages = [
             {name: _Work(sum(runs), runs) for name, runs in stage.runs.items()}

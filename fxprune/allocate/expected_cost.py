@@ -88,6 +88,14 @@ def expect_cost(session: Session, *limits: Mapping[str, float]) -> ExpectedCost:
     return ExpectedCost(stages, forward, all("latency" not in own for own in limits))
 
 
+def expect_sequence(session: Session, *limits: Mapping[str, float]) -> ExpectedCost:
+    """Likewise of sizes of which one is handed over, at the latest after all were tried."""
+    cost = expect_cost(session, *limits)
+    *tried, handed_over = cost.stages
+    stages = [stage for stage in tried if stage.end != HAND_OVER]
+    return replace(cost, stages=[*stages, handed_over], most=True)
+
+
 def expect_build(session: Session, limits: Mapping[str, float]) -> ExpectedCost:
     """Likewise of a plan that was decided under limits."""
     method = replace(session.options.method, allocation="uniform", selector="magnitude", ranks="")

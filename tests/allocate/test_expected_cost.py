@@ -198,6 +198,15 @@ def test_every_size_has_its_stages_and_shares_what_was_observed(
     assert last == pytest.approx(expected_cost.FURTHER * whole[0])
 
 
+def test_of_a_sequence_one_size_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ONE)
+    session = session_of(tiny(), images(200)).using(method=METHODS["uniform"])
+    cost = expected_cost.expect_sequence(session, {"flops": 0.9}, {"flops": 0.8})
+    ends = [stage.end for stage in cost.stages]
+    assert ends == [*2 * ["allocation", "agreement"], "hand over"]
+    assert cost.most
+
+
 def test_a_plan_is_built_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ONE)
     session = session_of(tiny(), images(200)).using(method=METHODS["auto"])
