@@ -216,6 +216,7 @@ def certify(session: Session) -> Fitted:
         if best is not None and best.fits != fitted.fits:
             session.journal.steps.forget(best.fits)
         best = fitted
+    session.journal.about = ""
     if best is None:
         raise BudgetError(
             f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: "

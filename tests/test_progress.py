@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -111,7 +112,7 @@ def test_no_time_is_said_that_is_too_short(terminal: io.StringIO) -> None:
 
 
 def test_lines_on_a_terminal_stand_in_for_the_bar(
-    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
 ) -> None:
     handler = logging.StreamHandler(io.StringIO())
     logging.getLogger("fxprune").addHandler(handler)
@@ -121,7 +122,7 @@ def test_lines_on_a_terminal_stand_in_for_the_bar(
     with Journal(True) as journal, journal.station("fit"):
         assert not journal._bar
     logging.getLogger("fxprune").removeHandler(handler)
-    assert lines[-1].startswith("fit took ")
+    assert lines()[-1].startswith("fit took ")
 
 
 def test_only_the_first_of_several_shows_it(terminal: io.StringIO) -> None:
@@ -157,8 +158,10 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "compress": lambda: fxprune.compress(tiny(), loader(), flops=0.6, decision="argmax"),
     "factorize": factorize,
-    "sweep": lambda: fxprune.sweep(tiny(), loader(), budgets=(0.7, 0.6), decision="argmax"),
-    "plan": lambda: fxprune.plan(tiny(), loader(), flops=0.6, decision="argmax"),
+    "sweep": lambda: fxprune.sweep(
+        tiny(), loader(), budgets=(0.7, 0.6), method="uniform", decision="argmax"
+    ),
+    "plan": lambda: fxprune.plan(tiny(), loader(), flops=0.6, method="channels", decision="argmax"),
     "apply": lambda: fxprune.apply(tiny(), planned(), loader(), decision="argmax"),
 }
 
@@ -187,31 +190,40 @@ def test_a_call_knows_its_time_once_it_is_captured(
     assert re.search(rf"{how} \d:\d\d left$", screen_of(terminal)[-1])
 
 
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What the logger `fxprune` says."""
-    said: list[str] = []
+@contextmanager
+def heard(least: int) -> Iterator[list[tuple[int, str]]]:
+    """What the logger `fxprune` says, from a level on."""
+    said = list[tuple[int, str]]()
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            assert (record.name, record.levelno) == ("fxprune", logging.INFO)
-            said.append(record.getMessage())
+            assert record.name == "fxprune"
+            said.append((record.levelno, record.getMessage()))
 
     log, handler, level = logging.getLogger("fxprune"), Keep(), logging.getLogger("fxprune").level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(least)
     yield said
     log.removeHandler(handler)
     log.setLevel(level)
 
 
-def test_a_line_per_station_and_decision(lines: list[str]) -> None:
+@pytest.fixture
+def lines() -> Iterator[Callable[[], list[str]]]:
+    """The lines for runs without a terminal, so far."""
+    with heard(logging.INFO) as said:
+        yield lambda: [text for _, text in said]
+
+
+def test_a_line_per_station_and_decision(lines: Callable[[], list[str]]) -> None:
     small = fxprune.compress(tiny(), loader(), flops=0.6, method="uniform", decision="argmax")
     result = fxprune.report(small)
-    stations = [line.split(" took ")[0] for line in lines if re.search(r" took \d+\.\d\d s$", line)]
+    stations = [
+        line.split(" took ")[0] for line in lines() if re.search(r" took \d+\.\d\d s$", line)
+    ]
     assert set(stations) == set(result.seconds)
     assert stations[:2] == ["capture", "label"]
-    decided = [line for line in lines if " took " not in line]
+    decided = [line for line in lines() if " took " not in line]
     assert "128 calibration examples: 103 fit, 25 are held out" in decided
     assert any(line.startswith("3 channel groups; ") for line in decided)
     assert any(line.startswith("decision: largest class") for line in decided)
@@ -225,19 +237,51 @@ def test_a_line_per_station_and_decision(lines: list[str]) -> None:
         assert note in decided
 
 
-def test_every_size_that_is_certified_has_its_lines(lines: list[str]) -> None:
+@pytest.mark.parametrize("verb", ["plan", "factorize", "sweep"])
+def test_what_every_verb_decides_is_logged(verb: str, lines: Callable[[], list[str]]) -> None:
+    CALLS[verb]()
+    assert any(" calibration examples: " in line for line in lines())
+    plans = [line for line in lines() if re.search(r" within (flops|params)=\d", line)]
+    assert len(plans) == (2 if verb == "sweep" else 1)
+
+
+def test_widths_and_ranks_are_told_where_details_are_asked_for() -> None:
+    with heard(logging.DEBUG) as said:
+        plan = fxprune.plan(
+            tiny(), loader(), flops=0.6, method="uniform", decision="argmax", progress=False
+        )
+    told = [text for level, text in said if level == logging.DEBUG]
+    assert len(told) == len(plan.widths)
+    for name, width in plan.widths.items():
+        assert any(line.startswith(f"{name} keeps {width} of ") for line in told)
+
+
+def test_of_several_processes_one_speaks() -> None:
+    with heard(logging.DEBUG) as said:
+        silent = Journal(False, speaks=False)
+        silent.note("a note")
+        silent.decide("a decision")
+        silent.detail("a width")
+        with silent.station("fit"):
+            pass
+    assert not said
+    assert silent.notes == ["a note"]
+    assert set(silent.seconds) == {"fit"}
+
+
+def test_every_size_that_is_certified_has_its_lines(lines: Callable[[], list[str]]) -> None:
     fxprune.compress(tiny(), loader(), agreement=0.5, method="magnitude", decision="argmax")
-    plans = [line for line in lines if "within flops=" in line]
+    plans = [line for line in lines() if "within flops=" in line]
     assert plans[0].startswith("magnitude within flops=1: 0 of 3")
-    agreements = [line for line in lines if line.startswith("the same decision on ")]
+    agreements = [line for line in lines() if line.startswith("the same decision on ")]
     assert len(agreements) == len(plans) > 1
 
 
-def test_a_note_is_said_once(lines: list[str]) -> None:
+def test_a_note_is_said_once(lines: Callable[[], list[str]]) -> None:
     journal = Journal(False)
     journal.note("100 % of it")
     journal.note("100 % of it")
-    assert journal.notes == lines == ["100 % of it"]
+    assert journal.notes == lines() == ["100 % of it"]
 
 
 def test_the_library_is_silent_where_nobody_listens(capfd: pytest.CaptureFixture[str]) -> None:

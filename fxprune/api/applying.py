@@ -83,8 +83,7 @@ def apply(
         keep_mask = keep_mask_of(planned_analysis(session, plan), plan)
         require_layers(session, plan)
         session.settle_decision()
-        limits = {name: plan.settings[name] for name in LIMITS if name in plan.settings}
-        journal.foresee(expect_build(session, limits))
+        journal.foresee(expect_build(session, _limits(plan)))
         turned = rotate_as_planned(session, plan)
         plan = replace(plan, rotations=turned.statistics.rotations, folded=dict(turned.folded))
         small = build(turned, keep_mask, plan.factorings)
@@ -92,3 +91,9 @@ def apply(
         small = hand_over(turned, small, allocation, verify(session, small))
         warn_of_few(small)
     return small
+
+
+def _limits(plan: Plan) -> dict[str, float]:
+    """What a plan was decided under, as far as its settings say."""
+    told = {name: plan.settings.get(name) for name in LIMITS}
+    return {k: v for k, v in told.items() if isinstance(v, (int, float)) and 0 < v <= 1}

@@ -53,7 +53,7 @@ class Wish:
         augment: changes of every batch.
         decision, groups: as `compress` was given.
         checkpoint: folder; None for none.
-        progress: show a bar where the output is a terminal.
+        progress: show a bar, as `compress`.
         seed: of all that is drawn.
         memory: bytes of examples held before they spill to disk.
     """
