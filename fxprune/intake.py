@@ -2,17 +2,21 @@
 checkpoint is of.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from fxprune.calibrate.loader import Calibration
+from fxprune.calibrate.reading import ignore_item
 from fxprune.calibrate.soundness import examine, require_axes
 from fxprune.calibrate.spill import Spill
 from fxprune.calibrate.split import Split
 from fxprune.capture.batch import example_batch, to_batch
 from fxprune.capture.export import Captured, capture_either
 from fxprune.distributed.group import ALONE, Group
+from fxprune.distributed.together import current
 from fxprune.identity import require_examples, require_graph
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
@@ -26,8 +30,34 @@ the C library maps them anew for every call (docs/decisions/0014).
 """
 
 
+def open_journal(options: Options, steps: Steps = NOTHING_KEPT) -> Journal:
+    """The journal of a call: of the ranks of a group, the first shows and logs.
+
+    Args:
+        options: what was asked for.
+        steps: where what is done is kept; nowhere by default.
+    """
+    return Journal(bool(options.progress), steps, current().is_first)
+
+
+@contextmanager
+def reading(
+    journal: Journal, watch: Callable[[Any, int], None] = ignore_item
+) -> Iterator[Callable[[Any, int], None]]:
+    """Show that a loader is read; gives what is to be called with everything that it yields and the
+    number of examples in it, and calls `watch` likewise.
+    """
+    with journal.show("read") as advance:
+
+        def watched(item: Any, examples: int) -> None:
+            watch(item, examples)
+            advance(examples)
+
+        yield watched
+
+
 def read_examples(
-    model: nn.Module, loader: Any, options: Options, steps: Steps, group: Group = ALONE
+    model: nn.Module, loader: Any, options: Options, journal: Journal, group: Group = ALONE
 ) -> Calibration:
     """Read the loader; the ranks of a group each their own.
 
@@ -35,11 +65,12 @@ def read_examples(
         CalibrationError: it cannot be used; says why.
         StorageError: its examples are not those of the checkpoint.
     """
-    store = Spill(options.memory)
-    calibration = Calibration(
-        model, loader, store=store, groups=options.groups, mask=options.mask, group=group
-    )
-    require_examples(steps, calibration)
+    store, groups, mask = Spill(options.memory), options.groups, options.mask
+    with reading(journal) as watch:
+        calibration = Calibration(
+            model, loader, store=store, groups=groups, watch=watch, mask=mask, group=group
+        )
+    require_examples(journal.steps, calibration)
     return calibration
 
 

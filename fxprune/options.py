@@ -43,7 +43,7 @@ class Options:
         keep: least share of the channels to keep, by name (glob) of a module.
         round_to: widths are multiples of this; None for `auto` where latency is limited, else 1.
         workload: what latency is measured on.
-        progress: show progress bars where the output is a terminal.
+        progress: show one bar for the call, with the time left, on a terminal or in a notebook.
         seed: of the split and of all that is drawn.
         memory: bytes of activations held before they spill to disk.
         effort: candidates that are tried.

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     "errors",
     "resume",
+    "time_left",
+    "bar",
     "progress",
     "linalg",
     "distributed",

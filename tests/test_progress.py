@@ -1,18 +1,26 @@
-"""Bars on a terminal: one live display, also where a station runs inside another."""
+"""The bar on a terminal, one for all stations of a call, and the lines of the log."""
 
 import io
 import logging
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import pytest
+import torch
 from rich.console import Console
-from rich.progress import Progress as Bars
+from torch import nn
 
 import fxprune
-from fxprune.progress import Journal, Progress
+from fxprune import Plan
+from fxprune import bar as bars
+from fxprune.bar import NEARLY, clock
+from fxprune.progress import Journal
+from fxprune.time_left import ExpectedCost, Run, Stage, TimeLeft
 from tests.cli.test_app import LOADER, TINY, call
-from tests.nets import loader, tiny
+from tests.nets import images, loader, tiny
 
 
 @pytest.fixture
@@ -23,42 +31,67 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     def console(stderr: bool) -> Console:
         return Console(file=screen, force_terminal=True, width=80)
 
-    monkeypatch.setattr("rich.console.Console", console)
+    monkeypatch.setattr(bars, "Console", console)
     return screen
 
 
-def test_a_station_inside_another_shares_its_display(
-    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    displays: list[Bars] = []
+def screen_of(terminal: io.StringIO) -> list[str]:
+    """What was drawn, without colors."""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
-    class Counted(Bars):
-        def start(self) -> None:
-            displays.append(self)
-            super().start()
 
-    monkeypatch.setattr("rich.progress.Progress", Counted)
-    bars = Progress(True)
-    with bars.task("fit", 3) as advance:
-        advance(1)
-        with bars.task("calibrate", 2) as inner:
-            inner(2)
-            assert [(t.description, t.completed) for t in displays[0].tasks] == [
-                ("fit", 1),
-                ("calibrate", 2),
-            ]
-        assert [t.description for t in displays[0].tasks] == ["fit"]
-    with bars.task("verify", None):
-        pass
-    assert len(displays) == 2
-    assert "calibrate" in terminal.getvalue()
+def test_one_bar_for_all_stations(terminal: io.StringIO) -> None:
+    with Journal(True) as journal:
+        (bar,) = journal._bar
+        with journal.station("capture"):
+            bar.refresh()
+        journal.foresee(ExpectedCost([Stage("verify", {"fit": [60.0], "verify": [60.0]})], 1.0))
+        journal.about = "FLOPs 0.5: "
+        with journal.station("fit", 4) as advance:
+            advance(1)
+            bar.refresh()
+            with journal.station("calibrate", 2):
+                bar.refresh()
+            assert len(bar.tasks) == 1
+        bar.refresh()
+    drawn = screen_of(terminal)
+    assert all(len(line) <= 80 for line in drawn)
+    first = next(line for line in drawn if line.startswith("capture"))
+    assert "left" not in first
+    pattern = r"FLOPs 0.5: fit 25% +\S+ 0:00, about [01]:\d\d left$"
+    assert any(re.match(pattern, line) for line in drawn)
+    assert any(line.startswith("FLOPs 0.5: calibrate 0% ") for line in drawn)
+    # Between two stations the name of the last one stays.
+    assert drawn[-1].startswith("FLOPs 0.5: calibrate ")
+
+
+def test_a_bar_never_goes_back_or_claims_the_end(terminal: io.StringIO) -> None:
+    with Journal(True) as journal:
+        (bar,) = journal._bar
+        shown = []
+        for seconds in (0.0, 0.001, 100.0, 0.0):
+            journal.foresee(ExpectedCost([Stage("fit", {"fit": [seconds]})], 1.0))
+            journal._time._said = None
+            bar.refresh()
+            shown.append(bar.tasks[0].completed)
+            assert "about 0:00 left" not in bar.tasks[0].fields["times"]
+    assert shown == sorted(shown)
+    assert shown[-1] <= NEARLY < bar.tasks[0].total  # type: ignore[operator]
+
+
+def test_hours_are_told_as_clocks_do() -> None:
+    assert [clock(s) for s in (0.4, 59.6, 3599, 3600, 36061)] == [
+        *("0:00", "1:00", "59:59", "1:00:00", "10:01:01"),
+    ]
 
 
 def test_a_failing_station_leaves_the_terminal_free(terminal: io.StringIO) -> None:
-    bars = Progress(True)
-    with pytest.raises(KeyError), bars.task("fit", 3), bars.task("calibrate", 2):
+    with pytest.raises(KeyError), Journal(True) as journal, journal.station("fit", 3):
         raise KeyError
-    with bars.task("fit", 3) as advance:
+    assert journal._time.now is None
+    assert "FileProxy" not in type(sys.stderr).__name__
+    with Journal(True) as journal, journal.station("fit", 3) as advance:
         advance(3)
 
 
@@ -66,36 +99,131 @@ def test_a_failing_station_leaves_the_terminal_free(terminal: io.StringIO) -> No
 def test_silent_where_not_wanted_or_no_terminal(
     wanted: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(wanted).task("fit", 3) as advance:
+    with Journal(wanted) as journal, journal.station("fit", 3) as advance:
         advance(1)
+        assert not journal._bar
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What the logger `fxprune` says."""
-    said: list[str] = []
+def test_no_time_is_said_that_is_too_short(terminal: io.StringIO) -> None:
+    with Journal(True) as journal:
+        journal.foresee(ExpectedCost([Stage("fit", {"fit": [9.0]})], 1.0, whole=False))
+        assert journal._time.left is None
+
+
+def test_lines_on_a_terminal_stand_in_for_the_bar(
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
+) -> None:
+    handler = logging.StreamHandler(io.StringIO())
+    logging.getLogger("fxprune").addHandler(handler)
+    with Journal(True) as journal:
+        assert journal._bar
+    monkeypatch.setattr(handler.stream, "isatty", lambda: True)
+    with Journal(True) as journal, journal.station("fit"):
+        assert not journal._bar
+    logging.getLogger("fxprune").removeHandler(handler)
+    assert lines()[-1].startswith("fit took ")
+
+
+def test_only_the_first_of_several_shows_it(terminal: io.StringIO) -> None:
+    with Journal(True, speaks=False) as journal:
+        assert not journal._bar
+    assert not terminal.getvalue()
+
+
+def everything(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
+    """The stations of the calls from here on, each with the time left when it begins."""
+    seen, enter = list[tuple[str, float | None]](), TimeLeft.enter
+
+    def entered(left: TimeLeft, station: str, steps: float | None = None) -> Run:
+        seen.append((station, left.left))
+        return enter(left, station, steps)
+
+    monkeypatch.setattr(TimeLeft, "enter", entered)
+    return seen
+
+
+@cache
+def planned() -> Plan:
+    return fxprune.plan(tiny(), loader(), flops=0.6, method="uniform", decision="argmax")
+
+
+def factorize() -> None:
+    fxprune.factorize(wide(), images(200).flatten(1)[:, :32], flops=0.5, decision="close")
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "compress, certified": lambda: fxprune.compress(
+        tiny(), loader(), agreement=0.5, method="magnitude", decision="argmax"
+    ),
+    "compress": lambda: fxprune.compress(tiny(), loader(), flops=0.6, decision="argmax"),
+    "factorize": factorize,
+    "sweep": lambda: fxprune.sweep(
+        tiny(), loader(), budgets=(0.7, 0.6), method="uniform", decision="argmax"
+    ),
+    "plan": lambda: fxprune.plan(tiny(), loader(), flops=0.6, method="channels", decision="argmax"),
+    "apply": lambda: fxprune.apply(tiny(), planned(), loader(), decision="argmax"),
+}
+
+
+def wide() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8)).eval()
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_a_call_knows_its_time_once_it_is_captured(
+    verb: str, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned()
+    seen = everything(monkeypatch)
+    CALLS[verb]()
+    names = [name for name, _ in seen]
+    assert names[:3] == ["read", "capture", "label"]
+    assert all(left is None for _, left in seen[:3])
+    told = [(name, left) for name, left in seen[3:] if name != "label"]
+    assert len(told) > 2
+    assert all(left is not None and left >= 0 for _, left in told)
+    first, last = told[0][1], told[-1][1]
+    assert (first or 0) > (last or 0)
+    how = "at most" if verb == "compress, certified" else "about"
+    assert re.search(rf"{how} \d:\d\d left$", screen_of(terminal)[-1])
+
+
+@contextmanager
+def heard(least: int) -> Iterator[list[tuple[int, str]]]:
+    """What the logger `fxprune` says, from a level on."""
+    said = list[tuple[int, str]]()
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            assert (record.name, record.levelno) == ("fxprune", logging.INFO)
-            said.append(record.getMessage())
+            assert record.name == "fxprune"
+            said.append((record.levelno, record.getMessage()))
 
     log, handler, level = logging.getLogger("fxprune"), Keep(), logging.getLogger("fxprune").level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(least)
     yield said
     log.removeHandler(handler)
     log.setLevel(level)
 
 
-def test_a_line_per_station_and_decision(lines: list[str]) -> None:
+@pytest.fixture
+def lines() -> Iterator[Callable[[], list[str]]]:
+    """The lines for runs without a terminal, so far."""
+    with heard(logging.INFO) as said:
+        yield lambda: [text for _, text in said]
+
+
+def test_a_line_per_station_and_decision(lines: Callable[[], list[str]]) -> None:
     small = fxprune.compress(tiny(), loader(), flops=0.6, method="uniform", decision="argmax")
     result = fxprune.report(small)
-    stations = [line.split(" took ")[0] for line in lines if re.search(r" took \d+\.\d\d s$", line)]
+    stations = [
+        line.split(" took ")[0] for line in lines() if re.search(r" took \d+\.\d\d s$", line)
+    ]
     assert set(stations) == set(result.seconds)
     assert stations[:2] == ["capture", "label"]
-    decided = [line for line in lines if " took " not in line]
+    decided = [line for line in lines() if " took " not in line]
     assert "128 calibration examples: 103 fit, 25 are held out" in decided
     assert any(line.startswith("3 channel groups; ") for line in decided)
     assert any(line.startswith("decision: largest class") for line in decided)
@@ -109,19 +237,51 @@ def test_a_line_per_station_and_decision(lines: list[str]) -> None:
         assert note in decided
 
 
-def test_every_size_that_is_certified_has_its_lines(lines: list[str]) -> None:
+@pytest.mark.parametrize("verb", ["plan", "factorize", "sweep"])
+def test_what_every_verb_decides_is_logged(verb: str, lines: Callable[[], list[str]]) -> None:
+    CALLS[verb]()
+    assert any(" calibration examples: " in line for line in lines())
+    plans = [line for line in lines() if re.search(r" within (flops|params)=\d", line)]
+    assert len(plans) == (2 if verb == "sweep" else 1)
+
+
+def test_widths_and_ranks_are_told_where_details_are_asked_for() -> None:
+    with heard(logging.DEBUG) as said:
+        plan = fxprune.plan(
+            tiny(), loader(), flops=0.6, method="uniform", decision="argmax", progress=False
+        )
+    told = [text for level, text in said if level == logging.DEBUG]
+    assert len(told) == len(plan.widths)
+    for name, width in plan.widths.items():
+        assert any(line.startswith(f"{name} keeps {width} of ") for line in told)
+
+
+def test_of_several_processes_one_speaks() -> None:
+    with heard(logging.DEBUG) as said:
+        silent = Journal(False, speaks=False)
+        silent.note("a note")
+        silent.decide("a decision")
+        silent.detail("a width")
+        with silent.station("fit"):
+            pass
+    assert not said
+    assert silent.notes == ["a note"]
+    assert set(silent.seconds) == {"fit"}
+
+
+def test_every_size_that_is_certified_has_its_lines(lines: Callable[[], list[str]]) -> None:
     fxprune.compress(tiny(), loader(), agreement=0.5, method="magnitude", decision="argmax")
-    plans = [line for line in lines if "within flops=" in line]
+    plans = [line for line in lines() if "within flops=" in line]
     assert plans[0].startswith("magnitude within flops=1: 0 of 3")
-    agreements = [line for line in lines if line.startswith("the same decision on ")]
+    agreements = [line for line in lines() if line.startswith("the same decision on ")]
     assert len(agreements) == len(plans) > 1
 
 
-def test_a_note_is_said_once(lines: list[str]) -> None:
+def test_a_note_is_said_once(lines: Callable[[], list[str]]) -> None:
     journal = Journal(False)
     journal.note("100 % of it")
     journal.note("100 % of it")
-    assert journal.notes == lines == ["100 % of it"]
+    assert journal.notes == lines() == ["100 % of it"]
 
 
 def test_the_library_is_silent_where_nobody_listens(capfd: pytest.CaptureFixture[str]) -> None:

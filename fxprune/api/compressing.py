@@ -108,7 +108,7 @@ def compress(
             "head.*": 1.0}`.
         round_to: widths are multiples of this; `auto` for what the device's kernels use well. 1 by
             default, `auto` where latency is limited.
-        progress: show progress bars where the output is a terminal.
+        progress: show one bar for the call, with the time left, on a terminal or in a notebook.
         effort: how many plans `auto` and `channels` try on calibration examples, and one more
             where these disappoint; past the ones with a reason, the best one's widths are varied.
             With 1 none is tried, and the widths are uniform. As many again are tried with narrower

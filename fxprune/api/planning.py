@@ -6,18 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.allocate.allocation import allocate
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
-from fxprune.capture.undisturbed import undisturbed
-from fxprune.distributed.together import together
-from fxprune.identity import open_checkpoint, require_call
 from fxprune.options import DEFAULTS, Options, RoundTo
-from fxprune.pipeline import certify
+from fxprune.pipeline import plan_whole
 from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.plans.plan import Plan
-from fxprune.session import open_session
 from fxprune.timing.workload import Workload
 from fxprune.verify.judge import Decision
 
@@ -75,9 +70,4 @@ def plan(
         checkpoint=checkpoint,
         **run,
     )
-    with together(), undisturbed(model, seed), open_checkpoint(checkpoint, model) as steps:
-        require_call(steps, model, options)
-        session = open_session(model, calib_loader, options, steps=steps)
-        if options.budget.agreement is not None:
-            return certify(session).allocation.plan
-        return allocate(session, options.budget.limits).plan
+    return plan_whole(model, calib_loader, options)

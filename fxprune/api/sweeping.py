@@ -6,11 +6,13 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from fxprune.allocate.expected_cost import expect_cost
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.distributed.together import together
 from fxprune.handover.report import note_curve
+from fxprune.intake import open_journal
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_session
 from fxprune.plans.budget import Budget, each_flops
@@ -73,10 +75,18 @@ def sweep(
         memory=memory,
         effort=effort,
     )
-    with together(), undisturbed(model, seed):
-        session = open_session(model, calib_loader, options)
+    return _sweep(model, calib_loader, options, checked)
+
+
+def _sweep(
+    model: nn.Module, loader: Any, options: Options, budgets: Mapping[float, Budget]
+) -> dict[float, GraphModule]:
+    with together(), undisturbed(model, options.seed), open_journal(options) as journal:
+        session = open_session(model, loader, options, journal)
+        journal.foresee(expect_cost(session, *(b.limits for b in budgets.values())))
         curve = {}
-        for fraction, budget in checked.items():
+        for fraction, budget in budgets.items():
+            journal.about = f"FLOPs {fraction:g}: "
             curve[fraction] = compress_session(session, budget.limits)
             session.journal.seconds.clear()
             session.journal.note(SHARED)

@@ -16,6 +16,7 @@ from fxprune.distributed.together import current
 from fxprune.errors import StorageError, warn_caller
 from fxprune.intake import capture_for, read_examples
 from fxprune.options import Options
+from fxprune.progress import Journal
 from fxprune.resume.steps import RESULT, Steps
 from fxprune.saving.storage import load, save
 
@@ -23,7 +24,7 @@ LOG = logging.getLogger("fxprune")
 
 
 def find_finished(
-    steps: Steps, model: nn.Module, loader: Any, options: Options
+    journal: Journal, model: nn.Module, loader: Any, options: Options
 ) -> GraphModule | None:
     """What a finished run handed over; None where it is not finished, or its file is damaged.
 
@@ -31,13 +32,14 @@ def find_finished(
     is done. Of several ranks the first one reads the file, and tells the others.
 
     Args:
-        steps: of the run.
+        journal: of the call, with the steps of the run.
         model, loader, options: as the call has them.
 
     Raises:
         StorageError: the run was of something else; names it.
         DistributedError: ranks differ in weights or options.
     """
+    steps = journal.steps
     if steps.folder is None or steps.result is None:
         return None
     group, device = current(), next(model.parameters()).device
@@ -48,8 +50,9 @@ def find_finished(
         small = _told(group, path, small, device)
     if small is None:
         return None
-    calibration = read_examples(model, loader, options, steps, group)
-    capture_for(model, calibration, options, steps)
+    calibration = read_examples(model, loader, options, journal, group)
+    with journal.show("capture"):
+        capture_for(model, calibration, options, steps)
     steps.forget()  # where the run was killed while it let go of them
     if group.is_first:
         LOG.info("checkpoint %s is finished", steps.folder)
