@@ -121,7 +121,7 @@ def test_a_stream_that_errs_more_rotated_is_left_as_it_is(monkeypatch: pytest.Mo
     monkeypatch.undo()
 
     def worse(session: Any, *args: Any) -> float:
-        return trial_error(session, *args) * (1e9 if session.folded else 1.0)
+        return trial_error(session, *args) * (1e9 if session.unfolded else 1.0)
 
     monkeypatch.setattr("fxprune.allocate.search.trial_error", worse)
     assert allocate(session_of(made, inputs()), {"flops": 0.6}).plan == wanted

@@ -73,13 +73,15 @@ def apply(
     )
     with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))
+        session = replace(session, mapped=bool(plan.maps))
         if plan.kept and plan.settings.get(TIED):
             session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
         keep_mask = keep_mask_of(planned_analysis(session, plan), plan)
         require_layers(session, plan)
         session.settle_decision()
         turned = rotate_as_planned(session, plan)
-        plan = replace(plan, rotations=turned.statistics.rotations, folded=dict(turned.folded))
+        folded = dict(turned.norms.folded)
+        plan = replace(plan, rotations=turned.statistics.rotations, folded=folded)
         small = build(turned, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {}, turned)
         small = hand_over(turned, small, allocation, verify(session, small))
