@@ -8,7 +8,6 @@ Higham, SIAM J. Sci. Comput. 1993). What waits for its other half are one sum pe
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 Node = tuple[int, int]
@@ -140,7 +139,7 @@ def add_to(left: Terms, right: Terms) -> Terms:
 
 def _wide(term: Tensor) -> Tensor:
     """A term to which others can be added."""
-    return term.double() if term.dtype == torch.float32 else term
+    return term.double() if term.is_floating_point() else term
 
 
 def order_of_sums(nodes: Sequence[Node]) -> list[tuple[int, int]]:

@@ -113,3 +113,12 @@ def test_the_first_products_of_a_leaf_are_its_sum() -> None:
     assert total is not None
     assert total[0].dtype == torch.float64
     assert torch.equal(total[0], 3 * first.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sums_of_any_precision_come_in_float64(dtype: torch.dtype) -> None:
+    tree = TreeSum()
+    tree.add(0, [torch.ones(3, dtype=dtype), torch.tensor(2)])
+    (total, count) = tree.total() or []
+    assert total.dtype == torch.float64
+    assert count.dtype == torch.int64
