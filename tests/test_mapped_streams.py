@@ -184,6 +184,22 @@ def test_where_maps_cost_more_than_is_left_there_are_none() -> None:
     assert not fxprune.plan_of(small).maps
 
 
+def test_a_model_that_takes_nests_has_none() -> None:
+    """Its shapes could not be told again, to make the masked original."""
+
+    class Nested(PostNorm):
+        def forward(self, pair: dict[str, Tensor]) -> Tensor:
+            return super().forward(pair["first"])
+
+    torch.manual_seed(0)
+    x = inputs(PostNorm, 40)
+    plain, nested = (
+        session_of(drawn(k), i) for k, i in ((PostNorm, x), (Nested, [{"pair": {"first": x}}]))
+    )
+    assert plain.streams.maps
+    assert not nested.streams.maps
+
+
 def test_the_search_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """What errs more is not taken, though it was tried."""
     made, x = drawn(PostNorm), inputs(PostNorm)

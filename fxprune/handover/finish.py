@@ -112,9 +112,9 @@ def _maps(plan: Plan) -> list[str]:
 
 def _inputs(example: Batch) -> tuple[InputRow, ...]:
     """What the model was traced on, if that can be told by shapes."""
-    named = [*(("", value) for value in example.args), *example.kwargs.items()]
-    if not all(isinstance(value, Tensor) for _, value in named):
+    if not example.is_plain:
         return ()
+    named = [*(("", value) for value in example.args), *example.kwargs.items()]
     return tuple(
         InputRow(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
         for name, value in named
