@@ -66,8 +66,8 @@ class Session:
         journal: times and notes of the run.
         unrotated: the session of the graph before channel groups of this one's were rotated.
         unfolded: the session of the captured graph, where norms were folded in this one's.
-        mapped: whether maps may be put in where no stream can be rotated without; not where the
-            model takes nests, on whose shapes it could not be captured anew (`fxprune.masked`).
+        mapped: whether maps may be put in for streams; not where the model takes nests, of whose
+            shapes it could not be captured anew (`fxprune.masked`).
     """
 
     options: Options

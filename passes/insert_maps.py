@@ -17,6 +17,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxprune.errors import PlanError
 from fxprune.graph.nodes import argument, attribute, module_path
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import set_parameter
@@ -79,7 +80,8 @@ class InsertMaps(InPlacePass):
         """Every tensor is the one there was; what is new belongs to maps."""
         found = Facts.of(after).tensors
         for name, tensor in before.tensors.items():
-            assert found.get(name) is tensor, name
+            if found.get(name) is not tensor:
+                raise PlanError(f"{name} is not the tensor it was")
 
     def _places(self, module: GraphModule) -> list[Place]:
         """Behind norms, in the order of the graph, then behind tables."""

@@ -6,7 +6,7 @@ commutes with every orthonormal change of basis. Whether that can be done is tri
 itself: norms written out become calls, those of a stream are folded where all of them can be, and
 what is left is labeled and tried as any other graph is.
 
-Where no stream can be rotated so, linear layers that change nothing are put where norms leave
+Where more can be rotated so, linear layers that change nothing are put where norms leave
 something that no other layer takes (`InsertMaps`): behind a norm whose output is the next stream,
 or before a head that is the embedding. They are layers like others from then on, and cost what
 these do.
@@ -63,10 +63,10 @@ def prepare_streams(
         module: the captured graph; not changed.
         analysis: of that graph.
         ignored: parameter names that must keep their shape.
-        mapped: whether maps may be put in where no stream can be rotated without.
+        mapped: whether maps may be put in, where more can be rotated with them.
     """
     plain = _fold_most(module, analysis, ignored)
-    if plain.centered or not plain.reasons or not mapped:
+    if not plain.reasons or not mapped:
         return plain
     chosen: Collection[str] | None = None
     while chosen is None or chosen:
@@ -74,11 +74,10 @@ def prepare_streams(
         if inserted is None:
             break
         found = _fold_most(inserted.graph, inserted.analysis, ignored)
-        if found.analysis is None:
-            break
-        chosen = _serving(found.analysis, inserted.names, found.centered)
+        chosen = _serving(found, inserted.names)
         if len(chosen) == len(inserted.names):
-            return replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
+            found = replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
+            return found if _held(found) > _held(plain) else plain
     return plain
 
 
@@ -143,15 +142,38 @@ def _nothing(name: str) -> bool:
     return False
 
 
-def _serving(analysis: Analysis, maps: Collection[str], streams: Collection[str]) -> list[str]:
-    """The maps that read or write one of these streams."""
-    ids = [g.blocks.reshape(-1) for g in analysis.groups if g.name in streams]
-    known = np.concatenate(ids) if ids else np.zeros(0, int)
+def _serving(found: Streams, maps: Collection[str]) -> list[str]:
+    """The maps that write one of the streams, or read one that something else reads too: one that
+    maps alone read is no narrower than a layer of lower rank.
+    """
+    weights, written, read = {f"{name}.weight" for name in maps}, list[Any](), list[Any]()
+    for group in _groups(found):
+        written.append(group.blocks)
+        if {consumer.parameter for consumer in group.consumers} - weights:
+            read.append(group.blocks)
 
     def serves(name: str) -> bool:
-        return any(np.isin(analysis.axes[f"{name}.weight", axis], known).any() for axis in (0, 1))
+        axes = {} if found.analysis is None else found.analysis.axes
+        return any(
+            np.isin(axes[f"{name}.weight", axis], ids).any()
+            for axis, streams in enumerate((written, read))
+            for ids in streams
+        )
 
     return [name for name in maps if serves(name)]
+
+
+def _groups(found: Streams) -> list[ChannelGroup]:
+    """The streams."""
+    groups = () if found.analysis is None else found.analysis.groups
+    return [group for group in groups if group.name in found.centered]
+
+
+def _held(found: Streams) -> set[tuple[str, int]]:
+    """The weight axes of the original that hold channels of the streams."""
+    weights = {f"{name}.{leaf}" for name in found.maps for leaf in ("weight", "bias")}
+    members = {member for group in _groups(found) for member in group.members}
+    return {member for member in members if member[0] not in weights}
 
 
 def _fold_most(module: GraphModule, analysis: Analysis, ignored: Callable[[str], bool]) -> Streams:

@@ -132,6 +132,7 @@ MAPPED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] 
         ("body.pre_layrnorm_map",),
     ),
 }
+RAW = "it is read by something else than linear layers (body.encoder.layers.0.layer_norm1"
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2}
 SELECTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "ConvNeXt": (
@@ -139,6 +140,9 @@ SELECTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
         IMAGES,
         "it is read by something else than linear layers",
     ),
+    # A head reads the stream itself, with its mean; a map behind the first norm alone is a layer of
+    # lower rank.
+    "CLIP without its last norm": (made("CLIPVisionModel", IMAGE, 32), IMAGES, RAW),
 }
 
 
