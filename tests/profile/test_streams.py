@@ -114,15 +114,12 @@ MAPPED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] 
             "body.bert.embeddings.word_embeddings_map",
         ),
     ),
+    # Its blocks read the stream as it is: that of the first norm alone is rotated.
     "Swin 2": (
         made("Swinv2ForImageClassification", SWIN_2),
         IMAGES,
         "layer",
-        (
-            "body.swinv2.embeddings.norm_map",
-            "body.swinv2.encoder.layers.0.blocks.0.layernorm_before_map",
-            "body.swinv2.encoder.layers.0.blocks.0.layernorm_after_map",
-        ),
+        ("body.swinv2.embeddings.norm_map",),
     ),
     # A norm before the first block.
     "CLIP": (
