@@ -1,7 +1,8 @@
 """What mixing channels gains where they meet no nonlinearity: `python -m benchmarks.rotation`.
 
 A transformer encoder trained on Fashion-MNIST (`python -m benchmarks.train_encoder`), with queries,
-keys and values from three layers and, the same function, from one. 1,000 unlabeled calibration
+keys and values from three layers and, the same function, from one; and another with its norms
+behind the sums (`--post`). 1,000 unlabeled calibration
 images that it was not trained on, drawn per seed; no fine-tuning; 10,000 test images that nothing
 is fitted, selected or tuned on. `auto` with rotation and without it, and the baselines.
 """
@@ -25,15 +26,17 @@ from fxprune.pipeline import compress_session
 from fxprune.plans.methods import METHODS, Method
 
 SELECTED = "auto, channels selected"
+STREAMS = "auto, streams selected"
 COMPARED: dict[str, Method] = {
     "auto": METHODS["auto"],
+    STREAMS: replace(METHODS["auto"], streams=False),
     SELECTED: replace(METHODS["auto"], rotation=False),
     "paper": METHODS["paper"],
     "paper-uniform": METHODS["paper-uniform"],
 }
 BUDGETS = (0.8, 0.65, 0.5)
-FORMS = {"q, k, v": False, "qkv": True}
-"""Whether one layer gives queries, keys and values, by the form's name."""
+FORMS = {"q, k, v": {}, "qkv": {"fused": True}, "post-norm": {"post": True}}
+"""What the encoder is made with, by the form's name."""
 
 
 def measure(
@@ -59,6 +62,7 @@ def measure(
                     "agreement": float((logits(small, test).argmax(1) == decided).float().mean()),
                     "held_out_error": found.agreement.error,
                     "rotated": sorted(fxprune.plan_of(small).rotations),
+                    "maps": len(fxprune.plan_of(small).maps),
                     "seconds": time.perf_counter() - start,
                 }
             )
@@ -89,7 +93,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 def main(
     flops: Annotated[list[float] | None, typer.Option(help="budgets")] = None,
-    form: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(FORMS)}")] = None,
+    form: Annotated[list[str] | None, typer.Option(help=f"of {'; '.join(FORMS)}")] = None,
     seeds: int = 3,
     count: Annotated[int, typer.Option(help="calibration images")] = 1000,
     tests: Annotated[int, typer.Option(help="test images")] = 10_000,
@@ -102,7 +106,7 @@ def main(
     for name in form or list(FORMS):
         for seed in range(seeds):
             calibration = draw(pool, count, seed)
-            net = trained_encoder(FORMS[name])
+            net = trained_encoder(**FORMS[name])
             rows += measure(name, net, calibration, test, flops or list(BUDGETS), seed)
             if json_file is not None:
                 json_file.write_text(json.dumps(rows, indent=1))

@@ -3,13 +3,14 @@ benchmarks.train_encoder`. Some minutes on one core.
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 import typer
 
 from benchmarks.datasets.images import DEBIAN, split
-from benchmarks.models.encoder import Encoder
+from benchmarks.models.encoder import Encoder, stored
 from benchmarks.models.nets import checkpoint, keep_weights
 from benchmarks.train import accuracy, augment
 
@@ -19,13 +20,14 @@ def main(
     batch: int = 128,
     rate: float = 2e-3,
     seed: int = 0,
+    post: Annotated[bool, typer.Option("--post", help="norms behind the sums")] = False,
     data: Path = DEBIAN,
     out: Path | None = None,
 ) -> None:
     """Train with AdamW on a one-cycle schedule; keep the weights, matrices in float16."""
     torch.manual_seed(seed)
     train, held_out = split("train", data), split("calibration", data)
-    net = Encoder()
+    net = Encoder(post=post)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.05)
     steps = epochs * (len(train.labels) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -45,11 +47,11 @@ def main(
         net.eval()
         found = accuracy(net, held_out.images, held_out.labels)
         print(f"epoch {epoch + 1}: held-out {found:.4f}", flush=True)
-    path = out or checkpoint("encoder")
+    path = out or checkpoint(stored(post))
     keep_weights(net, path)
     test = split("test", data)
     print(
-        f"encoder: test accuracy {accuracy(net, test.images, test.labels):.4f}, "
+        f"{path.stem}: test accuracy {accuracy(net, test.images, test.labels):.4f}, "
         f"{path.stat().st_size} bytes"
     )
 

@@ -18,8 +18,10 @@ from fxprune.capture.export import Captured, capture_either
 from fxprune.distributed.group import ALONE, Group
 from fxprune.distributed.together import current
 from fxprune.identity import require_examples, require_graph
-from fxprune.label.analysis import activations, examples_within
+from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
+from fxprune.label.named import matcher
+from fxprune.label.ties import repeated, tie
 from fxprune.options import Options
 from fxprune.progress import Journal
 from fxprune.resume.steps import NOTHING_KEPT, Steps
@@ -105,6 +107,22 @@ def examine_for(
     """What a report should say of the data, and more, as `fxprune.calibrate.soundness.examine`."""
     grouped, agreement = options.groups is not None, options.budget.agreement
     return examine(captured, model, calibration, agreement, grouped, options.seed)
+
+
+def label_for(
+    captured: Captured, model: nn.Module, options: Options, journal: Journal
+) -> tuple[Analysis, Callable[[str], bool]]:
+    """The channel groups, and which parameters must keep their shape."""
+    ignored = matcher(model, options.ignore, "ignore")
+    with journal.station("label"):
+        analysis = analyze_graph(captured.graph, captured.example.size, ignored)
+    if options.uniform_across:  # two layers in place of one are no width that could be equal
+        ignored = _everything
+    return tie(analysis, repeated(model, analysis, options.uniform_across)), ignored
+
+
+def _everything(name: str) -> bool:
+    return True
 
 
 def cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:

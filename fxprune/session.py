@@ -3,8 +3,8 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +19,17 @@ from fxprune.capture.supported import check_model
 from fxprune.distributed.agreement import require_same
 from fxprune.distributed.together import current
 from fxprune.errors import UnsupportedError, warn_caller
-from fxprune.intake import capture_for, cut_to_cache, examine_for, read_examples, tell_found
-from fxprune.label.analysis import analyze_graph, nothing_to_reduce
+from fxprune.intake import (
+    capture_for,
+    cut_to_cache,
+    examine_for,
+    label_for,
+    read_examples,
+    tell_found,
+)
+from fxprune.label.analysis import nothing_to_reduce
 from fxprune.label.groups import Analysis, CostTerm
-from fxprune.label.named import least_shares, matcher
-from fxprune.label.ties import repeated, tie
+from fxprune.label.named import least_shares
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
 from fxprune.profile.rotated import exact, rotate_statistics
@@ -58,7 +64,9 @@ class Session:
         floor: (groups,) least share of each group's channels.
         journal: times and notes of the run.
         unrotated: the session of the graph before channel groups of this one's were rotated.
-        folded: parameters of norms that this one's graph does without, as `Plan.folded`.
+        unfolded: the session of the captured graph, where norms were folded in this one's.
+        mapped: whether maps may be put in for streams; not where the model takes nests, of whose
+            shapes it could not be captured anew (`fxprune.masked`).
     """
 
     options: Options
@@ -71,7 +79,8 @@ class Session:
     floor: np.ndarray
     journal: Journal
     unrotated: "Session | None" = None
-    folded: Mapping[str, float] = field(default_factory=dict)
+    unfolded: "Session | None" = None
+    mapped: bool = True
 
     @property
     def graph(self) -> GraphModule:
@@ -131,7 +140,12 @@ class Session:
     def streams(self) -> Streams:
         """Which streams may be rotated once their norms are folded, and why others may not."""
         with self.journal.station("label"):
-            return prepare_streams(self.graph, self.analysis, self.ignored)
+            return prepare_streams(self.graph, self.analysis, self.ignored, self.mapped)
+
+    @property
+    def norms(self) -> Streams:
+        """What became of the norms in this one's graph: nothing in the captured one."""
+        return Streams() if self.unfolded is None else self.unfolded.streams
 
     @cached_property
     def rotated(self) -> "Session | None":
@@ -159,7 +173,7 @@ class Session:
         own = self.with_analysis(found.analysis)
         captured = replace(self.captured, graph=found.graph)
         statistics = on_streams(own.statistics, found)
-        own = replace(own, captured=captured, statistics=statistics, folded=found.folded)
+        own = replace(own, captured=captured, statistics=statistics, unfolded=self)
         return own.rotate(names)
 
     @cached_property
@@ -213,7 +227,8 @@ class Session:
             return self.unrotated.costs
         own = self.captured.original.parameters
         if self.options.budget.latency is None:
-            return CostModel(self.graph, self.analysis, parameters=own)
+            flops = None if self.unfolded is None else self.unfolded.costs.total("flops")
+            return CostModel(self.graph, self.analysis, parameters=own, flops=flops)
         with self.journal.station("measure"):
             seconds = self.statistics.group.first(self._time_calls, "latency")
         return CostModel(self.graph, self.analysis, seconds, own)
@@ -251,7 +266,7 @@ def open_session(
         notes, compare_features = examine_for(captured, model, calibration, options)
     for text in (*captured.notes, *calibration.notes(split.held_out), *notes):
         journal.note(text)
-    analysis, ignored = _label(captured, model, options, journal)
+    analysis, ignored = label_for(captured, model, options, journal)
     tell_found(journal, split, analysis)
     if not (options.method.widths if channels is None else channels):
         analysis = replace(analysis, groups=(), pinned=())
@@ -270,25 +285,10 @@ def open_session(
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
+        mapped=captured.example.is_plain,
     )
     look_at(captured.graph, calibration)
     return session
-
-
-def _label(
-    captured: Captured, model: nn.Module, options: Options, journal: Journal
-) -> tuple[Analysis, Callable[[str], bool]]:
-    """The channel groups, and which parameters must keep their shape."""
-    ignored = matcher(model, options.ignore, "ignore")
-    with journal.station("label"):
-        analysis = analyze_graph(captured.graph, captured.example.size, ignored)
-    if options.uniform_across:  # two layers in place of one are no width that could be equal
-        ignored = _everything
-    return tie(analysis, repeated(model, analysis, options.uniform_across)), ignored
-
-
-def _everything(name: str) -> bool:
-    return True
 
 
 def _multiple(analysis: Analysis, model: nn.Module, options: Options) -> int | list[int]:

@@ -18,6 +18,7 @@ from fxprune.passes.facts import Facts
 from fxprune.passes.fold_norms import FoldNorms
 from fxprune.passes.fold_scales import FoldScales
 from fxprune.passes.fuse_norms import FuseNorms
+from fxprune.passes.insert_maps import InsertMaps
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
 from fxprune.passes.rotate import Rotate
@@ -30,6 +31,7 @@ __all__ = [
     "FuseNorms",
     "FunctionalPass",
     "InPlacePass",
+    "InsertMaps",
     "LiftModules",
     "Pass",
     "ReduceChannels",

@@ -72,6 +72,8 @@ class NormReaders:
         scale, shift: parameters that it multiplies with and adds; None for none.
         adds_bias: whether layers without a bias may get one.
         readers: calls, and the axis of their weight that the norm's channels lie along.
+        unfit: calls that read the norm and that its scale and shift cannot go into, and what of it
+            they read.
         reason: why its scale and shift cannot go into these; nothing where they can.
     """
 
@@ -81,6 +83,7 @@ class NormReaders:
     shift: Any
     adds_bias: bool = False
     readers: dict[Node, int] = field(default_factory=dict)
+    unfit: dict[Node, Node] = field(default_factory=dict)
     reason: str = ""
 
     @classmethod
@@ -99,7 +102,7 @@ class NormReaders:
         if ids is None:
             return "its channels are not known"
         consumers = {c.node: c for c in self.analysis.consumers}
-        left, seen = [self.norm], {self.norm}
+        left, seen, first = [self.norm], {self.norm}, ""
         while left:
             node = left.pop()
             for user in node.users:
@@ -114,8 +117,9 @@ class NormReaders:
                 else:
                     reason = "it is read by something else than linear layers"
                 if reason:
-                    return f"{reason} ({where(user)})"
-        return ""
+                    self.unfit[user] = node
+                    first = first or f"{reason} ({where(user)})"
+        return first
 
     def _reads(self, call: Node, consumer: Consumer, ids: np.ndarray) -> str:
         """Take a call as a reader; why it cannot be one, or nothing."""

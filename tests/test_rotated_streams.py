@@ -107,6 +107,26 @@ def test_analyze_says_which_streams_may_be_rotated() -> None:
     assert "it is read by something else than linear layers" in found.unmixed["embed"]
 
 
+def test_a_stream_may_be_named_by_its_norm() -> None:
+    """Which is gone once it is folded."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.embed = nn.LayerNorm(8), nn.Linear(7, 8)
+            self.up, self.down, self.head = nn.Linear(8, 9), nn.Linear(9, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            x = x + self.down(torch.relu(self.up(self.norm(x))))
+            logits: Tensor = self.head(self.norm(x))
+            return logits
+
+    found = fxprune.analyze(Block().eval(), inputs(2))
+    assert [group.name for group in found.groups] == ["norm", "up"]
+    assert found.rotatable == ("norm",)
+
+
 def test_what_is_ignored_stays() -> None:
     small = quiet(fxprune.compress, net(), inputs(), flops=0.7, ignore="*norm*")
     assert not fxprune.plan_of(small).streams
@@ -121,7 +141,7 @@ def test_a_stream_that_errs_more_rotated_is_left_as_it_is(monkeypatch: pytest.Mo
     monkeypatch.undo()
 
     def worse(session: Any, *args: Any) -> float:
-        return trial_error(session, *args) * (1e9 if session.folded else 1.0)
+        return trial_error(session, *args) * (1e9 if session.unfolded else 1.0)
 
     monkeypatch.setattr("fxprune.allocate.search.trial_error", worse)
     assert allocate(session_of(made, inputs()), {"flops": 0.6}).plan == wanted

@@ -93,6 +93,25 @@ def test_generation_with_and_without_a_cache(kind: str) -> None:
         assert attention.split_size == 4 * attention.head_dim
 
 
+def classify(own: Any, folder: Path) -> None:
+    """Text in, labels out, from a folder alone: `pipeline` finds model and tokenizer there."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *map(chr, range(97, 123))])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    read = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    read.save_pretrained(folder)
+    texts = ["a b c", "z y x w v u", "q"]
+    pipeline = transformers.pipeline("text-classification", model=str(folder))
+    with torch.no_grad():
+        shares = own(**read(texts, padding=True, return_tensors="pt")).logits.softmax(1)
+    for share, found in zip(shares, pipeline(texts), strict=True):
+        assert found["label"] == own.config.id2label[int(share.argmax())]
+        assert found["score"] == pytest.approx(float(share.max()), abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "BertForSequenceClassification"])
 def test_what_a_configuration_can_say(kind: str, tmp_path: Path) -> None:
     net = model(kind)
@@ -104,6 +123,8 @@ def test_what_a_configuration_can_say(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         found, wanted = (m(**some(3, 19)).logits for m in (again, own))
     torch.testing.assert_close(found, wanted)
+    if kind.startswith("Bert"):
+        classify(own, tmp_path / "small")
 
 
 def test_what_a_configuration_cannot_say(tmp_path: Path) -> None:

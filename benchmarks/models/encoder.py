@@ -1,4 +1,6 @@
-"""A small transformer encoder that reads an image row by row (pre-norm, Xiong et al. 2020)."""
+"""A small transformer encoder that reads an image row by row: pre-norm (Xiong et al. 2020), or
+post-norm as BERT is.
+"""
 
 import math
 
@@ -39,15 +41,25 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and two linear layers, each beside an identity."""
+    """Attention and two linear layers, each beside an identity.
 
-    def __init__(self, fused: bool):
+    Args:
+        fused: as for `Attention`.
+        post: norms stand behind the sums, not before what is added.
+    """
+
+    def __init__(self, fused: bool, post: bool):
         super().__init__()
+        self.post = post
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.attention = Attention(fused)
         self.first, self.second = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.post:
+            x = self.norm1(x + self.attention(x))
+            after: Tensor = self.norm2(x + self.second(F.gelu(self.first(x))))
+            return after
         x = x + self.attention(self.norm1(x))
         result: Tensor = x + self.second(F.gelu(self.first(self.norm2(x))))
         return result
@@ -58,32 +70,41 @@ class Encoder(nn.Module):
 
     Args:
         fused: queries, keys and values come from one layer.
+        post: norms stand behind sums, the first behind the embedding.
     """
 
-    def __init__(self, fused: bool = False, classes: int = 10):
+    def __init__(self, fused: bool = False, classes: int = 10, post: bool = False):
         super().__init__()
+        self.post = post
         self.embed = nn.Linear(ROWS, WIDTH)
         self.place = nn.Parameter(torch.randn(ROWS, WIDTH) / math.sqrt(WIDTH))
-        self.layers = nn.ModuleList(Layer(fused) for _ in range(DEPTH))
+        self.layers = nn.ModuleList(Layer(fused, post) for _ in range(DEPTH))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images[:, 0]) + self.place
+        x = self.norm(x) if self.post else x
         for layer in self.layers:
             x = layer(x)
-        logits: Tensor = self.head(self.norm(x.mean(1)))
+        x = x.mean(1)
+        logits: Tensor = self.head(x if self.post else self.norm(x))
         return logits
 
 
-def trained_encoder(fused: bool = False) -> Encoder:
+def stored(post: bool) -> str:
+    """The checkpoint's name."""
+    return "encoder-post" if post else "encoder"
+
+
+def trained_encoder(fused: bool = False, post: bool = False) -> Encoder:
     """The encoder with its trained weights, float32, in eval mode; the same function in both
     forms.
     """
-    state = {k: v.to(torch.float32) for k, v in load_file(checkpoint("encoder")).items()}
+    state = {k: v.to(torch.float32) for k, v in load_file(checkpoint(stored(post))).items()}
     if fused:
         for name in [n for n in state if ".attention.q." in n]:
             parts = [state.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
             state[name.replace(".q.", ".qkv.")] = torch.cat(parts)
-    net = Encoder(fused)
+    net = Encoder(fused, post=post)
     net.load_state_dict(state)
     return net.eval()

@@ -9,7 +9,7 @@ from fxprune.allocate.paper import iterative_widths
 from fxprune.allocate.problem import Candidate, Problem, pose
 from fxprune.allocate.ranks import choose_ranks
 from fxprune.allocate.search import Search
-from fxprune.allocate.widths import Widths, scale_widths
+from fxprune.allocate.widths import Widths, scale_widths, within_limits
 from fxprune.errors import BudgetError
 from fxprune.label.keep import keep_all
 from fxprune.plans.plan import Plan, make_plan
@@ -138,7 +138,8 @@ def decide(session: Session, limits: Mapping[str, float]) -> Allocation:
         settings,
         ranks,
         session.statistics.rotations,
-        session.folded,
+        session.norms.folded,
+        session.norms.maps,
     )
     return Allocation(plan, keep_mask, errors, session)
 
@@ -222,11 +223,14 @@ def _with_narrower_streams(problem: Problem) -> Problem | None:
 
 def _with_rotated_streams(problem: Problem) -> Problem | None:
     """The same problem with streams in new coordinates, of which some may go; None where there are
-    none.
+    none, or where the maps that they need cost more than the limits leave.
     """
     session = problem.session.unrotated or problem.session
     turned = session.with_streams if session.may_rotate_streams else None
-    return None if turned is None else pose(turned, problem.limits)
+    posed = None if turned is None else pose(turned, problem.limits)
+    if posed is None or not within_limits(posed.costs, posed.valid.smallest, posed.limits):
+        return None
+    return posed
 
 
 def _uniform(problem: Problem) -> tuple[Problem, Candidate]:

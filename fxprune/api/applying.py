@@ -78,6 +78,7 @@ def apply(
     )
     with together(), undisturbed(model, seed), open_journal(options) as journal:
         session = open_session(model, calib_loader, options, journal, bool(plan.kept))
+        session = replace(session, mapped=bool(plan.maps))
         if plan.kept and plan.settings.get(TIED):
             session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
         keep_mask = keep_mask_of(planned_analysis(session, plan), plan)
@@ -85,7 +86,8 @@ def apply(
         session.settle_decision()
         journal.foresee(expect_build(session, _limits(plan)))
         turned = rotate_as_planned(session, plan)
-        plan = replace(plan, rotations=turned.statistics.rotations, folded=dict(turned.folded))
+        folded = dict(turned.norms.folded)
+        plan = replace(plan, rotations=turned.statistics.rotations, folded=folded)
         small = build(turned, keep_mask, plan.factorings)
         allocation = Allocation(plan, keep_mask, {}, turned)
         small = hand_over(turned, small, allocation, verify(session, small))

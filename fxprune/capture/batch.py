@@ -39,6 +39,11 @@ class Batch:
         """Number of examples that are no copies."""
         return self.size - self.padding
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every argument is a tensor: no nest, no number."""
+        return all(isinstance(value, Tensor) for value in (*self.args, *self.kwargs.values()))
+
     def tensors(self) -> list[Tensor]:
         """Every tensor among the arguments, in pytree order."""
         return [t for t in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(t, Tensor)]

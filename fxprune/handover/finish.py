@@ -55,7 +55,7 @@ def hand_over(
             dict[str, float],
             lambda: measure_layers(session, small, allocation.keep_mask),
         )
-    graph, example = session.graph, session.captured.example
+    graph, example = (session.unfolded or session).graph, session.captured.example
     with session.journal.station("hand over"):
         flops = (count_flops(graph, example), count_flops(small, example))
         small = CompressedModule.of(LiftModules()(small).graph_module).eval()
@@ -65,6 +65,7 @@ def hand_over(
     _freeze(small, session.captured.original.frozen, plan)
     rows = _rows(session, allocation, measured)
     notes = [*session.journal.notes, *_kept_statistics(session, allocation.keep_mask)]
+    notes += _maps(plan)
     if "measured" in plan.settings:
         notes.append(f"measured latency: {plan.settings['measured']}")
     report = Report(
@@ -98,11 +99,22 @@ def _kept_statistics(session: Session, keep_mask: np.ndarray) -> list[str]:
     return [f"{calls[0]}{more} {KEPT}"]
 
 
+def _maps(plan: Plan) -> list[str]:
+    """Which layers are new."""
+    if not plan.maps:
+        return []
+    more = f" and {len(plan.maps) - 1} more" if len(plan.maps) > 1 else ""
+    return [
+        f"{plan.maps[0]}{more}: linear layers that the original does not have, for weights of "
+        "norms that no other layer takes; what they cost is counted"
+    ]
+
+
 def _inputs(example: Batch) -> tuple[InputRow, ...]:
     """What the model was traced on, if that can be told by shapes."""
-    named = [*(("", value) for value in example.args), *example.kwargs.items()]
-    if not all(isinstance(value, Tensor) for _, value in named):
+    if not example.is_plain:
         return ()
+    named = [*(("", value) for value in example.args), *example.kwargs.items()]
     return tuple(
         InputRow(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
         for name, value in named

@@ -4,6 +4,7 @@ Factors are multiplied back, and zeros stand where channels went.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from fxprune.capture.supported import check_model
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import attribute
 from fxprune.graph.tensors import COUNTER, is_made, names_of
+from fxprune.handover.refolded import refold
 from fxprune.handover.report import plan_of, report
 from fxprune.linalg.rotation import mirrored
 from fxprune.plans.factoring import bias_names
@@ -31,7 +33,8 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
 
     Returns:
         a copy of `model` in eval mode; weights that it computes from others (weight norm) are plain
-        ones there.
+        ones there. Where `small` has linear layers that the model does not (`Plan.maps`), a graph
+        of the model in which these are.
 
     Raises:
         PlanError: `small` was not made from this model.
@@ -47,9 +50,26 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
             "compressed model holds what comes out, which the original cannot be given. Compare "
             "outputs instead."
         )
+    if plan.maps:
+        full: nn.Module = refold(model, plan, report(small).inputs)
+        return _scattered(full, small, replace(plan, folded={}), {})
     full = copy_model(model).eval()
     fold_parametrizations(full)
-    weights, names, means = merge_factors(small.state_dict(), plan), names_of(small), _means(plan)
+    return _scattered(full, small, plan, _means(plan))
+
+
+def _scattered(
+    full: nn.Module, small: nn.Module, plan: Plan, means: Mapping[str, list[int]]
+) -> nn.Module:
+    """Put the compressed weights into a module of the original's sizes.
+
+    Args:
+        full: changed.
+        small: the compressed model.
+        plan: of it.
+        means: by weight, the axes of which the last coordinate becomes the mean's direction.
+    """
+    weights, names = merge_factors(small.state_dict(), plan), names_of(small)
     with torch.no_grad():
         for name, value in weights.items():
             if names.get(name, name) != name:  # a tensor's second name
@@ -84,7 +104,7 @@ def _place_for(full: nn.Module, name: str, value: Tensor, plan: Plan) -> Tensor 
     Raises:
         PlanError: it has none, or one of another shape.
     """
-    own = _tensor(full, name)
+    own = None if is_made(name) else _tensor(full, name)
     if own is None and plan.streams:
         own = _new_bias(full, name, value)
     # What forward makes is only ever sliced, and a counter came with a lifted norm.

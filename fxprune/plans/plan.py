@@ -17,9 +17,11 @@ from fxprune.label.groups import Analysis
 from fxprune.label.survivors import kept_axes
 from fxprune.plans.factoring import Factoring
 
-VERSION = 4
-UNROTATED, UNFOLDED = 2, 3
-"""The versions of plans that rotate nothing, and that fold no norms: older ones read them."""
+VERSION = 5
+UNROTATED, UNFOLDED, UNMAPPED = 2, 3, 4
+"""The versions of plans that rotate nothing, fold no norms, and put in no maps: older ones read
+them.
+"""
 TIED = "tied"
 """The setting that lists the groups whose widths are equal."""
 Indices = list[int] | list[list[int]]
@@ -57,6 +59,8 @@ class Plan:
         rotations: channel groups that were rotated, by name.
         folded: parameters of norms that went into the layers around them, and what stands for them
             in the original's class.
+        maps: layers that the original does not have, by name as modules: square ones, between a
+            norm and what else could not take its weights.
     """
 
     kept: dict[str, dict[int, Indices]]
@@ -67,6 +71,7 @@ class Plan:
     factorings: dict[str, Factoring] = field(default_factory=dict)
     rotations: dict[str, Rotation] = field(default_factory=dict)
     folded: dict[str, float] = field(default_factory=dict)
+    maps: tuple[str, ...] = ()
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -81,8 +86,11 @@ class Plan:
     def to_json(self, **options: Any) -> str:
         """The plan as a JSON document."""
         version = UNFOLDED if self.rotations else UNROTATED
-        version = VERSION if self.streams else version
+        version = UNMAPPED if self.streams else version
+        version = VERSION if self.maps else version
         document = {"version": version, **asdict(self)}
+        if not self.maps:
+            del document["maps"]
         if not self.streams:
             del document["folded"]
             for rotation in document["rotations"].values():
@@ -126,6 +134,7 @@ class Plan:
                 {str(n): Factoring(**how) for n, how in data.get("factorings", {}).items()},
                 {str(n): _read_rotation(**r) for n, r in data.get("rotations", {}).items()},
                 {str(n): float(value) for n, value in data.get("folded", {}).items()},
+                tuple(str(name) for name in data.get("maps", ())),
             )
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanError(f"The plan is malformed: {error}.") from error
@@ -147,6 +156,7 @@ def make_plan(
     factorings: Mapping[str, Factoring] = MappingProxyType({}),
     rotations: Mapping[str, Rotation] = MappingProxyType({}),
     folded: Mapping[str, float] = MappingProxyType({}),
+    maps: tuple[str, ...] = (),
 ) -> Plan:
     """Write down a choice of channels.
 
@@ -154,7 +164,7 @@ def make_plan(
         analysis: of the captured graph.
         keep_mask: (channels + 1,) bool.
         state: the captured graph's parameters and buffers.
-        method, settings, factorings, rotations, folded: noted in the plan.
+        method, settings, factorings, rotations, folded, maps: noted in the plan.
     """
     kept_axes(analysis, keep_mask)
     tied = [list(group.tied) for group in analysis.groups if group.tied]
@@ -175,6 +185,7 @@ def make_plan(
         dict(factorings),
         dict(rotations),
         dict(folded),
+        maps,
     )
 
 

@@ -45,7 +45,7 @@ class CostModel:
         module: the captured graph.
         analysis: of that graph.
         seconds: terms of the latency, from `fit_call_seconds`; no latency without.
-        parameters: of the original, of which shares are taken; by default the graph's.
+        parameters, flops: of the original, of which shares are taken; by default the graph's.
 
     Attributes:
         full: (groups,) width of every group.
@@ -57,6 +57,7 @@ class CostModel:
         analysis: Analysis,
         seconds: Sequence[CostTerm] = (),
         parameters: int | None = None,
+        flops: float | None = None,
     ):
         group_of = analysis.group_of()
         self.full = np.array([g.width for g in analysis.groups], dtype=float)
@@ -79,6 +80,8 @@ class CostModel:
         }
         if parameters is not None:
             self._totals["params"] = float(parameters)
+        if flops is not None:
+            self._totals["flops"] = flops
 
     def flops(self, widths: np.ndarray) -> float:
         """FLOPs per example of convolutions and matrix products (a multiply-add counts 2)."""

@@ -5,6 +5,11 @@ A norm's mean is folded into what writes the stream, its scale and shift into wh
 commutes with every orthonormal change of basis. Whether that can be done is tried on the graph
 itself: norms written out become calls, those of a stream are folded where all of them can be, and
 what is left is labeled and tried as any other graph is.
+
+Where more can be rotated so, linear layers that change nothing are put where norms leave
+something that no other layer takes (`InsertMaps`): behind a norm whose output is the next stream,
+or before a head that is the embedding. They are layers like others from then on, and cost what
+these do.
 """
 
 import copy
@@ -20,7 +25,7 @@ from fxprune.graph.tensors import owner_of
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
-from fxprune.passes import FoldNorms, FoldScales, FuseNorms
+from fxprune.passes import FoldNorms, FoldScales, FuseNorms, InsertMaps
 from fxprune.passes.facts import tensors_of
 from fxprune.profile.statistics import Statistics
 
@@ -38,6 +43,7 @@ class Streams:
         folded: parameters of the original that the graph does without, and what stands for them in
             the original.
         reasons: why other groups that are normalized may not be rotated, by name.
+        maps: names of the layers that the original does not have.
     """
 
     graph: GraphModule | None = None
@@ -45,10 +51,11 @@ class Streams:
     centered: Mapping[str, bool] = field(default_factory=dict)
     folded: Mapping[str, float] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    maps: tuple[str, ...] = ()
 
 
 def prepare_streams(
-    module: GraphModule, analysis: Analysis, ignored: Callable[[str], bool]
+    module: GraphModule, analysis: Analysis, ignored: Callable[[str], bool], mapped: bool = True
 ) -> Streams:
     """Fold norms where that lets a stream be rotated.
 
@@ -56,7 +63,121 @@ def prepare_streams(
         module: the captured graph; not changed.
         analysis: of that graph.
         ignored: parameter names that must keep their shape.
+        mapped: whether maps may be put in, where more can be rotated with them.
     """
+    plain = _fold_most(module, analysis, ignored)
+    if not plain.reasons or not mapped:
+        return plain
+    chosen: Collection[str] | None = None
+    while chosen is None or chosen:
+        inserted = insert_maps(module, analysis, ignored, chosen)
+        if inserted is None:
+            break
+        found = _fold_most(inserted.graph, inserted.analysis, ignored)
+        chosen = _serving(found, inserted.names)
+        if len(chosen) == len(inserted.names):
+            found = replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
+            return found if _held(found) > _held(plain) else plain
+    return plain
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """A graph of the same function with maps in it.
+
+    Attributes:
+        graph: a copy, with the same tensors.
+        analysis: of that graph.
+        names: of the maps.
+    """
+
+    graph: GraphModule
+    analysis: Analysis
+    names: tuple[str, ...]
+
+
+def insert_maps(
+    module: GraphModule,
+    analysis: Analysis,
+    ignored: Callable[[str], bool],
+    chosen: Collection[str] | None = None,
+) -> Mapped | None:
+    """Put identity layers where norms on a captured graph's streams need them; None where none is.
+
+    Args:
+        module: the captured graph; not changed.
+        analysis: of that graph.
+        ignored: parameter names that must keep their shape.
+        chosen: names of the maps; all by default.
+    """
+    graph = _copied(module, sharing=True)
+    FuseNorms(analysis)(graph)
+    insert = InsertMaps(analysis, analysis.normalized, chosen)
+    if not insert(graph).modified:
+        return None
+    return Mapped(graph, analyze_graph(graph, analysis.batch, ignored), tuple(insert.inserted))
+
+
+def fold_again(
+    module: GraphModule, analysis: Analysis, streams: Collection[str], maps: Collection[str]
+) -> GraphModule | None:
+    """The graph with these maps, the norms of these streams folded; None where they cannot be.
+
+    Args:
+        module: the captured graph; not changed.
+        analysis: of that graph.
+        streams: names of channel groups of the graph with the maps.
+        maps: names.
+    """
+    mapped = insert_maps(module, analysis, _nothing, maps)
+    if mapped is None or set(mapped.names) != set(maps):
+        return None
+    if not set(streams) <= mapped.analysis.normalized:
+        return None
+    found = _fold(mapped.graph, mapped.analysis, streams, _nothing)
+    return found.graph if set(streams) <= set(found.centered) else None
+
+
+def _nothing(name: str) -> bool:
+    return False
+
+
+def _serving(found: Streams, maps: Collection[str]) -> list[str]:
+    """The maps that write one of the streams, or read one that something else reads too: one that
+    maps alone read is no narrower than a layer of lower rank.
+    """
+    weights, written, read = {f"{name}.weight" for name in maps}, list[Any](), list[Any]()
+    for group in _groups(found):
+        written.append(group.blocks)
+        if {consumer.parameter for consumer in group.consumers} - weights:
+            read.append(group.blocks)
+
+    def serves(name: str) -> bool:
+        axes = {} if found.analysis is None else found.analysis.axes
+        return any(
+            np.isin(axes[f"{name}.weight", axis], ids).any()
+            for axis, streams in enumerate((written, read))
+            for ids in streams
+        )
+
+    return [name for name in maps if serves(name)]
+
+
+def _groups(found: Streams) -> list[ChannelGroup]:
+    """The streams."""
+    groups = () if found.analysis is None else found.analysis.groups
+    return [group for group in groups if group.name in found.centered]
+
+
+def _held(found: Streams) -> set[tuple[str, int]]:
+    """The weight axes of the original that hold channels of the streams."""
+    weights = {f"{name}.{leaf}" for name in found.maps for leaf in ("weight", "bias")}
+    members = {member for group in _groups(found) for member in group.members}
+    return {member for member in members if member[0] not in weights}
+
+
+def _fold_most(module: GraphModule, analysis: Analysis, ignored: Callable[[str], bool]) -> Streams:
+    """The graph with the norms of as many streams folded as can be rotated then."""
     wanted, reasons = sorted(analysis.normalized), dict[str, str]()
     while wanted:
         found = _fold(module, analysis, wanted, ignored)
@@ -106,7 +227,8 @@ def _fold(
     for name in folded:
         owner, leaf = owner_of(graph, name)
         delattr(owner, leaf)
-    marked = mark_rotatable(graph, analyze_graph(graph, analysis.batch, ignored), norms=True)
+    left = _named_alike(analyze_graph(graph, analysis.batch, ignored), analysis, fold.whole)
+    marked = mark_rotatable(graph, left, norms=True)
     centered, reasons = dict[str, bool](), dict(fold.reasons)
     before = {group.name: group for group in analysis.groups}
     after = {group.name: group for group in marked.groups}
@@ -117,6 +239,21 @@ def _fold(
         else:
             centered[name] = mean
     return Streams(graph, marked, centered, folded, reasons)
+
+
+def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> Analysis:
+    """An analysis with these names for the groups that had them: one that was named by a norm's
+    weight, which is gone, would have another.
+    """
+    new = dict[str, str]()
+    for group in before.groups:
+        same = (g.name for g in after.groups if set(g.members) & set(group.members))
+        found = next(same, group.name) if group.name in names else group.name
+        if found != group.name:
+            new[found] = group.name
+    groups = tuple(replace(g, name=new.get(g.name, g.name)) for g in after.groups)
+    normalized = frozenset(new.get(name, name) for name in after.normalized)
+    return replace(after, groups=groups, normalized=normalized)
 
 
 def _copied(module: GraphModule, sharing: bool) -> GraphModule:

@@ -92,7 +92,7 @@ def require_same_model(model: nn.Module, small: nn.Module, plan: Plan) -> None:
     shapes = {name: tuple(t.shape) for name, t in _tensors(model).items()}
     advice = "Pass the model that compress, or factorize, was given."
     for name, shape in plan.shapes.items():
-        if shapes.get(name) != tuple(shape):
+        if shapes.get(name) != tuple(shape) and not (name not in shapes and _is_new(name, plan)):
             found = f"has the shape {shapes[name]}" if name in shapes else "is not there"
             raise PlanError(
                 f"The compressed model was not made from this one: {name}, {tuple(shape)} in its "
@@ -108,13 +108,19 @@ def require_same_model(model: nn.Module, small: nn.Module, plan: Plan) -> None:
                     f"The compressed model was not made from this one: {name} is "
                     f"{tuple(value.shape)} and the original's is {other}. {advice}"
                 )
-            # What a folded norm added may stand in a bias that is new.
-            new = bool(plan.streams) and name.endswith(".bias")
-            if other is None and not new and isinstance(_tensors(small).get(name), nn.Parameter):
+            new = other is None and not _is_new(name, plan)
+            if new and isinstance(_tensors(small).get(name), nn.Parameter):
                 raise PlanError(
                     f"The compressed model was not made from this one, which has no {name}. "
                     f"{advice}"
                 )
+
+
+def _is_new(name: str, plan: Plan) -> bool:
+    """Whether a tensor may be there that the original does not have: what a folded norm added
+    stands in a bias or in a map.
+    """
+    return bool(plan.streams) and (name.endswith(".bias") or name.rpartition(".")[0] in plan.maps)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
