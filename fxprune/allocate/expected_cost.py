@@ -14,6 +14,7 @@ from torch.fx import Node
 from fxprune.allocate.ranks import EIGENVALUES, components_work
 from fxprune.calibrate.batching import Planned, Shared
 from fxprune.calibrate.moments import POSITIONS, POSITIONS_PER_CHANNEL, sites
+from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION, rows_per_example
 from fxprune.calibrate.split import TRIAL
 from fxprune.calibrate.strata import strata
@@ -80,7 +81,7 @@ def _time(session: Session) -> Speeds:
     for examples in TIMED:
         batch = next(iter(session.statistics.batches(session.split.first(examples))))
         speeds = measure_speeds(
-            partial(session.graph.forward, *batch.args, **batch.kwargs),
+            partial(at_inputs(session.graph), *batch.args, **batch.kwargs),
             batch.own,
             batch.tensors()[0].device,
         )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -39,6 +40,7 @@ def apply(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
 ) -> GraphModule:
     """Compress a model by a plan made earlier, on this or another checkpoint of its architecture.
 
@@ -46,7 +48,8 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        groups, example, dynamic_shapes, mask, decision, progress, seed, memory: as for `compress`.
+        groups, example, dynamic_shapes, mask, decision, progress, seed, memory, device: as
+            for `compress`.
 
     Returns:
         as `compress`.
@@ -70,6 +73,7 @@ def apply(
         progress=progress,
         seed=seed,
         memory=memory,
+        device=device,
     )
     with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options, channels=bool(plan.kept))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -43,6 +44,7 @@ def compress(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
     checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> GraphModule:
@@ -115,6 +117,10 @@ def compress(
             residual streams, where there are any.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
+        device: such as `cuda`, on which all work on examples is done while the model stays where it
+            is: for one that is larger than the device. Weights are brought to it as they are read
+            and let go after, the result comes back where the model is. By default where the model
+            is, which is faster where it fits. See docs/large.md.
         checkpoint: folder in which what is done is kept, so that the same call goes on where a run
             was killed, gives the same bytes, and returns at once when it was finished. Another
             model, other examples, options or versions are refused by name. See docs/resume.md.
@@ -144,6 +150,7 @@ def compress(
         round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
         checkpoint=checkpoint,
+        device=device,
         **run,
     )
     if targets is not None:

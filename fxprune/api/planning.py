@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxprune.allocate.allocation import allocate
@@ -45,6 +46,7 @@ def plan(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
     checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> Plan:
@@ -73,6 +75,7 @@ def plan(
         round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
         checkpoint=checkpoint,
+        device=device,
         **run,
     )
     with together(), undisturbed(model, seed), open_checkpoint(checkpoint) as steps:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -43,6 +44,7 @@ def sweep(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
 ) -> dict[float, GraphModule]:
     """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
@@ -71,6 +73,7 @@ def sweep(
         progress=progress,
         seed=seed,
         memory=memory,
+        device=device,
         effort=effort,
     )
     with together(), undisturbed(model, seed):

@@ -215,7 +215,7 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     )
     for samples in zip(*sampled, strict=True):
         for call, (rows, x) in zip(layer.calls, samples, strict=True):
-            target = rows.target if fixed is None else rows.target - fixed
+            target = rows.target if fixed is None else rows.target - fixed.to(rows.target.device)
             for validates, mask in rows.roles(validated, execution.everywhere):
                 if len(target[mask]):
                     features = read_features(call, x, weight.shape[2:], rows.at[:, mask])
