@@ -77,8 +77,9 @@ class Pretended(TorchFunctionMode):
         self._check(func, tensors, there)
         with self._backward() if func is torch.autograd.grad else nullcontext():
             result = func(*args, **kwargs)
-        factory = wanted is not None
-        if any(there) and not factory and name not in ("__set__", "tolist", "item"):
+        # What is written to stays where it is.
+        placed = wanted is not None or func in MAY_MIX
+        if any(there) and not placed and name not in ("__set__", "tolist", "item"):
             self.put(result)
         return result
 

@@ -6,6 +6,8 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
@@ -48,6 +50,10 @@ class Execution:
     def _work(self) -> Workplace | None:
         inputs = (self._store.get(x) for chunk in self.chunks[:1] for x in chunk.inputs)
         return workplace(self.reduction.original, inputs)
+
+    def where(self, weight: Tensor) -> torch.device:
+        """On which device calls read a weight, and its fit is made."""
+        return weight.device if self._work is None else self._work.device
 
     def run(self, calls: Sequence[Node]) -> None:
         """Execute calls of the original graph as the reduced one has them.
