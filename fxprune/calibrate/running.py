@@ -129,7 +129,9 @@ class Runner(Interpreter):
         def pack(saved: Tensor) -> Any:
             for own, there in self._brought.values():
                 if _same_memory(saved, there):
-                    return _Left(own.detach(), saved.size(), saved.stride(), saved.storage_offset())
+                    return _Left(
+                        own.detach(), saved.shape, saved.stride(), int(saved.storage_offset())
+                    )
             return saved
 
         def unpack(kept: Any) -> Tensor:

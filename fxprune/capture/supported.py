@@ -59,14 +59,15 @@ def find_device(name: object) -> torch.device:
     """
     try:
         if not isinstance(name, (str, torch.device)):
-            raise TypeError(f"a {type(name).__name__} names none")
+            raise TypeError("a string or a torch.device names one")
         tried = torch.zeros(1, device=name)
         tried.cpu()
         return tried.device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        shown = str(name) if isinstance(name, torch.device) else repr(name)
         first = (str(error).strip().splitlines() or [""])[0]
         raise UnsupportedError(
-            f"device={str(name)!r} is no device that works here: {first}. Give one such as cuda or "
+            f"device={shown} is no device that works here: {first}. Give one such as cuda or "
             "cuda:1, or leave it out to work where the model is."
         ) from error
 
