@@ -60,6 +60,7 @@ def plan(
         the plan, for `apply`.
     """
     run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
+    run |= {"round_to": round_to, "checkpoint": checkpoint, "device": device}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -72,10 +73,7 @@ def plan(
         uniform_across=uniform_across,
         ignore=ignore,
         keep=keep,
-        round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        checkpoint=checkpoint,
-        device=device,
         **run,
     )
     with together(), undisturbed(model, seed), open_checkpoint(checkpoint) as steps:

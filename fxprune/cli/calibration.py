@@ -31,6 +31,9 @@ class Source:
         size, gray, mean, std: of images.
         device, dtype: of the model, and of the floating tensors it is given.
         offload: whether the model stays on the CPU, and only the work is done on the device.
+
+    Raises:
+        SourceError: no device is named for that.
     """
 
     model: str
@@ -46,6 +49,10 @@ class Source:
     device: str | None = None
     offload: bool = False
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.offload and self.device is None:
+            raise SourceError("--offload needs a --device to bring weights to, such as cuda.")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Source":
@@ -66,10 +73,8 @@ class Source:
         """Where the work is done; None for where the model is.
 
         Raises:
-            SourceError: there is none such here, or none is named.
+            SourceError: there is none such here.
         """
-        if self.offload and self.device is None:
-            raise SourceError("--offload needs a --device to bring weights to, such as cuda.")
         return parse_device(self.device) if self.offload else None
 
     def read(self, net: nn.Module) -> tuple[Any, Groups | None]:
