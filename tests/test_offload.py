@@ -140,7 +140,7 @@ def watched(model: nn.Module) -> Iterator[Traffic]:
 def test_the_result_is_that_of_the_cpu(name: str) -> None:
     """And never more than the largest layer's weights are on the device."""
     net, x = make(name)
-    asked = {"flops": 0.7, "decision": "argmax", "progress": False}
+    asked: dict[str, Any] = {"flops": 0.7, "decision": "argmax", "progress": False}
     before = {key: value.clone() for key, value in net.state_dict().items()}
     alone = fxprune.compress(net, x.split(32), **asked)
     with watched(net) as traffic:

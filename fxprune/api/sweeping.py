@@ -57,6 +57,7 @@ def sweep(
             what all share is timed once, in the first.
     """
     checked = each_flops(budgets)
+    run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
     options = Options(
         budget=next(iter(checked.values()), Budget(flops=1.0)),
         method=find_method(method, WIDTH_METHODS),
@@ -70,11 +71,8 @@ def sweep(
         ignore=ignore,
         keep=keep,
         round_to=round_to,
-        progress=progress,
-        seed=seed,
-        memory=memory,
         device=device,
-        effort=effort,
+        **run,
     )
     with together(), undisturbed(model, seed):
         session = open_session(model, calib_loader, options)
