@@ -150,6 +150,7 @@ def test_the_result_is_that_of_the_cpu(name: str) -> None:
     largest = max(p.numel() * p.element_size() for p in net.parameters())
     assert traffic.largest == largest
     assert traffic.brought > 100
+    assert not any("derivative" in note for note in fxprune.report(small).notes)
     assert fxprune.plan_of(small).widths == fxprune.plan_of(alone).widths
     assert fxprune.plan_of(small).kept == fxprune.plan_of(alone).kept
     with torch.no_grad():
