@@ -62,7 +62,7 @@ def require_call(steps: Steps, model: nn.Module, options: Options) -> None:
         fxprune=str(getattr(sys.modules["fxprune"], "__version__", "")),
         the_code_of_fxprune=_code(),
         torch=str(torch.__version__),
-        device=tell(sorted({str(tensor.device) for _, tensor in tensors})),
+        where_the_model_is=tell(sorted({str(tensor.device) for _, tensor in tensors})),
         method=options.method.name,
         **told,
     )

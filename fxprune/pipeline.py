@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from fxprune.allocate.allocation import Allocation, allocate
 from fxprune.allocate.expected_cost import expect_cost, expect_sequence
 from fxprune.allocate.expected_disk import expect_disk
+from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.split import examples_to_hold_out
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.distributed.together import together
@@ -265,7 +266,7 @@ def _tell(found: Agreement | None) -> str:
     )
 
 
-def verify(session: Session, small: nn.Module) -> Agreement | None:
+def verify(session: Session, small: GraphModule) -> Agreement | None:
     """How often a fitted model decides like the original on the held-out examples, if any."""
     held_out, judge = session.split.held_out, session.judge
     if judge is None:
@@ -274,10 +275,9 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
     with session.journal.station("verify", sum(b.size for b in stream.mine)) as advance:
         batches = (placed.batch for placed in session.statistics.shared(stream.mine, advance))
         independent = session.split.independent
-        # As it stands: called, a captured graph refuses what its example's sizes do not promise.
-        original = session.graph.forward
+        models = at_inputs(session.graph), at_inputs(small)
         padding, group = session.statistics.padding, session.statistics.group
-        found = compare(original, small, batches, judge, independent, padding, group)
+        found = compare(*models, batches, judge, independent, padding, group)
     session.journal.decide(
         "the same decision on %.2f %% of %d held-out %ss, at least %.2f %%",
         *(100 * found.rate, found.examples, found.unit, 100 * found.bound),

@@ -21,6 +21,7 @@ from fxprune.allocate.expected_work import (
     selection_work,
 )
 from fxprune.allocate.ranks import components_work
+from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
 from fxprune.calibrate.split import TRIAL
 from fxprune.profile.selectors import SELECTORS
@@ -128,7 +129,7 @@ def _time(session: Session) -> Speeds:
         # What is drawn meanwhile is drawn again.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             speeds = measure_speeds(
-                partial(session.graph.forward, *batch.args, **batch.kwargs), batch.own, device
+                partial(at_inputs(session.graph), *batch.args, **batch.kwargs), batch.own, device
             )
         if speeds.example * batch.own > QUICK:
             break

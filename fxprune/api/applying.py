@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -44,6 +45,7 @@ def apply(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
 ) -> GraphModule:
     """Compress a model by a plan made earlier, on this or another checkpoint of its architecture.
 
@@ -51,7 +53,8 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        groups, example, dynamic_shapes, mask, decision, progress, seed, memory: as for `compress`.
+        groups, example, dynamic_shapes, mask, decision, progress, seed, memory, device: as
+            for `compress`.
 
     Returns:
         as `compress`.
@@ -75,6 +78,7 @@ def apply(
         progress=progress,
         seed=seed,
         memory=memory,
+        device=device,
     )
     with together(), undisturbed(model, seed), open_journal(options) as journal:
         session = open_session(model, calib_loader, options, journal, bool(plan.kept))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxprune.calibrate.groups import Groups
@@ -40,6 +41,7 @@ def plan(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
     checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> Plan:
@@ -53,6 +55,7 @@ def plan(
         the plan, for `apply`.
     """
     run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
+    run |= {"round_to": round_to, "checkpoint": checkpoint, "device": device}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -65,9 +68,7 @@ def plan(
         uniform_across=uniform_across,
         ignore=ignore,
         keep=keep,
-        round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        checkpoint=checkpoint,
         **run,
     )
     return plan_whole(model, calib_loader, options)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -45,6 +46,7 @@ def sweep(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
 ) -> dict[float, GraphModule]:
     """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
@@ -57,6 +59,7 @@ def sweep(
             what all share is timed once, in the first.
     """
     checked = each_flops(budgets)
+    run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
     options = Options(
         budget=next(iter(checked.values()), Budget(flops=1.0)),
         method=find_method(method, WIDTH_METHODS),
@@ -70,10 +73,8 @@ def sweep(
         ignore=ignore,
         keep=keep,
         round_to=round_to,
-        progress=progress,
-        seed=seed,
-        memory=memory,
-        effort=effort,
+        device=device,
+        **run,
     )
     return _sweep(model, calib_loader, options, checked)
 

@@ -30,6 +30,10 @@ class Source:
         data, batch, limit, groups, shape: see the options.
         size, gray, mean, std: of images.
         device, dtype: of the model, and of the floating tensors it is given.
+        offload: whether the model stays on the CPU, and only the work is done on the device.
+
+    Raises:
+        SourceError: no device is named for that.
     """
 
     model: str
@@ -43,7 +47,12 @@ class Source:
     mean: str = ""
     std: str = ""
     device: str | None = None
+    offload: bool = False
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.offload and self.device is None:
+            raise SourceError("--offload needs a --device to bring weights to, such as cuda.")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Source":
@@ -56,7 +65,17 @@ class Source:
         Raises:
             SourceError: there is none such here.
         """
-        return net.to(device=parse_device(self.device), dtype=parse_dtype(self.dtype))
+        device = None if self.offload else parse_device(self.device)
+        return net.to(device=device, dtype=parse_dtype(self.dtype))
+
+    @property
+    def work(self) -> torch.device | None:
+        """Where the work is done; None for where the model is.
+
+        Raises:
+            SourceError: there is none such here.
+        """
+        return parse_device(self.device) if self.offload else None
 
     def read(self, net: nn.Module) -> tuple[Any, Groups | None]:
         """The calibration batches, and which examples belong together.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -259,6 +260,8 @@ class Statistics:
                     stream.sums,
                     self.calibration.store.settle,
                 )
+            except torch.OutOfMemoryError:
+                raise  # says nothing of derivatives
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
                 self.journal.note(
