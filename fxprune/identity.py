@@ -29,20 +29,20 @@ APART = ("budget", "method", "groups", "progress", "checkpoint")
 """Options that are told by their parts, by what they give, or change nothing of the result."""
 
 
-def open_checkpoint(folder: Any, model: nn.Module) -> AbstractContextManager[Steps]:
+def open_checkpoint(options: Options, model: nn.Module) -> AbstractContextManager[Steps]:
     """The steps that `checkpoint=` keeps: of several processes in the first one's folder.
 
     Args:
-        folder: as the caller gave it; None where nothing is kept.
+        options: name the folder, or None where nothing is kept.
         model: the caller's.
 
     Raises:
         StorageError: as `fxprune.resume.steps.open_steps`.
     """
-    group = current()
+    group, folder = current(), options.checkpoint
     if folder is None or group.size == 1:
         return open_steps(folder)
-    return open_together(folder, group, device_of(model))
+    return open_together(folder, group, options.device or device_of(model))
 
 
 def require_call(steps: Steps, model: nn.Module, options: Options) -> None:

@@ -94,7 +94,7 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
     with (
         together(),
         undisturbed(model, options.seed),
-        open_checkpoint(options.checkpoint, model) as steps,
+        open_checkpoint(options, model) as steps,
         open_journal(options, steps) as journal,
     ):
         require_call(steps, model, options)
@@ -110,7 +110,7 @@ def plan_whole(model: nn.Module, loader: Any, options: Options) -> Plan:
     with (
         together(),
         undisturbed(model, options.seed),
-        open_checkpoint(options.checkpoint, model) as steps,
+        open_checkpoint(options, model) as steps,
         open_journal(options, steps) as journal,
     ):
         require_call(steps, model, options)

@@ -23,11 +23,11 @@ class SharedSteps(Steps):
     Args:
         own: the first rank's; None on all others.
         group: of the ranks.
-        device: of this rank's model, for tensors that are on the first one's.
+        device: on which this rank works, for tensors that are on the first one's.
     """
 
-    def __init__(self, own: Steps | None, group: Group, device: torch.device | None):
-        self._own, self._group, self._device = own, group, str(device or "cpu")
+    def __init__(self, own: Steps | None, group: Group, device: torch.device | str | None):
+        self._own, self._group, self.device = own, group, str(device or "cpu")
         self.folder, self.result = group.first(self._state, "checkpoint")
 
     def require(self, **what: str) -> None:
@@ -48,7 +48,7 @@ class SharedSteps(Steps):
         told = self._group.first_tensors(look, f"checkpoint: {name}")
         if told is None or here is not None:
             return here
-        return outcome_of(on_device(told[0], self._device), told[1], kind)
+        return outcome_of(on_device(told[0], self.device), told[1], kind)
 
     def keep(self, name: str, key: Iterable[Any], outcome: Outcome) -> None:
         if self._own is not None:
@@ -74,14 +74,14 @@ class SharedSteps(Steps):
 
 @contextmanager
 def open_together(
-    folder: str | os.PathLike[str], group: Group, device: torch.device | None
+    folder: str | os.PathLike[str], group: Group, device: torch.device | str | None
 ) -> Iterator[Steps]:
     """The steps of the first rank's folder, on all ranks; the others need not see it.
 
     Args:
         folder: that no other run has meanwhile.
         group: of the ranks.
-        device: of this rank's model.
+        device: on which this rank works.
 
     Raises:
         StorageError: as `fxprune.resume.steps.open_steps`.

@@ -98,7 +98,7 @@ def observe_once(
         made.append(recording)
         packs = 0
         if journal.steps.folder is not None:
-            for packs, pack in enumerate(_packs(_chunks(recording, owners)), 1):
+            for packs, pack in enumerate(_packs(_chunks(recording, owners, journal)), 1):
                 journal.steps.keep(RECORDED, (packs - 1, *scope), Outcome(pack))
         return Observation(sums.moments, sums.validating, sums.seen, packs)
 
@@ -113,19 +113,18 @@ def observe_once(
     return sums, recording
 
 
-def _chunks(recording: Recording, owners: Sequence[int]) -> Iterator[KeptChunk]:
+def _chunks(recording: Recording, owners: Sequence[int], journal: Journal) -> Iterator[KeptChunk]:
     """What all ranks recorded, on the first one; nothing on all others."""
     group, own = recording.sums.group, iter(recording.chunks)
     if group.size == 1:
         yield from (_kept(recording, chunk) for chunk in own)
         return
-    device = str(recording.device)
     for owner in owners:
         chunk = next(own) if owner == group.rank else None
         found = group.hand_in(partial(_encoded, recording, chunk), owner, RECORDED)
         if found is not None:
             document, tensors = found
-            yield decode(KeptChunk, on_device(document, device), tensors)
+            yield decode(KeptChunk, on_device(document, journal.steps.device), tensors)
 
 
 def _encoded(recording: Recording, chunk: Chunk | None) -> tuple[Any, dict[str, Tensor]]:

@@ -72,6 +72,8 @@ class Steps:
     folder: Path | None = None
     result: str | None = None
     """Digest of the file of what a finished run gave."""
+    device = "cpu"
+    """On which a process works that shares its steps with others."""
 
     def require(self, **what: str) -> None:
         """Say what the run is of, as text by what it is; underscores stand for spaces.
