@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
+from fxprune.forecast import ExpectedCost
 from fxprune.resume.steps import NOTHING_KEPT, Outcome, Steps
-from fxprune.time_left import ExpectedCost, TimeLeft
+from fxprune.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from fxprune.bar import Bar

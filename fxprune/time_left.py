@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fxprune.forecast import Stage
 
 PRIOR = 0.1
 """Share of all that is foreseen whose times must be known before these count as much as the
@@ -13,57 +15,6 @@ LATE = 0.1
 """Share of a station's time that stays, however long it goes on without a further step."""
 STEADY = 0.05
 """Share of a call's time within which what is said of the time left follows what is known."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What is foreseen up to the end of a step or station.
-
-    Attributes:
-        end: its name.
-        runs: by station, seconds of every run of it, in order.
-        others: seconds of stations of which it is not known how often they run.
-    """
-
-    end: str
-    runs: Mapping[str, Sequence[float]]
-    others: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """By station."""
-        return {station: sum(runs) for station, runs in self.runs.items()} | dict(self.others)
-
-
-@dataclass(frozen=True)
-class ExpectedCost:
-    """What a call is expected to take from here on.
-
-    Attributes:
-        stages: one after the other.
-        forward: seconds of one forward pass over all calibration examples.
-        whole: whether that is all; latency is measured beside it.
-        most: whether it is the most that there can be: it may end before.
-    """
-
-    stages: Sequence[Stage]
-    forward: float
-    whole: bool = True
-    most: bool = False
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """By station."""
-        found: dict[str, float] = {}
-        for stage in self.stages:
-            for station, seconds in stage.seconds.items():
-                found[station] = found.get(station, 0.0) + seconds
-        return found
-
-    @property
-    def passes(self) -> float:
-        """All of it, in forward passes."""
-        return sum(self.seconds.values()) / self.forward
 
 
 @dataclass
@@ -243,14 +194,15 @@ class TimeLeft:
             return None
         now, found = self._present(), 0.0
         pace = self._pace(now)
-        for stage in self._stages[self._stage :]:
+        for at, stage in enumerate(self._stages[self._stage :], self._stage):
             counted = [work for work in stage.values() if work.runs]
             whole = sum(work.total for work in counted)
             # How far what is not counted is, the rest of its stage tells.
             usual = sum(now.done(work) for work in counted) / whole if whole else 0.0
-            for work in stage.values():
+            for name, work in stage.items():
                 share = now.done(work) / work.total if work.runs and work.total else usual
-                found += now.left(work, share, pace)
+                own = self._own_pace(now, name, at, pace) if work.runs else pace
+                found += now.left(work, share, own)
         return found
 
     def say(self) -> float | None:
@@ -289,10 +241,20 @@ class TimeLeft:
 
     def _pace(self, now: _Now) -> float:
         """Seconds that a foreseen second takes, as far as is known."""
-        spent = done = PRIOR * sum(work.total for stage in self._stages for work in stage.values())
-        for stage in self._stages[: self._stage + 1]:
-            for work in stage.values():
-                if work.runs:
-                    spent += now.known(work)
-                    done += now.done(work)
-        return spent / done if done else 1.0
+        whole = sum(work.total for stage in self._stages for work in stage.values())
+        begun = [work for stage in self._stages[: self._stage + 1] for work in stage.values()]
+        return _ratio(now, [work for work in begun if work.runs], PRIOR * whole, 1.0)
+
+    def _own_pace(self, now: _Now, name: str, at: int, usual: float) -> float:
+        """Likewise of a station, from stages like the one at `at`: those of other sizes."""
+        begun = zip(self._ends, self._stages[: self._stage + 1], strict=False)
+        like = [stage[name] for end, stage in begun if end == self._ends[at] and name in stage]
+        return _ratio(now, like, self._stages[at][name].total, usual)
+
+
+def _ratio(now: _Now, works: Sequence[_Work], prior: float, usual: float) -> float:
+    """Seconds that works took over those foreseen for what is done of them; the usual ratio counts
+    like `prior` foreseen seconds.
+    """
+    done = sum(now.done(work) for work in works) + prior
+    return (sum(map(now.known, works)) + usual * prior) / done if done else usual

@@ -18,8 +18,8 @@ from benchmarks import first_sight, large, time_left
 from benchmarks.examination.study import Found, Subject, draw_lines, put_out
 from benchmarks.examination.tradeoff_page import _curve, picture
 from benchmarks.studies import app as studies
+from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
-from fxprune.time_left import ExpectedCost, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))

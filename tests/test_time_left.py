@@ -2,7 +2,8 @@
 
 import pytest
 
-from fxprune.time_left import STEADY, ExpectedCost, Stage, TimeLeft
+from fxprune.forecast import ExpectedCost, Stage
+from fxprune.time_left import STEADY, TimeLeft
 
 
 class Clock:
@@ -148,6 +149,21 @@ def test_sizes_follow_each_other() -> None:
         left = call.now
         call.left.finish("agreement")
     assert left == pytest.approx(0)
+
+
+def test_a_station_goes_by_what_it_took_at_other_sizes() -> None:
+    call = Call(*two(), *two())
+    call.run("calibrate", 10)
+    call.left.finish("allocation")
+    call.run("fit", 60)
+    call.run("verify", 5)
+    call.left.finish("agreement")
+    call.left.finish("allocation")
+    fit = call.now
+    call.run("fit", 60)
+    assert call.now < 5 * 2.5
+    # On the whole it took not twice what was foreseen; the fit three times.
+    assert fit - call.now > 20 * 2.25
 
 
 def test_a_forecast_amid_a_station_knows_what_it_took() -> None:

@@ -24,10 +24,10 @@ from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
 from fxprune.calibrate.split import TRIAL
+from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.statistics import PROBED_EXAMPLES, SHARES
 from fxprune.session import Session
-from fxprune.time_left import ExpectedCost, Stage
 from fxprune.timing.speeds import Speeds, Work, measure_speeds
 
 BACKWARD = 4.0

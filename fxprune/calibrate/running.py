@@ -15,6 +15,9 @@ from torch.fx.node import map_aggregate
 
 from fxprune.capture.batch import device_of
 
+Brought = dict[int, tuple[Tensor, Tensor]]
+"""What was brought for one call: tensors as they are at home, and there; by the first one's id."""
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -28,7 +31,7 @@ class Workplace:
     home: torch.device
     device: torch.device
 
-    def gather(self, arguments: Any, brought: "Brought") -> Any:
+    def gather(self, arguments: Any, brought: Brought) -> Any:
         """A call's arguments, all of them on the device where one is there.
 
         What follows from weights and numbers alone is made at home: as a rule that is another view
@@ -44,7 +47,7 @@ class Workplace:
             return arguments
         return map_aggregate(arguments, lambda value: self._place(value, brought))
 
-    def _place(self, value: Any, brought: "Brought") -> Any:
+    def _place(self, value: Any, brought: Brought) -> Any:
         if isinstance(value, torch.device):
             return self.device if value.type == self.home.type else value
         if not isinstance(value, Tensor) or value.device != self.home:
@@ -53,10 +56,6 @@ class Workplace:
         if known is None:
             known = brought[id(value)] = value, bring(value, self.device)
         return known[1]
-
-
-Brought = dict[int, tuple[Tensor, Tensor]]
-"""What was brought for one call: tensors as they are at home, and there; by the first one's id."""
 
 
 def bring(value: Tensor, device: torch.device) -> Tensor:

@@ -60,13 +60,13 @@ class Source:
         return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
 
     def place(self, net: nn.Module) -> nn.Module:
-        """The model on its device, in its dtype.
+        """The model in its dtype, and on its device where it does not stay.
 
         Raises:
             SourceError: there is none such here.
         """
-        device = None if self.offload else parse_device(self.device)
-        return net.to(device=device, dtype=parse_dtype(self.dtype))
+        device = parse_device(self.device)
+        return net.to(device=None if self.offload else device, dtype=parse_dtype(self.dtype))
 
     @property
     def work(self) -> torch.device | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import agree
 from fxprune.recovery.acceptance import Measured
@@ -19,7 +20,6 @@ from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.training import Length, Training
-from fxprune.time_left import ExpectedCost, Stage
 
 FEW_STEPS = 3
 """Steps, or seconds, that say how long the rest takes."""

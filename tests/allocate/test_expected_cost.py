@@ -14,11 +14,11 @@ from fxprune.allocate import expected_cost, expected_work
 from fxprune.allocate.expected_cost import expect_cost
 from fxprune.fit import build
 from fxprune.fit.execution import Execution
+from fxprune.forecast import ExpectedCost
 from fxprune.linalg import regression_sums
 from fxprune.linalg.tree_sum import Terms
 from fxprune.plans.methods import METHODS
 from fxprune.progress import Journal
-from fxprune.time_left import ExpectedCost
 from fxprune.timing import speeds
 from fxprune.timing.speeds import Speeds, Work
 from tests.nets import images, session_of, tiny

@@ -148,6 +148,8 @@ def test_a_model_stays_while_the_work_is_done_elsewhere() -> None:
     with pretended():
         net = Source(model=TINY, device=str(PRETENDED), offload=True).place(tiny())
         assert net.get_parameter("first.weight").device == torch.device("cpu")
+    with pytest.raises(SourceError, match="no device that works here"):
+        Source(model=TINY, device="abacus", offload=True).place(tiny())
 
 
 def test_tensors_are_moved_and_floating_ones_cast() -> None:
