@@ -5,6 +5,9 @@ are drawn (signals, a full disk, a loader that fails, spoiled data, a second run
 damaged files), and then left alone. Each disturbance must end at once or in fxprune's own error,
 and leave no file half-written; each round must end in the bytes of a run that was never disturbed,
 and nothing that was kept may be computed again.
+
+With `--ranks 2` every run is one of two processes that compress together, of which one is
+disturbed: the other must say so and end; the last run of a round has one to three.
 """
 
 import random
@@ -30,18 +33,20 @@ from benchmarks.killing.disturbances import (
     worth,
 )
 from benchmarks.killing.page import put_in
-from benchmarks.killing.runs import Job, Run, Told, make_job
+from benchmarks.killing.processes import Ended, Told
+from benchmarks.killing.runs import Job, Run, make_job, warm_up
 
 
-def reference(job: Job, folder: Path) -> tuple[str, float, tuple[int, ...]]:
-    """Digest of the result without a checkpoint, seconds with one, and sizes of its files.
+def reference(job: Job, folder: Path, ranks: int) -> tuple[str, float, tuple[int, ...]]:
+    """Digest of the result of one process without a checkpoint, seconds of so many with one, and
+    sizes of its files.
 
     Raises:
         SystemExit: the two differ.
     """
-    _, plain, _ = Run(job, None).end(LONGEST)
+    (plain,), _ = Run(job, None).end(LONGEST)
     start, sizes = time.monotonic(), dict[Path, int]()
-    run = Run(job, folder)
+    run = Run(job, folder, ranks)
     while not run.wait(0.02):
         for path in folder.rglob("*.safetensors"):
             try:
@@ -49,14 +54,25 @@ def reference(job: Job, folder: Path) -> tuple[str, float, tuple[int, ...]]:
             except FileNotFoundError:
                 continue
     seconds = time.monotonic() - start
-    _, told, _ = run.end()
-    if not plain.digest or told.digest != plain.digest:
-        raise SystemExit(f"A checkpoint changes the result: {plain}, {told}")
-    return told.digest, seconds, tuple(sizes.values())
+    ended, _ = run.end()
+    if not plain.told.digest or others(ended, plain.told.digest):
+        raise SystemExit(f"A checkpoint changes the result: {plain}, {ended}")
+    return plain.told.digest, seconds, tuple(sizes.values())
+
+
+def others(ended: Sequence[Ended], digest: str) -> str:
+    """What processes gave in place of a result of this digest, in words; empty where nothing."""
+    return "; ".join(
+        f"rank {rank}: exit code {one.code}, {one.told.error or one.told.crash or 'other bytes'}"
+        for rank, one in enumerate(ended)
+        if one.code or one.told.digest != digest
+    )
 
 
 def one_round(bench: Bench, kinds: list[int], digest: str) -> tuple[list[Outcome], str]:
-    """Disturb a run by these kinds, one after the other, then let it finish; what is wrong."""
+    """Disturb a run by these kinds, one after the other, then let it finish, with any number of
+    processes if there were several; what is wrong.
+    """
     found, problem = list[Outcome](), ""
     # What is damaged is found by the run that goes on, not by what disturbs it once more.
     for kind in sorted(kinds, key=lambda kind: KINDS[kind] is damage):
@@ -64,10 +80,11 @@ def one_round(bench: Bench, kinds: list[int], digest: str) -> tuple[list[Outcome
         found.append(KINDS[kind](bench))
         problem = problem or computed_again(kept, found[-1].told)
     kept = worth(bench.folder)
-    code, told, hung = Run(bench.job, bench.folder).end(LONGEST)
-    if hung or code or told.digest != digest:
-        return found, f"exit code {code}, {told.error or told.crash or 'other bytes'}"
-    problem = problem or computed_again(kept, told)
+    ranks = bench.draw.randint(1, bench.ranks + 1) if bench.ranks > 1 else 1
+    ended, hung = Run(bench.job, bench.folder, ranks).end(LONGEST)
+    if hung or others(ended, digest):
+        return found, f"of {ranks} processes {others(ended, digest)}"
+    problem = problem or computed_again(kept, ended[0].told)
     return found, problem or half_written(bench.folder, leaves_parts=False)
 
 
@@ -97,7 +114,8 @@ COLUMNS = (
 
 
 def main(
-    count: Annotated[int, typer.Option(help="disturbances, at least")] = 60,
+    count: Annotated[int, typer.Option("--count", "--kills", help="disturbances, at least")] = 60,
+    ranks: Annotated[int, typer.Option(help="processes of every run")] = 1,
     net: Annotated[str, typer.Option(help="vgg (the demo's, trained) or small")] = "vgg",
     images: Annotated[int, typer.Option(help="calibration images")] = 500,
     flops: float = 0.5,
@@ -108,14 +126,15 @@ def main(
     """Disturb runs, print every one that went wrong, and a table."""
     torch.set_num_threads(1)
     console = Console(width=160, soft_wrap=True, markup=False, highlight=False)
+    warm_up()
     job = make_job(net, images, {"flops": flops, "agreement": agreement})
     draw, outcomes, wrong, rounds, order = random.Random(seed), list[Outcome](), 0, 0, list[int]()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
-        digest, seconds, files = reference(job, folder)
+        digest, seconds, files = reference(job, folder, ranks)
         while len(outcomes) < count:
             shutil.rmtree(folder)
-            bench = Bench(job, folder, seconds, files, draw)
+            bench = Bench(job, folder, seconds, files, draw, ranks)
             if len(order) < 3:
                 order += draw.sample(range(len(KINDS)), len(KINDS))
             kinds = [order.pop(0) for _ in range(draw.randint(1, 3))]
@@ -135,7 +154,7 @@ def main(
     )
     console.print(summary)
     if out is not None:
-        put_in(out, COLUMNS, rows, summary, f"{seconds:.0f}")
+        put_in(out, COLUMNS, rows, summary, f"{seconds:.0f}", ranks)
     if wrong:
         raise typer.Exit(1)
 

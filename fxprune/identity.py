@@ -18,8 +18,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.calibrate.loader import Calibration
+from fxprune.capture.batch import device_of
+from fxprune.distributed.steps import open_together
 from fxprune.distributed.together import current
-from fxprune.errors import UnsupportedError
 from fxprune.options import Options
 from fxprune.resume.identity import fingerprint, tell
 from fxprune.resume.steps import Steps, open_steps
@@ -28,23 +29,20 @@ APART = ("budget", "method", "groups", "progress", "checkpoint")
 """Options that are told by their parts, by what they give, or change nothing of the result."""
 
 
-def open_checkpoint(folder: Any) -> AbstractContextManager[Steps]:
-    """The steps that `checkpoint=` keeps, of a process that works by itself.
+def open_checkpoint(folder: Any, model: nn.Module) -> AbstractContextManager[Steps]:
+    """The steps that `checkpoint=` keeps: of several processes in the first one's folder.
 
     Args:
         folder: as the caller gave it; None where nothing is kept.
+        model: the caller's.
 
     Raises:
-        UnsupportedError: several processes work together.
         StorageError: as `fxprune.resume.steps.open_steps`.
     """
     group = current()
-    if folder is not None and group.size > 1:
-        raise UnsupportedError(
-            f"checkpoint={str(folder)!r}: {group.size} processes compress together, and their "
-            "steps are not kept yet. Leave checkpoint= out, or compress in one process."
-        )
-    return open_steps(folder)
+    if folder is None or group.size == 1:
+        return open_steps(folder)
+    return open_together(folder, group, device_of(model))
 
 
 def require_call(steps: Steps, model: nn.Module, options: Options) -> None:
@@ -64,7 +62,7 @@ def require_call(steps: Steps, model: nn.Module, options: Options) -> None:
         fxprune=str(getattr(sys.modules["fxprune"], "__version__", "")),
         the_code_of_fxprune=_code(),
         torch=str(torch.__version__),
-        device=tell(sorted({str(tensor.device) for _, tensor in tensors})),
+        where_the_model_is=tell(sorted({str(tensor.device) for _, tensor in tensors})),
         method=options.method.name,
         **told,
     )

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from fxprune.calibrate.groups import Groups, check_groups
 from fxprune.calibrate.padding import Mask, check_mask
+from fxprune.capture.supported import find_device
 from fxprune.errors import BudgetError, CaptureError, PlanError, UnsupportedError
 from fxprune.label.named import read_names
 from fxprune.plans.budget import Budget, make_budget
@@ -43,12 +45,13 @@ class Options:
         keep: least share of the channels to keep, by name (glob) of a module.
         round_to: widths are multiples of this; None for `auto` where latency is limited, else 1.
         workload: what latency is measured on.
-        progress: show progress bars where the output is a terminal.
+        progress: show one bar for the call, with the time left, on a terminal or in a notebook.
         seed: of the split and of all that is drawn.
         memory: bytes of activations held before they spill to disk.
         effort: candidates that are tried.
         part: whether the model is a part of another, whose outputs are no decisions.
         checkpoint: folder in which what is done is kept, so that a run that was killed goes on.
+        device: on which the work is done, wherever the model is; None for where the model is.
 
     Raises:
         BudgetError, UnsupportedError, PlanError: a value is of the wrong kind; says which and
@@ -75,6 +78,7 @@ class Options:
     effort: int = 2
     part: bool = False
     checkpoint: str | os.PathLike[str] | None = None
+    device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
         check_decision(self.decision)
@@ -83,6 +87,8 @@ class Options:
         for name in ("round_to", "seed", "memory", "effort"):
             object.__setattr__(self, name, read_number(getattr(self, name)))
         self._check_kinds()
+        if self.device is not None:
+            object.__setattr__(self, "device", find_device(self.device))
         if not isinstance(self.selector, str) or self.selector not in SELECTORS:
             raise UnsupportedError(
                 f"selector={self.selector!r} is not one of {', '.join(SELECTORS)}."

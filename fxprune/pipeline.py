@@ -14,8 +14,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation, allocate
-from fxprune.allocate.expected_cost import expect_cost
+from fxprune.allocate.expected_cost import expect_cost, expect_sequence
 from fxprune.allocate.expected_disk import expect_disk
+from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.split import examples_to_hold_out
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.distributed.together import together
@@ -25,10 +26,12 @@ from fxprune.handover.finish import hand_over
 from fxprune.handover.report import report
 from fxprune.handover.rows import Point
 from fxprune.identity import open_checkpoint, require_call
+from fxprune.intake import open_journal
 from fxprune.label.flops import count_flops
 from fxprune.linalg.clopper_pearson import sample_size
 from fxprune.options import Options
-from fxprune.resume.steps import Steps
+from fxprune.plans.plan import Plan
+from fxprune.progress import Journal
 from fxprune.saving.copied import in_own_class
 from fxprune.saving.finished import find_finished, keep_finished
 from fxprune.saving.own_class import suit
@@ -91,21 +94,39 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
     with (
         together(),
         undisturbed(model, options.seed),
-        open_checkpoint(options.checkpoint) as steps,
+        open_checkpoint(options.checkpoint, model) as steps,
+        open_journal(options, steps) as journal,
     ):
         require_call(steps, model, options)
         # What is in the caller's class is made of the steps, which stay.
-        found = None if options.keep_class else find_finished(steps, model, loader, options)
-        small, own = (found, found) if found else _compress(model, loader, options, steps)
+        found = None if options.keep_class else find_finished(journal, model, loader, options)
+        small, own = (found, found) if found else _compress(model, loader, options, journal)
         warn_of_few(small)
     return own
 
 
+def plan_whole(model: nn.Module, loader: Any, options: Options) -> Plan:
+    """`plan`, its arguments checked."""
+    with (
+        together(),
+        undisturbed(model, options.seed),
+        open_checkpoint(options.checkpoint, model) as steps,
+        open_journal(options, steps) as journal,
+    ):
+        require_call(steps, model, options)
+        session, limits = open_session(model, loader, options, journal), options.budget.limits
+        if options.budget.agreement is not None:
+            return certify(session).allocation.plan
+        cost = expect_cost(session, limits)
+        journal.foresee(replace(cost, stages=cost.stages[:1]))
+        return allocate(session, limits).plan
+
+
 def _compress(
-    model: nn.Module, loader: Any, options: Options, steps: Steps
+    model: nn.Module, loader: Any, options: Options, journal: Journal
 ) -> tuple[GraphModule, nn.Module]:
     """The small graph, and what is handed to the caller."""
-    session = open_session(model, loader, options, steps=steps)
+    session, steps = open_session(model, loader, options, journal), journal.steps
     suited = suit(session) if options.keep_class else None
     session = session if suited is None else suited.session
     if steps.folder is not None:
@@ -152,7 +173,6 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
         BudgetError: the limits cannot be kept.
     """
     allocation = allocate(session, limits)
-    _tell_plan(session, allocation, limits)
     own, mask, factorings = allocation.session, allocation.keep_mask, allocation.plan.factorings
     make = cache(lambda: build(own, mask, factorings))
     key = (own.statistics.rotations, mask, factorings)
@@ -166,20 +186,6 @@ def fit_within(session: Session, limits: Mapping[str, float]) -> Fitted:
     return Fitted(make, allocation, a, point)
 
 
-def _tell_plan(session: Session, allocation: Allocation, limits: Mapping[str, float]) -> None:
-    """Log what was decided."""
-    widths, groups = allocation.plan.widths, session.analysis.groups
-    session.journal.decide(
-        "%s within %s: %d of %d groups lose channels, %d layers become two; error %.1e predicted",
-        allocation.plan.method,
-        ", ".join(f"{name}={limit:g}" for name, limit in limits.items()) or "no limit",
-        sum(widths[group.name] < group.width for group in groups),
-        len(groups),
-        len(allocation.plan.factorings),
-        sum(allocation.errors.values()),
-    )
-
-
 def certify(session: Session) -> Fitted:
     """The smallest model of a fixed sequence whose agreement is certified.
 
@@ -190,7 +196,11 @@ def certify(session: Session) -> Fitted:
     assert budget.agreement is not None
     session.settle_decision()
     best, stopped, curve = None, "", list[Point]()
-    for fraction in dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE):
+    sizes = list(dict.fromkeys(min(f, budget.flops or 1.0) for f in SEQUENCE))
+    limits = [budget.limits | {"flops": fraction} for fraction in sizes]
+    session.journal.foresee(expect_sequence(session, *limits))
+    for fraction in sizes:
+        session.journal.about = f"FLOPs {fraction:g}: "
         try:
             fitted = fit_within(session, budget.limits | {"flops": fraction})
         except BudgetError:
@@ -207,6 +217,7 @@ def certify(session: Session) -> Fitted:
         if best is not None and best.fits != fitted.fits:
             session.journal.steps.forget(best.fits)
         best = fitted
+    session.journal.about = ""
     if best is None:
         raise BudgetError(
             f"agreement={budget.agreement:g} cannot be certified together with {budget.limits}: "
@@ -255,7 +266,7 @@ def _tell(found: Agreement | None) -> str:
     )
 
 
-def verify(session: Session, small: nn.Module) -> Agreement | None:
+def verify(session: Session, small: GraphModule) -> Agreement | None:
     """How often a fitted model decides like the original on the held-out examples, if any."""
     held_out, judge = session.split.held_out, session.judge
     if judge is None:
@@ -264,10 +275,9 @@ def verify(session: Session, small: nn.Module) -> Agreement | None:
     with session.journal.station("verify", sum(b.size for b in stream.mine)) as advance:
         batches = (placed.batch for placed in session.statistics.shared(stream.mine, advance))
         independent = session.split.independent
-        # As it stands: called, a captured graph refuses what its example's sizes do not promise.
-        original = session.graph.forward
+        models = at_inputs(session.graph), at_inputs(small)
         padding, group = session.statistics.padding, session.statistics.group
-        found = compare(original, small, batches, judge, independent, padding, group)
+        found = compare(*models, batches, judge, independent, padding, group)
     session.journal.decide(
         "the same decision on %.2f %% of %d held-out %ss, at least %.2f %%",
         *(100 * found.rate, found.examples, found.unit, 100 * found.bound),

@@ -1,28 +1,29 @@
-"""Progress bars on anything longer than a second, the time of every station, and its notes.
+"""The time of every station of a call, its notes, and how far it is.
 
-Without a terminal, the logger `fxprune` has a line per station and per decision, at level INFO:
-`logging.basicConfig(level=logging.INFO)` shows them.
+On a terminal there is one bar for the whole call (`fxprune.bar`). In its place, the logger
+`fxprune` has a line per station and per decision, at level INFO, and one per layer that is decided
+on, at DEBUG: `logging.basicConfig(level=logging.INFO)` shows the former.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
+from fxprune.forecast import ExpectedCost
 from fxprune.resume.steps import NOTHING_KEPT, Outcome, Steps
+from fxprune.time_left import TimeLeft
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress as Bars
+    from fxprune.bar import Bar
 
 LOG = logging.getLogger("fxprune")
 LOG.addHandler(logging.NullHandler())
-Advance = Callable[[int], object]
+Advance = Callable[[float], object]
 """Told how many steps of a station are newly done."""
 T = TypeVar("T")
 FIXED = "capture", "label"
@@ -42,108 +43,57 @@ def passes_tell(seconds: Mapping[str, float], forward: float) -> bool:
     return sum(seconds.get(station, 0.0) for station in FIXED) <= MEANT * forward
 
 
-class Progress:
-    """A thin switch around rich's bars.
-
-    Args:
-        wanted: the caller's wish; bars appear only on a terminal.
-    """
-
-    def __init__(self, wanted: bool):
-        self._console = _terminal() if wanted else None
-        self._bars: Bars | None = None
-
-    @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Advance]:
-        """A bar for one station; tell what it yields how many of `total` steps are newly done.
-
-        A station inside another one has its bar below the other's.
-        """
-        if self._console is None:
-            yield lambda steps: None
-            return
-        if self._bars is not None:  # a terminal takes one live display at a time
-            task = self._bars.add_task(name, total=total)
-            yield partial(self._bars.advance, task)
-            self._bars.remove_task(task)
-            return
-        with _bars(self._console) as self._bars:
-            try:
-                yield partial(self._bars.advance, self._bars.add_task(name, total=total))
-            finally:
-                self._bars = None
-
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        if self._console is not None:
-            self._console.print(text)
+def _lines_are_seen() -> bool:
+    """Whether a terminal shows the log: its lines and a bar would run into each other."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return False
+    handlers = [*LOG.handlers, *(logging.getLogger().handlers if LOG.propagate else [])]
+    streams = [h.stream for h in handlers if isinstance(h, logging.StreamHandler)]
+    return any(stream is not None and stream.isatty() for stream in streams)
 
 
 def _say_nothing(text: str, *values: object) -> None:
     """In place of a log."""
 
 
-def _terminal() -> "Console | None":
-    """Where bars are drawn; None where the output is no terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return console if console.is_terminal else None
-
-
-def _bars(console: "Console") -> "Bars":
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True)
-
-
-@dataclass(frozen=True)
-class ExpectedCost:
-    """What a call is expected to take from here on.
-
-    Attributes:
-        seconds: by station.
-        forward: seconds of one forward pass over all calibration examples.
-    """
-
-    seconds: Mapping[str, float]
-    forward: float
-
-    @property
-    def passes(self) -> float:
-        """All of it, in forward passes."""
-        return sum(self.seconds.values()) / self.forward
-
-
 class Journal:
-    """What a run writes down on its way: wall time per station and notes for the report.
+    """What a run writes down on its way: wall time per station and notes for the report. Inside
+    `with`, a bar shows how far the run is.
 
     Args:
-        progress: whether bars are wanted.
+        progress: whether the bar is wanted; there is one only on a terminal or in a notebook.
         steps: where the outcomes of steps are kept; nowhere by default.
-        speaks: whether anything is logged: of several processes one does.
+        speaks: whether anything is shown or logged: of several processes one does.
+
+    Attributes:
+        about: what of the call is done now, where the stations come several times; for the bar.
     """
 
     def __init__(self, progress: bool, steps: Steps = NOTHING_KEPT, speaks: bool = True):
-        self._progress = Progress(progress)
+        self._wanted, self._bar = progress and speaks, list["Bar"]()
         self.steps = steps
         self._log: Callable[..., None] = LOG.info if speaks else _say_nothing
+        self._detail: Callable[..., None] = LOG.debug if speaks else _say_nothing
+        self._time = TimeLeft()
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.expected: ExpectedCost | None = None
         self._before = 0.0
+        self.about = ""
+
+    def __enter__(self) -> Self:
+        if self._wanted and not _lines_are_seen():
+            from fxprune.bar import open_bar
+
+            bar = open_bar(self._time, lambda: self.about)
+            if bar is not None:
+                self._bar.append(bar)
+                bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._bar:
+            self._bar.pop().stop()
 
     def note(self, text: str) -> None:
         """Say something in the report, once."""
@@ -155,14 +105,23 @@ class Journal:
         """Log what was found or decided, with values in %-style."""
         self._log(text, *values)
 
+    def detail(self, text: str, *values: object) -> None:
+        """Likewise at level DEBUG, of what a decision consists of."""
+        self._detail(text, *values)
+
     def expect(self, cost: ExpectedCost) -> None:
         """Say what the rest of the call is expected to take."""
         self.expected, self._before = cost, sum(self.seconds.values())
+        self.foresee(cost)
         text = f"about {sum(cost.seconds.values()):,.0f} s to go"
         if passes_tell(self.seconds, cost.forward):
             text += f": {cost.passes:.1f} forward passes over the calibration examples"
-        self._progress.say(text)
         self._log("%s", text)
+
+    def foresee(self, cost: ExpectedCost) -> None:
+        """Likewise to the bar alone, which shows no time rather than one that is too short."""
+        if cost.whole:
+            self._time.expect(cost.stages, cost.most)
 
     @property
     def passes(self) -> tuple[float, float] | None:
@@ -176,10 +135,22 @@ class Journal:
         return before + self.expected.passes, took
 
     @contextmanager
-    def station(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """Time a station and show its progress; its times add up."""
+    def show(self, name: str, total: float | None = None) -> Iterator[Advance]:
+        """Show what is being done; tell what it yields how many of `total` steps are newly done.
+
+        Inside another one, it is shown in its place until it is over.
+        """
+        run = self._time.enter(name, total)
+        try:
+            yield partial(self._time.advance, run)
+        finally:
+            self._time.leave()
+
+    @contextmanager
+    def station(self, name: str, total: float | None = None) -> Iterator[Advance]:
+        """Likewise, and time it; the times of a station add up."""
         start = time.perf_counter()
-        with self._progress.task(name, total) as advance:
+        with self.show(name, total) as advance:
             yield advance
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
@@ -202,8 +173,11 @@ class Journal:
         """
         key = tuple(key)
         kept = self.steps.find(name, key, kind)
-        if kept is None:
-            return self._compute(name, key, compute)
+        value = self._compute(name, key, compute) if kept is None else self._recall(name, kept)
+        self._time.finish(name)
+        return value
+
+    def _recall(self, name: str, kept: Outcome) -> Any:
         self._log("%s was kept", name)
         for note in kept.notes:
             self.note(note)
@@ -211,8 +185,7 @@ class Journal:
             self.seconds[station] = self.seconds.get(station, 0.0) + took
         if kept.random is not None:
             torch.set_rng_state(kept.random)
-        value: T = kept.value
-        return value
+        return kept.value
 
     def _compute(self, name: str, key: tuple[Any, ...], compute: Callable[[], T]) -> T:
         noted, before, state = len(self.notes), dict(self.seconds), torch.get_rng_state()

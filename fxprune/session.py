@@ -36,7 +36,6 @@ from fxprune.profile.rotated import exact, rotate_statistics
 from fxprune.profile.statistics import Statistics
 from fxprune.profile.streams import Streams, on_streams, prepare_streams
 from fxprune.progress import Journal
-from fxprune.resume.steps import NOTHING_KEPT, Steps
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe
 from fxprune.timing.layer_times import LayerTimes
@@ -239,9 +238,8 @@ def open_session(
     model: nn.Module,
     loader: Any,
     options: Options,
-    *,
+    journal: Journal,
     channels: bool | None = None,
-    steps: Steps = NOTHING_KEPT,
 ) -> Session:
     """Capture, label, and split the calibration examples.
 
@@ -249,9 +247,9 @@ def open_session(
         model: the caller's; not changed.
         loader: its calibration data.
         options: what was asked for.
+        journal: of the call.
         channels: whether channels may go; by default where the method takes any. A model without
             a channel group is an error then.
-        steps: where what is done is kept; nowhere by default.
 
     Raises:
         CaptureError, UnsupportedError, CalibrationError, BudgetError, PlanError: each says where,
@@ -259,10 +257,9 @@ def open_session(
         StorageError: the steps are of another run.
     """
     check_model(model)
-    group, speaks = current(), current().is_first
+    group = current()
     require_same(group, model, options)
-    journal = Journal(options.progress and speaks, steps, speaks)
-    calibration = read_examples(model, loader, options, journal.steps, group)
+    calibration = read_examples(model, loader, options, journal, group)
     split = draw_split(calibration.groups, options.budget, options.seed)
     with journal.station("capture"):
         captured = capture_for(model, calibration, options, journal.steps)

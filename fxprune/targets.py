@@ -144,7 +144,7 @@ def _compress_targets(
     # A part's outputs are no decisions; they are to stay as they are.
     judged = replace(options, decision=options.decision or close(), part=True)
     result = copy_model(model).eval()
-    with open_checkpoint(options.checkpoint) as steps:
+    with open_checkpoint(options.checkpoint, model) as steps:
         with undisturbed(model, options.seed):
             store = Spill(options.memory)
             calibration = Calibration(result, loader, store=store, groups=options.groups)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fxprune.options import Options
 from fxprune.plans.budget import Budget
+from fxprune.progress import Journal
 from fxprune.session import Session, open_session
 
 
@@ -69,7 +70,7 @@ class Stream:
 def session_of(model: nn.Module, batches: Any, **options: Any) -> Session:
     """A model with its calibration data, captured and split, without a budget of its own."""
     chosen = {"budget": Budget(flops=1.0), "round_to": 1, "progress": False, **options}
-    return open_session(model, batches, Options(**chosen))
+    return open_session(model, batches, Options(**chosen), Journal(False))
 
 
 class Net(nn.Module):

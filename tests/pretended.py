@@ -6,8 +6,9 @@ CPU must be taken there by `.cpu()` or `.to`, as from a real device.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -74,11 +75,25 @@ class Pretended(TorchFunctionMode):
             kwargs["device"] = HERE
             return self.put(func(*args, **kwargs))
         self._check(func, tensors, there)
-        result = func(*args, **kwargs)
-        factory = wanted is not None
-        if any(there) and not factory and name not in ("__set__", "tolist", "item"):
+        with self._backward() if func is torch.autograd.grad else nullcontext():
+            result = func(*args, **kwargs)
+        # What is written to stays where it is.
+        placed = wanted is not None or func in MAY_MIX
+        if any(there) and not placed and name not in ("__set__", "tolist", "item"):
             self.put(result)
         return result
+
+    @contextmanager
+    def _backward(self) -> Iterator[None]:
+        """Hooks on what autograd saved are called within the mode, as on a real device."""
+        run = vars(torch.autograd)["_engine_run_backward"]
+
+        def within(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return run(*args, **kwargs)
+
+        with mock.patch.object(torch.autograd, "_engine_run_backward", within):
+            yield
 
     def _move(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], there: bool

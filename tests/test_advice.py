@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +127,13 @@ def _thin() -> tuple[nn.Module, Tensor]:
     return net(40), rows(20)
 
 
+@cache
+def _few() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kept_few()
+
+
 def frames() -> nn.Module:
     x = rows(20).repeat_interleave(10, 0) + 0.01 * torch.randn(200, 8)
     return fxprune.compress(net(), x, flops=1.0, decision="argmax", progress=False)
@@ -146,13 +152,18 @@ def frames() -> nn.Module:
         ),
         lambda: kept_few(decision=None),
         frames,
+        lambda: fxprune.apply(net(), fxprune.plan_of(_few()), rows(), progress=False),
+        lambda: fxprune.recover(_few(), net(), rows(), steps=1, decision="argmax", progress=False),
     ],
-    ids=["few", "thin", "plan", "sweep", "factorize", "targets", "open", "near duplicates"],
+    ids=[
+        *("few", "thin", "plan", "sweep", "factorize", "targets", "open", "near duplicates"),
+        *("apply", "recover"),
+    ],
 )
 def test_warnings_point_at_the_callers_line(run: Callable[[], Any]) -> None:
     _, warned = told(run)
     assert warned
-    assert {Path(w.filename).name for w in warned} == {Path(__file__).name}
+    assert {w.filename for w in warned} == {__file__}
 
 
 @pytest.mark.parametrize("agreement", [None, 0.8])

@@ -3,19 +3,23 @@
 import ast
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import first_sight, large
+from benchmarks import first_sight, large, time_left
 from benchmarks.examination.study import Found, Subject, draw_lines, put_out
 from benchmarks.examination.tradeoff_page import _curve, picture
 from benchmarks.studies import app as studies
+from fxprune.forecast import ExpectedCost, Stage
+from fxprune.progress import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -116,3 +120,24 @@ def test_a_report_has_fewer_lines_than_it_is_about() -> None:
     assert rows > 30
     assert 10 < lines < 40
     assert set(first_sight.MODELS) == {"ResNet-50", "BERT-base", "YOLO11n"}
+
+
+def test_what_is_said_to_be_left_is_compared_with_the_truth() -> None:
+    elapsed = np.array([2.0, 4.0, 6.0, 8.0])
+    right = time_left.Followed(10.0, elapsed, 10 - elapsed)
+    assert (right.told, right.off, right.jump, right.at(0.5)) == (8, 0, 0, (4, 4))
+    wrong = time_left.Followed(10.0, elapsed, np.array([8.0, 2.0, 4.0, 2.0]))
+    assert (wrong.off, wrong.jump, wrong.at(0.25)) == (1 / 8, 1 / 2, (2, 6))
+
+
+def test_a_call_is_followed_while_it_runs() -> None:
+    def call() -> None:
+        with Journal(False) as journal:
+            journal.foresee(ExpectedCost([Stage("fit", {"fit": [60.0]})], 1.0))
+            with journal.station("fit"):
+                time.sleep(4 * time_left.EVERY)
+
+    seen = time_left.follow(call)
+    assert len(seen.left) == len(seen.elapsed) > 0
+    assert all(seen.left > 50)
+    assert seen.whole > seen.elapsed[-1]

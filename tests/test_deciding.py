@@ -144,7 +144,7 @@ def test_the_second_output_counts_too() -> None:
         return a, 1.3 * b
 
     batches = [make_batch((numbers(40),), {})]
-    found = compare(model, off, batches, {0: "argmax", 1: "close"})  # type: ignore[arg-type]
+    found = compare(model, off, batches, {0: "argmax", 1: "close"})
     assert (found.rate, found.bound) == (0, 0)
     assert [output.rate for output in found.outputs] == [1, 0]
     assert [output.error for output in found.outputs][0] == 0
@@ -241,7 +241,7 @@ def test_a_callers_function_that_gives_something_else_is_refused_first(
 def test_a_small_model_of_nan_agrees_on_nothing(rule: str) -> None:
     model = several(lambda a: a, 4)
     batches = [make_batch((numbers(30),), {})]
-    found = compare(model, lambda x: torch.nan * model(x), batches, rule)  # type: ignore[arg-type]
+    found = compare(model, lambda x: torch.nan * model(x), batches, rule)
     assert (found.rate, found.bound) == (0, 0)
     assert math.isnan(found.error)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.killing.page import BEGIN, END, put_in
+from benchmarks.killing.page import marks, put_in
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,12 +32,15 @@ def test_killed_runs_end_in_the_same_bytes() -> None:
     assert found.stdout.count("the same bytes") >= 2
 
 
-def test_the_table_is_put_between_the_marks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_table_is_put_between_the_marks(ranks: int, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    put_in(page, ("kind", "times"), [("SIGKILL", "3")], "3 disturbances", "5")
+    (begin, end), (own, others) = marks(ranks), marks(3 - ranks)
+    page.write_text(f"before\n{own}\nstays\n{others}\n{begin}\nold\n{end}\nafter\n")
+    put_in(page, ("kind", "times"), [("SIGKILL", "3")], "3 disturbances", "5", ranks)
     told = page.read_text()
     assert "old" not in told
+    assert f"{own}\nstays\n{others}\n" in told
     assert "| SIGKILL | 3 |" in told
     assert told.startswith("before")
     assert told.endswith("after\n")

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     "errors",
     "resume",
+    "forecast",
+    "time_left",
+    "bar",
     "progress",
     "linalg",
     "distributed",

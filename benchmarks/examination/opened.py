@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fxprune.options import Options
 from fxprune.plans.budget import Budget
 from fxprune.plans.methods import METHODS
+from fxprune.progress import Journal
 from fxprune.session import Session, open_session
 
 
@@ -27,4 +28,4 @@ def opened(
     options = Options(
         budget=budget, method=METHODS[method], seed=seed, ignore=ignore, progress=False
     )
-    return open_session(net, calibration, options)
+    return open_session(net, calibration, options, Journal(False))

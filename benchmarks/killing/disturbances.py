@@ -7,11 +7,13 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks.killing.runs import BATCH, PATIENCE, Examples, Job, Run, Told
+from benchmarks.killing.processes import PATIENCE, Ended, Told
+from benchmarks.killing.runs import BATCH, Examples, Job, Run
 from fxprune.resume.folder import PART
 from fxprune.resume.steps import MANIFEST, RESULT, STEPS
 from fxprune.resume.tensor_file import DamagedFile, read_tensors
@@ -19,6 +21,10 @@ from fxprune.resume.tensor_file import DamagedFile, read_tensors
 LONGEST = 600.0
 """Seconds that a run which nothing ends may take."""
 FINISHED = "finished before"
+GONE = "another one", "for the call of rank"
+"""In the error of a process that misses another."""
+MEETING = 1 << 14
+"""Bytes that the file takes by which the processes of a run find each other."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Outcome:
         ended: how the run ended, in a word or two.
         seconds: from the disturbance to the end.
         wrong: what should not be, in words; empty where all is right.
-        told: by the run.
+        told: by the process that keeps the steps.
     """
 
     kind: str
@@ -50,6 +56,7 @@ class Bench:
         seconds: that an undisturbed run takes.
         files: sizes of the files that it writes.
         draw: what everything is drawn from.
+        ranks: processes of a run.
     """
 
     job: Job
@@ -57,6 +64,12 @@ class Bench:
     seconds: float
     files: tuple[int, ...]
     draw: random.Random
+    ranks: int = 1
+
+    def run(self, **disturbed: Any) -> Run:
+        """A run, of which one process is disturbed: any by default."""
+        at = self.draw.randrange(self.ranks)
+        return Run(self.job, self.folder, self.ranks, **{"at": at, **disturbed})
 
 
 def by_signal(number: signal.Signals) -> Callable[[Bench], Outcome]:
@@ -64,7 +77,7 @@ def by_signal(number: signal.Signals) -> Callable[[Bench], Outcome]:
     name = number.name
 
     def disturb(bench: Bench) -> Outcome:
-        run = Run(bench.job, bench.folder)
+        run = bench.run()
         _wait(bench, run)
         run.send(number)
         return judge(bench, name, run, {-number, 130} if name == "SIGINT" else {-number})
@@ -102,31 +115,30 @@ def while_writing(bench: Bench) -> Outcome:
 
         os.replace = killing  # type: ignore[assignment]
 
-    run = Run(bench.job, bench.folder, prepare=prepare)
+    run = bench.run(at=0, prepare=prepare)
     return judge(bench, "SIGKILL while a file is written", run, {-signal.SIGKILL}, LONGEST)
 
 
 def without_disk(bench: Bench) -> Outcome:
     """No file may grow past a size (RLIMIT_FSIZE): writing fails midway, as on a full disk."""
-    most = bench.draw.randrange(max(bench.files))
+    most = bench.draw.randrange(min(MEETING, max(bench.files) - 1), max(bench.files))
 
     def prepare() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
-    run = Run(bench.job, bench.folder, prepare=prepare)
+    run = bench.run(at=0, prepare=prepare)
     return judge(bench, "no room on the disk", run, {3}, LONGEST, "cannot be written")
 
 
 def loader_fails(bench: Bench) -> Outcome:
     """An exception of the loader's, at any batch."""
-    examples = Examples(bench.job.images, fails_at=_batch(bench))
-    run = Run(bench.job, bench.folder, examples)
+    run = bench.run(examples=Examples(bench.job.images, fails_at=_batch(bench)))
     return judge(bench, "exception in the loader", run, {3}, LONGEST, "image file is damaged")
 
 
 def batch_is_spoiled(bench: Bench) -> Outcome:
     """A NaN in any batch."""
-    run = Run(bench.job, bench.folder, Examples(bench.job.images, spoiled=_batch(bench)))
+    run = bench.run(examples=Examples(bench.job.images, spoiled=_batch(bench)))
     return judge(bench, "NaN in a batch", run, {3}, LONGEST, "NaN")
 
 
@@ -136,14 +148,12 @@ def _batch(bench: Bench) -> int:
 
 def two_at_once(bench: Bench) -> Outcome:
     """A second run in the same folder, while the first goes on and is then killed."""
-    first = Run(bench.job, bench.folder)
+    first = bench.run()
     first.wait(LONGEST, 1)
-    second = judge(
-        bench, "second run at once", Run(bench.job, bench.folder), {3}, LONGEST, "in use"
-    )
+    second = judge(bench, "second run at once", bench.run(), {3}, LONGEST, "in use", writes=True)
     first.send(signal.SIGKILL)
-    _, told, _ = first.end()
-    second.told.kept += told.kept
+    ended, _ = first.end()
+    second.told.kept += ended[0].told.kept
     return second
 
 
@@ -197,7 +207,14 @@ KINDS: tuple[Callable[[Bench], Outcome], ...] = (
 
 
 def judge(
-    bench: Bench, kind: str, run: Run, codes: set[int], seconds: float = PATIENCE, words: str = ""
+    bench: Bench,
+    kind: str,
+    run: Run,
+    codes: set[int],
+    seconds: float = PATIENCE,
+    words: str = "",
+    *,
+    writes: bool = False,
 ) -> Outcome:
     """How a disturbed run ended.
 
@@ -208,19 +225,32 @@ def judge(
         codes: with which it may end; it may also have finished before.
         seconds: that it may take from now on.
         words: in the error.
+        writes: whether another run writes to the folder meanwhile.
     """
     start = time_of(run)
-    code, told, hung = run.end(seconds)
-    ended = FINISHED if code == 0 else "error in words" if code == 3 else "killed"
-    wrong = ""
-    if hung:
-        wrong = f"no end within {seconds:.0f} s"
-    elif code and code not in codes:
-        wrong = f"exit code {code}: {told.error or told.crash}"
-    elif code == 3 and words not in told.error:
-        wrong = f"another error: {told.error}"
-    wrong = wrong or half_written(bench.folder, leaves_parts=code < 0)
-    return Outcome(kind, ended, time_of(run) - start, wrong, told)
+    ended, hung = run.end(seconds)
+    code = ended[run.at].code
+    wrong = f"no end within {seconds:.0f} s" if hung else wrong_in(ended, run.at, codes, words)
+    wrong = wrong or half_written(bench.folder, leaves_parts=writes or ended[0].code < 0)
+    how = FINISHED if code == 0 else "error in words" if code == 3 else "killed"
+    return Outcome(kind, how, time_of(run) - start, wrong, ended[0].told)
+
+
+def wrong_in(ended: Sequence[Ended], at: int, codes: set[int], words: str) -> str:
+    """What should not be in how processes ended, in words: when one ends in an error, all raise it,
+    and when one is killed, the others say so, unless they were through.
+    """
+    code, found = ended[at].code, list[str]()
+    others = {0} if code == 0 else {3} if code == 3 else {0, 3}
+    for rank, one in enumerate(ended):
+        own = codes | {0} if rank == at else others
+        if one.code not in own:
+            found.append(f"rank {rank} ends with {one.code}: {one.told.error or one.told.crash}")
+        elif one.code == 3 and not any(
+            word in one.told.error for word in ((words,) if code == 3 else GONE)
+        ):
+            found.append(f"rank {rank} has another error: {one.told.error}")
+    return "; ".join(found)
 
 
 def time_of(run: Run) -> float:

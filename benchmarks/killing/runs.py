@@ -1,31 +1,35 @@
-"""A compressing run in a forked process, which tells what it keeps and how it ends."""
+"""A compressing run in forked processes, which tell what they keep and how they end."""
 
 import hashlib
 import json
 import math
 import os
-import selectors
 import signal
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 import fxprune
+from benchmarks.killing.processes import PATIENCE, Ended, Process, Tell, listen
 from fxprune.demo.data import load
 from fxprune.demo.net import VGG
 from fxprune.demo.run import vgg
+from fxprune.distributed import together
 from fxprune.errors import FxpruneError
 from fxprune.resume.steps import KeptSteps
 
-PATIENCE = 30.0
-"""Seconds after which a run that should have ended hangs."""
+ARRIVAL = timedelta(seconds=20)
+"""That one process waits for the call of another, which torchrun would tell it is gone."""
 TIMED = ("seconds", "peak_memory", "passes")
 """What a report says of times and memory: it is another in every run."""
 BATCH = 100
@@ -55,6 +59,14 @@ class Examples:
             yield batch
 
 
+def warm_up() -> None:
+    """Compress something, so that the forks need not load what is loaded when it is first used."""
+    job = make_job("small", 200, {"flops": 0.5, "effort": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fxprune.compress(job.net, Examples(job.images), progress=False, **job.options)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is compressed.
@@ -78,97 +90,95 @@ def make_job(name: str, images: int, options: dict[str, Any]) -> Job:
     return Job(VGG(widths=(4, 6, 8), hidden=16).eval(), load().calibration[:images], options)
 
 
-@dataclass
-class Told:
-    """What a run told before it ended.
-
-    Attributes:
-        kept: names of the steps that it kept.
-        digest: of its result; empty where it gave none.
-        error: in words, of fxprune's; empty where there was none.
-        crash: a traceback of anything else.
-    """
-
-    kept: list[str] = field(default_factory=list)
-    digest: str = ""
-    error: str = ""
-    crash: str = ""
-
-
 class Run:
-    """A run on its way.
+    """A run on its way, of one process or of several that work together.
 
     Args:
         job: what is compressed.
         folder: of the checkpoint; None for none.
-        examples: the loader; the job's images by default.
-        prepare: called in the new process before it begins.
+        ranks: processes.
+        at: the one that is disturbed.
+        examples: its loader; the job's images by default.
+        prepare: called in it before it begins.
     """
 
     def __init__(
         self,
         job: Job,
         folder: Path | None,
+        ranks: int = 1,
+        at: int = 0,
         examples: Examples | None = None,
         prepare: Callable[[], object] = lambda: None,
     ):
-        self._read, write = os.pipe()
-        self._text = b""
-        self.start = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._read)
-            _work(job, folder, examples or Examples(job.images), prepare, write)
-        os.close(write)
+        self.start, self.at = time.monotonic(), at
+        self._meeting = None
+        if ranks > 1:
+            self._meeting = TemporaryDirectory()
+        usual, disturbed = Examples(job.images), examples or Examples(job.images)
+        self._processes = [
+            Process(
+                partial(
+                    _work,
+                    job,
+                    folder,
+                    disturbed if rank == at else usual,
+                    prepare if rank == at else _nothing,
+                    partial(join, self._meeting.name, rank, ranks) if self._meeting else _nothing,
+                )
+            )
+            for rank in range(ranks)
+        ]
+        # Who is killed before all are there is waited for: torchrun would end the others.
+        listen(self._processes, PATIENCE, lines=1)
 
     def wait(self, seconds: float, steps: float = math.inf) -> bool:
         """Listen so long, or until the run has kept so many steps, or ends; whether it did."""
-        end = time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._read, selectors.EVENT_READ)
-            while (left := end - time.monotonic()) > 0 and self._text.count(b"\n") < steps:
-                if selector.select(left):
-                    text = os.read(self._read, 1 << 16)
-                    if not text:
-                        return True
-                    self._text += text
-        return False
+        return listen(self._processes, seconds, 1 + steps)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal."""
-        os.kill(self.pid, number)
+        """A signal, to the process that is disturbed."""
+        self._processes[self.at].send(number)
 
-    def end(self, seconds: float = PATIENCE) -> tuple[int, Told, bool]:
-        """Wait for the end: exit code (negative for a signal), what was told, whether it hung."""
+    def end(self, seconds: float = PATIENCE) -> tuple[list[Ended], bool]:
+        """Wait for the end: how every process ended, and whether one hung."""
         hung = not self.wait(seconds)
         if hung:
-            self.send(signal.SIGKILL)
+            for process in self._processes:
+                process.send(signal.SIGKILL)
             self.wait(PATIENCE)
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        os.close(self._read)
-        told = Told()
-        # The last line may be half of one.
-        for line in self._text.decode().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            for name, value in entry.items():
-                if name == "kept":
-                    told.kept.append(value)
-                else:
-                    setattr(told, name, value)
-        return code, told, hung
+        ended = [process.end() for process in self._processes]
+        if self._meeting is not None:
+            self._meeting.cleanup()
+        return ended, hung
+
+
+def _nothing() -> None:
+    """Not to be done by this process."""
+
+
+def join(folder: str, rank: int, ranks: int) -> None:
+    """Make a process a rank of a group.
+
+    Args:
+        folder: in which the ranks meet.
+        rank, ranks: number of this one, and how many there are.
+    """
+    together.ARRIVAL = ARRIVAL
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks
+    )
 
 
 def _work(
-    job: Job, folder: Path | None, examples: Examples, prepare: Callable[[], object], pipe: int
+    job: Job,
+    folder: Path | None,
+    examples: Examples,
+    prepare: Callable[[], object],
+    join: Callable[[], object],
+    tell: Tell,
 ) -> None:
     """In the new process; does not return."""
-
-    def tell(**entry: str) -> None:
-        os.write(pipe, (json.dumps(entry) + "\n").encode())
-
     code, keep = 1, KeptSteps.keep
 
     def told(self: KeptSteps, name: str, key: Any, outcome: Any) -> None:
@@ -182,6 +192,8 @@ def _work(
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         KeptSteps.keep = told  # type: ignore[method-assign]
+        join()
+        tell(joined="")
         prepare()
         small = fxprune.compress(
             job.net, examples, checkpoint=folder, progress=False, **job.options

@@ -59,7 +59,7 @@ class Decided:
 
 
 def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
-    """As `decide`, once however often a run goes on."""
+    """As `decide`, once however often a run goes on; logs what was decided."""
 
     def decided() -> Decided:
         found = decide(session, limits)
@@ -70,7 +70,28 @@ def allocate(session: Session, limits: Mapping[str, float]) -> Allocation:
     turned = session.with_streams if kept.streams else session.rotated if kept.rotated else None
     own = turned if kept.rotated else session
     assert own is not None
-    return Allocation(Plan.from_json(kept.plan), kept.keep_mask, kept.errors, own)
+    found = Allocation(Plan.from_json(kept.plan), kept.keep_mask, kept.errors, own)
+    _tell(session, found, limits)
+    return found
+
+
+def _tell(session: Session, allocation: Allocation, limits: Mapping[str, float]) -> None:
+    """Log what was decided."""
+    widths, groups = allocation.plan.widths, session.analysis.groups
+    session.journal.decide(
+        "%s within %s: %d of %d groups lose channels, %d layers become two; error %.1e predicted",
+        allocation.plan.method,
+        ", ".join(f"{name}={limit:g}" for name, limit in limits.items()) or "no limit",
+        sum(widths[group.name] < group.width for group in groups),
+        len(groups),
+        len(allocation.plan.factorings),
+        sum(allocation.errors.values()),
+    )
+    for group in groups:
+        values = group.name, widths[group.name], group.width
+        session.journal.detail("%s keeps %d of %d channels", *values)
+    for name, how in allocation.plan.factorings.items():
+        session.journal.detail("%s becomes two of rank %d", name, how.rank)
 
 
 def decide(session: Session, limits: Mapping[str, float]) -> Allocation:

@@ -3,10 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.allocate.allocation import Allocation
+from fxprune.allocate.expected_cost import expect_build
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
@@ -16,6 +18,7 @@ from fxprune.fit.build import build
 from fxprune.fit.factor import require_layers
 from fxprune.fit.rotate import planned_analysis, rotate_as_planned
 from fxprune.handover.finish import hand_over
+from fxprune.intake import open_journal
 from fxprune.label.ties import tie
 from fxprune.options import DEFAULTS, Options
 from fxprune.pipeline import verify, warn_of_few
@@ -24,6 +27,9 @@ from fxprune.plans.methods import method_of_plan
 from fxprune.plans.plan import TIED, Plan, keep_mask_of
 from fxprune.session import open_session
 from fxprune.verify.judge import Decision
+
+LIMITS = ("flops", "params")
+"""Settings of a plan that say how much of the original it keeps."""
 
 
 def apply(
@@ -39,6 +45,7 @@ def apply(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
 ) -> GraphModule:
     """Compress a model by a plan made earlier, on this or another checkpoint of its architecture.
 
@@ -46,7 +53,8 @@ def apply(
         model: never modified.
         plan: from `plan`, `plan_of` or `Plan.from_json`.
         calib_loader: unlabeled examples the remaining weights are fitted on.
-        groups, example, dynamic_shapes, mask, decision, progress, seed, memory: as for `compress`.
+        groups, example, dynamic_shapes, mask, decision, progress, seed, memory, device: as
+            for `compress`.
 
     Returns:
         as `compress`.
@@ -70,15 +78,17 @@ def apply(
         progress=progress,
         seed=seed,
         memory=memory,
+        device=device,
     )
-    with together(), undisturbed(model, seed):
-        session = open_session(model, calib_loader, options, channels=bool(plan.kept))
+    with together(), undisturbed(model, seed), open_journal(options) as journal:
+        session = open_session(model, calib_loader, options, journal, bool(plan.kept))
         session = replace(session, mapped=bool(plan.maps))
         if plan.kept and plan.settings.get(TIED):
             session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
         keep_mask = keep_mask_of(planned_analysis(session, plan), plan)
         require_layers(session, plan)
         session.settle_decision()
+        journal.foresee(expect_build(session, _limits(plan)))
         turned = rotate_as_planned(session, plan)
         folded = dict(turned.norms.folded)
         plan = replace(plan, rotations=turned.statistics.rotations, folded=folded)
@@ -87,3 +97,9 @@ def apply(
         small = hand_over(turned, small, allocation, verify(session, small))
         warn_of_few(small)
     return small
+
+
+def _limits(plan: Plan) -> dict[str, float]:
+    """What a plan was decided under, as far as its settings say."""
+    told = {name: plan.settings.get(name) for name in LIMITS}
+    return {k: v for k, v in told.items() if isinstance(v, (int, float)) and 0 < v <= 1}

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -43,6 +44,7 @@ def compress(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
     checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> GraphModule:
@@ -108,16 +110,21 @@ def compress(
             "head.*": 1.0}`.
         round_to: widths are multiples of this; `auto` for what the device's kernels use well. 1 by
             default, `auto` where latency is limited.
-        progress: show progress bars where the output is a terminal.
+        progress: show one bar for the call, with the time left, on a terminal or in a notebook.
         effort: how many plans `auto` and `channels` try on calibration examples, and one more
             where these disappoint; past the ones with a reason, the best one's widths are varied.
             With 1 none is tried, and the widths are uniform. As many again are tried with narrower
             residual streams, where there are any.
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
+        device: such as `cuda`, on which all work on examples is done while the model stays where it
+            is: for one that is larger than the device. Weights are brought to it as they are read
+            and let go after, the result comes back where the model is. By default where the model
+            is, which is faster where it fits. See docs/large.md.
         checkpoint: folder in which what is done is kept, so that the same call goes on where a run
             was killed, gives the same bytes, and returns at once when it was finished. Another
-            model, other examples, options or versions are refused by name. See docs/resume.md.
+            model, other examples, options or versions are refused by name; of several processes
+            the first one's folder counts, and their number may change. See docs/resume.md.
 
     Returns:
         a torch.fx.GraphModule in eval mode, its parameters under their original names.
@@ -128,6 +135,7 @@ def compress(
             says where, what, why and what to do.
     """
     run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
+    run |= {"round_to": round_to, "checkpoint": checkpoint, "device": device}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -141,9 +149,7 @@ def compress(
         keep_class=keep_class,
         ignore=ignore,
         keep=keep,
-        round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        checkpoint=checkpoint,
         **run,
     )
     if targets is not None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -35,6 +36,7 @@ def factorize(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> GraphModule:
     """Replace layers by two smaller ones where that pays.
@@ -68,6 +70,7 @@ def factorize(
         progress=progress,
         seed=seed,
         memory=memory,
+        device=device,
         checkpoint=checkpoint,
     )
     return compress_whole(model, calib_loader, options)  # type: ignore[return-value]

@@ -4,20 +4,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from fxprune.allocate.allocation import allocate
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
-from fxprune.capture.undisturbed import undisturbed
-from fxprune.distributed.together import together
-from fxprune.identity import open_checkpoint, require_call
 from fxprune.options import DEFAULTS, Options, RoundTo
-from fxprune.pipeline import certify
+from fxprune.pipeline import plan_whole
 from fxprune.plans.budget import make_budget
 from fxprune.plans.methods import WIDTH_METHODS, find_method
 from fxprune.plans.plan import Plan
-from fxprune.session import open_session
 from fxprune.timing.workload import Workload
 from fxprune.verify.judge import Decision
 
@@ -45,6 +41,7 @@ def plan(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
     checkpoint: str | os.PathLike[str] | None = DEFAULTS.checkpoint,
 ) -> Plan:
@@ -58,6 +55,7 @@ def plan(
         the plan, for `apply`.
     """
     run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
+    run |= {"round_to": round_to, "checkpoint": checkpoint, "device": device}
     options = Options(
         budget=make_budget(flops, params, agreement, latency),
         method=find_method(method, WIDTH_METHODS),
@@ -70,14 +68,7 @@ def plan(
         uniform_across=uniform_across,
         ignore=ignore,
         keep=keep,
-        round_to=round_to,
         workload=DEFAULTS.workload if workload is None else workload,
-        checkpoint=checkpoint,
         **run,
     )
-    with together(), undisturbed(model, seed), open_checkpoint(checkpoint) as steps:
-        require_call(steps, model, options)
-        session = open_session(model, calib_loader, options, steps=steps)
-        if options.budget.agreement is not None:
-            return certify(session).allocation.plan
-        return allocate(session, options.budget.limits).plan
+    return plan_whole(model, calib_loader, options)

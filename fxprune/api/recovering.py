@@ -56,7 +56,7 @@ def recover(
             or dicts with a key such as `labels`.
         decision, groups: as `compress` was given.
         checkpoint: folder in which a training that is killed goes on when it is called again.
-        progress: show a bar where the output is a terminal.
+        progress: show a bar, as `compress`.
         seed: of the orders, augmentations, and which held-out examples certify.
         memory: bytes of examples held before they spill to disk.
 

@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from fxprune.allocate.expected_cost import expect_cost
 from fxprune.calibrate.groups import Groups
 from fxprune.calibrate.padding import Mask
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.distributed.together import together
 from fxprune.handover.report import note_curve
+from fxprune.intake import open_journal
 from fxprune.options import DEFAULTS, Options, RoundTo
 from fxprune.pipeline import compress_session
 from fxprune.plans.budget import Budget, each_flops
@@ -43,6 +46,7 @@ def sweep(
     progress: bool = DEFAULTS.progress,
     seed: int = DEFAULTS.seed,
     memory: float = DEFAULTS.memory,
+    device: str | torch.device | None = DEFAULTS.device,
     effort: int = DEFAULTS.effort,
 ) -> dict[float, GraphModule]:
     """A whole trade-off curve from one capture and one calibration; arguments as for `compress`.
@@ -55,6 +59,7 @@ def sweep(
             what all share is timed once, in the first.
     """
     checked = each_flops(budgets)
+    run: dict[str, Any] = {"seed": seed, "memory": memory, "effort": effort, "progress": progress}
     options = Options(
         budget=next(iter(checked.values()), Budget(flops=1.0)),
         method=find_method(method, WIDTH_METHODS),
@@ -68,15 +73,21 @@ def sweep(
         ignore=ignore,
         keep=keep,
         round_to=round_to,
-        progress=progress,
-        seed=seed,
-        memory=memory,
-        effort=effort,
+        device=device,
+        **run,
     )
-    with together(), undisturbed(model, seed):
-        session = open_session(model, calib_loader, options)
+    return _sweep(model, calib_loader, options, checked)
+
+
+def _sweep(
+    model: nn.Module, loader: Any, options: Options, budgets: Mapping[float, Budget]
+) -> dict[float, GraphModule]:
+    with together(), undisturbed(model, options.seed), open_journal(options) as journal:
+        session = open_session(model, loader, options, journal)
+        journal.foresee(expect_cost(session, *(b.limits for b in budgets.values())))
         curve = {}
-        for fraction, budget in checked.items():
+        for fraction, budget in budgets.items():
+            journal.about = f"FLOPs {fraction:g}: "
             curve[fraction] = compress_session(session, budget.limits)
             session.journal.seconds.clear()
             session.journal.note(SHARED)

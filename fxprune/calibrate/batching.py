@@ -2,7 +2,7 @@
 from sizes alone, so that all processes decide alike and each reads only the batches it works on.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,20 @@ class Shared:
     def size(self) -> int:
         """Examples in all, copies included."""
         return sum(batch.size for batch in self.batches)
+
+
+def in_order_of_sums(
+    streams: Mapping[str, Shared], names: Iterable[str]
+) -> list[tuple[Planned, str, int]]:
+    """Batches of some streams in the order in which one process adds what they give, each with the
+    name of its stream and the rank that works on it.
+    """
+    every = [
+        (batch, name, streams[name].sums.owner(batch.place.leaf))
+        for name in names
+        for batch in streams[name].batches
+    ]
+    return sorted(every, key=lambda one: one[0].place.leaf)
 
 
 def seed_of(seed: int, place: Place) -> int:

@@ -16,6 +16,7 @@ from fxprune.calibrate.groups import Groups, Labels, independent, number_groups
 from fxprune.calibrate.joined import Joined, Sizes, sizes_of
 from fxprune.calibrate.padding import Mask, read_mask
 from fxprune.calibrate.reading import check_like, ignore_item, read_items
+from fxprune.calibrate.running import bring
 from fxprune.calibrate.shards import Gathering, Share, Where, how_dealt, order_all, put_in_order
 from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import Batch, device_of, make_batch, to_batch
@@ -71,6 +72,7 @@ class Calibration:
         fingerprints, store: of every example, the same of identical ones; where they are.
         exact: examples in every batch handed out, where the model takes no other number; the last
             ones are copies where too few are left. May be set between two readings.
+        device: to which batches are brought; None for where the examples are kept. Likewise.
         groups: (size,) number of every example's group; identical examples share one.
         copies: how many examples are identical with an earlier one.
 
@@ -96,6 +98,7 @@ class Calibration:
         self.mask = mask
         self._last: tuple[int, Batch] | None = None
         self.exact: int | None = None
+        self.device: torch.device | None = None
         self.size = self.largest = 0
         own, labels, marks = type(loader) not in HELD, Labels(groups, loader), list[bytes]()
         self.fingerprints = marks
@@ -280,6 +283,8 @@ class Calibration:
             for part in parts:
                 joined.add(part)
             batch = joined.batch()
+        if self.device is not None:
+            batch = batch.map(partial(bring, device=self.device))
         batch = replace(batch, real=read_mask(batch, self.mask))
         return batch.filled(self.exact or 0)
 

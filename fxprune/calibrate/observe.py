@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from fxprune.capture.batch import Batch
+from fxprune.calibrate.running import Runner, workplace
+from fxprune.capture.batch import Batch, make_batch
 from fxprune.errors import CalibrationError
 from fxprune.graph.nodes import where
 from fxprune.graph.operators import operator_name
@@ -21,7 +22,7 @@ only what a weight produced is checked, not what moves or masks it.
 """
 
 
-class Observer(Interpreter):
+class Observer(Runner):
     """Runs the captured graph and hands nodes' results to callbacks.
 
     Values die after their last use.
@@ -71,6 +72,21 @@ def arguments(module: GraphModule, batch: Batch) -> list[Any]:
         return list(module.graph.process_inputs(*batch.args))
     order = module.graph._codegen.pytree_info.in_spec.child(1).context  # type: ignore[attr-defined]
     return pytree.tree_leaves((batch.args, {name: batch.kwargs[name] for name in order}))
+
+
+def at_inputs(module: GraphModule) -> Callable[..., Any]:
+    """What runs a graph where its inputs are; it takes and returns what the model does.
+
+    The graph as it stands: called, a captured one refuses what its example's sizes do not promise.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if workplace(module, pytree.tree_leaves((args, kwargs))) is None:
+            return module.forward(*args, **kwargs)
+        flat = arguments(module, make_batch(args, kwargs))
+        return module.graph.process_outputs(Runner(module).run(*flat, enable_io_processing=False))
+
+    return run
 
 
 @torch.no_grad()

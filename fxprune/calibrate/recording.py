@@ -209,6 +209,11 @@ class Recording:
         places, targets = (self.store.get(item) for item in chunk.samples[call])
         return places, targets
 
+    @property
+    def device(self) -> torch.device:
+        """Where the original is."""
+        return next(self._module.parameters()).device
+
     def outputs(self, chunk: Chunk) -> Any:
         """The original's outputs on a chunk, as the model returns them."""
         return self._module.graph.process_outputs([self.store.get(leaf) for leaf in chunk.outputs])

@@ -140,15 +140,17 @@ class Spill:
         return self._mapped(shape, like.dtype)
 
     def settle(self, value: Tensor) -> Tensor:
-        """A tensor that stays: the very same where there is room for it, or on its device, else a
-        copy that is mapped to a file.
+        """A tensor that stays: the very same where there is room for it, else a copy on the CPU, or
+        one that is mapped to a file.
 
         Raises:
             StorageError: the disk is full.
         """
         size = _bytes(value)
         if value.device.type != "cpu":
-            return value
+            if _room(value.device, size):
+                return value
+            value = value.cpu()
         if self._takes(size):
             found: Tensor = self._counted(value, size)
             return found

@@ -51,6 +51,27 @@ def check_model(model: nn.Module) -> None:
             )
 
 
+def find_device(name: object) -> torch.device:
+    """A device by what a caller calls it, with its number; it is tried out.
+
+    Raises:
+        UnsupportedError: there is none such here, or nothing can be computed on it.
+    """
+    try:
+        if not isinstance(name, (str, torch.device)):
+            raise TypeError("a string or a torch.device names one")
+        tried = torch.zeros(1, device=name)
+        tried.cpu()
+        return tried.device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        shown = str(name) if isinstance(name, torch.device) else repr(name)
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise UnsupportedError(
+            f"device={shown} is no device that works here: {first}. Give one such as cuda or "
+            "cuda:1, or leave it out to work where the model is."
+        ) from error
+
+
 def _check_names(model: nn.Module) -> None:
     """Refuse modules without a source to trace, and names that no source can hold."""
     for name, module in model.named_modules():

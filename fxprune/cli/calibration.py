@@ -30,6 +30,10 @@ class Source:
         data, batch, limit, groups, shape: see the options.
         size, gray, mean, std: of images.
         device, dtype: of the model, and of the floating tensors it is given.
+        offload: whether the model stays on the CPU, and only the work is done on the device.
+
+    Raises:
+        SourceError: no device is named for that.
     """
 
     model: str
@@ -43,7 +47,12 @@ class Source:
     mean: str = ""
     std: str = ""
     device: str | None = None
+    offload: bool = False
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.offload and self.device is None:
+            raise SourceError("--offload needs a --device to bring weights to, such as cuda.")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Source":
@@ -51,12 +60,22 @@ class Source:
         return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
 
     def place(self, net: nn.Module) -> nn.Module:
-        """The model on its device, in its dtype.
+        """The model in its dtype, and on its device where it does not stay.
 
         Raises:
             SourceError: there is none such here.
         """
-        return net.to(device=parse_device(self.device), dtype=parse_dtype(self.dtype))
+        device = parse_device(self.device)
+        return net.to(device=None if self.offload else device, dtype=parse_dtype(self.dtype))
+
+    @property
+    def work(self) -> torch.device | None:
+        """Where the work is done; None for where the model is.
+
+        Raises:
+            SourceError: there is none such here.
+        """
+        return parse_device(self.device) if self.offload else None
 
     def read(self, net: nn.Module) -> tuple[Any, Groups | None]:
         """The calibration batches, and which examples belong together.

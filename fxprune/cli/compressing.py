@@ -61,6 +61,7 @@ def compress(
     mean: options.Numbers = "",
     std: options.Numbers = "",
     device: options.Device = None,
+    offload: options.Offload = False,
     dtype: options.DType = None,
     checkpoint: options.Checkpoint = None,
     out: options.Out = None,
@@ -79,6 +80,7 @@ def compress(
         **{name: given[name] for name in AS_THEY_ARE},
         **parse_texts(given),
         workload=fxprune.Workload(latency_batch, compiled),
+        device=source.work,
         groups=labels,
         targets=targets or None,
     )
@@ -113,6 +115,7 @@ def factorize(
     mean: options.Numbers = "",
     std: options.Numbers = "",
     device: options.Device = None,
+    offload: options.Offload = False,
     dtype: options.DType = None,
     checkpoint: options.Checkpoint = None,
     out: options.Out = None,
@@ -138,6 +141,7 @@ def factorize(
         ignore=ignore or (),
         seed=seed,
         checkpoint=checkpoint,
+        device=source.work,
     )
     return hand_out(small, out, html, as_json, model, weights, data)
 
@@ -190,6 +194,7 @@ def sweep(
     mean: options.Numbers = "",
     std: options.Numbers = "",
     device: options.Device = None,
+    offload: options.Offload = False,
     dtype: options.DType = None,
     out: options.SweepOut = None,
     as_json: options.Json = False,
@@ -212,6 +217,7 @@ def sweep(
         groups=labels,
         effort=effort,
         seed=seed,
+        device=source.work,
     )
     return put_out_sizes(curve, out, as_json)
 

@@ -127,6 +127,14 @@ Modes = Annotated[
     list[str] | None, typer.Option(help="eager or compiled (may be repeated); both by default")
 ]
 Device = Annotated[str | None, typer.Option(help="such as cuda; the CPU by default")]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload",
+        help="a model larger than the device: it stays on the CPU, and its weights are brought to "
+        "--device layer by layer",
+    ),
+]
 DType = Annotated[
     str | None, typer.Option(help="float32, float64, bfloat16 or float16; the model's by default")
 ]

@@ -1,5 +1,6 @@
 """Whether all ranks work on the same model, asked for the same."""
 
+import sys
 from hashlib import blake2b
 
 import torch
@@ -38,6 +39,8 @@ def require_same(group: Group, model: nn.Module, options: object) -> None:
         return
     own = {name: repr(getattr(options, name)) for name in AGREED}
     own["the weights"] = _mark(model)
+    own["the version of torch"] = str(torch.__version__)
+    own["the version of fxprune"] = str(getattr(sys.modules["fxprune"], "__version__", ""))
     told = group.gather(own, "the call")
     for name in own:
         others = [r for r, one in enumerate(told) if one.get(name) != told[0].get(name)]

@@ -9,6 +9,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 from zlib import crc32
 
@@ -26,6 +27,8 @@ Said = tuple[int, bytes | None]
 """Bytes that a rank has to say, and these where they are few."""
 HEAD, SHORT = 24, 2048
 """Bytes of the word with which an exchange begins, and of what goes with it at once."""
+LONGEST = timedelta(hours=24)
+"""That one rank waits for the work of another; one that is gone is noticed at once."""
 
 
 class Channel:
@@ -42,6 +45,7 @@ class Channel:
 
     def __init__(self, group: "distributed.ProcessGroup"):
         self._group = group
+        distributed.distributed_c10d._set_pg_timeout(LONGEST, group)
         self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
         self.sent: dict[str, int] = {}
         self.is_open = True
@@ -76,6 +80,20 @@ class Channel:
             sent if self.rank == 0 else None,
         )
         return from_bytes(sent.numpy().tobytes())  # type: ignore[no-any-return]
+
+    def hand_in(self, value: T | None, source: int, what: str) -> T | None:
+        """One rank's value, on the first rank; None on all others."""
+        own = to_bytes(value) if self.rank == source else b""
+        size, short = self._hear(what, own)[source]
+        if short is None and self.rank == source != 0:
+            self.send(_in_bytes(own, size), 0, what)
+        if self.rank != 0:
+            return None
+        if source == 0:
+            return value
+        if short is None:
+            short = self.receive(((size,), torch.uint8), source, what).numpy().tobytes()
+        return from_bytes(short)  # type: ignore[no-any-return]
 
     def _hear(self, what: str, own: bytes, error: Exception | None = None) -> list[Said]:
         """How every rank is, and what it has to say: itself where it is short.
@@ -134,12 +152,12 @@ class Channel:
     def send(self, tensor: Tensor, target: int, what: str) -> None:
         """Send a tensor to another rank."""
         flat = tensor.detach().cpu().contiguous()
-        self._exchange(lambda: distributed.send(flat, target, group=self._group), what, flat)
+        self._exchange(lambda: _done(distributed.isend(flat, target, self._group)), what, flat)
 
     def receive(self, form: Form, source: int, what: str) -> Tensor:
         """A tensor that another rank sends."""
         found = torch.empty(form[0], dtype=form[1])
-        self._exchange(lambda: distributed.recv(found, source, group=self._group), what)
+        self._exchange(lambda: _done(distributed.irecv(found, source, self._group)), what)
         return found
 
     def spread(self, tensor: Tensor | None, form: Form, what: str) -> Tensor:
@@ -197,6 +215,12 @@ class Channel:
                 "was stopped, or its machine or the network failed. See what that rank said last."
             ) from error
         self.sent[what] = self.sent.get(what, 0) + _size(sent)
+
+
+def _done(work: "distributed.Work | None") -> None:
+    """Wait for something that goes between two ranks."""
+    if work is not None:
+        work.wait(LONGEST)
 
 
 def form_of(tensor: Tensor) -> Form:

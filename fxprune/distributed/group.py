@@ -1,9 +1,11 @@
 """The processes that compress one model together: what each does, and what all then have."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import torch
+from torch import Tensor
 
 from fxprune.distributed.channel import Channel, Form, form_of, pack, packed_form, unpack
 from fxprune.linalg.tree_sum import Node, Terms, TreeSum, add_to, order_of_sums
@@ -62,6 +64,42 @@ class Group:
         made: Any = make() if self.is_first else None
         told: T = self._channel.broadcast(made, what)
         return made if self.is_first else told
+
+    def first_tensors(
+        self, make: Callable[[], tuple[T, Mapping[str, Tensor]] | None], what: str
+    ) -> tuple[T, Mapping[str, Tensor]] | None:
+        """What the first rank makes of a value and tensors, of which one at a time travels.
+
+        Args:
+            make: gives a value that can be pickled, and tensors on the CPU; or None.
+            what: names the exchange.
+        """
+        made = make() if self.is_first else None
+        forms = None if made is None else {name: form_of(t) for name, t in made[1].items()}
+        head = self.first(lambda: None if made is None else (made[0], forms), what)
+        if self._channel is None or head is None:
+            return made
+        found = dict[str, Tensor]()
+        for name, form in (head[1] or {}).items():
+            packed = None if made is None else pack([made[1][name]])
+            if math.prod(form[0]):
+                packed = self._channel.spread(packed, packed_form([form]), what)
+            found[name] = torch.empty(form[0], dtype=form[1], device=CPU)
+            if packed is not None and len(packed):
+                (found[name],) = unpack(packed, [form])
+        return made or (head[0], found)
+
+    def hand_in(self, make: Callable[[], T], source: int, what: str) -> T | None:
+        """What one rank makes, on the first one; None on all others.
+
+        Args:
+            make: gives a value that can be pickled; tensors come on the CPU from other ranks.
+            source: the rank that makes it.
+            what: names the exchange.
+        """
+        if self._channel is None:
+            return make()
+        return self._channel.hand_in(make() if self.rank == source else None, source, what)
 
     def share(self, tasks: Sequence[Callable[[], T]], costs: Sequence[float], what: str) -> list[T]:
         """The results of tasks that any rank may do, in their order; the costliest go first, each

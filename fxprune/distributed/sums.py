@@ -21,9 +21,13 @@ class Sums:
     group: Group = ALONE
     owners: Mapping[int, int] = field(default_factory=dict)
 
+    def owner(self, leaf: int) -> int:
+        """The rank that works on a leaf."""
+        return self.owners.get(leaf, self.group.rank)
+
     def is_mine(self, leaf: int) -> bool:
         """Whether this rank works on a leaf."""
-        return self.owners.get(leaf, self.group.rank) == self.group.rank
+        return self.owner(leaf) == self.group.rank
 
     def and_of(self, other: "Sums") -> "Sums":
         """Of the leaves of both."""

@@ -13,10 +13,10 @@ from fxprune.distributed.channel import Channel
 from fxprune.distributed.group import ALONE, Group
 from fxprune.errors import CalibrationWarning, DistributedError
 
-LONGEST = timedelta(hours=24)
-"""That one rank waits for the work of another; one that is gone is noticed at once."""
 ARRIVAL = timedelta(minutes=5)
 """That a rank waits for the others to make the same call."""
+CONNECTION = timedelta(seconds=20)
+"""That it then waits for their connections: one that was killed meanwhile has none."""
 
 _present: ContextVar[Group | None] = ContextVar("group", default=None)
 _meetings = count()
@@ -75,19 +75,41 @@ def _in_a_group() -> bool:
 
 def _meet() -> Group:
     """A channel between the CPUs of all ranks, once all of them are here."""
-    store, number = distributed.distributed_c10d._get_default_store(), next(_meetings)
-    keys = [f"fxprune/{number}/{rank}" for rank in range(distributed.get_world_size())]
-    store.set(keys[distributed.get_rank()], "here")
+    rank, size, number = distributed.get_rank(), distributed.get_world_size(), next(_meetings)
+    keys = [f"fxprune/{number}/{other}" for other in range(size)]
+    try:
+        absent = _absent(keys, rank)
+        if not absent:
+            return Group(Channel(distributed.new_group(backend="gloo", timeout=CONNECTION)))
+    except RuntimeError as error:
+        raise DistributedError(
+            f"Rank {rank} of {size} could not connect to another one: it was stopped, or its "
+            "machine or the network failed. See what that rank said last."
+        ) from error
+    raise DistributedError(
+        f"Rank {rank} waited {ARRIVAL.seconds // 60} minutes for the call of rank "
+        f"{', '.join(absent)}: in a process group, all ranks make the same call. Where this one is "
+        "to work by itself, call inside `with fxprune.alone():`."
+    )
+
+
+def _absent(keys: list[str], rank: int) -> list[str]:
+    """The ranks that do not come.
+
+    Args:
+        keys: under which each says that it is here.
+        rank: of this process.
+
+    Raises:
+        RuntimeError: the store is gone, with the process that holds it.
+    """
+    store = distributed.distributed_c10d._get_default_store()
+    store.set(keys[rank], "here")
     try:
         store.wait(keys, ARRIVAL)
-    except RuntimeError as error:
-        absent = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
-        raise DistributedError(
-            f"Rank {distributed.get_rank()} waited {ARRIVAL.seconds // 60} minutes for the call of "
-            f"rank {', '.join(absent)}: in a process group, all ranks make the same call. Where "
-            "this one is to work by itself, call inside `with fxprune.alone():`."
-        ) from error
-    return Group(Channel(distributed.new_group(backend="gloo", timeout=LONGEST)))
+    except RuntimeError:
+        return [str(other) for other, key in enumerate(keys) if not store.check([key])]
+    return []
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, TRIAL
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import Folds
 from fxprune.fit.layer import FitOptions, FittedTensors
-from fxprune.fit.lockstep import fit_in_lockstep
+from fxprune.fit.lockstep import fit_in_lockstep, order_layers
 from fxprune.fit.reduction import Reduction
 from fxprune.graph.nodes import attribute
 from fxprune.graph.tensors import rewrite
@@ -46,7 +46,7 @@ def build(
     if fit != "none":
         observed = session.statistics.observed
         fold = partial(_fold, session, keep_mask, ridged=fit == "sequential")
-        with journal.station("fit", len(session.graph.graph.nodes)) as advance:
+        with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
             # What is handed over uses every example; a ridge is chosen by fits that did not see
             # those which validate it.
             _place(small, fold(observed.all_moments))
@@ -93,7 +93,7 @@ def _trial_error(
     journal = session.journal
     with journal.station("rewrite"):
         small = _reduce(session, keep_mask).call(session.graph).graph_module
-    with journal.station("fit", len(session.graph.graph.nodes)) as advance:
+    with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
         moments = session.statistics.observed.moments
         _place(small, _fold(session, keep_mask, moments))
         options = FitOptions(_ranks(factorings), ridge=TRIAL_RIDGE)

@@ -2,14 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from fxprune.calibrate.recording import Chunk, Recording
+from fxprune.calibrate.running import Workplace, workplace
 from fxprune.fit.reduction import Reduction
 from fxprune.graph.nodes import attribute
 
@@ -42,6 +45,15 @@ class Execution:
         self._handles: list[dict[str, Any]] = [
             dict(zip(self._inputs, chunk.inputs, strict=True)) for chunk in chunks
         ]
+
+    @cached_property
+    def _work(self) -> Workplace | None:
+        inputs = (self._store.get(x) for chunk in self.chunks[:1] for x in chunk.inputs)
+        return workplace(self.reduction.original, inputs)
+
+    def where(self, weight: Tensor) -> torch.device:
+        """On which device calls read a weight, and its fit is made."""
+        return weight.device if self._work is None else self._work.device
 
     def run(self, calls: Sequence[Node]) -> None:
         """Execute calls of the original graph as the reduced one has them.
@@ -89,7 +101,9 @@ class Execution:
         """
         node = self.reduction.reduced_nodes[name]
         value = partial(self._value, handles, fresh)
-        return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+        given = map_arg(node.args, value), map_arg(node.kwargs, value)
+        args, kwargs = given if self._work is None else self._work.gather(given, {})
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _value(self, handles: Mapping[str, Any], fresh: Mapping[str, Any], source: Node) -> Any:
         """What a node gives to those that read it.

@@ -95,6 +95,7 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
     reduction = execution.reduction
     weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
     prior = to_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
+    prior = prior.to(execution.where(weight))
     rows = _observe(layer, execution, options, prior)
     solve = partial(_solve, rows, layer, reduction, options, prior)
     # Of sums that the first rank has, it makes the fit; rows that all have, all fit alike.
@@ -108,7 +109,7 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
     if new is not None and shift is not None:
         rewrite(weight, to_weight(new, weight.shape))
         _write_shift(layer, reduction, shift)
-    return outcome
+    return outcome if isinstance(outcome, str) else outcome.on(weight.device)
 
 
 def to_matrices(weight: Tensor, count: int) -> Tensor:
@@ -171,7 +172,7 @@ def _solve(
     if rows is None:
         return "its outputs cannot be matched to the original's", None, None
     unseen, rank = options.unseen.get(layer.weight), options.ranks.get(layer.weight)
-    start = prior if unseen is None else to_matrices(unseen, len(prior))
+    start = prior if unseen is None else to_matrices(unseen, len(prior)).to(prior)
     if isinstance(rows, WideRows):
         fit = refit_wide(rows, prior, layer.intercept, start, options.ridge)
     elif rows.validation is None:
@@ -215,7 +216,7 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     )
     for samples in zip(*sampled, strict=True):
         for call, (rows, x) in zip(layer.calls, samples, strict=True):
-            target = rows.target if fixed is None else rows.target - fixed
+            target = rows.target if fixed is None else rows.target - fixed.to(rows.target.device)
             for validates, mask in rows.roles(validated, execution.everywhere):
                 if len(target[mask]):
                     features = read_features(call, x, weight.shape[2:], rows.at[:, mask])
@@ -228,7 +229,7 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
         part.close()
     trees = [part.tree for part in sums.values()]
     totals = [
-        None if terms is None else sums_of([term.to(weight.device) for term in terms])
+        None if terms is None else sums_of([term.to(execution.where(weight)) for term in terms])
         for terms in shared.group.total(trees, "products", everywhere=False)
     ]
     fitting, validation = totals[0], totals[1] if validated else None
@@ -248,7 +249,7 @@ def _current_shift(layer: Layer, reduction: Reduction, prior: Tensor) -> Tensor:
     bias = _current_bias(layer, reduction)
     if bias is None:
         return prior.new_zeros(prior.shape[:2])
-    return bias.detach().double().view(prior.shape[:2])
+    return bias.detach().to(prior).view(prior.shape[:2])
 
 
 def _write_shift(layer: Layer, reduction: Reduction, shift: Tensor) -> None:

@@ -55,7 +55,7 @@ def fit_in_lockstep(
         recording: of the original's outputs.
         parts: of the recorded examples, those to fit on; all by default.
         options: how layers are fitted.
-        advance: told of every node.
+        advance: told of every layer, in the order of `order_layers`.
     """
     options = options or FitOptions()
     order, layers = order_layers(reduction.original)
@@ -67,7 +67,6 @@ def fit_in_lockstep(
     unchanged = {node.name for node in order if node.op == "placeholder"}
     reached, waiting = set[str](), list[Node]()
     for node in order:
-        advance(1)
         if (
             node.op != "call_function"
             or node.name in reduction.constant
@@ -87,6 +86,8 @@ def fit_in_lockstep(
                 return FittedTensors.of(layer, reduction)
 
             options.step(layer.weight, fit).place(reduction)
+        if layer:
+            advance(1)
         waiting.extend(calls)
         reached.update(call.name for call in calls)
         if not changed:

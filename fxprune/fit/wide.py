@@ -51,17 +51,17 @@ def gather_rows(
             [(s.chunk, (s.target, _validates(s, validated, execution))) for s in samples], "rows"
         )
     ]
-    targets = torch.cat([target for target, _ in every]).to(weight.device)
+    targets = torch.cat([target for target, _ in every]).to(execution.where(weight))
     validates = torch.cat([validates for _, validates in every])
     if bool(validates.all()) or (validated and not bool(validates.any())):
         return None
-    targets = targets if fixed is None else targets - fixed
+    targets = targets if fixed is None else targets - fixed.to(targets.device)
     features = _Features(execution, gathered, weight.shape[2:], count, weight.shape[1], targets)
     return WideRows(
         weight[0].numel(),
         features.blocks,
         split_groups(targets, count),
-        validates.to(weight.device),
+        validates.to(targets.device),
     )
 
 

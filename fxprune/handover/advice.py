@@ -40,3 +40,14 @@ def advise(session: Session, agreement: Agreement | None) -> str:
         f"Only {agreement.rate:.1%} of {agreement.compared} keep "
         f"their decision: {agreement.decision}. To keep more, {', or '.join(offers)}."
     )
+
+
+def advise_recovered(agreement: Agreement) -> str:
+    """What to do where training did not bring enough decisions back; else empty."""
+    if agreement.rate >= FEW:
+        return ""
+    return (
+        f"Only {agreement.rate:.1%} of {agreement.compared} keep "
+        f"their decision: {agreement.decision}. To keep more, train longer, give more examples, "
+        "or compress less."
+    )

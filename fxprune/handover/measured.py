@@ -123,7 +123,7 @@ def _add(
         before, after = (attribute(g, layer.mean) for g in (reduction.original, reduction.reduced))
         if channel % found.dim() in kept:
             before = before[kept[channel % found.dim()].to(before.device)]
-        rows[1] = rows[1] - (after - before).double()
+        rows[1] = rows[1] - (after - before).double().to(rows[1].device)
     sums.add(rows[0], rows[1])
 
 

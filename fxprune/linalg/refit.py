@@ -40,6 +40,10 @@ class Fit:
     bias: Tensor
     ridge: float
 
+    def on(self, device: torch.device) -> "Fit":
+        """The same on another device."""
+        return Fit(self.weight.to(device), self.bias.to(device), self.ridge)
+
 
 class _System:
     """Normal equations about a prior, scaled to unit feature energy, to solve at several ridges.

@@ -131,9 +131,9 @@ class TreeSum:
 
 
 def add_to(left: Terms, right: Terms) -> Terms:
-    """The sum of two, in the place of the first."""
+    """The sum of two, in the place of the first, and on its device."""
     for place, (own, other) in enumerate(zip(left, right, strict=True)):
-        left[place] = _wide(own).add_(other)
+        left[place] = _wide(own).add_(other.to(own.device))
     return left
 
 

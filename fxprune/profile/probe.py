@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.observe import arguments
 from fxprune.calibrate.padding import Padding
+from fxprune.calibrate.running import Runner
 from fxprune.capture.batch import Batch
 from fxprune.capture.returned import state_leaves
 from fxprune.verify.outputs import squared_error
@@ -66,7 +67,7 @@ def energies_of(module: GraphModule, parts: Iterable[Batch], padding: Padding) -
     """
     found = []
     for part in parts:
-        outputs = Interpreter(module).run(*arguments(module, part), enable_io_processing=False)
+        outputs = Runner(module).run(*arguments(module, part), enable_io_processing=False)
         answers = judged(module, outputs, part, padding)
         found.append([squared_error(leaf, leaf, real)[1] for leaf, real in answers])
     return [sum(own) for own in zip(*found, strict=True)]

@@ -46,7 +46,7 @@ def metric(
     if sensitivity is None:
         weighed = flat
     elif len(sensitivity) == 1:
-        weighed = flat * sensitivity
+        weighed = flat * sensitivity.to(flat)
     else:
         weighed = (sensitivity.to(flat) @ flat.reshape(outputs, -1)).view(flat.shape)
     return (flat.T @ weighed).cpu().numpy()

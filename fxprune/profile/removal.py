@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
 from fxprune.distributed.group import ALONE, Group
+from fxprune.distributed.rounds import Rounds
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.profile.selectors import SELECTORS, GroupStatistics, magnitude
 
@@ -43,7 +44,7 @@ def profile_groups(
     dtype: torch.dtype,
     sensitivities: Mapping[Site, Tensor] | None = None,
     advance: Callable[[int], object] = lambda groups: None,
-    step: Callable[[str, Callable[[], Profile]], Profile] = lambda name, compute: compute(),
+    step: Callable[[str, Callable[[], Profile]], Profile] | None = None,
     group: Group = ALONE,
 ) -> list[Profile]:
     """Profile every group.
@@ -58,21 +59,24 @@ def profile_groups(
         dtype: of the activations; decides what counts as dependent.
         sensitivities: from `sensitivities`, where the selector reads them and there are any.
         advance: told after every group.
-        step: takes the name of a group and what profiles it, and gives the profile.
+        step: takes the name of a group and what profiles it, and gives the profile, which may
+            have been kept; by default none is.
         group: of the ranks, among which the channel groups are shared out by what they cost.
     """
 
     def profile(own: ChannelGroup) -> Profile:
-        def compute() -> Profile:
-            statistics = GroupStatistics(module, analysis, own, moments, sensitivities, dtype)
-            return _profile(statistics, selector)
+        statistics = GroupStatistics(module, analysis, own, moments, sensitivities, dtype)
+        return _profile(statistics, selector)
 
-        found = step(own.name, compute)
+    groups, found = analysis.groups, dict[int, Profile]()
+    costs = [float(own.channels) ** 3 for own in groups]
+    tasks = [partial(profile, own) for own in groups]
+    rounds = Rounds(group, tasks, costs, "profiles", at_once=step is None)
+    for number in rounds.order:
+        compute = partial(rounds.result, number)
+        found[number] = compute() if step is None else step(groups[number].name, compute)
         advance(1)
-        return found
-
-    costs = [float(own.channels) ** 3 for own in analysis.groups]
-    return group.share([partial(profile, own) for own in analysis.groups], costs, "profiles")
+    return [found[number] for number in range(len(groups))]
 
 
 def _profile(statistics: GroupStatistics, selector: str) -> Profile:

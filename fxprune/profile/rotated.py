@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site
+from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import Chunk, Recording
 from fxprune.calibrate.strata import Stratum
 from fxprune.label.groups import ChannelGroup
@@ -219,7 +220,7 @@ def exact(statistics: Statistics, graph: GraphModule) -> bool:
     precision = torch.finfo(next(graph.parameters()).dtype).eps
     for batch in statistics.batches(statistics.split.first(COMPARED)):
         before, after = (
-            floating(g.forward(*batch.args, **batch.kwargs)) for g in (statistics.graph, graph)
+            floating(at_inputs(g)(*batch.args, **batch.kwargs)) for g in (statistics.graph, graph)
         )
         for name, reference in before.items():
             error, energy = squared_error(reference, after[name])

@@ -180,7 +180,7 @@ class _Outputs(Observer):
             how = read_recurrent(name, self.fetch_args_kwargs_from_env(n)[0])
             if how is not None and len(how.layers) == 1:
                 result, given = run_steps(how)
-                own = {id(attribute(self.module, site[0])): site for site in sites}
+                own = {id(self.here(attribute(self.module, site[0]))): site for site in sites}
                 for weight, value in given:
                     if id(weight) in own:
                         self._keep(own[id(weight)], "aten.linear", value)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxprune.calibrate.batching import Place, Placed, Planned, Shared, share_out
+from fxprune.calibrate.batching import Place, Placed, Planned, Shared, in_order_of_sums, share_out
 from fxprune.calibrate.loader import Calibration
 from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site, collect_moments
 from fxprune.calibrate.near_duplicates import sample, warn_of_alike_examples
@@ -139,12 +140,14 @@ class Statistics:
     @cached_property
     def observed(self) -> Observed:
         """The original, run over the fitting examples once (docs/decisions/0010)."""
-        sums, recording = observe_once(self.journal, self._observe, self._reread, self.scope)
+        owners = [who for parts in OBSERVED for _, _, who in in_order_of_sums(self.parts, parts)]
+        known = self._observe, self._reread, owners, self.scope
+        sums, recording = observe_once(self.journal, *known)
         recording.finish()
         moments: Mapping[Site, InputMoments] = sums.moments
-        every = moments
+        both = moments
         if self.split.part(VALIDATION).any():
-            every = MomentsOnDemand(moments, lambda site: moments[site] + sums.validating[site])
+            both = MomentsOnDemand(moments, lambda site: moments[site] + sums.validating[site])
         groups, seen = self.calibration.groups, sums.seen
         for text in (
             None if self.scope else warn_of_thin_inputs(moments, groups, self.budget),
@@ -152,7 +155,7 @@ class Statistics:
         ):
             if text is not None:
                 self.journal.note(text)
-        return Observed(moments, every, recording)
+        return Observed(moments, both, recording)
 
     @property
     def work(self) -> float:
@@ -171,8 +174,8 @@ class Statistics:
 
     def _mine(self, parts: tuple[str, ...]) -> list[tuple[Planned, str]]:
         """Batches of these parts that this rank works on, in the order of sums, and whose."""
-        mine = [(batch, part) for part in parts for batch in self.parts[part].mine]
-        return sorted(mine, key=lambda pair: pair[0].place.leaf)
+        every, own = in_order_of_sums(self.parts, parts), self.group.rank
+        return [(batch, part) for batch, part, who in every if who == own]
 
     def _reread(self) -> tuple[Recording, Iterator[tuple[Place, Batch]]]:
         """A recording whose chunks are opened as the examples are read."""
@@ -257,6 +260,8 @@ class Statistics:
                     stream.sums,
                     self.calibration.store.settle,
                 )
+            except torch.OutOfMemoryError:
+                raise  # says nothing of derivatives
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).partition("\n")[0]
                 self.journal.note(
@@ -289,6 +294,6 @@ class Statistics:
                 dtype,
                 weighed or None,
                 advance,
-                step,
+                step if self.journal.steps.folder else None,
                 self.group,
             )

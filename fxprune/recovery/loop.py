@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import agree
 from fxprune.recovery.acceptance import Measured
@@ -20,6 +21,8 @@ from fxprune.recovery.examples import Stream
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.training import Length, Training
 
+FEW_STEPS = 3
+"""Steps, or seconds, that say how long the rest takes."""
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
 
@@ -65,14 +68,13 @@ class Loop:
         self.checkpoints.resume(state)
         per_step = self.stream.size * self.training.accumulate * self.stream.processes
         total = self.length.total_steps(int(self.stream.training.sum()), per_step)
-        units = total or math.ceil(self.length.seconds or 0)
-        clock, shown, loss = _Clock(state.seconds), 0, 0.0
-        with self.journal.station("recover", units) as advance:
+        units = float(total or self.length.seconds or 1)
+        clock, loss, shown = _Clock(state.seconds), 0.0, _Shown(self.journal, state, total, units)
+        with self.journal.station("recover", units - shown.spent) as advance:
             while not state.stopped:
                 due = clock.tell(state, loss, self.accelerator, self.training.save_seconds)
-                spent = state.step if total else state.seconds
-                advance(min(int(spent), units) - shown)
-                done, shown = min(1.0, spent / (total or self.length.seconds or 1)), int(spent)
+                advance(shown.newly())
+                done = min(1.0, shown.spent / units)
                 if done * self.training.evaluations >= state.evaluated + 1:
                     self._evaluate(state, done)
                 if due or done >= 1:
@@ -147,6 +149,37 @@ class Loop:
             sizes.append(batch.size)
         weights = torch.tensor(sizes, device=self.pair.device) / sum(sizes)
         return (torch.stack(losses) * weights).sum()
+
+
+class _Shown:
+    """What of a training is shown as done, by steps or by seconds.
+
+    Args:
+        journal: to show it.
+        state: of the training, from where it goes on.
+        total: steps; None where seconds are the budget.
+        units: the budget, steps or seconds.
+    """
+
+    def __init__(self, journal: Journal, state: State, total: int | None, units: float):
+        self._journal, self._state, self._total, self._units = journal, state, total, units
+        self._first, self._before, self._foreseen = self.spent, state.seconds, False
+        self._last = self._first
+
+    @property
+    def spent(self) -> float:
+        """Of the budget."""
+        return self._state.step if self._total else self._state.seconds
+
+    def newly(self) -> float:
+        """Spent since it was asked last; foresees the rest from the first few steps."""
+        newly, self._last = self.spent - self._last, self.spent
+        done, took = self.spent - self._first, self._state.seconds - self._before
+        if not self._foreseen and self._state.step and done >= FEW_STEPS:
+            whole = took / done * (self._units - self._first)
+            self._journal.foresee(ExpectedCost([Stage("recover", {"recover": [whole]})], whole))
+            self._foreseen = True
+        return newly
 
 
 class _Clock:

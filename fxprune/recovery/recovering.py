@@ -18,11 +18,11 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.export import Captured
 from fxprune.capture.precision import callers_precision
 from fxprune.capture.undisturbed import undisturbed
-from fxprune.errors import PlanError, UnsupportedError
-from fxprune.handover.advice import FEW
+from fxprune.errors import PlanError, UnsupportedError, warn_caller
+from fxprune.handover.advice import advise_recovered
 from fxprune.handover.report import Report, attach, plan_of, report
 from fxprune.handover.rows import RecoveryRow
-from fxprune.intake import capture_for
+from fxprune.intake import capture_for, reading
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
@@ -53,7 +53,7 @@ class Wish:
         augment: changes of every batch.
         decision, groups: as `compress` was given.
         checkpoint: folder; None for none.
-        progress: show a bar where the output is a terminal.
+        progress: show a bar, as `compress`.
         seed: of all that is drawn.
         memory: bytes of examples held before they spill to disk.
     """
@@ -100,11 +100,16 @@ def recover_whole(small: nn.Module, model: nn.Module, loader: Any, wish: Wish) -
             "load(path) returned, not load(path, into=...)."
         )
     with undisturbed(model, wish.seed), accelerated(wish.training) as accelerator:
-        journal = Journal(bool(wish.progress) and accelerator.is_main_process)
-        prepared = _prepare(small, model, loader, wish, journal)
-        made = _train(small, prepared, wish, accelerator, journal)
-        with journal.station("certify"):
-            return _hand_over(small, made, prepared, before, journal, accelerator)
+        own = accelerator.is_main_process
+        with Journal(bool(wish.progress), speaks=own) as journal:
+            prepared = _prepare(small, model, loader, wish, journal)
+            made = _train(small, prepared, wish, accelerator, journal)
+            with journal.station("certify"):
+                result = _hand_over(small, made, prepared, before, journal, accelerator)
+        advice = report(result).advice
+        if advice and own:
+            warn_caller(advice)
+    return result
 
 
 def _prepare(
@@ -118,7 +123,8 @@ def _prepare(
     labels = Labels(model) if wish.labels else None
     watch = ignore_item if labels is None else labels.read
     store = Spill(wish.memory)
-    calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=watch)
+    with reading(journal, watch) as read:
+        calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=read)
     with journal.station("capture"):
         captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)
@@ -127,6 +133,7 @@ def _prepare(
     require_form(small, captured.example)
     parts = divide(calibration, report(small), wish.seed)
     judge = _judge(captured, calibration, parts, wish.decision, report(small))
+    journal.decide("decision: %s", judge)
     if labels is not None:
         _require_classes(judge)
     augmentation = read_augment(wish.augment, model, captured.example)
@@ -245,6 +252,11 @@ def _hand_over(
                 own[name].data.copy_(value)
     now = compare_on(result, prepared)
     was, now = share(accelerator, (was, now))
+    journal.decide(
+        "weights of step %d: the same decision on %.2f %% of %d held-out %ss, at least %.2f %%; "
+        "%.2f %% before",
+        *(state.best.step, 100 * now.rate, now.examples, now.unit, 100 * now.bound, 100 * was.rate),
+    )
     row = RecoveryRow(
         steps=state.step,
         seconds=state.seconds,
@@ -265,24 +277,13 @@ def _hand_over(
         agreement=now,
         groups=groups,
         curve=curve,
-        advice=_advise(now),
+        advice=advise_recovered(now),
         recovery=row,
         seconds={**before.seconds, **journal.seconds},
         notes=tuple(dict.fromkeys(notes)),
     )
     attach(result, after, plan_of(small))
     return result
-
-
-def _advise(agreement: Agreement) -> str:
-    """What to do where training did not bring enough decisions back; else empty."""
-    if agreement.rate >= FEW:
-        return ""
-    return (
-        f"Only {agreement.rate:.1%} of {agreement.compared} keep "
-        f"their decision: {agreement.decision}. To keep more, train longer, give more examples, "
-        "or compress less."
-    )
 
 
 def compare_on(small: nn.Module, prepared: Prepared) -> Agreement:

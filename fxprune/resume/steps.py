@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,20 @@ class Outcome:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     random: Tensor | None = None
+
+
+def outcome_of(document: Any, tensors: Mapping[str, Tensor], kind: Any) -> Outcome:
+    """What `typed.encode` was made of.
+
+    Args:
+        document, tensors: of an outcome.
+        kind: of its value.
+
+    Raises:
+        TypeError, ValueError, KeyError: it is of another kind.
+    """
+    found: Outcome = decode(Outcome, {**document, "value": None}, tensors)
+    return replace(found, value=decode(kind, document["value"], tensors))
 
 
 class Steps:
@@ -147,13 +161,10 @@ class KeptSteps(Steps):
         if not path.is_file():
             return None
         try:
-            document, tensors = read_tensors(path)
-            outcome: Outcome = decode(Outcome, {**document, "value": None}, tensors)
-            value = decode(kind, document["value"], tensors)
+            return outcome_of(*read_tensors(path), kind)
         except (DamagedFile, TypeError, ValueError, KeyError, RuntimeError) as error:
             LOG.warning("%s is damaged and is made anew: %s", path, error)
             return None
-        return Outcome(value, outcome.notes, outcome.seconds, outcome.random)
 
     def keep(self, name: str, key: Iterable[Any], outcome: Outcome) -> None:
         tensors: dict[str, Tensor] = {}

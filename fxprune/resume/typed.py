@@ -64,6 +64,19 @@ def _from_array(value: np.ndarray) -> Tensor:
     return torch.from_numpy(value if usable else np.array(value, order="C"))
 
 
+def on_device(value: Any, device: str) -> Any:
+    """What `encode` made of a value, for another process: tensors that were on an accelerator are
+    on this device.
+    """
+    if isinstance(value, list):
+        return [on_device(item, device) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if TENSOR in value:
+        return value if value["device"] == "cpu" else {**value, "device": device}
+    return {name: on_device(item, device) for name, item in value.items()}
+
+
 def decode(kind: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What `encode` made of a value, as one of a kind.
 

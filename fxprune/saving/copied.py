@@ -37,8 +37,11 @@ def in_own_class(suited: Suited, model: nn.Module, small: GraphModule) -> nn.Mod
         attach(own, report(small), plan)
     else:
         own = load_into(model, small, None).eval()
+    home = session.captured.example.tensors()[0].device
     with torch.no_grad():
         for batch in session.statistics.batches(session.split.held_out):
+            # A class of the caller's runs as it is written, where its weights are.
+            batch = batch.map(lambda t: t.to(home))
             wanted, found = (floating(m(*batch.args, **batch.kwargs)) for m in (small, own))
             problem = difference(wanted, found)
             if problem:

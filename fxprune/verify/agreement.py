@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.fx import GraphModule, Interpreter
+from torch.fx import GraphModule
 
 from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.calibrate.recording import Chunk, Recording
+from fxprune.calibrate.running import Runner
 from fxprune.capture.batch import Batch
 from fxprune.distributed.group import ALONE, Group
 from fxprune.linalg.clopper_pearson import lower_bound
@@ -103,7 +103,7 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
     for chunk in recording.chunks:
         if chunk.outputs:
             reference = recording.outputs(chunk)
-            output = Interpreter(small).run(
+            output = Runner(small).run(
                 *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
             )
             real = partial(recording.padding.of_output, real=chunk.real)
@@ -117,7 +117,7 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
 @torch.no_grad()
 def compare(
     original: Callable[..., Any],
-    small: nn.Module,
+    small: Callable[..., Any],
     batches: Iterable[Batch],
     decision: Judge | Decision = None,
     independent: float | None = None,

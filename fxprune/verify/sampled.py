@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.padding import EVERYWHERE, Mask, Padding, find_padding, read_mask
 from fxprune.capture.batch import Batch
 from fxprune.capture.export import Captured
@@ -32,7 +33,7 @@ def settle_on(graph: GraphModule, batches: Iterable[Batch], decision: Decision) 
     """
     samples, values, known = list[tuple[Any, int]](), 0, None
     for batch in batches:
-        output = graph.forward(*batch.args, **batch.kwargs)
+        output = at_inputs(graph)(*batch.args, **batch.kwargs)
         known = find_next_tokens(graph, batch, output) if known is None else known
         samples.append((batch.cut_outputs(output), batch.own))
         values += sum(tensor.numel() for tensor in floating(output).values())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from fxprune.calibrate.observe import at_inputs
 from fxprune.capture.batch import Batch
 from fxprune.distributed.group import Group
 from fxprune.graph.nodes import argument
@@ -104,7 +105,7 @@ def _with_another_last_token(graph: GraphModule, batch: Batch, ids: Tensor, voca
     other = ids.clone()
     other[:, -1] = (ids[:, -1] + 1) % vocabulary
     changed = batch.map(lambda t: other if t is ids else t)
-    return graph.forward(*changed.args, **changed.kwargs)
+    return at_inputs(graph)(*changed.args, **changed.kwargs)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

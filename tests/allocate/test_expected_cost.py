@@ -5,18 +5,21 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from torch.fx import Interpreter, Node
 
 import fxprune
-from fxprune.allocate import expected_cost
+from fxprune.allocate import expected_cost, expected_work
 from fxprune.allocate.expected_cost import expect_cost
 from fxprune.fit import build
 from fxprune.fit.execution import Execution
+from fxprune.forecast import ExpectedCost
 from fxprune.linalg import regression_sums
 from fxprune.linalg.tree_sum import Terms
 from fxprune.plans.methods import METHODS
-from fxprune.progress import ExpectedCost, Journal
+from fxprune.progress import Journal
+from fxprune.timing import speeds
 from fxprune.timing.speeds import Speeds, Work
 from tests.nets import images, session_of, tiny
 from tests.rotations import examples, separate
@@ -144,18 +147,18 @@ def test_what_is_foreseen_is_done(monkeypatch: pytest.MonkeyPatch, batch: int) -
         return Work()
 
     # Products in fits, and nodes that run, are what is counted.
-    for name in ("_moments", "_selection", "_ranks", "_rewrite", "_folds"):
-        monkeypatch.setattr(expected_cost, name, nothing)
+    for name in ("moments", "selection", "ranks", "rewrite", "folds"):
+        monkeypatch.setattr(expected_cost, f"{name}_work", nothing)
     for name in ("CALLS_A_FIT", "CALLS_A_READING", "CALLS_A_SUM"):
-        monkeypatch.setattr(expected_cost, name, 0)
-    monkeypatch.setattr(expected_cost, "CALLS_A_NODE", 1)
+        monkeypatch.setattr(expected_work, name, 0)
+    monkeypatch.setattr(expected_work, "CALLS_A_NODE", 1)
     monkeypatch.setattr(expected_cost, "BACKWARD", 1.0)
     session = session_of(tiny(), loader).using(method=METHODS["channels"])
     # How many are tried is not known beforehand.
     monkeypatch.setattr(expected_cost, "FURTHER", done.trials - session.options.effort)
     foreseen = Work()
-    for _, work in expected_cost._stations(session, {"flops": 0.5}):
-        foreseen += work
+    for part in expected_cost._parts(session, {"flops": 0.5}):
+        foreseen += part.work
     assert 1 / 1.5 < foreseen.calls / done.nodes < 1.5
     assert 1 / 1.5 < foreseen.products / done.products < 1.5
 
@@ -177,3 +180,52 @@ def test_a_layer_without_labels_has_no_positions() -> None:
     session = session_of(Odd().eval(), images(64).flatten(1)[:, :8])
     session.analysis.values.pop("linear")
     assert expect_cost(session, {"flops": 0.5}).passes > 0
+
+
+def test_every_size_has_its_stages_and_shares_what_was_observed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ONE)
+    session = session_of(tiny(), images(200)).using(method=METHODS["channels"])
+    stages = expect_cost(session, {"flops": 0.5}, {"flops": 0.4}).stages
+    assert [stage.end for stage in stages] == 2 * ["allocation", "agreement", "hand over"]
+    assert {"calibrate", "profile", "fit"} <= set(stages[0].runs)
+    assert {"fit"} == set(stages[3].runs)
+    assert len(stages[1].runs["fit"]) == 1
+    # As many trials as are foreseen, the last of them only in part.
+    *whole, last = stages[0].runs["fit"]
+    assert len(whole) == session.options.effort
+    assert last == pytest.approx(expected_cost.FURTHER * whole[0])
+
+
+def test_of_a_sequence_one_size_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ONE)
+    session = session_of(tiny(), images(200)).using(method=METHODS["uniform"])
+    cost = expected_cost.expect_sequence(session, {"flops": 0.9}, {"flops": 0.8})
+    ends = [stage.end for stage in cost.stages]
+    assert ends == [*2 * ["allocation", "agreement"], "hand over"]
+    assert cost.most
+
+
+def test_a_plan_is_built_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_cost, "measure_speeds", lambda *_: ONE)
+    session = session_of(tiny(), images(200)).using(method=METHODS["auto"])
+    build, hand_over = expected_cost.expect_build(session, {"flops": 0.5}).stages
+    assert (build.end, hand_over.end) == ("verify", "hand over")
+    assert build.seconds["calibrate"] == 160
+    assert set(build.runs) == {"calibrate", "fit", "verify"}
+
+
+@pytest.mark.parametrize("method", ["svd", "magnitude"])
+def test_what_observes_nothing_is_not_foreseen_to(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    assert "calibrate" not in expected(monkeypatch, ONE, method)
+
+
+def test_foreseeing_draws_nothing() -> None:
+    session = session_of(tiny(), images(200))
+    before = torch.get_rng_state()
+    speeds._speeds_of.cache_clear()
+    expect_cost(session, {"flops": 0.5})
+    assert torch.equal(before, torch.get_rng_state())

@@ -21,6 +21,7 @@ from fxprune.errors import SourceError
 from fxprune.handover.report import attach
 from tests.cli.test_app import LOADER, TINY, bad
 from tests.nets import images, loader, tiny
+from tests.pretended import PRETENDED, pretended
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,18 @@ def test_devices_and_precisions() -> None:
             parse_device(text)
     with pytest.raises(SourceError, match="not one of bfloat16, float16, float32, float64"):
         parse_dtype("int8")
+
+
+def test_a_model_stays_while_the_work_is_done_elsewhere() -> None:
+    assert Source(model=TINY, device="cpu").work is None
+    assert Source(model=TINY, device="cpu", offload=True).work == torch.device("cpu")
+    with pytest.raises(SourceError, match="--offload needs a --device"):
+        Source(model=TINY, offload=True)
+    with pretended():
+        net = Source(model=TINY, device=str(PRETENDED), offload=True).place(tiny())
+        assert net.get_parameter("first.weight").device == torch.device("cpu")
+    with pytest.raises(SourceError, match="no device that works here"):
+        Source(model=TINY, device="abacus", offload=True).place(tiny())
 
 
 def test_tensors_are_moved_and_floating_ones_cast() -> None:

@@ -138,7 +138,6 @@ def errors(rank: int, ranks: int) -> dict[str, str]:
         "all": lambda: run(list(images(60).split(16)), flops=0.0001),
         "weights": lambda: run(list(images(60).split(16)), other),
         "options": lambda: run(list(images(60).split(16)), seed=rank),
-        "checkpoint": lambda: run(Breaks(True), checkpoint="nowhere/at/all"),
     }
     found = {}
     for name, call in calls.items():

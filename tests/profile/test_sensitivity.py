@@ -15,7 +15,7 @@ from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
 from fxprune.profile.sensitivity import sensitivities
-from tests.nets import Net
+from tests.nets import Net, images, session_of, tiny
 
 
 def chain() -> nn.Sequential:
@@ -166,3 +166,12 @@ def test_calls_that_consume_one_axis_in_two_ways_add_up() -> None:
     )
     matrix = found["shared.weight", 1]
     assert float((matrix - matrix.diagonal().diag()).abs().max()) < 0.1 * float(matrix.max())
+
+
+def test_a_full_device_is_no_missing_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("fxprune.profile.statistics.sensitivities", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        _ = session_of(tiny(), images(64)).statistics.sensitivities

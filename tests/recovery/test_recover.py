@@ -1,6 +1,7 @@
 """`fxprune.recover`: it agrees more, never less, and leaves what it was given alone."""
 
 import copy
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.recovery.subjects import (
     inputs,
     recovered,
 )
+from tests.test_progress import heard
 
 MEAN = "body.norm.running_mean"
 FAST = fxprune.Training(rate=3e-3)
@@ -128,6 +130,19 @@ def test_ways_to_train(options: dict[str, Any]) -> None:
     assert report.recovery.steps > 0
     if options.get("epochs"):
         assert report.recovery.steps == -(-2 * 480 // 32)
+
+
+def test_what_it_decides_is_logged() -> None:
+    with heard(logging.INFO) as said:
+        report = fxprune.report(recovered(compressed(), steps=4))
+    told = [text for _, text in said]
+    assert "decision: largest class along axis 1 (argmax)" in told
+    agreement = report.agreement
+    assert agreement is not None
+    bound = f"of {agreement.examples} held-out examples, at least {100 * agreement.bound:.2f} %"
+    assert any(bound in line for line in told)
+    stations = {line.split(" took ")[0] for line in told if " took " in line}
+    assert {"capture", "recover", "certify"} <= stations
 
 
 def test_labels_are_mixed_in() -> None:

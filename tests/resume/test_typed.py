@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxprune.resume.typed import UNKEPT, decode, encode
+from fxprune.resume.typed import UNKEPT, decode, encode, on_device
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ VALUE = Outer(
 def again(value: Any, kind: Any) -> Any:
     tensors: dict[str, Tensor] = {}
     return decode(kind, encode(value, tensors), tensors)
+
+
+def test_another_process_has_its_own_device() -> None:
+    """The first one's accelerator, which its tensors name, is none of another's."""
+    value, tensors = {"a": (torch.ones(2), torch.zeros(3))}, dict[str, Tensor]()
+    told = encode(value, tensors)
+    told[0][1][1]["device"] = "cuda:0"
+    found = decode(dict[str, tuple[Tensor, Tensor]], on_device(told, "meta"), tensors)
+    assert [tensor.device.type for tensor in found["a"]] == ["cpu", "meta"]
+    assert found["a"][1].shape == (3,)
+    assert told[0][1][1]["device"] == "cuda:0"
 
 
 def test_a_nest_comes_back() -> None:

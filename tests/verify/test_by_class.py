@@ -33,7 +33,7 @@ def compared(
 
         return model
 
-    return compare(taking(0), taking(1), batches, decision, **options)  # type: ignore[arg-type]
+    return compare(taking(0), taking(1), batches, decision, **options)
 
 
 SCORES = torch.eye(3)[torch.tensor([0, 0, 0, 1, 2, 2])]
