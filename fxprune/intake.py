@@ -2,6 +2,7 @@
 checkpoint is of.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,13 +25,17 @@ from fxprune.label.analysis import activations, analyze_graph, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.named import matcher
 from fxprune.label.ties import repeated, tie
-from fxprune.options import Options
+from fxprune.options import DEFAULTS, Options
 from fxprune.progress import Journal
 from fxprune.resume.steps import NOTHING_KEPT, Steps
 
 CACHED = 1 << 25
 """Bytes of the largest activation of a batch, on a CPU: more do not fit into its last cache, and
 the C library maps them anew for every call (docs/decisions/0014).
+"""
+DEAREST = 0.1
+"""Share of the FLOPs that maps may add where `effort` is no more than by default: the search for
+streams takes as long as all others, and dearer maps gained nothing (docs/decisions/0024).
 """
 
 
@@ -158,6 +163,13 @@ def label_for(
 
 def _everything(name: str) -> bool:
     return True
+
+
+def share_for_maps(captured: Captured, options: Options) -> float:
+    """Share of the FLOPs that layers may add which the original does not have (`Plan.maps`)."""
+    if not captured.example.is_plain:
+        return 0.0
+    return DEAREST if options.effort <= DEFAULTS.effort else math.inf
 
 
 def cut_to_cache(calibration: Calibration, captured: Captured, analysis: Analysis) -> None:

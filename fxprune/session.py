@@ -3,6 +3,7 @@
 Frozen values; what is computed from them is computed once, when it is first asked for.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from fxprune.intake import (
     examine_for,
     label_for,
     read_examples,
+    share_for_maps,
     tell_found,
 )
 from fxprune.label.analysis import nothing_to_reduce
@@ -65,8 +67,8 @@ class Session:
         journal: times and notes of the run.
         unrotated: the session of the graph before channel groups of this one's were rotated.
         unfolded: the session of the captured graph, where norms were folded in this one's.
-        mapped: whether maps may be put in for streams; not where the model takes nests, of whose
-            shapes it could not be captured anew (`fxprune.masked`).
+        for_maps: share of the FLOPs that maps for streams may add; nothing where the model takes
+            nests, of whose shapes it could not be captured anew (`fxprune.masked`).
     """
 
     options: Options
@@ -80,7 +82,7 @@ class Session:
     journal: Journal
     unrotated: "Session | None" = None
     unfolded: "Session | None" = None
-    mapped: bool = True
+    for_maps: float = math.inf
 
     @property
     def graph(self) -> GraphModule:
@@ -140,7 +142,7 @@ class Session:
     def streams(self) -> Streams:
         """Which streams may be rotated once their norms are folded, and why others may not."""
         with self.journal.station("label"):
-            return prepare_streams(self.graph, self.analysis, self.ignored, self.mapped)
+            return prepare_streams(self.graph, self.analysis, self.ignored, self.for_maps)
 
     @property
     def norms(self) -> Streams:
@@ -285,7 +287,7 @@ def open_session(
         multiple=_multiple(analysis, model, options),
         floor=least_shares(model, analysis, options.keep or {}),
         journal=journal,
-        mapped=captured.example.is_plain,
+        for_maps=share_for_maps(captured, options),
     )
     look_at(captured.graph, calibration)
     return session

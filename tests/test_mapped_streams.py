@@ -96,6 +96,12 @@ MAPS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 
 
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are a large part of so small a network."""
+    monkeypatch.setattr("fxprune.intake.DEAREST", 1.0)
+
+
 @pytest.fixture(scope="module", params=MAPS)
 def pair(request: pytest.FixtureRequest) -> tuple[type[nn.Module], nn.Module, Any]:
     made = drawn(request.param)
@@ -104,6 +110,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[type[nn.Module], nn.Module, An
         patch.setattr("fxprune.allocate.allocation.rotated_problem", lambda problem: None)
         patch.setattr("fxprune.allocate.allocation._with_narrower_streams", lambda problem: None)
         patch.setattr("fxprune.allocate.search.trial_error", _favoring_streams())
+        patch.setattr("fxprune.intake.DEAREST", 1.0)
         return request.param, made, quiet(fxprune.compress, made, inputs(request.param), flops=0.7)
 
 
@@ -177,14 +184,23 @@ def test_another_network_has_no_place_for_them(pair: tuple[Any, nn.Module, Any])
         fxprune.masked(other, small)
 
 
-def test_where_maps_cost_more_than_is_left_there_are_none() -> None:
+def test_maps_that_are_dear_are_for_those_who_ask_for_effort() -> None:
+    made, x = drawn(PostNorm), inputs(PostNorm, 40)
+    session = session_of(made, x)
+    assert not session.streams.maps
+    assert replace(session, for_maps=1.0).streams.maps == MAPS[PostNorm]
+    tried = session_of(made, x, effort=3)
+    assert tried.streams.maps == MAPS[PostNorm]
+
+
+def test_where_maps_cost_more_than_is_left_there_are_none(cheap: None) -> None:
     """Every group keeps so much that the maps alone would be beyond the limit."""
     made = drawn(PostNorm)
     small = quiet(fxprune.compress, made, inputs(PostNorm), flops=0.95, keep={"*": 0.9})
     assert not fxprune.plan_of(small).maps
 
 
-def test_a_model_that_takes_nests_has_none() -> None:
+def test_a_model_that_takes_nests_has_none(cheap: None) -> None:
     """Its shapes could not be told again, to make the masked original."""
 
     class Nested(nn.Module):
@@ -201,7 +217,7 @@ def test_a_model_that_takes_nests_has_none() -> None:
     assert not session_of(drawn(Nested), [{"pair": {"first": x}}]).streams.maps
 
 
-def test_the_search_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_decides(cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What errs more is not taken, though it was tried."""
     made, x = drawn(PostNorm), inputs(PostNorm)
     selected = replace(METHODS["auto"], streams=False)

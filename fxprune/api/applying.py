@@ -1,5 +1,6 @@
 """`fxprune.apply`: build what a plan says."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +83,7 @@ def apply(
     )
     with together(), undisturbed(model, seed), open_journal(options) as journal:
         session = open_session(model, calib_loader, options, journal, bool(plan.kept))
-        session = replace(session, mapped=bool(plan.maps))
+        session = replace(session, for_maps=math.inf if plan.maps else 0.0)
         if plan.kept and plan.settings.get(TIED):
             session = session.with_analysis(tie(session.analysis, plan.settings[TIED]))
         keep_mask = keep_mask_of(planned_analysis(session, plan), plan)

@@ -13,6 +13,7 @@ these do.
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,10 @@ class Streams:
 
 
 def prepare_streams(
-    module: GraphModule, analysis: Analysis, ignored: Callable[[str], bool], mapped: bool = True
+    module: GraphModule,
+    analysis: Analysis,
+    ignored: Callable[[str], bool],
+    dearest: float = math.inf,
 ) -> Streams:
     """Fold norms where that lets a stream be rotated.
 
@@ -63,10 +67,10 @@ def prepare_streams(
         module: the captured graph; not changed.
         analysis: of that graph.
         ignored: parameter names that must keep their shape.
-        mapped: whether maps may be put in, where more can be rotated with them.
+        dearest: share of the FLOPs that maps may add, where more can be rotated with them.
     """
     plain = _fold_most(module, analysis, ignored)
-    if not plain.reasons or not mapped:
+    if not plain.reasons or dearest <= 0:
         return plain
     chosen: Collection[str] | None = None
     while chosen is None or chosen:
@@ -77,7 +81,8 @@ def prepare_streams(
         chosen = _serving(found, inserted.names)
         if len(chosen) == len(inserted.names):
             found = replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
-            return found if _held(found) > _held(plain) else plain
+            pays = _added(analysis, found) <= dearest
+            return found if pays and _held(found) > _held(plain) else plain
     return plain
 
 
@@ -161,6 +166,15 @@ def _serving(found: Streams, maps: Collection[str]) -> list[str]:
         )
 
     return [name for name in maps if serves(name)]
+
+
+def _added(analysis: Analysis, found: Streams) -> float:
+    """What maps cost at full width, as a share of the original's FLOPs."""
+    before, after = (
+        sum(term.amount for term in own.costs) if own is not None else 0.0
+        for own in (analysis, found.analysis)
+    )
+    return after / before - 1 if before else math.inf
 
 
 def _groups(found: Streams) -> list[ChannelGroup]:
