@@ -23,7 +23,7 @@ from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import drop_unread, is_made
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
-from fxprune.passes.norm_readers import CLOSE, NormReaders, channels_along, made_up, run_call
+from fxprune.passes.norm_readers import NormReaders, channels_along, made_up, rounding, run_call
 from fxprune.rules.labels import Value
 
 aten = torch.ops.aten
@@ -291,7 +291,7 @@ class _Stream:
         except (RuntimeError, TypeError, ValueError, IndexError):
             return False
         wanted = before - before.mean(self.dims[call], keepdim=True)
-        return bool((after - wanted).norm() <= CLOSE * before.norm())
+        return bool((after - wanted).norm() <= rounding(after) * before.norm())
 
 
 def _center(weight: Tensor, dim: int) -> None:

@@ -57,6 +57,11 @@ def run_call(call: Node, operands: dict[Node, Any]) -> Tensor:
     return target(*args, **kwargs)
 
 
+def rounding(result: Tensor) -> float:
+    """Relative difference of two results that are the same: a call may cast what it is given."""
+    return max(CLOSE, 8 * torch.finfo(result.dtype).eps)
+
+
 def is_own(item: Any) -> bool:
     """Whether an argument is a tensor of the model's."""
     return isinstance(item, Node) and item.op == "get_attr" and not is_made(str(item.target))
@@ -164,8 +169,7 @@ class NormReaders:
         if not isinstance(found, Tensor) or not found.is_floating_point():
             return False  # a comparison scales nothing
         # An operator that casts, casts both to its own precision.
-        close = max(CLOSE, 8 * torch.finfo(found.dtype).eps)
-        return bool((found - wanted).norm() <= close * wanted.norm())
+        return bool((found - wanted).norm() <= rounding(found) * wanted.norm())
 
     def fold(self, module: GraphModule) -> None:
         """Put scale and shift into what reads the norm."""

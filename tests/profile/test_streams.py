@@ -206,6 +206,19 @@ def test_streams_that_stay_selected(name: str) -> None:
     assert not streams.maps
 
 
+@pytest.mark.parametrize(
+    ("config", "maps"), [({"tie_word_embeddings": False}, 0), ({}, len(MAPPED["tied GPT-2"][3]))]
+)
+def test_a_cast_to_single_precision_is_linear(config: dict[str, Any], maps: int) -> None:
+    """GPT-2 brings its positions to the dtype of its tokens."""
+    net = made("GPT2LMHeadModel", GPT | config)().float()
+    captured = capture(net, make_batch((TOKENS,), {}))
+    analysis = analyze_graph(captured.graph, len(TOKENS))
+    streams = prepare_streams(captured.graph, analysis, lambda name: False)
+    assert set(streams.centered.values()) == {True}
+    assert len(streams.maps) == maps
+
+
 def test_a_norm_that_is_compared_stays() -> None:
     """What a comparison gives is no number that a scale could be folded through."""
 
