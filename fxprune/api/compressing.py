@@ -114,7 +114,8 @@ def compress(
         effort: how many plans `auto` and `channels` try on calibration examples, and one more
             where these disappoint; past the ones with a reason, the best one's widths are varied.
             With 1 none is tried, and the widths are uniform. As many again are tried with narrower
-            residual streams, where there are any.
+            residual streams, where there are any; from 3 on also with those of post-norm
+            transformers in new coordinates (docs/rotation.md).
         seed: of the split into fitting and held-out examples; the same seed gives the same plan.
         memory: bytes of activations held while fitting before they spill to disk.
         device: such as `cuda`, on which all work on examples is done while the model stays where it
