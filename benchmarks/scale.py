@@ -2,7 +2,8 @@
 benchmarks.scale`.
 
 Processor seconds of the busiest rank, on one thread each, by the stations that are shared out and
-by those that every rank goes through; whether all ranks have the bytes that one process makes.
+by those that every rank goes through; the memory of the largest; whether all ranks have the bytes
+that one process makes. Linux only.
 """
 
 import pickle
@@ -19,12 +20,15 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 
 import fxprune
 from benchmarks.datasets.images import DEBIAN, draw, split
+from benchmarks.examination.resident import resident
+from benchmarks.models.encoder import trained_encoder
 from benchmarks.models.nets import trained
+from benchmarks.models.nets3d import CNN3D
 from fxprune.distributed import together
 from fxprune.distributed.group import Group
 from fxprune.progress import Advance, Journal
@@ -33,9 +37,11 @@ SHARED = ("calibrate", "profile", "allocate", "fit", "verify")
 """Stations whose work is shared out."""
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 """Between these stands the table in a page."""
+VOXELS, ENCODER, SIDE = "voxels", "encoder", 25
+"""A 3-D network on grids of so many voxels a side, and a transformer on images' rows."""
 HEAD = (
-    "| network | ranks | processor s: all | shared part | quotient | sent, MB | a layer, kB |\n"
-    "|---|---|---|---|---|---|---|"
+    "| network | ranks | processor s: all | shared part | quotient | memory, MB | sent, MB "
+    "| a layer, kB |\n|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -48,6 +54,7 @@ class Spent:
         whole: seconds of all.
         sent: bytes, by what for.
         layers: that were fitted.
+        memory: bytes at most, beyond what was there with network and examples loaded.
         digest: of the weights and the plan.
     """
 
@@ -55,6 +62,7 @@ class Spent:
     whole: float = 0.0
     sent: dict[str, int] = field(default_factory=dict)
     layers: int = 0
+    memory: int = 0
     digest: str = ""
 
     @property
@@ -63,20 +71,33 @@ class Spent:
         return sum(self.seconds.get(station, 0.0) for station in SHARED)
 
 
+def load(net: str, images: int, data: Path) -> tuple[nn.Module, list[Tensor]]:
+    """A network and its calibration batches: trained ones and images, or, as `voxels`, a random 3-D
+    one and random grids.
+    """
+    if net == VOXELS:
+        draws = torch.Generator().manual_seed(0)
+        grids = torch.randn(images, 5, SIDE, SIDE, SIDE, generator=draws)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return CNN3D(5, SIDE, (12, 16, 16, 24), 64).eval(), list(grids.split(25))
+    model = trained_encoder() if net == ENCODER else trained(net)
+    return model, list(draw(split("calibration", data).images, images, 0).split(50))
+
+
 def spend(net: str, images: int, flops: float, data: Path) -> Spent:
-    """Compress a trained network, and count."""
-    model, calibration = trained(net), draw(split("calibration", data).images, images, 0)
+    """Compress a network, and count."""
+    model, batches = load(net, images, data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with fxprune.alone():  # importing torch.export takes a second, once per process
             small = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
             fxprune.compress(small, torch.randn(100, 8), flops=0.9, effort=1, progress=False)
         with counted() as found:
-            start = time.process_time()
-            made = fxprune.compress(
-                model, list(calibration.split(50)), flops=flops, progress=False, seed=0
-            )
+            before, start = sum(resident()), time.process_time()
+            made = fxprune.compress(model, batches, flops=flops, progress=False, seed=0)
             found.whole = time.process_time() - start
+    found.memory = max(fxprune.report(made).peak_memory - before, 0)
     mark = sha256(fxprune.plan_of(made).to_json().encode())
     for _, tensor in sorted(made.state_dict().items()):
         mark.update(tensor.contiguous().numpy().tobytes())
@@ -144,7 +165,7 @@ def row(net: str, found: Sequence[Spent], one: Spent) -> str:
     layer = products / max(found[0].layers, 1) / 1e3
     return (
         f"| {net} | {len(found)} | {whole:.1f} | {shared:.1f} | {one.shared / shared:.2f} | "
-        f"{sent / 1e6:.1f} | {layer:.0f} |"
+        f"{max(spent.memory for spent in found) / 1e6:.0f} | {sent / 1e6:.1f} | {layer:.0f} |"
     )
 
 
@@ -158,7 +179,8 @@ def put_in(page: Path, table: str) -> None:
 
 def main(
     net: Annotated[
-        list[str] | None, typer.Option(help="networks; vgg and resnet by default")
+        list[str] | None,
+        typer.Option(help="networks; encoder, voxels; vgg and resnet20 by default"),
     ] = None,
     ranks: Annotated[list[int] | None, typer.Option(help="how many; 2, 3 and 4 by default")] = None,
     images: Annotated[int, typer.Option(help="for calibration")] = 1000,
@@ -170,7 +192,7 @@ def main(
     torch.set_num_threads(1)
     lines = [HEAD]
     print(HEAD)
-    for name in net or ["vgg", "resnet"]:
+    for name in net or ["vgg", "resnet20"]:
         call = (name, images, flops, data)
         (one,) = on_ranks(1, call)
         for count in (1, *(ranks or (2, 3, 4))):

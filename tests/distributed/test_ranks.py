@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.distributed.ranks import on_ranks
 from tests.distributed.work import compress, everything
@@ -10,8 +11,13 @@ from tests.distributed.work import compress, everything
 
 @pytest.fixture(scope="module")
 def by_one() -> dict[str, str]:
-    """What one process gives."""
-    return compress(0, 1)
+    """What one process gives, with as many threads as each rank has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return compress(0, 1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
