@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _len_torch_function_stack, _pop_mode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -57,9 +57,13 @@ def constant_buffers(model: nn.Module, batch: Batch) -> Iterator[None]:
             module.register_forward_hook(eager.leave, always_call=True),
         )
     ]
+    outside = _len_torch_function_stack()
     try:
         yield
     finally:
+        # A forward that fails while it is traced does not come to its hooks.
+        while _len_torch_function_stack() > outside:
+            _pop_mode()
         for hook in hooks:
             hook.remove()
         for module, name, buffer, fleeting in moved:

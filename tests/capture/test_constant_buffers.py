@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import _get_current_function_mode_stack
 
 import fxprune
 from fxprune.errors import CaptureError
@@ -119,6 +120,7 @@ def test_a_buffer_that_is_written_is_none() -> None:
 
     with pytest.raises(CaptureError, match="torch.export could not capture Counting"):
         fxprune.analyze(Counting(), torch.randn(4, 6))
+    assert not _get_current_function_mode_stack()  # nothing of the attempts stays
 
 
 def test_an_index_buffer_keeps_its_name() -> None:
