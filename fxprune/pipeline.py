@@ -4,7 +4,8 @@ capture, label, split (`open_session`) -> allocate -> fit (`build`) -> verify ->
 observed of the original in between is computed when it is first asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -87,8 +88,9 @@ class Verified:
     kept: float
 
 
-def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module:
-    """`compress` and `factorize` on a model that can be captured; warns where few decisions were
+@contextmanager
+def _open_call(model: nn.Module, options: Options) -> Iterator[Journal]:
+    """What a call works within, by itself or with other ranks; its journal has the steps that are
     kept.
     """
     with (
@@ -98,6 +100,14 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
         open_journal(options, steps) as journal,
     ):
         require_call(steps, model, options)
+        yield journal
+
+
+def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module:
+    """`compress` and `factorize` on a model that can be captured; warns where few decisions were
+    kept.
+    """
+    with _open_call(model, options) as journal:
         # What is in the caller's class is made of the steps, which stay.
         found = None if options.keep_class else find_finished(journal, model, loader, options)
         small, own = (found, found) if found else _compress(model, loader, options, journal)
@@ -107,13 +117,7 @@ def compress_whole(model: nn.Module, loader: Any, options: Options) -> nn.Module
 
 def plan_whole(model: nn.Module, loader: Any, options: Options) -> Plan:
     """`plan`, its arguments checked."""
-    with (
-        together(),
-        undisturbed(model, options.seed),
-        open_checkpoint(options, model) as steps,
-        open_journal(options, steps) as journal,
-    ):
-        require_call(steps, model, options)
+    with _open_call(model, options) as journal:
         session, limits = open_session(model, loader, options, journal), options.budget.limits
         if options.budget.agreement is not None:
             return certify(session).allocation.plan

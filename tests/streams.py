@@ -1,5 +1,6 @@
 """Pre-norm networks whose residual streams lie in few directions."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -81,3 +82,15 @@ def net(kind: str = "layer", seed: int = 0) -> nn.Module:
 
 def inputs(count: int = 240, seed: int = 1) -> Tensor:
     return torch.randn(count, TOKENS, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def quiet(function: Any, *args: Any, **options: Any) -> Any:
+    """A call without bar and warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, progress=False, **options)
+
+
+def distance(wanted: Tensor, found: Tensor) -> float:
+    """In the 2-norm, relative to what is wanted."""
+    return float((wanted - found).norm() / wanted.norm())

@@ -2,7 +2,6 @@
 that is the embedding, through the whole pipeline.
 """
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fxprune.fit.build import trial_error
 from fxprune.plans.methods import METHODS
 from fxprune.plans.plan import Plan
 from tests.nets import session_of
+from tests.streams import distance, quiet
 
 WIDTH, TOKENS, ROWS = 16, 5, 30
 
@@ -78,16 +78,6 @@ def inputs(kind: type[nn.Module], count: int = 240, seed: int = 1) -> Tensor:
     if kind is Tied:
         return torch.randint(ROWS, (count, TOKENS), generator=draw)
     return torch.randn(count, TOKENS, 7, generator=draw)
-
-
-def quiet(function: Any, *args: Any, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*args, progress=False, **options)
-
-
-def distance(wanted: Tensor, found: Tensor) -> float:
-    return float((wanted - found).norm() / wanted.norm())
 
 
 MAPS: dict[type[nn.Module], tuple[str, ...]] = {

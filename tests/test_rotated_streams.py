@@ -1,7 +1,6 @@
 """Rotated residual streams: what `auto` does with them, and what carries them."""
 
 import json
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,7 @@ from fxprune.plans.methods import METHODS
 from fxprune.plans.plan import Plan
 from fxprune.timing.speeds import Speeds
 from tests.nets import session_of
-from tests.streams import KINDS, RANK, WIDTH, inputs, net
-
-
-def quiet(function: Any, *args: Any, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*args, progress=False, **options)
-
-
-def distance(wanted: Tensor, found: Tensor) -> float:
-    return float((wanted - found).norm() / wanted.norm())
+from tests.streams import KINDS, RANK, WIDTH, distance, inputs, net, quiet
 
 
 @pytest.fixture(

@@ -21,6 +21,7 @@ from fxprune.label.keep import keep_all
 from fxprune.label.turning import Basis
 from fxprune.passes import ReduceChannels, Rotate
 from fxprune.profile.streams import Streams, prepare_streams
+from tests.streams import distance
 
 torchvision = pytest.importorskip("benchmarks.models.torchvision_ops")
 transformers = pytest.importorskip("transformers")
@@ -161,10 +162,6 @@ def outputs(module: GraphModule, x: Tensor) -> Tensor:
         found = module(x)
     result: Tensor = found[0] if isinstance(found, tuple) else found
     return result
-
-
-def distance(wanted: Tensor, found: Tensor) -> float:
-    return float((wanted - found).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("name", [*ROTATED, *MAPPED])
