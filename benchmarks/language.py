@@ -2,13 +2,15 @@
 
 A causal language model of bytes (`python -m benchmarks.train_lm`) and 384 windows of 128 bytes of
 docstrings that it was not trained on, for calibration; no labels, no fine-tuning; 512 windows of a
-test split that nothing is fitted, selected or tuned on. `auto`, without narrower streams and
-rotation, and the paper's method with uniform widths.
+test split that nothing is fitted, selected or tuned on. `auto`, without narrower streams, without
+rotation either, the paper's method with uniform widths, and a uniform slice of the stream as
+SliceGPT makes it.
 """
 
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,21 +19,43 @@ import torch
 import typer
 from torch import Tensor, nn
 
-import fxprune
 from benchmarks.datasets.docstrings import text, windows
 from benchmarks.examination.opened import opened
+from benchmarks.examination.sliced import sliced
 from benchmarks.models.language import trained
 from benchmarks.train_lm import evaluate
 from fxprune.capture.undisturbed import undisturbed
+from fxprune.errors import BudgetError
 from fxprune.pipeline import compress_session
-from fxprune.plans.methods import METHODS, Method
+from fxprune.plans.methods import METHODS
+from fxprune.session import Session
 
-SELECTED = "auto, no streams, no rotation"
-COMPARED: dict[str, Method] = {
-    "auto": METHODS["auto"],
-    SELECTED: replace(METHODS["auto"], rotation=False),
-    "paper-uniform": METHODS["paper-uniform"],
+UNROTATED = replace(METHODS["auto"], rotation=False)
+
+
+def _auto(session: Session, flops: float) -> nn.Module:
+    return compress_session(session, {"flops": flops})
+
+
+def _no_streams(session: Session, flops: float) -> nn.Module:
+    """The groups that are normalized as a whole stay."""
+    normalized = session.analysis.normalized
+    left = tuple(group for group in session.analysis.groups if group.name not in normalized)
+    return _auto(session.with_analysis(replace(session.analysis, groups=left)), flops)
+
+
+WAYS: dict[str, Callable[[Session, float], nn.Module]] = {
+    "auto": _auto,
+    "auto, no streams": _no_streams,
+    "auto, no streams, no rotation": lambda session, flops: _no_streams(
+        session.using(method=UNROTATED), flops
+    ),
+    "paper-uniform": lambda session, flops: _auto(
+        session.using(method=METHODS["paper-uniform"]), flops
+    ),
+    "sliced": sliced,
 }
+"""How the model is made smaller."""
 BUDGETS = (0.8, 0.65, 0.5)
 
 
@@ -43,33 +67,31 @@ def same_tokens(net: nn.Module, small: nn.Module, pieces: Tensor) -> float:
 
 
 def measure(
-    net: nn.Module, calibration: Tensor, test: Tensor, budgets: list[float], seed: int = 0
+    net: nn.Module,
+    calibration: Tensor,
+    test: Tensor,
+    budgets: list[float],
+    seed: int = 0,
+    ways: list[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row per method and budget."""
+    """A row per way and budget."""
     before, rows = evaluate(net, test), list[dict[str, Any]]()
-    for title, method in COMPARED.items():
-        session = opened(net, calibration, seed)
-        if title == SELECTED:
-            left = tuple(
-                group
-                for group in session.analysis.groups
-                if group.name not in session.analysis.normalized
-            )
-            session = session.with_analysis(replace(session.analysis, groups=left))
+    session = opened(net, calibration, seed)
+    for what in ways or list(WAYS):
         for flops in budgets:
             start = time.perf_counter()
-            with undisturbed(net, seed):
-                small = compress_session(session.using(method=method), {"flops": flops})
-            found = fxprune.report(small)
+            try:
+                with undisturbed(net, seed):
+                    small = WAYS[what](session, flops)
+            except BudgetError as error:
+                print(f"{what} at {flops:g}: {error}", flush=True)
+                continue
             rows.append(
                 {
-                    "what": title,
+                    "what": what,
                     "flops": flops,
-                    "kept": found.flops[1] / found.flops[0],
-                    "params": found.params[1] / found.params[0],
                     "agreement": same_tokens(net, small, test),
                     "perplexity_ratio": math.exp(evaluate(small, test) - before),
-                    "rotated": len(fxprune.plan_of(small).rotations),
                     "seconds": time.perf_counter() - start,
                 }
             )
@@ -98,6 +120,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     flops: Annotated[list[float] | None, typer.Option(help="budgets")] = None,
+    way: Annotated[list[str] | None, typer.Option(help=f"of: {'; '.join(WAYS)}")] = None,
     count: Annotated[int, typer.Option(help="windows to calibrate on")] = 384,
     tests: Annotated[int, typer.Option(help="test windows")] = 512,
     length: Annotated[int, typer.Option(help="bytes in a window")] = 128,
@@ -109,7 +132,7 @@ def main(
         windows(text(split), length, n).to(device)
         for split, n in (("calibration", count), ("test", tests))
     )
-    rows = measure(trained().to(device), calibration, test, flops or list(BUDGETS))
+    rows = measure(trained().to(device), calibration, test, flops or list(BUDGETS), ways=way)
     if json_file is not None:
         json_file.write_text(json.dumps(rows, indent=1))
     print(table(rows))

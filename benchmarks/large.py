@@ -53,6 +53,8 @@ def measure(
     )
     loader = [{"input_ids": part} for part in tokens.split(8)]
     start = time.process_time()
+    if options.get("device") is not None:
+        torch.accelerator.reset_peak_memory_stats(options["device"])
     with watched() as found, warnings.catch_warnings():
         warnings.simplefilter("ignore", fxprune.CalibrationWarning)
         small = fxprune.compress(model, loader, flops=flops, progress=False, **options)
@@ -75,6 +77,7 @@ def measure(
         "before": before,
         "opened": opened,
         "peak": found.peak,
+        "device": None if options.get("device") is None else _held_on(options["device"]),
         "stations": _stations(found),
     }
 
@@ -86,6 +89,11 @@ def _forward(model: nn.Module, loader: list[dict[str, Tensor]]) -> float:
     for batch in loader:
         model(**batch, use_cache=False)
     return time.process_time() - start
+
+
+def _held_on(device: str) -> int:
+    """Most bytes that tensors took on an accelerator."""
+    return torch.accelerator.max_memory_allocated(device)
 
 
 def _stations(found: Watched) -> list[dict[str, Any]]:
@@ -112,7 +120,8 @@ def table(row: dict[str, Any]) -> str:
         f"{row['forward']:,.1f} s; peak {row['peak'] / 1e9:.2f} GB, "
         f"{row['peak'] / weights:.2f} times the weights. {row['before'] / 1e9:.2f} GB were held "
         f"before the model was opened, {row['opened'] / 1e9:.2f} GB more afterwards. "
-        f"Result: {row['small'] / 1e9:.2f} GB.",
+        f"Result: {row['small'] / 1e9:.2f} GB."
+        + (f" On the device: {row['device'] / 1e9:.2f} GB." if row["device"] is not None else ""),
         "",
         "| station | processor, s | peak, GB | in weights | held at its end | pages of files |",
         "|---|---|---|---|---|---|",
@@ -134,6 +143,7 @@ def main(
     effort: Annotated[int, typer.Option(help="candidates that are tried")] = 2,
     method: Annotated[str, typer.Option(help="of fxprune.compress")] = "auto",
     selector: Annotated[str, typer.Option(help="which channels go first")] = "output-aware",
+    device: Annotated[str | None, typer.Option(help="where the work is done")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     log: Annotated[bool, typer.Option(help="show what is done")] = False,
 ) -> None:
@@ -151,6 +161,7 @@ def main(
             effort=effort,
             method=method,
             selector=selector,
+            device=device,
         )
     row["machine"] = f"{machine_name(torch.device('cpu'))}, {os.cpu_count()} cores"
     if json_file is not None:

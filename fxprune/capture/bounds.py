@@ -2,10 +2,16 @@
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-MANY = 1 << 16
-"""Examples per call that nobody asks for: bounds above are of integers, not of the model."""
+from fxprune.capture.batch import Batch
+
+MANY = (1 << 16) - 1
+"""Examples per call that nobody asks for: such bounds are of integers and of a GPU's grids, not of
+the model.
+"""
 
 
 def most_examples(program: ExportedProgram) -> int | None:
@@ -21,3 +27,18 @@ def most_examples(program: ExportedProgram) -> int | None:
             if held is not None and held.upper < MANY:
                 bounds.append(int(held.upper))
     return min(bounds, default=None)
+
+
+def imagine_examples(batch: Batch, times: int) -> Batch:
+    """A call with so many times the examples, for a trace: tensors that take no memory, since a
+    kernel for tens of thousands of images is told apart by their number.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+    def imagine(t: Tensor) -> Tensor:
+        if not t.dim() or t.shape[0] != batch.size:
+            return mode.from_tensor(t)
+        with mode:
+            return torch.empty((times * len(t), *t.shape[1:]), dtype=t.dtype, device=t.device)
+
+    return batch.map(imagine)

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from fxprune.capture.batch import Batch
-from fxprune.capture.bounds import most_examples
+from fxprune.capture.bounds import imagine_examples, most_examples
 from fxprune.capture.canonical import canonicalize
 from fxprune.capture.constants import check_constants
 from fxprune.capture.copying import run_copy
@@ -60,12 +60,8 @@ def _same_beyond(program: ExportedProgram, model: nn.Module, batch: Batch, most:
     """Whether a trace of more examples than its guards allow is the same: operators choose their
     kernels by size (cdist), and that is no branch of the model's.
     """
-    times = most // batch.size + 1
-    more = batch.map(
-        lambda t: torch.cat([t] * times) if t.dim() and t.shape[0] == batch.size else t
-    )
     try:
-        beyond = traced(model, more)
+        beyond = traced(model, imagine_examples(batch, most // batch.size + 1))
     except Exception:
         return False
     return most_examples(beyond) is None and beyond.graph_module.code == program.graph_module.code

@@ -55,6 +55,22 @@ def test_the_batch_size_stays_free(model: nn.Module) -> None:
     torch.testing.assert_close(found.graph(images), model(images))
 
 
+class Branching(nn.Module):
+    """Takes another way from many examples on, of which so many would fill any memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x.mean(-1, keepdim=True))
+        return result if x.shape[0] <= 60_000 else 2 * result
+
+
+def test_a_trace_of_many_examples_takes_no_memory() -> None:
+    assert captured(Branching(), 1 << 20).most == 60_000
+
+
 class Strided(nn.Module):
     """Reads a number from its own tensor, and makes a grid in the type of its features."""
 
