@@ -1,5 +1,6 @@
 """The byte-level language model: its text, its training command, and the table of what is kept."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import fxprune
 from benchmarks import language, train_lm
 from benchmarks.datasets.docstrings import text, windows
-from benchmarks.models.language import ByteLM
+from benchmarks.models.language import ByteLM, trained
 
 SOURCE = '''"""{name} is a module with a docstring that is long enough to be taken in."""
 
@@ -71,3 +72,8 @@ def test_it_is_known_to_predict_bytes() -> None:
     assert found.unit == "next token"
     with torch.no_grad():
         assert small(pieces[:2, :9]).shape == (2, 9, 256)
+
+
+def test_the_trained_model_predicts_bytes_that_it_has_not_seen() -> None:
+    pieces = windows(text("test"), 128, 8)
+    assert train_lm.evaluate(trained(), pieces) < 2.2 * math.log(2)

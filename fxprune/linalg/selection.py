@@ -220,7 +220,8 @@ def removal_errors(
         (size,) squared output error after removing 0, 1, ... channels of each block.
     """
     states = [_State(reader, ridge) for reader in readers]
-    spent = np.zeros(order.shape[1])
+    # torch takes no view that runs backwards, which an order from last to first may be.
+    order, spent = np.ascontiguousarray(order), np.zeros(order.shape[1])
     for done in range(0, order.shape[1], batch):
         step = order[:, done : done + batch]
         costs = sum((s.costs() for s in states), np.zeros(order.size))

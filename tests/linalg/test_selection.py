@@ -7,7 +7,13 @@ import pytest
 import scipy.linalg
 
 from fxprune.linalg.pivoted_qr import PANEL, pivoted_qr
-from fxprune.linalg.selection import Reader, dependent, output_aware, pivoted_removal
+from fxprune.linalg.selection import (
+    Reader,
+    dependent,
+    output_aware,
+    pivoted_removal,
+    removal_errors,
+)
 from tests.linalg.matrices import COLUMNS, matrix
 
 
@@ -130,3 +136,12 @@ def test_each_round_takes_one_channel_of_every_block() -> None:
             assert sorted(row.tolist()) == sorted(block.tolist())
         assert (np.diff(removal.errors) >= 0).all()
         assert removal.errors[0] == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_order_from_last_to_first_costs_what_its_copy_costs(batch: int) -> None:
+    own, _ = readers()
+    backwards = np.arange(COLUMNS)[None, ::-1]
+    errors = removal_errors(own, backwards, 1e-3, batch)
+    np.testing.assert_array_equal(errors, removal_errors(own, backwards.copy(), 1e-3, batch))
+    assert errors[-1] > errors[1] > 0
