@@ -100,6 +100,7 @@ def measure(name: str, count: int, device: str, compiled: bool) -> Cost:
     small = fxprune.compress(net, images, flops=BUDGET, decision="argmax", progress=False)
     held = torch.cuda.max_memory_allocated(device)
     report = fxprune.report(small)
+    print(name, forward, plain, held, report.seconds, flush=True)
     modes = ("eager", "compiled") if compiled else ("eager",)
     timings = {
         str(dtype).removeprefix("torch."): fxprune.benchmark(
@@ -229,23 +230,27 @@ def page(costs: list[Cost], found: list[Likeness], count: int, device: str) -> s
 def main(
     model: Annotated[list[str] | None, typer.Option(help="torchvision's; two by default")] = None,
     net: Annotated[list[str] | None, typer.Option(help="trained; all by default")] = None,
-    count: Annotated[int, typer.Option(help="synthetic images")] = 512,
+    count: Annotated[int, typer.Option(help="synthetic images")] = 256,
     compiled: Annotated[bool, typer.Option(help="time torch.compile, too")] = True,
     device: str = "cuda",
     out: Annotated[Path | None, typer.Option(help="the page")] = None,
 ) -> None:
-    """Measure, and write the page."""
-    costs, found = [], []
-    for name in net if net is not None else list(NETS):
-        found.append(compare(name, device))
-        print(found[-1], flush=True)
+    """Measure, and write the page, anew after every network."""
+    costs, found, text = list[Cost](), list[Likeness](), ""
+
+    def write() -> str:
+        made = page(costs, found, count, device)
+        if out is not None:
+            out.write_text(made)
+        return made
+
     for name in model if model is not None else MODELS:
         costs.append(measure(name, count, device, compiled))
-        print(costs[-1], flush=True)
-    text = page(costs, found, count, device)
+        text = write()
+    for name in net if net is not None else list(NETS):
+        found.append(compare(name, device))
+        text = write()
     print(text)
-    if out is not None:
-        out.write_text(text)
 
 
 if __name__ == "__main__":

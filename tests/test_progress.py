@@ -61,6 +61,16 @@ def test_a_line_per_station_and_decision(lines: Callable[[], list[str]]) -> None
         assert note in decided
 
 
+def test_a_line_per_trial(lines: Callable[[], list[str]]) -> None:
+    fxprune.plan(tiny(), loader(), flops=0.6, decision="argmax", effort=2, progress=False)
+    told = [line for line in lines() if line.startswith("tried ")]
+    assert len(told) >= 2
+    shape = (
+        r"tried \d of 3 groups narrower and \d layers as two: error \S+ on validation examples, "
+    )
+    assert all(re.fullmatch(shape + r"\d\.\de[-+]\d\d predicted", line) for line in told)
+
+
 @pytest.mark.parametrize("verb", ["plan", "factorize", "sweep"])
 def test_what_every_verb_decides_is_logged(verb: str, lines: Callable[[], list[str]]) -> None:
     CALLS[verb]()

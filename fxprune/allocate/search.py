@@ -73,8 +73,21 @@ class Search:
                 seen.add(candidate.key)
                 keep_mask = self.problem.keep_mask(candidate.widths)
                 error = trial_error(self.problem.session, keep_mask, candidate.ranks)
+                self._tell(error, candidate)
                 self.tried.append((error, candidate))
         return self._leader()
+
+    def _tell(self, error: float, candidate: Candidate) -> None:
+        """Log what a trial gave."""
+        self.problem.session.journal.decide(
+            "tried %d of %d groups narrower and %d layers as two: error %.1e on validation "
+            "examples, %.1e predicted",
+            int((candidate.widths < self.problem.valid.full).sum()),
+            len(candidate.widths),
+            len(candidate.ranks),
+            error,
+            candidate.predicted + sum(candidate.rank_errors.values()),
+        )
 
     def candidates(self) -> Iterator[Candidate]:
         """Those with a reason, uniform widths first."""
