@@ -15,6 +15,11 @@ from fxprune.distributed.rounds import Rounds
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.profile.selectors import SELECTORS, GroupStatistics, magnitude
 
+STEP = 1e6
+"""Operations in whose time one channel is removed, beside those that go by its group's width
+squared: 0.2 ms (2-core AMD EPYC, 2026-11-26).
+"""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -69,7 +74,7 @@ def profile_groups(
         return _profile(statistics, selector)
 
     groups, found = analysis.groups, dict[int, Profile]()
-    costs = [float(own.channels) ** 3 for own in groups]
+    costs = [own.channels * (own.channels**2 + STEP) for own in groups]
     tasks = [partial(profile, own) for own in groups]
     rounds = Rounds(group, tasks, costs, "profiles", at_once=step is None)
     for number in rounds.order:
