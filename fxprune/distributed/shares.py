@@ -34,24 +34,22 @@ def deal(sizes: Mapping[int, int], ranks: int) -> dict[int, int]:
 
 
 def _even_runs(sizes: Sequence[int], ranks: int) -> list[int]:
-    """Where runs end whose sums have the least sum of squares; the first ones are the smaller."""
+    """Where runs end whose sums have the least sum of squares; of equally good ones those whose
+    first runs are the smaller, since the first rank solves the fits.
+    """
     before, count = [0, *accumulate(sizes)], len(sizes)
-    least = [0.0] + [float("inf")] * count
-    choices = list[list[int]]()
+    least, starts = [0.0] + [float("inf")] * count, list[tuple[int, ...]]()
     for _ in range(min(ranks, count)):
-        # The best way to give the first `end` leaves to one more rank.
-        starts = [
-            min(range(end + 1), key=lambda at, end=end: least[at] + (before[end] - before[at]) ** 2)  # type: ignore[misc]
+        # The best way to give the leaves before each end to one rank more.
+        best = [
+            min((least[at] + (before[end] - before[at]) ** 2, at) for at in range(end + 1))
             for end in range(count + 1)
         ]
-        least = [
-            least[at] + (before[end] - before[at]) ** 2
-            for end, at in zip(range(count + 1), starts, strict=True)
-        ]
-        choices.append(starts)
+        least = [squares for squares, _ in best]
+        starts.append(tuple(at for _, at in best))
     ends = [count]
-    for starts in reversed(choices[1:]):
-        ends.insert(0, starts[ends[0]])
+    for of_run in reversed(starts[1:]):
+        ends.insert(0, of_run[ends[0]])
     return ends
 
 
