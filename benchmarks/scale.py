@@ -11,12 +11,13 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -31,6 +32,7 @@ from benchmarks.models.nets import trained
 from benchmarks.models.nets3d import CNN3D
 from fxprune.distributed import together
 from fxprune.distributed.group import Group
+from fxprune.fit import layer
 from fxprune.progress import Advance, Journal
 
 SHARED = ("calibrate", "profile", "allocate", "fit", "verify")
@@ -40,8 +42,8 @@ BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 VOXELS, ENCODER, SIDE = "voxels", "encoder", 25
 """A 3-D network on grids of so many voxels a side, and a transformer on images' rows."""
 HEAD = (
-    "| network | ranks | processor s: all | shared part | quotient | memory, MB | sent, MB "
-    "| a layer, kB |\n|---|---|---|---|---|---|---|---|"
+    "| network | ranks | processor s: all | shared part | quotient | solves | exchanges "
+    "| memory, MB | sent, MB | a layer, kB |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -51,6 +53,7 @@ class Spent:
 
     Attributes:
         seconds: of the processor, by station.
+        parts: seconds of the solves of fits, and of exchanges without what is made in them.
         whole: seconds of all.
         sent: bytes, by what for.
         layers: that were fitted.
@@ -59,6 +62,7 @@ class Spent:
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=lambda: {"solves": 0.0, "exchanges": 0.0})
     whole: float = 0.0
     sent: dict[str, int] = field(default_factory=dict)
     layers: int = 0
@@ -107,9 +111,9 @@ def spend(net: str, images: int, flops: float, data: Path) -> Spent:
 
 @contextmanager
 def counted() -> Iterator[Spent]:
-    """Processor seconds of stations, layers that are fitted, and what is sent meanwhile."""
-    found, groups = Spent(), list[Group]()
-    station, meet, first = Journal.station, together._meet, Group.first
+    """Processor seconds by station and by part, layers that are fitted, and what is sent."""
+    found, groups, inner = Spent(), list[Group](), list[float]()
+    station, meet = Journal.station, together._meet
 
     @contextmanager
     def timed(self: Journal, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -122,17 +126,39 @@ def counted() -> Iterator[Spent]:
         groups.append(meet())
         return groups[-1]
 
-    def noted(self: Group, make: object, what: str) -> object:
-        found.layers += what == "fits"
-        return first(self, make, what)  # type: ignore[arg-type]
+    def part(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        """A call whose seconds are counted, without those of counted calls in it."""
 
-    Journal.station, together._meet, Group.first = timed, kept, noted  # type: ignore[assignment, method-assign]
-    try:
+        def timed_part(*args: Any, **kwargs: Any) -> object:
+            found.layers += name == "exchanges" and args[-1] == "fits"
+            inner.append(0.0)
+            start = time.process_time()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                taken = time.process_time() - start
+                found.parts[name] += taken - inner.pop()
+                if inner:
+                    inner[-1] += taken
+
+        return timed_part
+
+    with ExitStack() as stack:
+        patched = partial(_patched, stack)
+        patched(Journal, "station", timed)
+        patched(together, "_meet", kept)
+        patched(layer, "_solve", part("solves", layer._solve))
+        for name in ("gather", "first", "first_tensors", "hand_in", "total"):
+            patched(Group, name, part("exchanges", getattr(Group, name)))
         yield found
-    finally:
-        Journal.station, together._meet, Group.first = station, meet, first  # type: ignore[method-assign]
-        for group in groups:
-            found.sent |= group.sent
+    for group in groups:
+        found.sent |= group.sent
+
+
+def _patched(stack: ExitStack, place: object, name: str, call: object) -> None:
+    """Put something in the place of a function, for a while."""
+    stack.callback(setattr, place, name, getattr(place, name))
+    setattr(place, name, call)
 
 
 def _start(rank: int, ranks: int, folder: str, call: tuple[str, int, float, Path]) -> None:
@@ -159,13 +185,17 @@ def row(net: str, found: Sequence[Spent], one: Spent) -> str:
     """
     if any(spent.digest != one.digest for spent in found):
         raise SystemExit(f"{net}: {len(found)} ranks do not make the bytes that one makes")
-    whole, shared = (max(v) for v in zip(*((s.whole, s.shared) for s in found), strict=True))
+    whole, shared, solves, exchanges = (
+        max(own)
+        for own in zip(*((s.whole, s.shared, *s.parts.values()) for s in found), strict=True)
+    )
     sent = max(sum(spent.sent.values()) for spent in found)
     products = max(spent.sent.get("products", 0) + spent.sent.get("fits", 0) for spent in found)
-    layer = products / max(found[0].layers, 1) / 1e3
+    a_layer = products / max(found[0].layers, 1) / 1e3
+    memory = max(spent.memory for spent in found)
     return (
         f"| {net} | {len(found)} | {whole:.1f} | {shared:.1f} | {one.shared / shared:.2f} | "
-        f"{max(spent.memory for spent in found) / 1e6:.0f} | {sent / 1e6:.1f} | {layer:.0f} |"
+        f"{solves:.1f} | {exchanges:.1f} | {memory / 1e6:.0f} | {sent / 1e6:.1f} | {a_layer:.0f} |"
     )
 
 

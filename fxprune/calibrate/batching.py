@@ -9,8 +9,9 @@ import numpy as np
 
 from fxprune.capture.batch import Batch
 from fxprune.distributed.group import Group
+from fxprune.distributed.shares import deal
 from fxprune.distributed.sums import BY_ITSELF, Sums
-from fxprune.linalg.tree_sum import leaf_of, owner_of
+from fxprune.linalg.tree_sum import leaf_of
 
 WAITING = 8
 """Kinds of which incomplete batches wait for more examples at a time."""
@@ -199,8 +200,10 @@ def _pieces(
 
 
 def share_out(batches: Sequence[Planned], group: Group) -> Shared:
-    """Give every rank a run of leaves with about as many batches."""
+    """Give every rank a run of leaves with about as many examples."""
     if group.size == 1:
         return Shared(batches, BY_ITSELF)
-    leaves = {batch.place.leaf for batch in batches}
-    return Shared(batches, Sums(group, {leaf: owner_of(leaf, group.size) for leaf in leaves}))
+    sizes = dict[int, int]()
+    for batch in batches:
+        sizes[batch.place.leaf] = sizes.get(batch.place.leaf, 0) + batch.size
+    return Shared(batches, Sums(group, deal(sizes, group.size)))

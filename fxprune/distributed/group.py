@@ -7,13 +7,12 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from fxprune.distributed.channel import Channel, Form, form_of, pack, packed_form, unpack
-from fxprune.linalg.tree_sum import Node, Terms, TreeSum, add_to, order_of_sums
+from fxprune.distributed.channel import Channel, form_of, pack, packed_form, unpack
+from fxprune.distributed.totals import total
+from fxprune.linalg.tree_sum import Terms, TreeSum
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
-Part = tuple[Node, int]
-"""Of a sum: the leaves, and the rank that has it."""
 
 
 class Group:
@@ -130,58 +129,7 @@ class Group:
         """
         if self._channel is None:
             return [tree.total() for tree in trees]
-        for tree in trees:
-            tree.close()
-        known = self.gather([_told_of(tree) for tree in trees], what)
-        totals: list[Terms | None] = []
-        for number, tree in enumerate(trees):
-            of_ranks = [own[number] for own in known]
-            parts: list[Part] = [
-                (node, rank) for rank, (nodes, _) in enumerate(of_ranks) for node in nodes
-            ]
-            parts.sort(key=lambda part: part[0][1] << part[0][0])
-            forms = next((forms for nodes, forms in of_ranks if nodes), [])
-            totals.append(self._total(tree, parts, forms, what, everywhere) if parts else None)
-        return totals
-
-    def _total(
-        self,
-        tree: TreeSum,
-        parts: Sequence[Part],
-        forms: Sequence[Form],
-        what: str,
-        everywhere: bool,
-    ) -> Terms | None:
-        """One sum, of which every rank has some parts."""
-        own, tree.nodes = dict(tree.nodes), []  # let go as they are added
-        devices = [term.device for term in next(iter(own.values()), ())] or [CPU] * len(forms)
-        owners = [rank for _, rank in parts]
-        terms = [own.get(node) if rank == self.rank else None for node, rank in parts]
-        for left, right in order_of_sums([node for node, _ in parts]):
-            moved = self._move(terms[right], owners[right], owners[left], forms, what)
-            mine, terms[right] = terms[left], None
-            if owners[left] == self.rank and mine is not None and moved is not None:
-                add_to(mine, [t.to(m.device) for t, m in zip(moved, mine, strict=True)])
-        total = self._move(terms[0], owners[0], 0, forms, what)
-        if everywhere and self._channel is not None:
-            packed = None if total is None else pack(total)
-            total = unpack(self._channel.spread(packed, packed_form(forms), what), forms)
-        if total is None:
-            return None
-        total = [term.to(device) for term, device in zip(total, devices, strict=True)]
-        return tree.settled(total) if everywhere else total
-
-    def _move(
-        self, terms: Terms | None, source: int, target: int, forms: Sequence[Form], what: str
-    ) -> Terms | None:
-        """Terms that one rank has, on another; None everywhere else."""
-        if source == target or self._channel is None:
-            return terms
-        if self.rank == source and terms is not None:
-            self._channel.send(pack(terms), target, what)
-        if self.rank == target:
-            return unpack(self._channel.receive(packed_form(forms), source, what), forms)
-        return None
+        return total(self._channel, trees, what, everywhere=everywhere)
 
     def finish(self) -> None:
         """Wait until all ranks are done, and part."""
@@ -199,12 +147,6 @@ class Group:
         """Go without a word; the others' exchanges fail."""
         if self._channel is not None:
             self._channel.part()
-
-
-def _told_of(tree: TreeSum) -> tuple[list[Node], list[Form]]:
-    """What a rank has of a sum, and what all parts of that are made of."""
-    first = tree.nodes[0][1] if tree.nodes else []
-    return [node for node, _ in tree.nodes], [form_of(term) for term in first]
 
 
 ALONE = Group()
