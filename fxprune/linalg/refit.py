@@ -40,10 +40,6 @@ class Fit:
     bias: Tensor
     ridge: float
 
-    def on(self, device: torch.device) -> "Fit":
-        """The same on another device."""
-        return Fit(self.weight.to(device), self.bias.to(device), self.ridge)
-
 
 class _System:
     """Normal equations about a prior, scaled to unit feature energy, to solve at several ridges.
@@ -94,12 +90,12 @@ def solution(
     """The fit at a ridge.
 
     Args:
-        prior: W0, (g, o, f) float64.
+        prior: W0, (g, o, f) in any precision.
         intercept: whether the outputs may be shifted.
         ridge: infinite for the prior itself.
         dtype: in which the system is solved.
     """
-    weight = prior
+    weight = prior = prior.double()
     if not math.isinf(ridge):
         system = _System(sums.centered() if intercept else sums, prior)
         change = system.solve(ridge, dtype)
@@ -124,12 +120,13 @@ def refit(
 
     Args:
         train, held_out: sums over disjoint rows.
-        prior: W0, (g, o, f) float64.
+        prior: W0, (g, o, f) in any precision.
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
             held-out rows too.
     """
-    unseen = prior if unseen is None else unseen
+    prior = prior.double()
+    unseen = prior if unseen is None else unseen.double()
     # The held-out rows are centered by their own mean only for lack of a shift: its error is of
     # second order.
     fitting, validation = (m.centered() if intercept else m for m in (train, held_out))

@@ -78,7 +78,7 @@ def test_what_did_not_change_is_not_fitted() -> None:
 def test_a_weight_of_two_branches_is_fitted_on_both() -> None:
     torch.manual_seed(0)
     fits, before, after = fitted(Branches(), kept=0.75)
-    assert {"first.weight", "second.weight", "head.weight"} <= fits.layers.keys()
+    assert {"first.weight", "second.weight", "head.weight"} <= fits.ridges.keys()
     assert after < 0.8 * before
 
 
@@ -94,8 +94,8 @@ def test_a_layer_on_its_own_output_stays_as_it_is() -> None:
     """There is no moment at which the inputs of both calls are known and neither output is used."""
     torch.manual_seed(0)
     fits, before, after = fitted(Repeated(), kept=0.75)
-    assert "again.weight" not in fits.layers
-    assert "leave.weight" in fits.layers
+    assert "again.weight" not in fits.ridges
+    assert "leave.weight" in fits.ridges
     assert after < before
 
 
