@@ -22,14 +22,14 @@ from fxprune.graph.convolution import bias_of, channel_dim, groups
 from fxprune.graph.tensors import rewrite
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import TINY, Fit, refit, solution
+from fxprune.linalg.refit import PANEL_ENTRIES, TINY, panels, refit, solution
 from fxprune.linalg.regression_sums import (
     COVARIANCE_SHRINKAGE,
     RegressionAccumulator,
     RegressionSums,
     sums_of,
 )
-from fxprune.linalg.wide_refit import WideRows, panels, refit_wide
+from fxprune.linalg.wide_refit import WideRows, refit_wide
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,9 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     if len(known) < len(kept):
         return None
     shared, roles = execution.recording.sums, (False, True) if validated else (False,)
-    sums = {role: RegressionAccumulator(shared.tree()) for role in roles}
+    # As many as wait in a tree may be several times what is known of the layer itself.
+    settle = execution.recording.store.settle if weight.numel() > PANEL_ENTRIES else None
+    sums = {role: RegressionAccumulator(shared.tree(settle)) for role in roles}
     # Chunk after chunk, as the sums are added.
     sampled = (
         sample_rows(layer, call, own, execution)

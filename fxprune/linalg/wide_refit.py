@@ -16,13 +16,9 @@ import torch
 from torch import Tensor
 
 from fxprune.linalg.gram import gram
-from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, lowest
+from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, lowest, panels
 from fxprune.linalg.regression_sums import COVARIANCE_SHRINKAGE
 
-PANEL_ENTRIES = 1 << 24
-"""Numbers of a weight that are worked on at a time: copies of a whole one, such as a language
-model's head, may be the most that is ever held.
-"""
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """Gives all features anew at each call, in blocks: their numbers (b,) and columns (g, r, b)."""
 
@@ -74,13 +70,6 @@ class _Products:
     mean: Tensor
     scale: Tensor
     left: tuple[Tensor, ...]
-
-
-def panels(weight: Tensor) -> list[slice]:
-    """The outputs of a (g, o, f) weight, as many at a time as are worked on together."""
-    groups, outputs, features = weight.shape
-    step = max(1, PANEL_ENTRIES // max(groups * features, 1))
-    return [slice(at, min(at + step, outputs)) for at in range(0, outputs, step)]
 
 
 def refit_wide(
@@ -194,9 +183,7 @@ def _add_change(
     weight: Tensor, rows: WideRows, seen: _Products, factor: Tensor, intercept: bool
 ) -> None:
     """Add R^T (K + ridge)^{-1} P~ D^{-1/2} to a (g, o, f) weight, in place."""
-    duals = [
-        _solve(_centered(seen.left[0][..., own], intercept), factor) for own in panels(weight)
-    ]
+    duals = [_solve(_centered(seen.left[0][..., own], intercept), factor) for own in panels(weight)]
     for index, columns in rows.blocks():
         centered = columns - seen.mean[:, None, index].to(columns.dtype)
         for own, dual in zip(panels(weight), duals, strict=True):

@@ -16,7 +16,7 @@ from fxprune.calibrate.recording import VALIDATION
 from fxprune.demo.data import load
 from fxprune.fit.execution import Execution
 from fxprune.fit.factor import factorize_layers
-from fxprune.fit.layer import FitOptions, fit_layer, sum_rows, as_matrices, to_weight
+from fxprune.fit.layer import FitOptions, as_matrices, fit_layer, sum_rows, to_weight
 from fxprune.fit.lockstep import order_layers
 from fxprune.fit.wide import gather_rows
 from fxprune.label.layers import Layer
