@@ -13,6 +13,7 @@ from torch import nn
 
 from benchmarks.models.nets import trained
 from fxprune.calibrate.recording import VALIDATION
+from fxprune.calibrate.spill import Spill
 from fxprune.demo.data import load
 from fxprune.fit.execution import Execution
 from fxprune.fit.factor import factorize_layers
@@ -181,6 +182,32 @@ def test_few_rows_give_the_same_fit_in_either_variables(
     found = refit_wide(wide, prior, True, ridge=0.1)
     torch.testing.assert_close(found.weight, wanted.weight, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.bias, wanted.bias, atol=1e-5, rtol=1e-5)
+
+
+def test_sums_of_a_large_layer_wait_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6))
+    case = record(model, normal(150, 5), share=0.5, memory=0.0)
+    layer, execution = reach(case, "2.weight")
+    wanted, settled = sum_rows(layer, execution, True), list[torch.Tensor]()
+
+    def watched(value: torch.Tensor) -> torch.Tensor:
+        settled.append(place := settle(case.store, value))
+        return place
+
+    settle, held = Spill.settle, case.store._held
+    monkeypatch.setattr("fxprune.calibrate.spill.SMALL", 0)
+    monkeypatch.setattr(case.store, "settle", watched)
+    monkeypatch.setattr("fxprune.fit.layer.PANEL_ENTRIES", 0)
+    found = sum_rows(layer, execution, True)
+    assert settled
+    assert case.store._held == held
+    assert wanted is not None
+    assert found is not None
+    for own, other in ((wanted.fitting, found.fitting), (wanted.validation, found.validation)):
+        assert own is not None
+        assert other is not None
+        for name in ("p", "y", "pp", "py", "yy"):
+            assert torch.equal(getattr(own, name), getattr(other, name))
 
 
 def test_outputs_whose_labels_are_unknown_leave_a_layer_alone() -> None:

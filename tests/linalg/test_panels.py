@@ -58,7 +58,7 @@ class Held(TorchDispatchMode):
 
 
 def problem(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (1, rows, f), targets (1, rows, o), and a prior (1, o, f) near the truth, float32."""
+    """Features (1, rows, f), targets (1, rows, o), and a prior (1, o, f), float32."""
     generator = torch.Generator().manual_seed(0)
     p, w, noise, other = (
         torch.randn(*shape, generator=generator)
