@@ -25,7 +25,7 @@ class Held(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known, self._now, self.most = set[int](), 0, 0
 
     def __torch_dispatch__(
