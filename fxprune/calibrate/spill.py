@@ -135,8 +135,7 @@ class Spill:
         if like.device.type != "cpu":
             return like.new_empty(shape) if _room(like.device, size) else None
         if self._takes(size):
-            room: Tensor = self._counted(like.new_empty(shape), size)
-            return room
+            return self._counted(like.new_empty(shape), size)
         return self._mapped(shape, like.dtype)
 
     def settle(self, value: Tensor) -> Tensor:
@@ -152,17 +151,18 @@ class Spill:
                 return value
             value = value.cpu()
         if self._takes(size):
-            found: Tensor = self._counted(value, size)
-            return found
+            return self._counted(value, size)
         return self._mapped(tuple(value.shape), value.dtype).copy_(value)
 
     def _takes(self, size: int) -> bool:
         return self._held + size <= self._limit or size < SMALL
 
-    def _counted(self, value: Any, size: int) -> Any:
-        """Count a value as long as anybody has it."""
+    def _counted(self, value: Tensor, size: int) -> Tensor:
+        """Count a value as long as anybody has its memory: the tensor itself may go before an array
+        or a part of it.
+        """
         self._held += size
-        finalize(value, self._release, size)
+        finalize(value.untyped_storage(), self._release, size)
         return value
 
     def _release(self, size: int) -> None:

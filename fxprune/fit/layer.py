@@ -22,7 +22,7 @@ from fxprune.graph.convolution import bias_of, channel_dim, groups
 from fxprune.graph.tensors import rewrite
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import TINY, Fit, refit, solution
+from fxprune.linalg.refit import PANEL_ENTRIES, TINY, panels, refit, solution
 from fxprune.linalg.regression_sums import (
     COVARIANCE_SHRINKAGE,
     RegressionAccumulator,
@@ -81,7 +81,7 @@ class FitOptions:
 
 
 @torch.no_grad()
-def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | str:
+def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> float | str:
     """Refit a layer in place, and lower its rank where that is asked.
 
     Args:
@@ -90,11 +90,11 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
         options: how.
 
     Returns:
-        the fit before its rank is lowered, or why the layer keeps its one-shot one.
+        the ridge of its fit, or why the layer keeps its one-shot one.
     """
     reduction = execution.reduction
     weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
-    prior = to_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
+    prior = as_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
     prior = prior.to(execution.where(weight))
     rows = _observe(layer, execution, options, prior)
     solve = partial(_solve, rows, layer, reduction, options, prior)
@@ -103,25 +103,25 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> Fit | 
     group = execution.recording.sums.group
     outcome, new, shift = solve() if wide else group.first(solve, "fits")
     if new is None and rank is not None:
+        prior = prior.double()
         shift = _current_shift(layer, reduction, prior)
         spread, mean = _covariance_of_outputs(layer, execution, prior, shift)
         new, shift = truncate(prior, shift, spread, mean, rank, layer.intercept)
     if new is not None and shift is not None:
         rewrite(weight, to_weight(new, weight.shape))
         _write_shift(layer, reduction, shift)
-    return outcome if isinstance(outcome, str) else outcome.on(weight.device)
+    return outcome
 
 
-def to_matrices(weight: Tensor, count: int) -> Tensor:
-    """A weight (out, in / groups, k1, ...) as a float64 copy (groups, out / groups, taps x in /
-    groups), whose columns are in the order of `read_features`.
+def as_matrices(weight: Tensor, count: int) -> Tensor:
+    """A weight (out, in / groups, k1, ...) as (groups, out / groups, taps x in / groups), whose
+    columns are in the order of `read_features`: where the weight lies, if that is possible.
     """
-    taps_first = weight.detach().to(torch.float64, copy=True).movedim(1, -1)
-    return taps_first.reshape(count, len(weight) // count, -1)
+    return weight.detach().movedim(1, -1).reshape(count, len(weight) // count, -1)
 
 
 def to_weight(matrices: Tensor, shape: Sequence[int]) -> Tensor:
-    """The weight of this shape that `to_matrices` makes such matrices of."""
+    """The weight of this shape that `as_matrices` makes such matrices of."""
     outputs, inputs, *kernel = shape
     return matrices.reshape(outputs, *kernel, inputs).movedim(-1, 1)
 
@@ -163,16 +163,16 @@ def _solve(
     reduction: Reduction,
     options: FitOptions,
     prior: Tensor,
-) -> tuple[Fit | str, Tensor | None, Tensor | None]:
-    """The fit to a layer's rows or why there is none, and the weight and what is added to the
-    outputs, once the rank is lowered.
+) -> tuple[float | str, Tensor | None, Tensor | None]:
+    """The ridge of the fit to a layer's rows or why there is none, and the weight and what is added
+    to the outputs, once the rank is lowered.
 
     Which of two systems is solved, that of features or that of rows, goes by which is smaller.
     """
     if rows is None:
         return "its outputs cannot be matched to the original's", None, None
     unseen, rank = options.unseen.get(layer.weight), options.ranks.get(layer.weight)
-    start = prior if unseen is None else to_matrices(unseen, len(prior)).to(prior)
+    start = None if unseen is None else as_matrices(unseen, len(prior)).to(prior)
     if isinstance(rows, WideRows):
         fit = refit_wide(rows, prior, layer.intercept, start, options.ridge)
     elif rows.validation is None:
@@ -180,11 +180,13 @@ def _solve(
         fit = solution(rows.fitting, prior, layer.intercept, options.ridge, torch.float32)
     else:
         fit = refit(rows.fitting, rows.validation, prior, layer.intercept, start)
-    if not bool(torch.isfinite(fit.weight).all()):
+    # A part at a time: what is asked of all makes copies of all.
+    if not all(bool(torch.isfinite(fit.weight[:, own]).all()) for own in panels(fit.weight)):
         return "the fit is not finite", None, None
     if rank is None:
-        return fit, fit.weight, fit.bias
-    return fit, *truncate(fit.weight, fit.bias, *rows.outputs(fit.weight), rank, layer.intercept)
+        return fit.ridge, fit.weight, fit.bias
+    spread, mean = rows.outputs(fit.weight)
+    return fit.ridge, *truncate(fit.weight, fit.bias, spread, mean, rank, layer.intercept)
 
 
 def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments | None:
@@ -208,7 +210,9 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     if len(known) < len(kept):
         return None
     shared, roles = execution.recording.sums, (False, True) if validated else (False,)
-    sums = {role: RegressionAccumulator(shared.tree()) for role in roles}
+    # As many as wait in a tree may be several times what is known of the layer itself.
+    settle = execution.recording.store.settle if weight.numel() > PANEL_ENTRIES else None
+    sums = {role: RegressionAccumulator(shared.tree(settle)) for role in roles}
     # Chunk after chunk, as the sums are added.
     sampled = (
         sample_rows(layer, call, own, execution)

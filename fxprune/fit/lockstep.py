@@ -19,22 +19,23 @@ from fxprune.fit.layer import FitOptions, FittedTensors, fit_layer
 from fxprune.fit.reduction import Reduction
 from fxprune.fit.schedule import gather_calls
 from fxprune.label.layers import Layer, own_layers
-from fxprune.linalg.refit import Fit
 
 
 @dataclass
 class Fits:
-    """What the sequential fit did, per weight: its fit, or why it kept the one-shot one. Layers
-    that were fitted before, in a run that goes on, are in neither.
+    """What the sequential fit did, per weight: the ridge of its fit, or why it kept the one-shot
+    one. Layers that were fitted before, in a run that goes on, are in neither.
+
+    The fits themselves, in float64, would take twice the memory of the graph that they are for.
     """
 
-    layers: dict[str, Fit] = field(default_factory=dict)
+    ridges: dict[str, float] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
-    def add(self, weight: str, outcome: Fit | str) -> None:
+    def add(self, weight: str, outcome: float | str) -> None:
         """Note what became of a layer."""
-        if isinstance(outcome, Fit):
-            self.layers[weight] = outcome
+        if isinstance(outcome, float):
+            self.ridges[weight] = outcome
         else:
             self.kept[weight] = outcome
 

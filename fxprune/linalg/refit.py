@@ -2,7 +2,8 @@ r"""Refit a linear map from sums over rows, with the ridge chosen on held-out ro
 
 Minimizes \|Y - P W^T - b\|_F^2 + \lambda \sum_j D_j \|w_j - w0_j\|^2 with D the features' own
 energies, so that \lambda is free of units and \lambda -> inf returns the prior W0. This is
-layer-wise reconstruction (He et al., ICCV 2017, eq. 1) with a prior.
+layer-wise reconstruction (He et al., ICCV 2017, eq. 1) with a prior. Outputs are independent of
+each other but for the ridge, and pass by in panels where there are many.
 """
 
 import math
@@ -23,6 +24,10 @@ START = 6
 """Index of the ridge that is tried first: a likely one (docs/decisions/0010)."""
 SINGLE = 1e-4
 """The least ridge at which fits are compared in single precision (docs/decisions/0010)."""
+PANEL_ENTRIES = 1 << 24
+"""Numbers of a weight that are worked on at a time: copies of a whole one, such as a language
+model's head, may be the most that is ever held.
+"""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -40,37 +45,42 @@ class Fit:
     bias: Tensor
     ridge: float
 
-    def on(self, device: torch.device) -> "Fit":
-        """The same on another device."""
-        return Fit(self.weight.to(device), self.bias.to(device), self.ridge)
+
+def panels(weight: Tensor) -> list[slice]:
+    """The outputs of a (g, o, f) weight, as many at a time as are worked on together."""
+    groups, outputs, features = weight.shape
+    step = max(1, PANEL_ENTRIES // max(groups * features, 1))
+    return [slice(at, min(at + step, outputs)) for at in range(0, outputs, step)]
 
 
 class _System:
     """Normal equations about a prior, scaled to unit feature energy, to solve at several ridges.
 
     Args:
-        sums: centered where the outputs may be shifted.
-        prior: (g, o, f), what the ridge pulls to.
+        pp: P^T P, centered where the outputs may be shifted.
     """
 
-    def __init__(self, sums: RegressionSums, prior: Tensor):
-        energy = sums.pp.diagonal(dim1=1, dim2=2)
+    def __init__(self, pp: Tensor):
+        energy = pp.diagonal(dim1=1, dim2=2)
         self.scale = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()[:, :, None]
-        self.pp, self.right = self.rescale(sums, prior)
+        self.pp = self.rescale(pp)
 
-    def rescale(self, sums: RegressionSums, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """P^T P, and P^T of what the prior leaves of Y, in this system's units."""
-        right = (sums.py - sums.pp @ prior.mT) * self.scale
-        return sums.pp * self.scale * self.scale.mT, right
+    def rescale(self, pp: Tensor) -> Tensor:
+        """P^T P in this system's units."""
+        return pp * self.scale * self.scale.mT
 
-    def solve(self, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor | None:
-        """The (g, f, o) change to the prior in these units; None where a system is not positive
-        definite.
+    def right(self, sums: RegressionSums, prior: Tensor) -> Tensor:
+        """P^T of what the prior leaves of Y, in this system's units."""
+        return (sums.py - sums.pp @ prior.mT) * self.scale
+
+    def factor(self, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor | None:
+        """The Cholesky factor at a ridge; None where a system is not positive definite. It solves
+        for the (g, f, o) change to the prior in these units.
         """
         system = self.pp.to(dtype, copy=True)
         system.diagonal(dim1=1, dim2=2).add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(system)
-        return None if bool(failed.any()) else torch.cholesky_solve(self.right.to(dtype), factor)
+        return None if bool(failed.any()) else factor
 
 
 def lowest(value: Callable[[int], float], start: int, count: int) -> int:
@@ -94,22 +104,37 @@ def solution(
     """The fit at a ridge.
 
     Args:
-        prior: W0, (g, o, f) float64.
+        prior: W0, (g, o, f) in any precision.
         intercept: whether the outputs may be shifted.
         ridge: infinite for the prior itself.
         dtype: in which the system is solved.
     """
-    weight = prior
-    if not math.isinf(ridge):
-        system = _System(sums.centered() if intercept else sums, prior)
-        change = system.solve(ridge, dtype)
-        weight = prior if change is None else prior + (change * system.scale).mT
-    n = max(sums.count, 1.0)
-    bias = (
-        (sums.y - (weight @ sums.p[:, :, None])[:, :, 0]) / n
-        if intercept
-        else weight.new_zeros(weight.shape[:2])
-    )
+    return _solution(sums.part, prior, intercept, ridge, dtype)
+
+
+def _solution(
+    part: Callable[[slice], RegressionSums],
+    prior: Tensor,
+    intercept: bool,
+    ridge: float,
+    dtype: torch.dtype = torch.float64,
+) -> Fit:
+    """The fit at a ridge to sums of which some outputs' are given at a time."""
+    weight, system, factor = prior.to(torch.float64, copy=True), None, None
+    bias = weight.new_zeros(weight.shape[:2])
+    for own in panels(prior):
+        sums = part(own)
+        if not math.isinf(ridge):
+            about = sums.centered() if intercept else sums
+            if system is None:
+                system = _System(about.pp)
+                factor = system.factor(ridge, dtype)
+            if factor is not None:
+                right = system.right(about, prior[:, own].double()).to(dtype)
+                weight[:, own] += (torch.cholesky_solve(right, factor) * system.scale).mT
+        if intercept:
+            given = (weight[:, own] @ sums.p[:, :, None])[:, :, 0]
+            bias[:, own] = (sums.y - given) / max(sums.count, 1.0)
     return Fit(weight, bias, ridge)
 
 
@@ -124,32 +149,49 @@ def refit(
 
     Args:
         train, held_out: sums over disjoint rows.
-        prior: W0, (g, o, f) float64.
+        prior: W0, (g, o, f) in any precision.
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
             held-out rows too.
     """
-    unseen = prior if unseen is None else unseen
-    # The held-out rows are centered by their own mean only for lack of a shift: its error is of
-    # second order.
-    fitting, validation = (m.centered() if intercept else m for m in (train, held_out))
-    ridge = math.inf
-    if validation.residual(unseen) > EXACT * max(float(validation.yy.sum()), TINY):
-        system = _System(fitting, unseen)
-        pp, right = system.rescale(validation, unseen)
+    ridge = _choose_ridge(train, held_out, prior if unseen is None else unseen, intercept)
+    return _solution(lambda own: train.part(own) + held_out.part(own), prior, intercept, ridge)
 
-        @cache
-        def excess(at: int) -> float:
-            """By how much the squared error at a ridge exceeds the prior's."""
-            dtype = torch.float32 if RIDGES[at] >= SINGLE else torch.float64
-            change = system.solve(RIDGES[at], dtype)
-            return (
-                0.0
-                if change is None
-                else float((change * (pp.to(dtype) @ change - 2 * right.to(dtype))).sum())
-            )
 
-        at = lowest(excess, START, len(RIDGES))
-        if excess(at) < 0:
-            ridge = RIDGES[at]
-    return solution(train + held_out, prior, intercept, ridge)
+def _choose_ridge(
+    train: RegressionSums, held_out: RegressionSums, prior: Tensor, intercept: bool
+) -> float:
+    """The ridge that does best on held-out rows; infinite where none beats the prior."""
+    error = energy = 0.0
+    system: _System | None = None
+    rights = list[tuple[Tensor, Tensor]]()
+    for own in panels(prior):
+        # The held-out rows are centered by their own mean only for lack of a shift: its error is of
+        # second order.
+        parts = train.part(own), held_out.part(own)
+        fitting, validation = (p.centered() if intercept else p for p in parts)
+        if system is None:
+            system = _System(fitting.pp)
+            pp = system.rescale(validation.pp)
+        start = prior[:, own].double()
+        error += validation.residual(start)
+        energy += float(validation.yy.sum())
+        rights.append((system.right(fitting, start), system.right(validation, start)))
+    if not error > EXACT * max(energy, TINY):
+        return math.inf
+
+    @cache
+    def excess(at: int) -> float:
+        """By how much the squared error at a ridge exceeds the prior's."""
+        assert system is not None
+        dtype = torch.float32 if RIDGES[at] >= SINGLE else torch.float64
+        factor, found, products = system.factor(RIDGES[at], dtype), 0.0, pp.to(dtype)
+        if factor is None:
+            return 0.0
+        for fitting, validating in rights:
+            change = torch.cholesky_solve(fitting.to(dtype), factor)
+            found += float((change * (products @ change - 2 * validating.to(dtype))).sum())
+        return found
+
+    at = lowest(excess, START, len(RIDGES))
+    return RIDGES[at] if excess(at) < 0 else math.inf

@@ -46,6 +46,11 @@ class RegressionSums:
             self.yy + other.yy,
         )
 
+    def part(self, outputs: slice) -> "RegressionSums":
+        """Those of some of the outputs, where these lie."""
+        y, py, yy = self.y[:, outputs], self.py[..., outputs], self.yy[:, outputs]
+        return RegressionSums(self.count, self.p, y, self.pp, py, yy)
+
     def centered(self) -> "RegressionSums":
         """The same sums about the means."""
         n = max(self.count, 1.0)

@@ -3,7 +3,8 @@ r"""Refit a linear map from fewer rows than it has features.
 The minimum of `linalg.refit` in dual variables (Saunders, Gammerman, Vovk, ICML 1998): with
 P~ = (P - mean) D^{-1/2} and R = Y - P W0^T, the change to W0 is R^T (P~ P~^T + \lambda)^{-1} P~
 D^{-1/2}. The products of rows with each other are (r, r); features pass by in blocks, and no matrix
-of features by features is ever formed.
+of features by features is ever formed. Outputs are independent of each other but for the ridge, and
+pass by in panels where there are many.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fxprune.linalg.gram import gram
-from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, lowest
+from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, lowest, panels
 from fxprune.linalg.regression_sums import COVARIANCE_SHRINKAGE
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -62,7 +63,7 @@ class _Products:
     Attributes:
         kernel: P~ P~^T, (g, r, r).
         mean, scale: of the features, (g, f): P~ = (P - mean) * scale; no mean without intercept.
-        left: (g, r, o) of each prior.
+        left: (g, r, o) of each prior; the same tensor for the same prior.
     """
 
     kernel: Tensor
@@ -82,7 +83,7 @@ def refit_wide(
 
     Args:
         rows: what to fit.
-        prior: W0, (g, o, f) float64, what the ridge pulls to.
+        prior: W0, (g, o, f) in any precision, what the ridge pulls to.
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
             rows that validate too.
@@ -90,39 +91,41 @@ def refit_wide(
     """
     seen = _multiply(rows, (prior, prior if unseen is None else unseen), intercept)
     if ridge is None:
-        ridge = _choose_ridge(rows, seen.kernel, seen.left[1], intercept)
-    weight = prior
-    if not math.isinf(ridge):
-        left = seen.left[0]
-        left = left - left.mean(1, keepdim=True) if intercept else left
-        dual = _solve(seen.kernel, left, ridge)
-        if dual is not None:
-            weight = prior + _primal(rows, seen, dual)
+        ridge = _choose_ridge(rows, seen.kernel, seen.left[1], panels(prior), intercept)
+    weight = prior.to(torch.float64, copy=True)
+    factor = None if math.isinf(ridge) else _factor(seen.kernel, ridge)
+    if factor is not None:
+        _add_change(weight, rows, seen, factor, intercept)
     bias = weight.new_zeros(weight.shape[:2])
     if intercept:
-        bias = rows.targets.double().mean(1) - (weight @ seen.mean[..., None])[..., 0]
+        mean = torch.cat([rows.targets[..., own].double().mean(1) for own in panels(prior)], 1)
+        bias = mean - (weight @ seen.mean[..., None])[..., 0]
     return Fit(weight, bias, ridge)
 
 
 def _multiply(rows: WideRows, priors: tuple[Tensor, ...], intercept: bool) -> _Products:
     groups, count = rows.targets.shape[:2]
-    targets = rows.targets.double()
-    kernel = targets.new_zeros(groups, count, count)
-    mean, scale = (targets.new_zeros(groups, rows.features) for _ in range(2))
-    left = [targets.clone() for _ in priors]
+    kernel = rows.targets.new_zeros(groups, count, count, dtype=torch.float64)
+    mean, scale = (kernel.new_zeros(groups, rows.features) for _ in range(2))
+    known = {id(prior): prior for prior in priors}
+    left = {key: rows.targets.to(torch.float64, copy=True) for key in known}
     for index, columns in rows.blocks():
-        for rest, prior in zip(left, priors, strict=True):
-            rest -= (columns @ prior[..., index].mT.to(columns.dtype)).double()
+        for key, prior in known.items():
+            for own in panels(prior):
+                read = prior[:, own][..., index].mT.to(columns.dtype)
+                left[key][..., own] -= (columns @ read).double()
         if intercept:
             mean[:, index] = columns.mean(1, dtype=torch.float64)
             columns = columns - mean[:, None, index].to(columns.dtype)
         energy = columns.double().square().sum(1)
         scale[:, index] = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()
         kernel += gram((columns * scale[:, None, index].to(columns.dtype)).mT).double()
-    return _Products(kernel, mean, scale, tuple(left))
+    return _Products(kernel, mean, scale, tuple(left[id(prior)] for prior in priors))
 
 
-def _choose_ridge(rows: WideRows, kernel: Tensor, left: Tensor, intercept: bool) -> float:
+def _choose_ridge(
+    rows: WideRows, kernel: Tensor, left: Tensor, outputs: list[slice], intercept: bool
+) -> float:
     """The ridge whose fit to the other rows errs least on those that validate; infinite where none
     beats the prior.
     """
@@ -131,48 +134,58 @@ def _choose_ridge(rows: WideRows, kernel: Tensor, left: Tensor, intercept: bool)
         # About the mean of the rows that are fitted, not of all.
         kernel = kernel - kernel[:, fit].mean(1, keepdim=True)
         kernel = kernel - kernel[:, :, fit].mean(2, keepdim=True)
-        left = torch.where(
-            rows.validates[:, None],
-            left - left[:, val].mean(1, keepdim=True),
-            left - left[:, fit].mean(1, keepdim=True),
-        )
-    targets = rows.targets[:, val].double()
-    spread = targets - targets.mean(1, keepdim=True) if intercept else targets
-    before = float(left[:, val].square().sum())
-    if not len(val) or not before > EXACT * max(float(spread.square().sum()), TINY):
+    spread = before = 0.0
+    for own in outputs:
+        targets = rows.targets[:, val, own].double()
+        targets = targets - targets.mean(1, keepdim=True) if intercept else targets
+        spread += float(targets.square().sum())
+        before += float(_centered(left[:, val, own], intercept).square().sum())
+    if not len(val) or not before > EXACT * max(spread, TINY):
         return math.inf
     inner, across = kernel[:, fit][:, :, fit], kernel[:, val][:, :, fit]
 
     @cache
     def excess(at: int) -> float:
         """By how much the squared error at a ridge exceeds the prior's."""
-        dual = _solve(inner, left[:, fit], RIDGES[at])
-        if dual is None:
+        factor, error = _factor(inner, RIDGES[at]), 0.0
+        if factor is None:
             return 0.0
-        error = left[:, val] - across @ dual
-        error = error - error.mean(1, keepdim=True) if intercept else error
-        return float(error.square().sum()) - before
+        for own in outputs:
+            dual = _solve(_centered(left[:, fit, own], intercept), factor)
+            rest = _centered(left[:, val, own], intercept) - across @ dual
+            error += float(_centered(rest, intercept).square().sum())
+        return error - before
 
     at = lowest(excess, START, len(RIDGES))
     return RIDGES[at] if excess(at) < 0 else math.inf
 
 
-def _solve(kernel: Tensor, left: Tensor, ridge: float) -> Tensor | None:
-    """(K + ridge)^{-1} R, (g, r, o) float64; None where a system is not positive definite."""
+def _centered(rows: Tensor, intercept: bool) -> Tensor:
+    """Rows (g, r, o) about their mean, where the outputs may be shifted."""
+    return rows - rows.mean(1, keepdim=True) if intercept else rows
+
+
+def _factor(kernel: Tensor, ridge: float) -> Tensor | None:
+    """The Cholesky factor of K + ridge, (g, r, r); None where one is not positive definite."""
     dtype = torch.float32 if ridge >= SINGLE else torch.float64
     system = kernel.to(dtype, copy=True)
     system.diagonal(dim1=1, dim2=2).add_(ridge)
     factor, failed = torch.linalg.cholesky_ex(system)
-    if bool(failed.any()):
-        return None
-    return torch.cholesky_solve(left.to(dtype), factor).double()
+    return None if bool(failed.any()) else factor
 
 
-def _primal(rows: WideRows, seen: _Products, dual: Tensor) -> Tensor:
-    """The change of the weight, (g, o, f): R^T (K + ridge)^{-1} P~ D^{-1/2}."""
-    change = dual.new_zeros(dual.shape[0], dual.shape[2], rows.features)
+def _solve(left: Tensor, factor: Tensor) -> Tensor:
+    """(K + ridge)^{-1} R, (g, r, o) float64."""
+    return torch.cholesky_solve(left.to(factor.dtype), factor).double()
+
+
+def _add_change(
+    weight: Tensor, rows: WideRows, seen: _Products, factor: Tensor, intercept: bool
+) -> None:
+    """Add R^T (K + ridge)^{-1} P~ D^{-1/2} to a (g, o, f) weight, in place."""
+    duals = [_solve(_centered(seen.left[0][..., own], intercept), factor) for own in panels(weight)]
     for index, columns in rows.blocks():
         centered = columns - seen.mean[:, None, index].to(columns.dtype)
-        product = (dual.mT.to(columns.dtype) @ centered).double()
-        change[..., index] = product * seen.scale[:, None, index].square()
-    return change
+        for own, dual in zip(panels(weight), duals, strict=True):
+            product = (dual.mT.to(columns.dtype) @ centered).double()
+            weight[:, own, index] += product * seen.scale[:, None, index].square()

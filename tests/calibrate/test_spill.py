@@ -105,6 +105,16 @@ def test_room_that_is_taken_counts() -> None:
     assert store.settle(first) is first
 
 
+def test_room_counts_as_long_as_an_array_or_a_part_holds_it() -> None:
+    store = Spill(8 * LARGE)
+    array, part = store.settle(torch.ones(LARGE)).numpy(), store.settle(torch.ones(LARGE))[1:]
+    assert store._held == 8 * LARGE
+    del array
+    assert store._held == 4 * LARGE
+    del part
+    assert store._held == 0
+
+
 def test_what_is_mapped_needs_no_memory_and_leaves_no_file(folder: Path) -> None:
     store, value = Spill(0), torch.randn(LARGE, 2)
     settled = store.settle(value)

@@ -1,5 +1,9 @@
 """The sequential fit of weights that several calls share."""
 
+from typing import Any
+from weakref import ReferenceType, ref
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +11,7 @@ from fxprune.calibrate.spill import Spill
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.fit.lockstep import Fits, fit_in_lockstep, order_layers
+from fxprune.linalg.refit import Fit, refit
 from tests.blocks import conv
 from tests.fit.reductions import record
 
@@ -78,7 +83,7 @@ def test_what_did_not_change_is_not_fitted() -> None:
 def test_a_weight_of_two_branches_is_fitted_on_both() -> None:
     torch.manual_seed(0)
     fits, before, after = fitted(Branches(), kept=0.75)
-    assert {"first.weight", "second.weight", "head.weight"} <= fits.layers.keys()
+    assert {"first.weight", "second.weight", "head.weight"} <= fits.ridges.keys()
     assert after < 0.8 * before
 
 
@@ -94,8 +99,8 @@ def test_a_layer_on_its_own_output_stays_as_it_is() -> None:
     """There is no moment at which the inputs of both calls are known and neither output is used."""
     torch.manual_seed(0)
     fits, before, after = fitted(Repeated(), kept=0.75)
-    assert "again.weight" not in fits.layers
-    assert "leave.weight" in fits.layers
+    assert "again.weight" not in fits.ridges
+    assert "leave.weight" in fits.ridges
     assert after < before
 
 
@@ -109,3 +114,18 @@ def test_calls_of_a_weight_stand_together_where_their_order_allows() -> None:
         for layer in layers.values():
             first = order.index(layer.node)
             assert tuple(order[first : first + len(layer.calls)]) == layer.calls
+
+
+def test_no_fit_outlives_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, all of them together are twice as large as the graph that they are for."""
+    made = list[ReferenceType[Fit]]()
+
+    def watched(*args: Any, **options: Any) -> Fit:
+        assert not any(fit() for fit in made)
+        made.append(ref(found := refit(*args, **options)))
+        return found
+
+    monkeypatch.setattr("fxprune.fit.layer.refit", watched)
+    fits, _, _ = fitted(Branches(), kept=0.75)
+    assert len(made) == len(fits.ridges) == 3
+    assert not any(fit() for fit in made)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from fxprune.fit.layer import to_matrices
+from fxprune.fit.layer import as_matrices
 from fxprune.fit.rows import keep_survivors, kept_indices, read_features, split_groups
 from fxprune.rules.labels import Value
 from tests.tensors import EXACT, distance, normal
@@ -40,7 +40,7 @@ def positions(output: Tensor, channel: int) -> tuple[Tensor, Tensor]:
 
 def outputs_of(features: Tensor, weight: Tensor, groups: int) -> Tensor:
     """(rows, channels) that a weight makes of features."""
-    outputs = split_groups(features, groups) @ to_matrices(weight, groups).mT
+    outputs = split_groups(features, groups) @ as_matrices(weight, groups).mT
     return outputs.movedim(0, 1).flatten(1)
 
 
