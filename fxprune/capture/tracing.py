@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import partial
 from io import StringIO
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.constant_buffers import constant_buffers
@@ -79,7 +80,33 @@ def trace(
             f"{len(attempts) + 2}; the first failed: {type(failed[0]).__name__}: "
             f"{_first_line(failed[0])}",
         )
-    return program, notes
+    known = _with_known_sizes(model, batch, program, free)
+    if known is not None:
+        notes += ("torch.export traced the model once more: its buffers hold sizes",)
+    return known or program, notes
+
+
+def _with_known_sizes(
+    model: nn.Module, batch: Batch, program: ExportedProgram, free: Iterable[Places]
+) -> ExportedProgram | None:
+    """A trace that knows the sizes which `program` takes from numbers in buffers; None where there
+    are none, or they stay unknown.
+    """
+    if not any(True for _ in model.buffers()) or not _has_unknown_sizes(program):
+        return None
+    for axes in free:
+        with suppress(Exception):
+            found = _traced_with_constants(model, batch, axes)
+            if not _has_unknown_sizes(found):
+                return found
+    return None
+
+
+def _has_unknown_sizes(program: ExportedProgram) -> bool:
+    """Whether a tensor's size depends on what another one holds."""
+    values = pytree.tree_leaves([node.meta.get("val") for node in program.graph.nodes])
+    sizes = [size for value in values if isinstance(value, Tensor) for size in value.shape]
+    return any(isinstance(size, torch.SymInt) and size.node.hint is None for size in sizes)
 
 
 def _with_free_images(

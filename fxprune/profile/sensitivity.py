@@ -66,7 +66,7 @@ def sensitivities(
         of I, where the weight's output axis is not its first or has more than `MOST_OUTPUTS`.
 
     Raises:
-        RuntimeError: the model's operators have no derivative.
+        RuntimeError: the model's operators have no derivative, or none that is finite.
     """
     watched = _weights_of_calls(module, analysis)
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
@@ -114,7 +114,13 @@ class _Totals:
         self._chunks.add(leaf, [torch.tensor(1)])
 
     def add(self, site: Site, flat: Tensor) -> None:
-        """Count a chunk's gradients, (positions, outputs)."""
+        """Count a chunk's gradients, (positions, outputs).
+
+        What a `where` throws away has no say in the output, but may make its derivative NaN.
+        """
+        finite = torch.isfinite(flat)
+        if not bool(finite.all()):
+            flat = flat.where(finite, 0)[finite.any(1)]
         trees = self._multiples if flat.shape[1] == 1 else self._matrices
         trees[site].add(self._leaf, [flat.mT @ flat, torch.tensor(len(flat))])
 
@@ -130,6 +136,8 @@ class _Totals:
             if own and chunks is not None:
                 total = functools.reduce(_sum, (total for total, _ in own))
                 rows = sum(int(rows) for _, rows in own)
+                if not rows:
+                    raise RuntimeError(f"that by {site[0]} is nowhere finite")
                 result[site] = _shrink(total, rows).div_(int(chunks[0]))
         return result
 

@@ -121,6 +121,32 @@ def test_without_derivatives_channels_are_chosen_by_each_layer() -> None:
     assert all(row.error > 0 for row in report.groups)
 
 
+@pytest.mark.parametrize(("everywhere", "notes"), [(False, 0), (True, 1)])
+def test_what_a_choice_throws_away_has_no_say(everywhere: bool, notes: int) -> None:
+    """Its derivative is zero times infinity; where all are, there is none."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.first(x)
+        far = y.abs() > (1e9 if everywhere else 0.1)
+        chosen: Tensor = torch.where(far, 1 / (y * far), y).clamp(-3, 3)
+        result: Tensor = net.last(net.second(chosen).relu())
+        return result
+
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Linear(12, 24), nn.Linear(24, 24))
+    small = fxprune.compress(
+        Net(forward, first=first, second=nn.Linear(24, 24), last=nn.Linear(24, 4)),
+        torch.randn(500, 12),
+        flops=0.5,
+        method="channels",
+        decision="argmax",
+        progress=False,
+    )
+    report = fxprune.report(small)
+    assert sum("no derivative" in note for note in report.notes) == notes
+    assert all(0 < row.error < 2 for row in report.groups)
+
+
 def test_gradients_of_the_model_stay_untouched() -> None:
     model = chain().float()
     fxprune.compress(model, torch.randn(200, 12), flops=0.5, progress=False)
