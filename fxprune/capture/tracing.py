@@ -21,6 +21,7 @@ from fxprune.capture.batch import Batch
 from fxprune.capture.constant_buffers import constant_buffers
 from fxprune.capture.free_sizes import Places, image_axes_of, lengths_of, shapes_to_ask
 from fxprune.capture.image_sizes import attends, holds_image_size, splits_image
+from fxprune.capture.recurrent_shapes import recurrent_by_shapes
 from fxprune.errors import CaptureError
 
 NOTHING: Places = frozenset()
@@ -165,7 +166,7 @@ def traced(
     """
     # An attempt leaves marks of free axes on its tensors.
     batch = batch.map(torch.clone)
-    with _named_keywords(model, batch):
+    with _named_keywords(model, batch), recurrent_by_shapes():
         shapes = shapes_to_ask(model, batch, free, asked)
         return torch.export.export(
             model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict
@@ -240,7 +241,7 @@ def _fixed(model: nn.Module, batch: Batch, error: Exception) -> ExportedProgram:
     fails too.
     """
     for made in (nullcontext(), constant_buffers(model, batch)):
-        with suppress(Exception), made:
+        with suppress(Exception), made, recurrent_by_shapes():
             held = batch.map(torch.clone)
             return torch.export.export(model, held.args, held.kwargs, strict=False)
     raise CaptureError(
