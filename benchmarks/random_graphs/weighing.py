@@ -83,10 +83,7 @@ def response_norm(p: Program, x: Value) -> Value:
     """Channels weighed by how much they respond beside the others (ConvNeXt V2)."""
     y, at = p.activate(p.project(x, p.width())), axis(x)
     dims = tuple(d for d in range(1, x.rank + 2) if d != at)
-    if x.kind == "tokens":
-        dims, shape = (1,), (y.channels,)
-    else:
-        shape = (y.channels, *[1] * x.rank)
+    shape = (y.channels, *[1] * (0 if x.kind == "tokens" else x.rank))
     gain, shift = p.parameter(*shape), p.parameter(*shape)
     size = p.say(f"{y}.norm(p=2, dim={dims}, keepdim=True)")
     share = p.say(f"{size} / ({size}.mean({at}, keepdim=True) + 1e-6)")
