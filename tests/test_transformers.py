@@ -68,7 +68,7 @@ def test_causal_models_with_their_cache_on(kind: str) -> None:
     assert found is not None
     assert (found.unit, found.perplexity is None) == ("next token", False)
     masked = fxprune.masked(net, small)
-    for count, length in ((1, 1), (3, 17), (2, 40)):
+    for count, length in ((1, 1), (3, 17), (2, 128)):
         with torch.no_grad():
             own, wanted = (m(**some(count, length)).logits for m in (small, masked))
         torch.testing.assert_close(own, wanted, atol=1e-4, rtol=1e-4)

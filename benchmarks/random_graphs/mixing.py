@@ -66,11 +66,11 @@ def feed_forward(p: Program, x: Value) -> Value:
     return p.like(f"{x} + {p.project(y, x.channels)}", x)
 
 
-def _heads(x: Value, count: int, each: int) -> str:
+def heads_of(x: Value, count: int, each: int) -> str:
     return f"{x}.view({x}.shape[0], {x.shape[0]}, {count}, {each}).transpose(1, 2)"
 
 
-def _mixed(p: Program, q: str, k: str, v: str, each: int, scores: str) -> str:
+def attend(p: Program, q: str, k: str, v: str, each: int, scores: str) -> str:
     """Attention by the fused operator or by hand."""
     plain = f"({q} @ {k}.transpose(-2, -1) * {each**-0.5:.3f})"
     if scores:
@@ -92,14 +92,14 @@ def attention(p: Program, x: Value) -> Value:
     heads, each, length = p.some(1, 2, 2, 3), p.draw.randint(2, max(2, p.widest // 2)), x.shape[0]
     source = p.beside(x, lambda v: v.shape[0] == length) if p.draw.random() < 0.3 else x
     inside = p.some(each, each, each + 1)
-    q, k = (_heads(p.project(s, heads * each), heads, each) for s in (x, source))
-    v = _heads(p.project(source, heads * inside), heads, inside)
+    q, k = (heads_of(p.project(s, heads * each), heads, each) for s in (x, source))
+    v = heads_of(p.project(source, heads * inside), heads, inside)
     q, k, v = p.say(q), p.say(k), p.say(v)
     if p.draw.random() < 0.2:
         q, k = p.say(f"F.normalize({q}, dim=-1)"), p.say(f"F.normalize({k}, dim=-1)")
         q = p.say(f"{q} * {p.parameter(heads, 1, 1)}")
     scores = p.parameter(heads, length, length) if p.draw.random() < 0.2 else ""
-    mixed = _mixed(p, q, k, v, each, scores)
+    mixed = attend(p, q, k, v, each, scores)
     last = p.some(f"{length}, {heads * inside}", f"{length}, -1")
     y = p.resized(f"{mixed}.transpose(1, 2).reshape({x}.shape[0], {last})", x, heads * inside)
     return p.like(f"{x} + {p.project(y, x.channels)}", x) if p.draw.random() < 0.7 else y
@@ -122,8 +122,8 @@ def fused_attention(p: Program, x: Value) -> Value:
     else:
         cut = "chunk(3, -1)" if way == "chunk" else f"split({heads * each}, dim=2)"
         thirds = [p.resized(f"{y}.{cut}[{i}]", x, heads * each) for i in range(3)]
-        q, k, v = (p.say(_heads(third, heads, each)) for third in thirds)
-    mixed = _mixed(p, q, k, v, each, "")
+        q, k, v = (p.say(heads_of(third, heads, each)) for third in thirds)
+    mixed = attend(p, q, k, v, each, "")
     z = p.resized(f"{mixed}.transpose(1, 2).flatten(2)", x, heads * each)
     return p.like(f"{x} + {p.project(z, x.channels)}", x)
 
@@ -134,8 +134,8 @@ def shared_keys(p: Program, x: Value) -> Value:
     groups, times = p.some(1, 2), 2
     each = p.draw.randint(2, max(2, p.widest // 2))
     heads = groups * times
-    q = p.say(_heads(p.project(x, heads * each), heads, each))
-    k, v = (p.say(_heads(p.project(x, groups * each), groups, each)) for _ in range(2))
+    q = p.say(heads_of(p.project(x, heads * each), heads, each))
+    k, v = (p.say(heads_of(p.project(x, groups * each), groups, each)) for _ in range(2))
     if p.draw.random() < 0.4:
         mixed = p.say(f"F.scaled_dot_product_attention({q}, {k}, {v}, enable_gqa=True)")
     else:
@@ -145,7 +145,7 @@ def shared_keys(p: Program, x: Value) -> Value:
         else:
             wide = f"[:, :, None].expand(-1, -1, {times}, -1, -1).flatten(1, 2)"
             k, v = (p.say(f"{t}{wide}") for t in (k, v))
-        mixed = _mixed(p, q, k, v, each, "")
+        mixed = attend(p, q, k, v, each, "")
     y = p.resized(f"{mixed}.transpose(1, 2).flatten(2)", x, heads * each)
     return p.project(y, p.width())
 
@@ -159,11 +159,11 @@ def rotary(p: Program, x: Value) -> Value:
     both = p.say(f"torch.cat([{angles}, {angles}], -1).to({x}.dtype)")
     turned = []
     for _ in range(2):
-        t = p.say(_heads(p.project(x, heads * each), heads, each))
+        t = p.say(heads_of(p.project(x, heads * each), heads, each))
         swapped = p.say(f"torch.cat([-{t}[..., {half}:], {t}[..., :{half}]], -1)")
         turned.append(p.say(f"{t} * {both}.cos() + {swapped} * {both}.sin()"))
-    v = p.say(_heads(p.project(x, heads * each), heads, each))
-    mixed = _mixed(p, turned[0], turned[1], v, each, "")
+    v = p.say(heads_of(p.project(x, heads * each), heads, each))
+    mixed = attend(p, turned[0], turned[1], v, each, "")
     return p.resized(f"{mixed}.transpose(1, 2).flatten(2)", x, heads * each)
 
 

@@ -7,11 +7,20 @@ from typing import Literal
 
 import torch
 
-from benchmarks.random_graphs import convolutions, joining, mixing, movement, pointwise, rows
+from benchmarks.random_graphs import (
+    convolutions,
+    imported,
+    joining,
+    mixing,
+    movement,
+    pointwise,
+    rows,
+    weighing,
+)
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.program import Program, Value
 
-FAMILIES = (convolutions, joining, pointwise, movement, mixing, rows)
+FAMILIES = (convolutions, joining, pointwise, movement, mixing, rows, imported, weighing)
 """Imported for their entries in the table."""
 LARGEST = 60
 """Operators of the longest network, about."""

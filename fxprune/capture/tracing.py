@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import partial
 from io import StringIO
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.capture.constant_buffers import constant_buffers
 from fxprune.capture.free_sizes import Places, image_axes_of, lengths_of, shapes_to_ask
 from fxprune.capture.image_sizes import attends, holds_image_size, splits_image
+from fxprune.capture.recurrent_shapes import recurrent_by_shapes
 from fxprune.errors import CaptureError
 
 NOTHING: Places = frozenset()
@@ -79,7 +81,33 @@ def trace(
             f"{len(attempts) + 2}; the first failed: {type(failed[0]).__name__}: "
             f"{_first_line(failed[0])}",
         )
-    return program, notes
+    known = _with_known_sizes(model, batch, program, free)
+    if known is not None:
+        notes += ("torch.export traced the model once more: its buffers hold sizes",)
+    return known or program, notes
+
+
+def _with_known_sizes(
+    model: nn.Module, batch: Batch, program: ExportedProgram, free: Iterable[Places]
+) -> ExportedProgram | None:
+    """A trace that knows the sizes which `program` takes from numbers in buffers; None where there
+    are none, or they stay unknown.
+    """
+    if not any(True for _ in model.buffers()) or not _has_unknown_sizes(program):
+        return None
+    for axes in free:
+        with suppress(Exception):
+            found = _traced_with_constants(model, batch, axes)
+            if not _has_unknown_sizes(found):
+                return found
+    return None
+
+
+def _has_unknown_sizes(program: ExportedProgram) -> bool:
+    """Whether a tensor's size depends on what another one holds."""
+    values = pytree.tree_leaves([node.meta.get("val") for node in program.graph.nodes])
+    sizes = [size for value in values if isinstance(value, Tensor) for size in value.shape]
+    return any(isinstance(size, torch.SymInt) and size.node.hint is None for size in sizes)
 
 
 def _with_free_images(
@@ -138,7 +166,7 @@ def traced(
     """
     # An attempt leaves marks of free axes on its tensors.
     batch = batch.map(torch.clone)
-    with _named_keywords(model, batch):
+    with _named_keywords(model, batch), recurrent_by_shapes():
         shapes = shapes_to_ask(model, batch, free, asked)
         return torch.export.export(
             model, batch.args, batch.kwargs, dynamic_shapes=shapes, strict=strict
@@ -213,7 +241,7 @@ def _fixed(model: nn.Module, batch: Batch, error: Exception) -> ExportedProgram:
     fails too.
     """
     for made in (nullcontext(), constant_buffers(model, batch)):
-        with suppress(Exception), made:
+        with suppress(Exception), made, recurrent_by_shapes():
             held = batch.map(torch.clone)
             return torch.export.export(model, held.args, held.kwargs, strict=False)
     raise CaptureError(

@@ -73,9 +73,15 @@ class Execution:
             handles.update((name, self._store.put(value)) for name, value in fresh.items())
 
     def values(self, name: str) -> Iterator[tuple[Chunk, Any]]:
-        """Every chunk with the value of a node that has run and is still to be read."""
+        """Every chunk with the value of a node that has run and is still to be read, or depends on
+        no input.
+        """
+        node = self.reduction.reduced_nodes[name]
         for chunk, handles in zip(self.chunks, self._handles, strict=True):
-            yield chunk, self._store.get(handles[name])
+            value = self._value(handles, MappingProxyType({}), node)
+            if name in self.reduction.constant and self._work is not None:
+                value = value.to(self._work.device)
+            yield chunk, value
 
     def results(self, name: str) -> Iterator[tuple[Chunk, Any]]:
         """Every chunk with what a call whose inputs are there would give now; it is not kept."""

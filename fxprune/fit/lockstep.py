@@ -18,6 +18,7 @@ from fxprune.fit.execution import Execution
 from fxprune.fit.layer import FitOptions, FittedTensors, fit_layer
 from fxprune.fit.reduction import Reduction
 from fxprune.fit.schedule import gather_calls
+from fxprune.graph.nodes import constants
 from fxprune.label.layers import Layer, own_layers
 
 
@@ -89,7 +90,7 @@ def fit_in_lockstep(
             options.step(layer.weight, fit).place(reduction)
         if layer:
             advance(1)
-        waiting.extend(calls)
+        waiting.extend(call for call in calls if call.name not in reduction.constant)
         reached.update(call.name for call in calls)
         if not changed:
             unchanged.update(call.name for call in calls)
@@ -102,14 +103,15 @@ def order_layers(graph: GraphModule) -> tuple[list[Node], dict[str, Layer]]:
     """An order of execution in which the calls that share a weight follow each other.
 
     Returns:
-        the order, and by their first calls the layers that one closed-form fit can change: those of
-        one call, or of calls that stand together.
+        the order, and by their first calls that depend on an input the layers that one closed-form
+        fit can change: those of one call, or of calls that stand together.
     """
+    constant = constants(graph)
     layers = own_layers(graph)
     shared = [layer.calls for layer in layers.values() if len(layer.calls) > 1]
     order, together = gather_calls(list(graph.graph.nodes), shared)
     return order, {
-        name: layer
+        next((call.name for call in layer.calls if call not in constant), name): layer
         for name, layer in layers.items()
         if len(layer.calls) == 1 or layer.calls in together
     }

@@ -33,8 +33,8 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
 
     Returns:
         a copy of `model` in eval mode; weights that it computes from others (weight norm) are plain
-        ones there. Where `small` has linear layers that the model does not (`Plan.maps`), a graph
-        of the model in which these are.
+        ones there. Where `small` has linear layers that the model does not (`Plan.maps`), or
+        weights that its forward computes, a graph of the model in which these are.
 
     Raises:
         PlanError: `small` was not made from this model.
@@ -44,17 +44,14 @@ def masked(model: nn.Module, small: nn.Module) -> nn.Module:
         raise PlanError(f"The original is a {type(model).__name__}, not a torch.nn.Module.")
     check_model(model)
     plan = plan_of(small)
-    if any(FOLDED in note for note in report(small).notes):
-        raise PlanError(
-            f"A weight of this {type(model).__name__} is computed in its forward, and the "
-            "compressed model holds what comes out, which the original cannot be given. Compare "
-            "outputs instead."
-        )
-    if plan.maps:
+    computed = any(FOLDED in note for note in report(small).notes)
+    if plan.maps or computed:
         full: nn.Module = refold(model, plan, report(small).inputs)
+    else:
+        full = copy_model(model).eval()
+        fold_parametrizations(full)
+    if plan.maps:  # whose norms are folded already
         return _scattered(full, small, replace(plan, folded={}), {})
-    full = copy_model(model).eval()
-    fold_parametrizations(full)
     return _scattered(full, small, plan, _means(plan))
 
 

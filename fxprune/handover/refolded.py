@@ -1,5 +1,5 @@
-"""The original as a graph in which norms were folded: what stands for its class where the
-compressed model has layers that the class does not.
+"""The original as a graph: what stands for its class where the compressed model has layers or
+weights that the class does not.
 """
 
 import torch
@@ -7,6 +7,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxprune.capture.batch import Batch, make_batch
+from fxprune.capture.copying import copy_model
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import CaptureError, PlanError
@@ -19,31 +20,35 @@ from fxprune.profile.streams import fold_again
 
 
 def refold(model: nn.Module, plan: Plan, inputs: tuple[InputRow, ...]) -> GraphModule:
-    """Capture the original anew and fold its norms as the plan's were.
+    """Capture the original anew and, where the plan has maps, fold its norms as the plan's were.
 
     Args:
         model: the original; not changed.
-        plan: with maps.
+        plan: of the compressed model.
         inputs: shapes that it was traced on.
 
     Returns:
-        a graph of layers, of the original's sizes, function and names, with the plan's maps and
-        without the norms' weights.
+        a graph of layers, of the original's sizes, function and names, in which weights that a
+        forward computes are parameters; with the plan's maps and then without the norms' weights.
 
     Raises:
         PlanError: the inputs are not known by shapes, or the norms cannot be folded so.
         CaptureError: torch.export cannot trace the model.
     """
     if not inputs:
+        what = f"layers ({plan.maps[0]})" if plan.maps else "weights"
         raise PlanError(
-            f"The compressed model has layers that a {type(model).__name__} does not have "
-            f"({plan.maps[0]}), and its inputs are nests, whose shapes the report does not hold. "
-            "Compare outputs instead."
+            f"The compressed model has {what} that a {type(model).__name__} does not have, and its "
+            "inputs are nests, whose shapes the report does not hold. Compare outputs instead."
         )
+    graph: GraphModule | None
     with undisturbed(model, 0):
         captured = _capture(model, inputs)
-        analysis = analyze_graph(captured.graph, captured.example.size)
-        graph = fold_again(captured.graph, analysis, plan.streams, plan.maps)
+        if plan.maps:
+            analysis = analyze_graph(captured.graph, captured.example.size)
+            graph = fold_again(captured.graph, analysis, plan.streams, plan.maps)
+        else:
+            graph = copy_model(captured.graph)  # which may change its mode
     if graph is None:
         raise PlanError(
             f"The norms of this {type(model).__name__} cannot be folded as those of the compressed "

@@ -19,6 +19,7 @@ from fxprune.label.sides import components, find_sides
 from fxprune.rules.labels import FIXED, Value, distinct, narrow_constant, squash
 from fxprune.rules.recorder import Consumer, Recorder
 
+TURNED = frozenset({"aten.t", "aten.transpose", "aten.permute", "aten.numpy_T", "aten.mT"})
 SHAPE_ONLY = frozenset({"aten.zeros_like", "aten.ones_like", "aten.new_zeros", "aten.sym_size"})
 """Operators that read no element of their argument."""
 
@@ -224,12 +225,10 @@ def _terminal_uses(node: Node) -> set[str]:
     """
     uses = set()
     for user in node.users:
-        name = str(user.target)
-        if operator_name(user.target) in SHAPE_ONLY:
+        name = operator_name(user.target)
+        if name in SHAPE_ONLY:
             continue
-        if name.startswith(
-            ("aten.t.", "aten.transpose", "aten.permute", "aten.numpy_T", "aten.mT")
-        ):
+        if name in TURNED:
             uses |= _terminal_uses(user)
         else:
             uses.add(user.name)

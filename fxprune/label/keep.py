@@ -70,12 +70,12 @@ def keep_apart(analysis: Analysis) -> Iterator[np.ndarray]:
     than the one in which they survive.
 
     Few are enough: blocks are told apart by the digits of their number. A group of one block
-    stays whole. None where all are such.
+    stays whole, and others do once their digits are used up. None where all are such.
     """
     blocked = [group for group in analysis.groups if len(group.blocks) > 1]
     places = {group.name: group.width - group.width // 2 + 1 for group in blocked}
-    digit, more = 1, bool(blocked)
-    while more:
+    digit = 1
+    while blocked:
         numbers = {
             group.name: np.arange(len(group.blocks)) // places[group.name] ** (digit - 1)
             for group in blocked
@@ -90,5 +90,5 @@ def keep_apart(analysis: Analysis) -> Iterator[np.ndarray]:
                     keep_mask[block] = False
                     keep_mask[block[start : start + group.width // 2]] = True
             yield keep_mask
-        more = any(len(group.blocks) > places[group.name] ** digit for group in blocked)
+        blocked = [g for g in blocked if len(g.blocks) > places[g.name] ** digit]
         digit += 1

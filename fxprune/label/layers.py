@@ -116,8 +116,8 @@ def factorable(
 
 
 def replaceable(module: GraphModule, weight: str, bias: str | None) -> bool:
-    """Whether two layers could stand where a weight is: in a module of a weight and its bias, or,
-    under any name but that of a layer's weight, beside the tensors of a flat graph.
+    """Whether two layers could stand where a weight is: in a module of a weight and its bias, or
+    beside the tensors of a flat graph.
 
     Args:
         weight, bias: names; the bias is what the weight's one call adds, if it is its own.
@@ -126,8 +126,8 @@ def replaceable(module: GraphModule, weight: str, bias: str | None) -> bool:
     owner = module.get_submodule(path)
     if not isinstance(owner._parameters.get(leaf), nn.Parameter):
         return False
-    if leaf != "weight" and not path:
-        return True
+    if not path:  # beside a layer's weight of the root its two layers must have their places
+        return leaf != "weight" or owner._modules.keys().isdisjoint("01")
     own = {leaf, "bias"} if leaf == "weight" else {leaf, str(bias).removeprefix(f"{path}.")}
     return not (owner._modules or owner._buffers or set(owner._parameters) - own)
 

@@ -61,6 +61,7 @@ class _Trial(Propagation):
         self.rewriter, self.before = rewriter, rewriter.analysis.values
         self.record: Checker = checker
         self.conflicts: list[Conflict] = []
+        self._whole: dict[Node, bool] = {}
 
     def arguments(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Operator and arguments of the rewritten call."""
@@ -92,6 +93,8 @@ class _Trial(Propagation):
 
     def _call(self, node: Node) -> Any:
         before = self.before[node.name]
+        if all(map(self._stays_whole, (node, *node.all_input_nodes))):
+            return before
         try:
             after = super()._call(node)
             self._compare(before, after)
@@ -104,6 +107,16 @@ class _Trial(Propagation):
         else:
             return _without_new(before, after)
         return self._expected(before)
+
+    def _stays_whole(self, node: Node) -> bool:
+        """Whether no channel of a value goes: calls between such values are those of the original,
+        which has been solved for.
+        """
+        if node not in self._whole:
+            labels = [a for v in _flat([self.before[node.name]]) for a in v.axes]
+            kept = self.rewriter.keep_mask
+            self._whole[node] = all(kept[narrow_constant(a).numpy()].all() for a in labels)
+        return self._whole[node]
 
     def _compare(self, before: Any, after: Any) -> None:
         """Insist that the labels a call returns are the survivors, in order, of those it returned

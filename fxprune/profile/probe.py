@@ -1,6 +1,6 @@
 """A probe of a model's outputs: one random number that errors anywhere in them move."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,16 @@ class Draws:
     def __init__(self, seed: int):
         self._seed = seed
         self._generators: dict[int, torch.Generator] = {}
+
+    def states(self) -> dict[int, Tensor]:
+        """What has been drawn so far."""
+        return {number: own.get_state() for number, own in self._generators.items()}
+
+    def restore(self, states: Mapping[int, Tensor]) -> None:
+        """Draw once more what was drawn since."""
+        self._generators = {number: torch.Generator() for number in states}
+        for number, state in states.items():
+            self._generators[number].set_state(state)
 
     def like(self, output: Tensor, number: int) -> Tensor:
         """For the next examples of an output (N, ...) by its number."""

@@ -161,17 +161,29 @@ class _Outputs(Observer):
     Args:
         module: the captured graph.
         watched: weights by the names of the calls that read them.
+        finite: whether derivatives by a call's result that are not finite count as zero: what a
+            `where` throws away has no say in the output, but zero times infinity is NaN.
 
     Attributes:
         kept: per weight the operator that reads it and what it gave.
     """
 
-    def __init__(self, module: GraphModule, watched: Mapping[str, Sequence[Site]]):
+    def __init__(
+        self, module: GraphModule, watched: Mapping[str, Sequence[Site]], finite: bool = False
+    ):
         super().__init__(module)
-        self._watched = watched
+        self._watched, self._finite = watched, finite
         self.kept: list[tuple[Site, str, Tensor]] = []
 
     def run_node(self, n: Node) -> Any:
+        result = self._run_watched(n)
+        if self._finite:
+            for value in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(value, Tensor) and value.requires_grad:
+                    value.register_hook(_finite_part)
+        return result
+
+    def _run_watched(self, n: Node) -> Any:
         sites = self._watched.get(n.name)
         if sites is None:
             return super().run_node(n)
@@ -206,16 +218,25 @@ def _gradients(
     """Derivatives of one probe of the model's output by what weights give, where there are any,
     with the operators that read the weights.
     """
-    with torch.enable_grad():
-        observer = _Outputs(module, watched)
-        outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
-        probed = probe(judged(module, outputs, batch, padding), draws, energies)
-        gradients = torch.autograd.grad(
-            probed, [value for *_, value in observer.kept], allow_unused=True
-        )
+    before = draws.states()
+    for finite in (False, True):
+        draws.restore(before)
+        with torch.enable_grad():
+            observer = _Outputs(module, watched, finite)
+            outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
+            probed = probe(judged(module, outputs, batch, padding), draws, energies)
+            gradients = torch.autograd.grad(
+                probed, [value for *_, value in observer.kept], allow_unused=True
+            )
+        if all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
+            break
     for (site, operator, _), gradient in zip(observer.kept, gradients, strict=True):
         if gradient is not None:
             yield site, operator, gradient
+
+
+def _finite_part(gradient: Tensor) -> Tensor:
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:

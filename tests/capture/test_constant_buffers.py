@@ -104,6 +104,33 @@ def test_shapes_that_are_computed_as_tensors_leave_the_batch_free() -> None:
             torch.testing.assert_close(fxprune.masked(model, small)(batch), small(batch))
 
 
+def test_sizes_of_parts_that_stand_in_buffers() -> None:
+    """torch.export takes them for sizes that nobody knows."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(6, 24), nn.Linear(8, 8), nn.Linear(24, 4)
+            self.register_buffer("sizes", torch.tensor([16, 8]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            sizes: Any = self.sizes
+            left, right = self.first(x).relu().split(sizes.tolist(), 1)
+            logits: Tensor = self.head(torch.cat([left, self.second(right)], 1))
+            return logits
+
+    torch.manual_seed(0)
+    model, x = Parts().eval(), torch.randn(60, 6)
+    small = fxprune.compress(
+        model, x, flops=0.6, method="channels", decision="close", progress=False
+    )
+    assert any("its buffers hold sizes" in note for note in fxprune.report(small).notes)
+    assert len(small.get_parameter("first.weight")) < 24
+    with torch.no_grad():
+        for batch in (x[:1], x[:7]):
+            torch.testing.assert_close(fxprune.masked(model, small)(batch), small(batch))
+
+
 def test_a_buffer_that_is_written_is_none() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:

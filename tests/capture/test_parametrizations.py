@@ -83,8 +83,8 @@ def test_a_weight_whose_tensors_others_use_stays_computed() -> None:
     assert set(fold_parametrizations(copy_model(model))) == {"0.weight", "6.weight"}
 
 
-def test_a_weight_that_forward_computes_cannot_be_masked() -> None:
-    """The original would compute once more from what came out."""
+def test_a_weight_that_forward_computes_is_masked_in_a_graph() -> None:
+    """The original's class would compute once more from what came out."""
 
     class Standardized(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
@@ -94,8 +94,14 @@ def test_a_weight_that_forward_computes_cannot_be_masked() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Standardized(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
     small = fxprune.compress(model, images(48), flops=0.7, method="magnitude", progress=False)
-    with pytest.raises(PlanError, match="computed in its forward"):
-        fxprune.masked(model, small)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    masked = fxprune.masked(model, small)
+    assert masked.state_dict()["0.weight"].shape == (8, 3, 3, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(images(5, 1)), small(images(5, 1)))
+    assert all(torch.equal(before[name], held) for name, held in model.state_dict().items())
+    with pytest.raises(PlanError, match="0.weight has shape"):
+        fxprune.masked(nn.Sequential(Standardized(3, 9, 3), nn.ReLU(), nn.Conv2d(9, 4, 3)), small)
 
 
 class TwoHeads(nn.Module):

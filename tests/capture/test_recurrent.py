@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
+from fxprune.capture.recurrent_shapes import KEYS
 from fxprune.graph.recurrent import recurrent_of
 from tests.nets import Net
 
@@ -90,3 +91,28 @@ def test_dropout_stands_between_layers() -> None:
     _, found = captured(lambda s, x: s.over(x)[0], nn.GRU(4, 5, 3, batch_first=True, dropout=0.3))
     drops = [n for n in found.graph.graph.nodes if "dropout" in str(n.target)]
     assert [n.args[1:] for n in drops] == [(0.3, False)] * 2
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("first", [True, False])
+def test_steps_are_not_traced(kind: Any, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of steps takes a tenth of a second for each; they are laid out as torch does it."""
+
+    def stepwise(*_: Any) -> Any:
+        raise AssertionError("a step is traced")
+
+    layer = kind(4, 5, 2, batch_first=first, bidirectional=True)
+    kernels = {"GRU": "gru", "LSTM": "lstm", "RNN": "rnn_tanh"}
+    operator = getattr(torch.ops.aten, kernels[kind.__name__]).input
+    for key in KEYS:
+        monkeypatch.setitem(operator.py_kernels, key, stepwise)
+    operator._dispatch_cache.clear()
+    net, found = captured(lambda s, x: s.over(x if first else x.transpose(0, 1))[0], layer)
+    assert all(operator.py_kernels[key] is stepwise for key in KEYS)
+    operator._dispatch_cache.clear()
+    x = torch.randn(3, 7, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(found.graph(x), net(x))
+        seen = net(torch.randn(2, 7, 4))
+    last = calls(found)[-1].meta["val"][0]
+    assert last.stride() == seen.stride()

@@ -49,6 +49,21 @@ class Repeated(nn.Module):
         return out
 
 
+class Placed(nn.Module):
+    """One layer applied to a table of the model's own, before or after the images."""
+
+    def __init__(self, table_first: bool) -> None:
+        super().__init__()
+        self.enter, self.both, self.leave = conv(3, 8, 3), conv(8, 8, 3), conv(8, 4)
+        self.table, self.table_first = nn.Parameter(torch.randn(1, 8, 6, 6)), table_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = [torch.relu(self.enter(x)), self.table]
+        first, second = map(self.both, given[::-1] if self.table_first else given)
+        out: Tensor = self.leave(torch.tanh(first + second))
+        return out
+
+
 def _files(store: Spill) -> int:
     return len(list(store._folder.iterdir())) if store._folder else 0
 
@@ -101,6 +116,14 @@ def test_a_layer_on_its_own_output_stays_as_it_is() -> None:
     fits, before, after = fitted(Repeated(), kept=0.75)
     assert "again.weight" not in fits.ridges
     assert "leave.weight" in fits.ridges
+    assert after < before
+
+
+@pytest.mark.parametrize("table_first", [False, True])
+def test_a_layer_on_a_table_is_fitted_on_what_it_is_given(table_first: bool) -> None:
+    torch.manual_seed(0)
+    fits, before, after = fitted(Placed(table_first), kept=0.75)
+    assert {"both.weight", "leave.weight"} <= fits.layers.keys()
     assert after < before
 
 

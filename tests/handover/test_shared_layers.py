@@ -159,6 +159,36 @@ def test_weights_become_two_layers_whatever_their_names(
     assert frozen == {"into.0.weight", "into.1.weight"}
 
 
+def test_a_flat_graph_may_call_a_weight_weight(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = (
+                nn.Parameter(torch.randn(24, 16) / 4),
+                nn.Parameter(torch.ones(24)),
+            )
+            self.other = nn.Parameter(torch.randn(5, 24) / 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.weight, self.bias).tanh(), self.other)
+
+    torch.manual_seed(0)
+    model, x = Named(), torch.randn(60, 16)
+    small = fxprune.factorize(model, x, params=0.7, decision="close", progress=False)
+    assert set(small.state_dict()) == {"0.weight", "1.weight", "1.bias", "other"}
+    assert type(small.get_submodule("1")) is nn.Linear
+    torch.testing.assert_close(fxprune.masked(model, small)(x), small(x))
+    fxprune.save(small, tmp_path / "small.safetensors")
+    assert torch.equal(fxprune.load(tmp_path / "small.safetensors")(x[:3]), small(x[:3]))
+    with pytest.raises(StorageError, match="the module has no"):
+        fxprune.load(tmp_path / "small.safetensors", into=Named())
+    narrow = fxprune.compress(
+        model, x, flops=0.6, method="channels", decision="close", progress=False
+    )
+    assert set(narrow.state_dict()) == {"weight", "bias", "other"}
+    torch.testing.assert_close(fxprune.masked(model, narrow)(x), narrow(x))
+
+
 def test_a_layer_of_the_callers_own_making_becomes_two() -> None:
     class Kernel(nn.Module):
         def __init__(self, outputs: int, inputs: int) -> None:

@@ -1,11 +1,13 @@
 """Keep masks: how many channels stay of each block, and which."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fxprune.label.groups import Analysis, ChannelGroup
-from fxprune.label.keep import keep_all, keep_first, keep_last, keep_random
+from fxprune.label.keep import keep_all, keep_apart, keep_first, keep_last, keep_random
 
 
 @st.composite
@@ -53,3 +55,16 @@ def test_a_random_choice_follows_its_generator_and_its_widths() -> None:
     assert not np.array_equal(one[blocks[0]], one[blocks[1]])
     asked = keep_random(analysis, np.random.default_rng(0), [7])
     assert asked[blocks].sum(1).tolist() == [7, 7]
+
+
+def test_groups_stay_whole_once_their_blocks_are_told_apart() -> None:
+    """Of 32 blocks of two channels one has to look at five digits, of two blocks of four at one."""
+    ids = np.arange(1, 73)
+    many = ChannelGroup("many", ids[:64].reshape(32, 2), (), ())
+    few = ChannelGroup("few", ids[64:].reshape(2, 4), (), ())
+    masks = list(keep_apart(Analysis({}, {}, (many, few), (), (), frozenset(), (), 2)))
+    assert [bool(mask[few.blocks].all()) for mask in masks] == 2 * [False] + 8 * [True]
+    assert not any(mask[many.blocks].all() for mask in masks)
+    for first, second in itertools.combinations(many.blocks, 2):
+        later = [tuple(mask[first].nonzero()[0] - mask[second].nonzero()[0]) for mask in masks]
+        assert {(1,), (-1,)} <= set(later)

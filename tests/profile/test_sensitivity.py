@@ -121,6 +121,38 @@ def test_without_derivatives_channels_are_chosen_by_each_layer() -> None:
     assert all(row.error > 0 for row in report.groups)
 
 
+def choosing(threshold: float, infinite: bool) -> nn.Module:
+    """Inverses of what is far from zero, the others being infinite first or not at all."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.first(x)
+        far = y.abs() > threshold
+        inverse = 1 / (y * far) if infinite else 1 / torch.where(far, y, torch.ones_like(y))
+        result: Tensor = net.last(net.second(torch.where(far, inverse, y).tanh()).relu())
+        return result
+
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Linear(12, 24), nn.Linear(24, 24))
+    return Net(forward, first=first, second=nn.Linear(24, 24), last=nn.Linear(24, 4)).eval()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1e9])
+def test_what_a_choice_throws_away_has_no_say(threshold: float) -> None:
+    """Its derivative is zero times infinity."""
+    x, found = torch.randn(200, 12, generator=torch.Generator().manual_seed(0)), []
+    for infinite in (True, False):
+        batch = make_batch((x.double(),), {})
+        graph = capture(choosing(threshold, infinite).double(), batch).graph
+        analysis = analyze_graph(graph, len(x))
+        found.append(sensitivities(graph, analysis, in_order([batch]), seed=0))
+    for site, expected in found[1].items():
+        torch.testing.assert_close(found[0][site], expected)
+    small = fxprune.compress(
+        choosing(threshold, True), x, flops=0.5, decision="argmax", progress=False
+    )
+    assert not any("no derivative" in note for note in fxprune.report(small).notes)
+
+
 def test_gradients_of_the_model_stay_untouched() -> None:
     model = chain().float()
     fxprune.compress(model, torch.randn(200, 12), flops=0.5, progress=False)
