@@ -123,7 +123,7 @@ def test_a_layer_on_its_own_output_stays_as_it_is() -> None:
 def test_a_layer_on_a_table_is_fitted_on_what_it_is_given(table_first: bool) -> None:
     torch.manual_seed(0)
     fits, before, after = fitted(Placed(table_first), kept=0.75)
-    assert {"both.weight", "leave.weight"} <= fits.layers.keys()
+    assert {"both.weight", "leave.weight"} <= fits.ridges.keys()
     assert after < before
 
 
