@@ -14,6 +14,9 @@ from fxprune.capture.batch import Batch
 ROUNDING = 1000
 """Units of the last place, of the largest value, up to which two runs count as the same."""
 
+PAST: tuple[Any, ...] = ()
+"""In place of an answer: a kernel would have written past its memory."""
+
 
 def resized(
     module: GraphModule, batch: Batch, places: Iterable[tuple[int, int]], size: int
@@ -39,23 +42,29 @@ def resized(
 
 
 def agree(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
-    """Whether a trace gives what the model gives; yes where the model gives nothing."""
+    """Whether a trace gives what the model gives; yes where the model gives nothing, unless a
+    kernel would write past its memory, which no model lets it.
+    """
     wanted, found = _answer(model, batch), _answer_of_trace(module, batch)
-    return wanted is None or found is not None and _alike(wanted, found)
+    return found is not PAST and (wanted is None or found is not None and _alike(wanted, found))
 
 
 def misleads(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
-    """Whether a trace gives something else than the model gives."""
+    """Whether a trace gives something else than the model gives, or a kernel would write past its
+    memory.
+    """
     wanted, found = _answer(model, batch), _answer_of_trace(module, batch)
+    if found is PAST:
+        return True
     return wanted is not None and found is not None and not _alike(wanted, found)
 
 
-def _answer_of_trace(module: GraphModule, batch: Batch) -> tuple[Any] | None:
-    """What a trace gives: nothing where a kernel would write past its memory, as no model does."""
+def _answer_of_trace(module: GraphModule, batch: Batch) -> tuple[Any, ...] | None:
+    """What a trace gives; `PAST` where a kernel would write past its memory."""
     checked = _CheckedStates()
     with checked:
         found = _answer(module, batch)
-    return ((),) if checked.apart else found
+    return PAST if checked.apart else found
 
 
 class _CheckedStates(TorchDispatchMode):

@@ -230,20 +230,35 @@ def test_a_size_that_a_trace_holds_and_the_model_too_is_left_to_them() -> None:
 
 
 class StepsFirst(nn.Module):
-    """A recurrent layer over the axis of the examples: a trace makes states for so many rows."""
+    """A recurrent layer over the axis of the examples, from states for as many rows as `rows`."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Callable[[Tensor], int] | None) -> None:
         super().__init__()
-        self.recur, self.head = nn.LSTM(5, 8), nn.Linear(8, 3)
+        self.recur, self.head, self.rows = nn.LSTM(5, 8), nn.Linear(8, 3), rows
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.recur(x)[0])
+        states = None
+        if self.rows is not None:
+            states = (torch.zeros(1, self.rows(x), 8), torch.zeros(1, self.rows(x), 8))
+        logits: Tensor = self.head(self.recur(x, states)[0])
         return logits
 
 
-def test_states_of_a_size_that_the_trace_holds_are_refused_before_a_kernel_trusts_them() -> None:
+def test_states_that_a_recurrent_layer_makes_follow_its_input() -> None:
+    model = StepsFirst(None).eval()
+    graph = capture(model, make_batch((torch.randn(2, 7, 5),), {})).graph
+    with torch.no_grad():
+        for steps, rows in ((2, 8), (5, 7), (3, 1)):
+            x = torch.randn(steps, rows, 5)
+            torch.testing.assert_close(graph(x), model(x))
+
+
+@pytest.mark.parametrize("rows", [lambda x: int(x.shape[1]), lambda x: 7], ids=["read", "written"])
+def test_states_of_a_size_that_the_trace_holds_are_refused_before_a_kernel_trusts_them(
+    rows: Callable[[Tensor], int],
+) -> None:
     """oneDNN's LSTM writes past its memory, which ends the process."""
-    model = StepsFirst().eval()
+    model = StepsFirst(rows).eval()
     x = torch.randn(2, 7, 5)
     graph = capture(model, make_batch((x,), {})).graph
     with torch.no_grad():
