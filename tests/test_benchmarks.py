@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import first_sight, large, time_left, turned
+from benchmarks import first_sight, large, time_left
 from benchmarks.examination.study import Found, Subject, draw_lines, put_out
 from benchmarks.examination.tradeoff_page import _curve, picture
-from benchmarks.models.entries import entries
 from benchmarks.studies import app as studies
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
@@ -147,6 +146,9 @@ def test_a_call_is_followed_while_it_runs() -> None:
 @pytest.mark.slow
 def test_streams_of_an_architecture_are_turned() -> None:
     pytest.importorskip("transformers")
+    from benchmarks import turned
+    from benchmarks.models.entries import entries
+
     (entry,) = entries(False, 0, True, False, False, False, 100.0, "vit-msn")
     found = turned.turn(entry)
     assert (found.streams, found.maps, found.verdict) == (1, 0, "equal")
