@@ -5,6 +5,7 @@ so that every layer of the compressed model can be held against the original's, 
 """
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from fxprune.label.layers import own_layers
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan
 
+MOST_POSITIONS = 1024
+"""Of a layer's output that are compared in an example: all of a large image take as long to compare
+as to compute, and neighbors say nearly the same.
+"""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -43,6 +49,15 @@ class Feature:
     small: str
     dim: int
     kept: tuple[int, ...] | None
+
+    def thin(self, value: Tensor) -> Tensor:
+        """Every so many positions of a layer's outputs (N, ...), where there are many; a view."""
+        axes = [axis for axis in range(1, value.dim()) if axis - value.dim() != self.dim]
+        count = math.prod(value.shape[axis] for axis in axes)
+        if count <= MOST_POSITIONS:
+            return value
+        step = math.ceil((count / MOST_POSITIONS) ** (1 / len(axes)))
+        return value[tuple(slice(None, None, step if a in axes else 1) for a in range(value.dim()))]
 
     def pick(self, value: Tensor) -> Tensor:
         """Those channels of the original's output that the compressed model has."""

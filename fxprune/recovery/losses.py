@@ -91,7 +91,7 @@ def feature_variances(features: Sequence[Feature], values: Sequence[Tensor]) -> 
         values: their outputs in the original on a few examples.
     """
     pairs = zip(features, values, strict=True)
-    return tuple(_variance(feature.pick(value).float(), feature.dim) for feature, value in pairs)
+    return tuple(_variance(f.pick(f.thin(value)).float(), f.dim) for f, value in pairs)
 
 
 def feature_error(
@@ -102,8 +102,8 @@ def feature_error(
 ) -> Tensor:
     """Squared error of the layers' outputs relative to their variance, mean over the layers."""
     errors = [
-        (feature.pick(a).float() - b.float()).square().mean() / variance
-        for feature, variance, a, b in zip(features, variances, wanted, found, strict=True)
+        (f.pick(f.thin(a)).float() - f.thin(b).float()).square().mean() / variance
+        for f, variance, a, b in zip(features, variances, wanted, found, strict=True)
     ]
     return torch.stack(errors).mean()
 

@@ -22,8 +22,8 @@ from fxprune.recovery.augmentation import (
     read_augment,
 )
 from fxprune.recovery.examples import Stream, divide
-from fxprune.recovery.features import match_features, tap
-from fxprune.recovery.losses import Divergence, divergences
+from fxprune.recovery.features import Feature, match_features, tap
+from fxprune.recovery.losses import Divergence, divergences, feature_error, feature_variances
 from fxprune.verify.decisions import argmax, close
 from fxprune.verify.judge import Judge, Judged
 from tests.nets import images, loader, tiny
@@ -59,6 +59,20 @@ def test_features_are_the_channels_that_both_models_have() -> None:
     with torch.no_grad():
         assert torch.equal(original.graph.process_outputs(flat), original(*batch.args))
         assert torch.equal(small.graph.process_outputs(small_flat), small(*batch.args))
+
+
+def test_large_maps_are_compared_at_some_of_their_positions() -> None:
+    image, token = (Feature("w", "a", "b", dim, None) for dim in (-3, -1))
+    assert image.thin(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+    assert image.thin(torch.zeros(2, 3, 112, 112)).shape == (2, 3, 28, 28)
+    assert token.thin(torch.zeros(2, 4096, 5)).shape == (2, 1024, 5)
+    assert token.thin(torch.zeros(2, 5)).shape == (2, 5)
+    x = torch.randn(2, 3, 40, 64)
+    assert torch.equal(image.thin(x), x[..., ::2, ::2])
+    spread = feature_variances([image], [x])
+    assert float(feature_error([image], spread, [x], [x])) == 0
+    nothing = feature_error([image], spread, [x], [torch.zeros_like(x)])
+    assert float(nothing) == pytest.approx(1, rel=0.1)
 
 
 def test_what_runs_elsewhere_leaves_the_model_where_it_is() -> None:
