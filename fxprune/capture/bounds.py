@@ -2,9 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fxprune.capture.batch import Batch
 
@@ -33,6 +31,10 @@ def imagine_examples(batch: Batch, times: int) -> Batch:
     """A call with so many times the examples, for a trace: tensors that take no memory, since a
     kernel for tens of thousands of images is told apart by their number.
     """
+    # Half as long to import as torch.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
     def imagine(t: Tensor) -> Tensor:
