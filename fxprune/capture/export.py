@@ -109,13 +109,14 @@ def capture(
             most = most_examples(program)
             if most is not None and _same_beyond(program, duplicate, batch, most):
                 most = None
-        module = program.module(check_guards=False)
+        module, held_rows = program.module(check_guards=False), False
         if any(mutates(node) and not plain_inplace(node) for node in module.graph.nodes):
             module = _out_of_place(program).module(check_guards=False)
+            held_rows = not _takes_more(module, batch)
     assert isinstance(module, GraphModule)
     # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
     module._forward_pre_hooks.clear()
-    fixed = None if _frees_rows(module) else batch.size
+    fixed = batch.size if held_rows or not _frees_rows(module) else None
     notes = _notes_on_rows(notes, fixed, most)
     notes += tuple(
         f"{weight}: its parametrization is folded into the weight" for weight in folded
@@ -192,6 +193,18 @@ def _notes_on_rows(notes: tuple[str, ...], fixed: int | None, most: int | None) 
     if most is not None:
         notes += (f"the model does something else on more than {most} examples in one call",)
     return notes
+
+
+def _takes_more(module: nn.Module, batch: Batch) -> bool:
+    """Whether a trace runs on one more example: what torch makes of a call that changes a tensor in
+    place may hold the example's sizes.
+    """
+    more = batch.take(torch.arange(batch.size + 1) % batch.size)
+    try:
+        module(*more.args, **more.kwargs)
+    except Exception:  # whatever a kernel raises
+        return False
+    return True
 
 
 def _frees_rows(module: GraphModule) -> bool:

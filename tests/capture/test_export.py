@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import Captured, capture
+from fxprune.errors import ArgumentError
 from fxprune.label.analysis import analyze_graph
 from tests.blocks import conv
 from tests.nets import images, loader
@@ -69,6 +70,34 @@ class Branching(nn.Module):
 
 def test_a_trace_of_many_examples_takes_no_memory() -> None:
     assert captured(Branching(), 1 << 20).most == 60_000
+
+
+class Assigned(nn.Module):
+    """Beside attention, torch writes a slice that is assigned to with the example's sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.read = conv(3, 4), nn.Linear(4, 4)
+        self.mixed = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).clone()
+        y[:, 0::3] = y[:, 0::3].relu() + 1
+        tokens = y.flatten(2).transpose(1, 2)
+        read = self.read(tokens)
+        result: Tensor = self.mixed(tokens, read, read)[0].mean(1)
+        return result
+
+
+def test_an_assigned_slice_is_no_promise_of_other_numbers_of_examples() -> None:
+    model = Assigned().eval()
+    found = captured(model, 3, 4, 4)
+    x = torch.randn(3, 3, 4, 4)
+    if found.fixed is None:  # as later versions of torch may
+        torch.testing.assert_close(found.graph(x), model(x))
+    else:
+        with pytest.raises(ArgumentError, match="takes batches of 2 examples only"):
+            found.graph(x)
 
 
 class Strided(nn.Module):
