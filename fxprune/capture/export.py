@@ -29,6 +29,7 @@ from fxprune.capture.plain_masks import plain_masks
 from fxprune.capture.returned import register_outputs
 from fxprune.capture.supported import check_model
 from fxprune.capture.tracing import NOTHING, quiet, trace, traced, unvalidated
+from fxprune.capture.trials import answer
 from fxprune.capture.unread import drop_unread_parameters
 from fxprune.errors import CaptureError
 
@@ -112,7 +113,8 @@ def capture(
         module, held_rows = program.module(check_guards=False), False
         if any(mutates(node) and not plain_inplace(node) for node in module.graph.nodes):
             module = _out_of_place(program).module(check_guards=False)
-            held_rows = not _takes_more(module, batch)
+            # What torch makes of such a call may hold the example's sizes.
+            held_rows = answer(module, batch.filled(batch.size + 1)) is None
     assert isinstance(module, GraphModule)
     # torch's own check of sizes and constants is not of those that matter, and is lost in copies.
     module._forward_pre_hooks.clear()
@@ -193,18 +195,6 @@ def _notes_on_rows(notes: tuple[str, ...], fixed: int | None, most: int | None) 
     if most is not None:
         notes += (f"the model does something else on more than {most} examples in one call",)
     return notes
-
-
-def _takes_more(module: nn.Module, batch: Batch) -> bool:
-    """Whether a trace runs on one more example: what torch makes of a call that changes a tensor in
-    place may hold the example's sizes.
-    """
-    more = batch.take(torch.arange(batch.size + 1) % batch.size)
-    try:
-        module(*more.args, **more.kwargs)
-    except Exception:  # whatever a kernel raises
-        return False
-    return True
 
 
 def _frees_rows(module: GraphModule) -> bool:

@@ -45,7 +45,7 @@ def agree(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
     """Whether a trace gives what the model gives; yes where the model gives nothing, unless a
     kernel would write past its memory, which no model lets it.
     """
-    wanted, found = _answer(model, batch), _answer_of_trace(module, batch)
+    wanted, found = answer(model, batch), _answer_of_trace(module, batch)
     return found is not PAST and (wanted is None or found is not None and _alike(wanted, found))
 
 
@@ -53,7 +53,7 @@ def misleads(module: GraphModule, model: nn.Module, batch: Batch) -> bool:
     """Whether a trace gives something else than the model gives, or a kernel would write past its
     memory.
     """
-    wanted, found = _answer(model, batch), _answer_of_trace(module, batch)
+    wanted, found = answer(model, batch), _answer_of_trace(module, batch)
     if found is PAST:
         return True
     return wanted is not None and found is not None and not _alike(wanted, found)
@@ -63,7 +63,7 @@ def _answer_of_trace(module: GraphModule, batch: Batch) -> tuple[Any, ...] | Non
     """What a trace gives; `PAST` where a kernel would write past its memory."""
     checked = _CheckedStates()
     with checked:
-        found = _answer(module, batch)
+        found = answer(module, batch)
     return PAST if checked.apart else found
 
 
@@ -91,7 +91,7 @@ class _CheckedStates(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _answer(module: nn.Module, batch: Batch) -> tuple[Any] | None:
+def answer(module: nn.Module, batch: Batch) -> tuple[Any] | None:
     """What a call returns; None where it fails."""
     try:
         return (module(*batch.args, **batch.kwargs),)

@@ -53,6 +53,16 @@ def panels(weight: Tensor) -> list[slice]:
     return [slice(at, min(at + step, outputs)) for at in range(0, outputs, step)]
 
 
+def cholesky(system: Tensor, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor | None:
+    """The Cholesky factor of systems (g, n, n) with a ridge; None where one is not positive
+    definite.
+    """
+    ridged = system.to(dtype, copy=True)
+    ridged.diagonal(dim1=1, dim2=2).add_(ridge)
+    found, failed = torch.linalg.cholesky_ex(ridged)
+    return None if bool(failed.any()) else found
+
+
 class _System:
     """Normal equations about a prior, scaled to unit feature energy, to solve at several ridges.
 
@@ -77,10 +87,7 @@ class _System:
         """The Cholesky factor at a ridge; None where a system is not positive definite. It solves
         for the (g, f, o) change to the prior in these units.
         """
-        system = self.pp.to(dtype, copy=True)
-        system.diagonal(dim1=1, dim2=2).add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(system)
-        return None if bool(failed.any()) else factor
+        return cholesky(self.pp, ridge, dtype)
 
 
 def lowest(value: Callable[[int], float], start: int, count: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fxprune.linalg.gram import gram
-from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, lowest, panels
+from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, cholesky, lowest, panels
 from fxprune.linalg.regression_sums import COVARIANCE_SHRINKAGE
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -166,12 +166,8 @@ def _centered(rows: Tensor, intercept: bool) -> Tensor:
 
 
 def _factor(kernel: Tensor, ridge: float) -> Tensor | None:
-    """The Cholesky factor of K + ridge, (g, r, r); None where one is not positive definite."""
-    dtype = torch.float32 if ridge >= SINGLE else torch.float64
-    system = kernel.to(dtype, copy=True)
-    system.diagonal(dim1=1, dim2=2).add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(system)
-    return None if bool(failed.any()) else factor
+    """The Cholesky factor of K + ridge, (g, r, r), in the precision that the ridge allows."""
+    return cholesky(kernel, ridge, torch.float32 if ridge >= SINGLE else torch.float64)
 
 
 def _solve(left: Tensor, factor: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.linalg.refit import Fit, refit, solution
-from fxprune.linalg.regression_sums import RegressionAccumulator, RegressionSums
 from fxprune.linalg.wide_refit import WideRows, refit_wide
+from tests.linalg.matrices import sums
 
 OUTPUTS, FEATURES = 2000, 32
 
@@ -70,14 +70,6 @@ def problem(rows: int) -> tuple[Tensor, Tensor, Tensor]:
         )
     )
     return p + 1, (p + 1) @ w.mT + noise, w + 0.3 * other
-
-
-def sums(p: Tensor, y: Tensor) -> RegressionSums:
-    accumulator = RegressionAccumulator()
-    accumulator.add(p, y)
-    found = accumulator.total()
-    assert found is not None
-    return found
 
 
 def from_sums() -> Callable[[], Fit]:

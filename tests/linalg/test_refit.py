@@ -5,16 +5,13 @@ import torch
 from torch import Tensor
 
 from fxprune.linalg.refit import RIDGES, refit, solution
-from fxprune.linalg.regression_sums import RegressionAccumulator, RegressionSums
+from fxprune.linalg.regression_sums import RegressionSums
+from tests.linalg import matrices
 
 
 def sums(p: Tensor, y: Tensor) -> RegressionSums:
     """Of one group."""
-    accumulator = RegressionAccumulator()
-    accumulator.add(p[None], y[None])
-    found = accumulator.total()
-    assert found is not None
-    return found
+    return matrices.sums(p[None], y[None])
 
 
 def test_refit_recovers_a_linear_map_with_intercept() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fxprune.linalg.refit import refit, solution
-from fxprune.linalg.regression_sums import RegressionAccumulator, RegressionSums
 from fxprune.linalg.wide_refit import WideRows, refit_wide
+from tests.linalg.matrices import sums
 
 VALIDATES = torch.arange(30) % 5 == 0
 
@@ -34,14 +34,6 @@ def wide(p: Tensor, y: Tensor, validates: Tensor = VALIDATES) -> WideRows:
             yield index, p[..., index]
 
     return WideRows(p.shape[2], blocks, y, validates)
-
-
-def sums(p: Tensor, y: Tensor) -> RegressionSums:
-    accumulator = RegressionAccumulator()
-    accumulator.add(p, y)
-    found = accumulator.total()
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize("intercept", [True, False])
