@@ -24,6 +24,7 @@ from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
 from fxprune.calibrate.split import TRIAL
+from fxprune.fit.build import TRIAL_RIDGES
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.statistics import PROBED_EXAMPLES, SHARES
@@ -209,8 +210,8 @@ def _searching(session: Session, narrow: float, wide: float, fitted: float) -> I
         curves = ranks_work(session, 1.0) if costly else ranks_work(session, narrow).times(CURVES)
         yield Part(DECIDE, "allocate", curves, searches, counted=False)
     yield Part(DECIDE, "rewrite", rewrite_work(session), trials, counted=False)
-    tried = (parts[TRIAL],) if parts[TRIAL].batches else tuple(parts.values())
-    trial = fits_work(session, tried, fitted, ridges=0) + folds_work(session, fitted)
+    tried = (parts[TRIAL], parts[VALIDATION]) if parts[TRIAL].batches else tuple(parts.values())
+    trial = fits_work(session, tried, fitted, len(TRIAL_RIDGES)) + folds_work(session, fitted)
     trial += pass_work(session, [batch for part in tried for batch in part.mine], wide)
     yield Part(DECIDE, "fit", trial, trials)
     shown = pass_work(session, parts[VALIDATION].mine, wide)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.calibrate.split import EVERY_PART, FITTED_FIRST, TRIAL
+from fxprune.calibrate.recording import VALIDATION
+from fxprune.calibrate.split import EVERY_PART, TRIAL
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import Folds
 from fxprune.fit.layer import FitOptions, FittedTensors
@@ -24,8 +25,8 @@ from fxprune.resume.identity import fingerprint
 from fxprune.session import Session
 from fxprune.verify.agreement import validation_error
 
-TRIAL_RIDGE = 0.1
-"""Of every layer while a candidate is only tried (docs/decisions/0010)."""
+TRIAL_RIDGES = (0.1, 1.0)
+"""That a layer's is chosen from while a candidate is only tried (docs/decisions/0010, 0027)."""
 WHOLE: Mapping[str, Factoring] = MappingProxyType({})
 """Every layer stays one."""
 
@@ -79,7 +80,8 @@ def trial_error(
 ) -> float:
     """Relative output error, on the validation split, of a candidate fitted on the trial part.
 
-    Ridges are not chosen, and layers of a lower rank stay one.
+    Layers are fitted at one ridge where that helps on the validation split, and those of a lower
+    rank stay one.
     """
     key = (session.statistics.rotations, keep_mask, factorings)
     return session.journal.step(
@@ -96,9 +98,9 @@ def _trial_error(
     with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
         moments = session.statistics.observed.moments
         _place(small, _fold(session, keep_mask, moments))
-        options = FitOptions(_ranks(factorings), ridge=TRIAL_RIDGE)
+        options = FitOptions(_ranks(factorings), ridges=TRIAL_RIDGES, both=False)
         # Of very few examples none are for trials.
-        parts = (TRIAL,) if session.split.part(TRIAL).any() else FITTED_FIRST
+        parts = (TRIAL, VALIDATION) if session.split.part(TRIAL).any() else EVERY_PART
         _fit_layers(session, small, keep_mask, parts, options, advance)
     with journal.station("allocate"):
         return validation_error(session.statistics.observed.recording, small)

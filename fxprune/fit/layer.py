@@ -2,8 +2,8 @@
 
 The layer's rows are summed into moments, `linalg.refit` solves for the weight and the intercept,
 and where a plan asks for it the rank is lowered. The ridge is chosen in `linalg.refit.refit`, which
-is called from here with the moments of the rows that validate; a plan that is only tried has one
-ridge for all layers instead (`FitOptions.ridge`).
+is called from here with the moments of the rows that validate; a plan that is only tried has fewer
+to choose from (`FitOptions.ridges`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from fxprune.graph.convolution import bias_of, channel_dim, groups
 from fxprune.graph.tensors import rewrite
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import PANEL_ENTRIES, TINY, panels, refit, solution
+from fxprune.linalg.refit import PANEL_ENTRIES, RIDGES, TINY, panels, refit
 from fxprune.linalg.regression_sums import (
     COVARIANCE_SHRINKAGE,
     RegressionAccumulator,
@@ -69,14 +69,16 @@ class FitOptions:
             this rank.
         unseen: one-shot fits, by weight, that did not see the examples which validate; they stand
             in for those of the reduced graph while a ridge is chosen.
-        ridge: of every layer; by default each one's is chosen on held-out examples.
+        ridges: that each layer's is chosen from on held-out examples, beside its one-shot fit.
+        both: whether the held-out examples are fitted too, once it is chosen.
         step: takes the name of a layer's weight and what fits the layer; gives what that left,
             which may have been kept from before.
     """
 
     ranks: Mapping[str, int] = field(default_factory=dict)
     unseen: Mapping[str, Tensor] = field(default_factory=dict)
-    ridge: float | None = None
+    ridges: Sequence[float] = RIDGES
+    both: bool = True
     step: Callable[[str, Callable[[], FittedTensors]], FittedTensors] = _at_once
 
 
@@ -96,7 +98,7 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> float 
     weight, rank = reduction.tensor(layer.weight), options.ranks.get(layer.weight)
     prior = as_matrices(weight, groups(reduction.reduced_nodes[layer.node.name]))
     prior = prior.to(execution.where(weight))
-    rows = _observe(layer, execution, options, prior)
+    rows = _observe(layer, execution, prior)
     solve = partial(_solve, rows, layer, reduction, options, prior)
     # Of sums that the first rank has, it makes the fit; rows that all have, all fit alike.
     wide = isinstance(rows, WideRows)
@@ -132,29 +134,27 @@ class RowMoments:
 
     Attributes:
         fitting: of the rows to fit.
-        validation: of the rows on which the ridge is chosen; None where it is given.
+        validation: of the rows on which the ridge is chosen.
     """
 
     fitting: RegressionSums
-    validation: RegressionSums | None
+    validation: RegressionSums
 
-    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Covariance and mean of what a weight makes of both."""
-        both = self.fitting if self.validation is None else self.fitting + self.validation
-        return both.outputs(weight)
+    def outputs(self, weight: Tensor, both: bool) -> tuple[Tensor, Tensor]:
+        """Covariance and mean of what a weight makes of the rows that are fitted: of both, or of
+        the former alone.
+        """
+        return (self.fitting + self.validation if both else self.fitting).outputs(weight)
 
 
-def _observe(
-    layer: Layer, execution: Execution, options: FitOptions, prior: Tensor
-) -> RowMoments | WideRows | None:
+def _observe(layer: Layer, execution: Execution, prior: Tensor) -> RowMoments | WideRows | None:
     """What is known of a layer's rows: their sums, on the first rank; or themselves, where they are
     fewer than the unknowns, on all ranks. None where there are none.
     """
-    validated = options.ridge is None
     if count_rows(layer, execution) < prior.shape[2]:
         fixed = _current_bias(layer, execution.reduction) if layer.bias is None else None
-        return gather_rows(layer, execution, validated, fixed)
-    return sum_rows(layer, execution, validated)
+        return gather_rows(layer, execution, fixed)
+    return sum_rows(layer, execution)
 
 
 def _solve(
@@ -173,29 +173,27 @@ def _solve(
         return "its outputs cannot be matched to the original's", None, None
     unseen, rank = options.unseen.get(layer.weight), options.ranks.get(layer.weight)
     start = None if unseen is None else as_matrices(unseen, len(prior)).to(prior)
+    how = prior, layer.intercept, start, options.ridges, options.both
     if isinstance(rows, WideRows):
-        fit = refit_wide(rows, prior, layer.intercept, start, options.ridge)
-    elif rows.validation is None:
-        assert options.ridge is not None
-        fit = solution(rows.fitting, prior, layer.intercept, options.ridge, torch.float32)
+        fit = refit_wide(rows, *how)
     else:
-        fit = refit(rows.fitting, rows.validation, prior, layer.intercept, start)
+        fit = refit(rows.fitting, rows.validation, *how)
     # A part at a time: what is asked of all makes copies of all.
     if not all(bool(torch.isfinite(fit.weight[:, own]).all()) for own in panels(fit.weight)):
         return "the fit is not finite", None, None
     if rank is None:
         return fit.ridge, fit.weight, fit.bias
-    spread, mean = rows.outputs(fit.weight)
+    spread, mean = rows.outputs(fit.weight, options.both)
     return fit.ridge, *truncate(fit.weight, fit.bias, spread, mean, rank, layer.intercept)
 
 
-def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments | None:
-    """Sum a layer's sampled rows over all of its calls and all chunks.
+def sum_rows(layer: Layer, execution: Execution) -> RowMoments | None:
+    """Sum a layer's sampled rows over all of its calls and all chunks, those apart on which a ridge
+    is chosen.
 
     Args:
         layer: of the original graph.
         execution: has run up to the layer's inputs.
-        validated: whether some of the rows are summed apart, to choose a ridge on.
 
     Returns:
         None where outputs cannot be matched to the original's, or no rows are there; and on all
@@ -209,10 +207,10 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     known = [one for one in kept if one is not None]
     if len(known) < len(kept):
         return None
-    shared, roles = execution.recording.sums, (False, True) if validated else (False,)
+    shared = execution.recording.sums
     # As many as wait in a tree may be several times what is known of the layer itself.
     settle = execution.recording.store.settle if weight.numel() > PANEL_ENTRIES else None
-    sums = {role: RegressionAccumulator(shared.tree(settle)) for role in roles}
+    sums = {role: RegressionAccumulator(shared.tree(settle)) for role in (False, True)}
     # Chunk after chunk, as the sums are added.
     sampled = (
         sample_rows(layer, call, own, execution)
@@ -221,7 +219,7 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
     for samples in zip(*sampled, strict=True):
         for call, (rows, x) in zip(layer.calls, samples, strict=True):
             target = rows.target if fixed is None else rows.target - fixed.to(rows.target.device)
-            for validates, mask in rows.roles(validated, execution.everywhere):
+            for validates, mask in rows.roles(execution.everywhere):
                 if len(target[mask]):
                     features = read_features(call, x, weight.shape[2:], rows.at[:, mask])
                     sums[validates].add(
@@ -236,8 +234,8 @@ def sum_rows(layer: Layer, execution: Execution, validated: bool) -> RowMoments 
         None if terms is None else sums_of([term.to(execution.where(weight)) for term in terms])
         for terms in shared.group.total(trees, "products", everywhere=False)
     ]
-    fitting, validation = totals[0], totals[1] if validated else None
-    if fitting is None or (validated and validation is None):
+    fitting, validation = totals
+    if fitting is None or validation is None:
         return None
     return RowMoments(fitting, validation)
 

@@ -35,15 +35,12 @@ class Sample:
     target: Tensor
     example: Tensor
 
-    def roles(self, validated: bool, chunks: Sequence[Chunk]) -> list[tuple[bool, Tensor | slice]]:
+    def roles(self, chunks: Sequence[Chunk]) -> list[tuple[bool, Tensor | slice]]:
         """Which rows are for fitting (False) and which for validating (True).
 
         Args:
-            validated: whether any are.
             chunks: all that are fitted on, by any rank.
         """
-        if not validated:
-            return [(False, slice(None))]
         if any(chunk.part == VALIDATION for chunk in chunks):
             return [(self.chunk.part == VALIDATION, slice(None))]
         validates = self.example % HELD_OUT == 0

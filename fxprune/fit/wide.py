@@ -21,15 +21,12 @@ BLOCK_BYTES, BLOCK_COLUMNS = 1 << 27, 1 << 13
 """Most of a block of features: bytes, and columns, which are summed in their own precision."""
 
 
-def gather_rows(
-    layer: Layer, execution: Execution, validated: bool, fixed: Tensor | None
-) -> WideRows | None:
+def gather_rows(layer: Layer, execution: Execution, fixed: Tensor | None) -> WideRows | None:
     """All sampled rows of a layer, over all of its calls and chunks, of all ranks.
 
     Args:
         layer: of the original graph.
         execution: has run up to the layer's inputs.
-        validated: whether some of the rows are to choose a ridge on.
         fixed: what the layer adds to its outputs and is not fitted; None for nothing.
 
     Returns:
@@ -48,12 +45,12 @@ def gather_rows(
         told
         for _, samples in gathered
         for told in execution.recording.of_all(
-            [(s.chunk, (s.target, _validates(s, validated, execution))) for s in samples], "rows"
+            [(s.chunk, (s.target, _validates(s, execution))) for s in samples], "rows"
         )
     ]
     targets = torch.cat([target for target, _ in every]).to(execution.where(weight))
     validates = torch.cat([validates for _, validates in every])
-    if bool(validates.all()) or (validated and not bool(validates.any())):
+    if bool(validates.all()) or not bool(validates.any()):
         return None
     targets = targets if fixed is None else targets - fixed.to(targets.device)
     features = _Features(execution, gathered, weight.shape[2:], count, weight.shape[1], targets)
@@ -65,9 +62,9 @@ def gather_rows(
     )
 
 
-def _validates(sample: Sample, validated: bool, execution: Execution) -> Tensor:
+def _validates(sample: Sample, execution: Execution) -> Tensor:
     mask = torch.zeros(len(sample.target), dtype=torch.bool)
-    for validates, rows in sample.roles(validated, execution.chunks):
+    for validates, rows in sample.roles(execution.chunks):
         mask[rows] = validates
     return mask
 

@@ -7,7 +7,7 @@ each other but for the ridge, and pass by in panels where there are many.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,8 +20,8 @@ EXACT = 1e-6
 """Relative squared error below which there is nothing to repair, only noise to fit."""
 RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 """What is chosen from, relative to each feature's energy (docs/decisions/0002)."""
-START = 6
-"""Index of the ridge that is tried first: a likely one (docs/decisions/0010)."""
+START = 0.1
+"""What is tried first: a likely one (docs/decisions/0010)."""
 SINGLE = 1e-4
 """The least ridge at which fits are compared in single precision (docs/decisions/0010)."""
 PANEL_ENTRIES = 1 << 24
@@ -151,8 +151,10 @@ def refit(
     prior: Tensor,
     intercept: bool,
     unseen: Tensor | None = None,
+    ridges: Sequence[float] = RIDGES,
+    both: bool = True,
 ) -> Fit:
-    """Fit with the ridge that does best on held-out rows, then on all rows.
+    """Fit with the ridge that does best on held-out rows.
 
     Args:
         train, held_out: sums over disjoint rows.
@@ -160,13 +162,28 @@ def refit(
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
             held-out rows too.
+        ridges: to choose from, beside the prior itself; increasing, with `START` among them.
+        both: whether the fit is made to all rows then, in double precision; else to `train` alone,
+            in the precision in which ridges are compared.
     """
-    ridge = _choose_ridge(train, held_out, prior if unseen is None else unseen, intercept)
+    start = prior if unseen is None else unseen
+    ridge = _choose_ridge(train, held_out, start, intercept, ridges)
+    if not both:
+        return solution(train, prior, intercept, ridge, precision(ridge))
     return _solution(lambda own: train.part(own) + held_out.part(own), prior, intercept, ridge)
 
 
+def precision(ridge: float) -> torch.dtype:
+    """In which fits at a ridge are compared."""
+    return torch.float32 if ridge >= SINGLE else torch.float64
+
+
 def _choose_ridge(
-    train: RegressionSums, held_out: RegressionSums, prior: Tensor, intercept: bool
+    train: RegressionSums,
+    held_out: RegressionSums,
+    prior: Tensor,
+    intercept: bool,
+    ridges: Sequence[float],
 ) -> float:
     """The ridge that does best on held-out rows; infinite where none beats the prior."""
     error = energy = 0.0
@@ -191,8 +208,8 @@ def _choose_ridge(
     def excess(at: int) -> float:
         """By how much the squared error at a ridge exceeds the prior's."""
         assert system is not None
-        dtype = torch.float32 if RIDGES[at] >= SINGLE else torch.float64
-        factor, found, products = system.factor(RIDGES[at], dtype), 0.0, pp.to(dtype)
+        dtype = precision(ridges[at])
+        factor, found, products = system.factor(ridges[at], dtype), 0.0, pp.to(dtype)
         if factor is None:
             return 0.0
         for fitting, validating in rights:
@@ -200,5 +217,5 @@ def _choose_ridge(
             found += float((change * (products @ change - 2 * validating.to(dtype))).sum())
         return found
 
-    at = lowest(excess, START, len(RIDGES))
-    return RIDGES[at] if excess(at) < 0 else math.inf
+    at = lowest(excess, ridges.index(START), len(ridges))
+    return ridges[at] if excess(at) < 0 else math.inf

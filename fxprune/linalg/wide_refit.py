@@ -8,7 +8,7 @@ pass by in panels where there are many.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from fxprune.linalg.gram import gram
-from fxprune.linalg.refit import EXACT, RIDGES, SINGLE, START, TINY, Fit, cholesky, lowest, panels
+from fxprune.linalg.refit import (
+    EXACT,
+    RIDGES,
+    START,
+    TINY,
+    Fit,
+    cholesky,
+    lowest,
+    panels,
+    precision,
+)
 from fxprune.linalg.regression_sums import COVARIANCE_SHRINKAGE
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -39,14 +49,19 @@ class WideRows:
     targets: Tensor
     validates: Tensor
 
-    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Covariance (g, o, o) and mean (g, o) of P W^T, for a (g, o, f) weight, shrunk as
-        `RegressionSums.outputs` is.
+    def fitted(self, both: bool) -> Tensor:
+        """(r,) bool, the rows that are fitted: all, or those that do not validate."""
+        return torch.ones_like(self.validates) if both else ~self.validates
+
+    def outputs(self, weight: Tensor, both: bool) -> tuple[Tensor, Tensor]:
+        """Covariance (g, o, o) and mean (g, o) of P W^T over the rows that are fitted, for a
+        (g, o, f) weight, shrunk as `RegressionSums.outputs` is.
         """
-        found = torch.zeros_like(self.targets, dtype=torch.float64)
+        fitted = self.fitted(both)
+        found = torch.zeros_like(self.targets[:, fitted], dtype=torch.float64)
         shrunk = weight.new_zeros(*weight.shape[:2], weight.shape[1])
-        for index, columns in self.blocks():
-            own = weight[..., index]
+        for index, every in self.blocks():
+            own, columns = weight[..., index], every[:, fitted]
             found += columns.double() @ own.mT
             energy = columns.double().var(1, correction=0)
             shrunk += (own * energy[:, None]) @ own.mT
@@ -77,9 +92,10 @@ def refit_wide(
     prior: Tensor,
     intercept: bool,
     unseen: Tensor | None = None,
-    ridge: float | None = None,
+    ridges: Sequence[float] = RIDGES,
+    both: bool = True,
 ) -> Fit:
-    """Fit with the ridge that does best on the rows that validate, then on all rows.
+    """Fit with the ridge that does best on the rows that validate.
 
     Args:
         rows: what to fit.
@@ -87,23 +103,29 @@ def refit_wide(
         intercept: whether the outputs may be shifted.
         unseen: a prior in W0's place while the ridge is chosen, where W0 itself was made from the
             rows that validate too.
-        ridge: relative to each feature's energy; chosen by default.
+        ridges: to choose from, beside the prior itself; increasing, with `START` among them.
+        both: whether the fit is made to all rows then; else to those that do not validate.
     """
-    seen = _multiply(rows, (prior, prior if unseen is None else unseen), intercept)
-    if ridge is None:
-        ridge = _choose_ridge(rows, seen.kernel, seen.left[1], panels(prior), intercept)
+    fitted = rows.fitted(both)
+    priors = prior, prior if unseen is None else unseen
+    seen = _multiply(rows, priors, intercept, fitted)
+    ridge = _choose_ridge(rows, seen.kernel, seen.left[1], panels(prior), intercept, ridges)
     weight = prior.to(torch.float64, copy=True)
-    factor = None if math.isinf(ridge) else _factor(seen.kernel, ridge)
+    factor = None
+    if not math.isinf(ridge):
+        factor = _factor(seen.kernel[:, fitted][:, :, fitted], ridge)
     if factor is not None:
-        _add_change(weight, rows, seen, factor, intercept)
+        _add_change(weight, rows, seen, factor, intercept, fitted)
     bias = weight.new_zeros(weight.shape[:2])
     if intercept:
-        mean = torch.cat([rows.targets[..., own].double().mean(1) for own in panels(prior)], 1)
-        bias = mean - (weight @ seen.mean[..., None])[..., 0]
+        own = [rows.targets[:, fitted, part].double().mean(1) for part in panels(prior)]
+        bias = torch.cat(own, 1) - (weight @ seen.mean[..., None])[..., 0]
     return Fit(weight, bias, ridge)
 
 
-def _multiply(rows: WideRows, priors: tuple[Tensor, ...], intercept: bool) -> _Products:
+def _multiply(
+    rows: WideRows, priors: tuple[Tensor, ...], intercept: bool, fitted: Tensor
+) -> _Products:
     groups, count = rows.targets.shape[:2]
     kernel = rows.targets.new_zeros(groups, count, count, dtype=torch.float64)
     mean, scale = (kernel.new_zeros(groups, rows.features) for _ in range(2))
@@ -115,16 +137,21 @@ def _multiply(rows: WideRows, priors: tuple[Tensor, ...], intercept: bool) -> _P
                 read = prior[:, own][..., index].mT.to(columns.dtype)
                 left[key][..., own] -= (columns @ read).double()
         if intercept:
-            mean[:, index] = columns.mean(1, dtype=torch.float64)
+            mean[:, index] = columns[:, fitted].mean(1, dtype=torch.float64)
             columns = columns - mean[:, None, index].to(columns.dtype)
-        energy = columns.double().square().sum(1)
+        energy = columns[:, fitted].double().square().sum(1)
         scale[:, index] = energy.clamp(min=TINY + 1e-12 * float(energy.max())).rsqrt()
         kernel += gram((columns * scale[:, None, index].to(columns.dtype)).mT).double()
     return _Products(kernel, mean, scale, tuple(left[id(prior)] for prior in priors))
 
 
 def _choose_ridge(
-    rows: WideRows, kernel: Tensor, left: Tensor, outputs: list[slice], intercept: bool
+    rows: WideRows,
+    kernel: Tensor,
+    left: Tensor,
+    outputs: list[slice],
+    intercept: bool,
+    ridges: Sequence[float],
 ) -> float:
     """The ridge whose fit to the other rows errs least on those that validate; infinite where none
     beats the prior.
@@ -147,7 +174,7 @@ def _choose_ridge(
     @cache
     def excess(at: int) -> float:
         """By how much the squared error at a ridge exceeds the prior's."""
-        factor, error = _factor(inner, RIDGES[at]), 0.0
+        factor, error = _factor(inner, ridges[at]), 0.0
         if factor is None:
             return 0.0
         for own in outputs:
@@ -156,8 +183,8 @@ def _choose_ridge(
             error += float(_centered(rest, intercept).square().sum())
         return error - before
 
-    at = lowest(excess, START, len(RIDGES))
-    return RIDGES[at] if excess(at) < 0 else math.inf
+    at = lowest(excess, ridges.index(START), len(ridges))
+    return ridges[at] if excess(at) < 0 else math.inf
 
 
 def _centered(rows: Tensor, intercept: bool) -> Tensor:
@@ -167,7 +194,7 @@ def _centered(rows: Tensor, intercept: bool) -> Tensor:
 
 def _factor(kernel: Tensor, ridge: float) -> Tensor | None:
     """The Cholesky factor of K + ridge, (g, r, r), in the precision that the ridge allows."""
-    return cholesky(kernel, ridge, torch.float32 if ridge >= SINGLE else torch.float64)
+    return cholesky(kernel, ridge, precision(ridge))
 
 
 def _solve(left: Tensor, factor: Tensor) -> Tensor:
@@ -176,12 +203,21 @@ def _solve(left: Tensor, factor: Tensor) -> Tensor:
 
 
 def _add_change(
-    weight: Tensor, rows: WideRows, seen: _Products, factor: Tensor, intercept: bool
+    weight: Tensor,
+    rows: WideRows,
+    seen: _Products,
+    factor: Tensor,
+    intercept: bool,
+    fitted: Tensor,
 ) -> None:
-    """Add R^T (K + ridge)^{-1} P~ D^{-1/2} to a (g, o, f) weight, in place."""
-    duals = [_solve(_centered(seen.left[0][..., own], intercept), factor) for own in panels(weight)]
+    """Add R^T (K + ridge)^{-1} P~ D^{-1/2} of the rows that are fitted to a (g, o, f) weight, in
+    place.
+    """
+    duals = [
+        _solve(_centered(seen.left[0][:, fitted, own], intercept), factor) for own in panels(weight)
+    ]
     for index, columns in rows.blocks():
-        centered = columns - seen.mean[:, None, index].to(columns.dtype)
+        centered = columns[:, fitted] - seen.mean[:, None, index].to(columns.dtype)
         for own, dual in zip(panels(weight), duals, strict=True):
             product = (dual.mT.to(columns.dtype) @ centered).double()
             weight[:, own, index] += product * seen.scale[:, None, index].square()

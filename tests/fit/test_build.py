@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxprune.calibrate.recording import VALIDATION
 from fxprune.calibrate.split import EVERY_PART, REST, TRIAL
 from fxprune.fit import build as building
 from fxprune.fit.build import build, trial_error
@@ -30,7 +31,7 @@ def halved(session: Session) -> np.ndarray:
     return keep_first(session.analysis, [g.width // 2 for g in session.analysis.groups])
 
 
-@pytest.mark.parametrize(("examples", "trial"), [(96, [TRIAL]), (2, [REST])])
+@pytest.mark.parametrize(("examples", "trial"), [(96, [TRIAL, VALIDATION]), (2, [REST])])
 def test_trials_are_fitted_on_their_own_part(
     examples: int, trial: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,9 +101,8 @@ def test_the_moments_are_those_of_the_layers_own_rows() -> None:
     x = normal(150, 5)
     case = record(model, x, share=0.5)
     layer, execution = reach(case, "2.weight")
-    summed = sum_rows(layer, execution, validated=True)
+    summed = sum_rows(layer, execution)
     assert summed is not None
-    assert summed.validation is not None
     with torch.no_grad():
         every_channel, target = model[:2](x), model(x)
     hidden = every_channel[:, :4]
@@ -113,43 +112,35 @@ def test_the_moments_are_those_of_the_layers_own_rows() -> None:
         torch.testing.assert_close(moments.pp[0], hidden[own].T @ hidden[own])
         torch.testing.assert_close(moments.py[0], hidden[own].T @ target[own])
         torch.testing.assert_close(moments.y[0], target[own].sum(0))
-    every = sum_rows(layer, execution, validated=False)
-    assert every is not None
-    assert every.validation is None
-    both = summed.fitting + summed.validation
-    assert every.fitting.count == both.count == 150
-    torch.testing.assert_close(every.fitting.pp, both.pp)
 
 
 def test_examples_set_aside_judge_alone() -> None:
     model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     case = record(model, normal(150, 5), share=0.5)
     case.recording.chunks[1].part = VALIDATION
-    summed = sum_rows(*reach(case, "2.weight"), validated=True)
+    summed = sum_rows(*reach(case, "2.weight"))
     assert summed is not None
-    assert summed.validation is not None
     assert (summed.fitting.count, summed.validation.count) == (100, 50)
 
 
-def test_a_ridge_that_is_given_is_taken() -> None:
+def test_a_trial_is_fitted_to_rows_that_do_not_judge_it() -> None:
     model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     case = record(model, normal(150, 5), share=0.5)
-    prior = case.reduction.tensor("2.weight").detach().clone()
-    outcome = fit(case, "2.weight", FitOptions(ridge=math.inf))
-    assert isinstance(outcome, float)
-    assert outcome == math.inf
-    assert torch.equal(case.reduction.tensor("2.weight"), prior)
-    outcome = fit(case, "2.weight", FitOptions(ridge=0.1))
-    assert isinstance(outcome, float)
-    assert outcome == 0.1
-    assert not torch.equal(case.reduction.tensor("2.weight"), prior)
+    summed = sum_rows(*reach(case, "2.weight"))
+    assert summed is not None
+    prior = case.reduction.tensor("2.weight").detach().clone()[None]
+    wanted = solution(summed.fitting, prior, True, 0.1)
+    assert fit(case, "2.weight", FitOptions(ridges=(0.1,), both=False)) == 0.1
+    found = case.reduction.tensor("2.weight").double()
+    torch.testing.assert_close(found, wanted.weight[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [150, 3], ids=["more rows", "more unknowns"])
-def test_the_rank_is_lowered_either_way(rows: int) -> None:
+@pytest.mark.parametrize("both", [True, False])
+def test_the_rank_is_lowered_either_way(rows: int, both: bool) -> None:
     model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6))
     case = record(model, normal(rows, 5), share=0.5, batch=rows)
-    outcome = fit(case, "2.weight", FitOptions(ranks={"2.weight": 2}, ridge=0.1))
+    outcome = fit(case, "2.weight", FitOptions(ranks={"2.weight": 2}, ridges=(0.1,), both=both))
     assert isinstance(outcome, float)
     assert int(torch.linalg.matrix_rank(case.reduction.tensor("2.weight"))) == 2
 
@@ -170,16 +161,16 @@ def test_few_rows_give_the_same_fit_in_either_variables(
     case = record(network(*layers), normal(9, *shape), share=0.5, batch=3)
     monkeypatch.setattr("fxprune.fit.wide.BLOCK_COLUMNS", 10)
     layer, execution = reach(case, "2.weight")
-    wide, sums = gather_rows(layer, execution, True, None), sum_rows(layer, execution, True)
+    wide, sums = gather_rows(layer, execution, None), sum_rows(layer, execution)
     assert wide is not None
     assert sums is not None
-    assert sums.validation is not None
     weight = case.reduction.tensor("2.weight")
-    prior = as_matrices(weight, wide.targets.shape[0])
+    prior = torch.zeros_like(as_matrices(weight, wide.targets.shape[0]))
     both = sums.fitting + sums.validation
     assert wide.targets.shape[1] == both.count
     wanted = solution(both, prior, True, 0.1)
-    found = refit_wide(wide, prior, True, ridge=0.1)
+    found = refit_wide(wide, prior, True, ridges=(0.1,))
+    assert found.ridge == 0.1
     torch.testing.assert_close(found.weight, wanted.weight, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.bias, wanted.bias, atol=1e-5, rtol=1e-5)
 
@@ -188,7 +179,7 @@ def test_sums_of_a_large_layer_wait_in_files(monkeypatch: pytest.MonkeyPatch) ->
     model = network(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6))
     case = record(model, normal(150, 5), share=0.5, memory=0.0)
     layer, execution = reach(case, "2.weight")
-    wanted, settled = sum_rows(layer, execution, True), list[torch.Tensor]()
+    wanted, settled = sum_rows(layer, execution), list[torch.Tensor]()
 
     def watched(value: torch.Tensor) -> torch.Tensor:
         settled.append(place := settle(case.store, value))
@@ -198,14 +189,12 @@ def test_sums_of_a_large_layer_wait_in_files(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("fxprune.calibrate.spill.SMALL", 0)
     monkeypatch.setattr(case.store, "settle", watched)
     monkeypatch.setattr("fxprune.fit.layer.PANEL_ENTRIES", 0)
-    found = sum_rows(layer, execution, True)
+    found = sum_rows(layer, execution)
     assert settled
     assert case.store._held == held
     assert wanted is not None
     assert found is not None
     for own, other in ((wanted.fitting, found.fitting), (wanted.validation, found.validation)):
-        assert own is not None
-        assert other is not None
         for name in ("p", "y", "pp", "py", "yy"):
             assert torch.equal(getattr(own, name), getattr(other, name))
 
