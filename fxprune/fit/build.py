@@ -26,7 +26,7 @@ from fxprune.session import Session
 from fxprune.verify.agreement import validation_error
 
 TRIAL_RIDGES = (0.1, 1.0)
-"""That a layer's is chosen from while a candidate is only tried (docs/decisions/0010, 0027)."""
+"""That a layer's is chosen from while a candidate is only tried (docs/decisions/0010, 0028)."""
 WHOLE: Mapping[str, Factoring] = MappingProxyType({})
 """Every layer stays one."""
 
