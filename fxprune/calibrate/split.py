@@ -73,6 +73,11 @@ class Split:
         }
         return self._mask(self.order[bounds[name]])
 
+    @property
+    def tried_on(self) -> tuple[str, ...]:
+        """The parts that candidates are fitted on: of very few examples none are for trials."""
+        return (TRIAL,) if self.part(TRIAL).any() else FITTED_FIRST
+
     def first(self, count: int) -> np.ndarray:
         """At most so many of the fitting examples as (examples,) bool."""
         return self._mask(self.order[:count])
