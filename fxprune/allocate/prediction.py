@@ -8,7 +8,7 @@ from fxprune.allocate.problem import Candidate
 
 USUAL_EXCESS = 3.0
 """A network's measured error over the sum of its groups' predicted ones, at uniform widths: 2 to
-4.5 for most (docs/decisions/0022). Only what several ranks try ahead goes by it.
+4.5 for most (docs/decisions/0027). Only what several ranks try ahead goes by it.
 """
 RANKS_FACTOR = 1.3
 """Least measured error of ranks over predicted; more, and that of channels, is learned from the

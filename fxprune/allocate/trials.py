@@ -12,10 +12,11 @@ from fxprune.graph.nodes import attribute
 from fxprune.label.layers import own_layers
 
 FORESEEN = 0.85
-"""Share of the candidates tried ahead that are asked for (docs/decisions/0022)."""
-A_FLOP, A_SOLVE, AN_EXCHANGE = 3e-11, 1e-10, 3e-3
-"""Seconds that a FLOP of the model takes, one of a system that is solved, and what the ranks say to
-each other on a layer: on which rank does what, no result depends (2-core AMD EPYC, 2026-11-26).
+"""Share of the candidates tried ahead that are asked for (docs/decisions/0027)."""
+A_FLOP, A_SOLVE, AN_EXCHANGE = 1.5e-11, 1e-10, 4e-3
+"""Seconds of a trial for each FLOP of the whole model on the examples that it reads, for each of
+the systems that it solves, and for what ranks say to each other on a layer (docs/decisions/0027).
+They decide who tries what, on which no result depends.
 """
 
 

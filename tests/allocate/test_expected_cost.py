@@ -134,7 +134,7 @@ class Done:
         monkeypatch.setattr(Interpreter, "run_node", ran)
         monkeypatch.setattr(Execution, "_call", called)
         monkeypatch.setattr(regression_sums, "_products", summed)
-        monkeypatch.setattr(build, "try_plan", trial)
+        monkeypatch.setattr("fxprune.allocate.trials.try_plan", trial)
         monkeypatch.setattr(Journal, "expect", said)
 
 
