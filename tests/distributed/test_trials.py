@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,26 @@ def test_killed_at_a_trial_of_its_own(tmp_path: Path) -> None:
         seen += ended[0].told.kept
     assert len(seen) == len(set(seen))
     assert any(name.startswith("trial") for name in seen)
+
+
+def test_four_ranks_try_candidates_and_give_the_bytes_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, deal = Job(transformer(), torch.cat(sequences()), OPTIONS), Trials._deal
+    expected = alone(job)
+
+    def work(rank: int) -> str:
+        dealt = list[int]()
+
+        def noted(trials: Trials, candidates: Sequence[Candidate]) -> None:
+            dealt.append(len(candidates))
+            deal(trials, candidates)
+
+        monkeypatch.setattr(Trials, "_deal", noted)
+        found = alone(job)
+        assert dealt, "trials are dealt out"
+        assert max(dealt) > 1
+        return found
+
+    for one in on_forks(work, 4, tmp_path / "ranks"):
+        assert (one.code, one.told.digest) == (0, expected), one
