@@ -42,8 +42,9 @@ BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 VOXELS, ENCODER, SIDE = "voxels", "encoder", 25
 """A 3-D network on grids of so many voxels a side, and a transformer on images' rows."""
 HEAD = (
-    "| network | ranks | processor s: all | shared part | quotient | solves | exchanges "
-    "| memory, MB | sent, MB | a layer, kB |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| network | ranks | processor s: all | shared part | quotient | parallel part | quotient "
+    "| solves | exchanges | memory, MB | sent, MB | a layer, kB |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -73,6 +74,11 @@ class Spent:
     def shared(self) -> float:
         """Seconds of the stations that are shared out."""
         return sum(self.seconds.get(station, 0.0) for station in SHARED)
+
+    @property
+    def parallel(self) -> float:
+        """Of these, all but the solves of fits, which wait for each other."""
+        return self.shared - self.parts["solves"]
 
 
 def load(net: str, images: int, data: Path) -> tuple[nn.Module, list[Tensor]]:
@@ -185,9 +191,11 @@ def row(net: str, found: Sequence[Spent], one: Spent) -> str:
     """
     if any(spent.digest != one.digest for spent in found):
         raise SystemExit(f"{net}: {len(found)} ranks do not make the bytes that one makes")
-    whole, shared, solves, exchanges = (
+    whole, shared, parallel, solves, exchanges = (
         max(own)
-        for own in zip(*((s.whole, s.shared, *s.parts.values()) for s in found), strict=True)
+        for own in zip(
+            *((s.whole, s.shared, s.parallel, *s.parts.values()) for s in found), strict=True
+        )
     )
     sent = max(sum(spent.sent.values()) for spent in found)
     products = max(spent.sent.get("products", 0) + spent.sent.get("fits", 0) for spent in found)
@@ -195,7 +203,8 @@ def row(net: str, found: Sequence[Spent], one: Spent) -> str:
     memory = max(spent.memory for spent in found)
     return (
         f"| {net} | {len(found)} | {whole:.1f} | {shared:.1f} | {one.shared / shared:.2f} | "
-        f"{solves:.1f} | {exchanges:.1f} | {memory / 1e6:.0f} | {sent / 1e6:.1f} | {a_layer:.0f} |"
+        f"{parallel:.1f} | {one.parallel / parallel:.2f} | {solves:.1f} | {exchanges:.1f} | "
+        f"{memory / 1e6:.0f} | {sent / 1e6:.1f} | {a_layer:.0f} |"
     )
 
 

@@ -23,7 +23,6 @@ from fxprune.allocate.expected_work import (
 from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
-from fxprune.calibrate.split import TRIAL
 from fxprune.fit.build import TRIAL_RIDGES
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
@@ -210,7 +209,7 @@ def _searching(session: Session, narrow: float, wide: float, fitted: float) -> I
         curves = ranks_work(session, 1.0) if costly else ranks_work(session, narrow).times(CURVES)
         yield Part(DECIDE, "allocate", curves, searches, counted=False)
     yield Part(DECIDE, "rewrite", rewrite_work(session), trials, counted=False)
-    tried = (parts[TRIAL], parts[VALIDATION]) if parts[TRIAL].batches else tuple(parts.values())
+    tried = [parts[part] for part in session.split.tried_on]
     trial = fits_work(session, tried, fitted, len(TRIAL_RIDGES)) + folds_work(session, fitted)
     trial += pass_work(session, [batch for part in tried for batch in part.mine], wide)
     yield Part(DECIDE, "fit", trial, trials)

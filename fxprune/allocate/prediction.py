@@ -6,6 +6,10 @@ import numpy as np
 
 from fxprune.allocate.problem import Candidate
 
+USUAL_EXCESS = 3.0
+"""A network's measured error over the sum of its groups' predicted ones, at uniform widths: 2 to
+4.5 for most (docs/decisions/0029). Only what several ranks try ahead goes by it.
+"""
 RANKS_FACTOR = 1.3
 """Least measured error of ranks over predicted; more, and that of channels, is learned from the
 candidates tried (docs/decisions/0011).

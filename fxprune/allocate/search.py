@@ -1,16 +1,19 @@
 """Whole candidates are fitted and tried on the validation split, and the best is kept."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from fxprune.allocate.balanced import balanced_widths
 from fxprune.allocate.paper import iterative_widths
-from fxprune.allocate.prediction import Tried, least_error, predict_error
+from fxprune.allocate.prediction import USUAL_EXCESS, Tried, least_error, predict_error
 from fxprune.allocate.problem import Candidate, Problem
 from fxprune.allocate.ranks import choose_ranks, components_work
+from fxprune.allocate.trials import Trials
 from fxprune.errors import BudgetError
 from fxprune.fit.build import trial_error
 
@@ -53,6 +56,9 @@ class Search:
         self.problem, self.ranked, self._before = problem, ranked, before
         self.effort = problem.session.options.effort
         self.tried: list[Tried] = [] if before is None else list(before.tried)
+        self._known, self._trials = len(self.tried), Trials(problem)
+        # What looks ahead shares these, so that nothing is computed twice.
+        self._listed, self._completed = list[Candidate](), dict[object, Candidate | None]()
 
     def best(self) -> Tried:
         """The candidate that errs least, with its error; one with ranks only where it is clearly
@@ -60,22 +66,55 @@ class Search:
         """
         if self.effort == 1:
             return math.nan, next(self.candidates())
-        known, seen = len(self.tried), {candidate.key for _, candidate in self.tried}
-        repeated = 0
+        session = self.problem.session
+        for candidate in self._wanted():
+            keep_mask = self.problem.keep_mask(candidate.widths)
+            measure = partial(self._trials.measure, candidate, self._foreseen)
+            error = trial_error(session, keep_mask, candidate.ranks, measure)
+            self._tell(error, candidate)
+            self.tried.append((error, candidate))
+        return self._leader()
+
+    def _wanted(self) -> Iterator[Candidate]:
+        """Candidates to try, one after the other: each is among those tried before the next one is
+        asked for.
+        """
+        seen, repeated = {candidate.key for _, candidate in self.tried}, 0
         for candidate in self._proposals():
-            beyond = len(self.tried) - known - self.effort
+            beyond = len(self.tried) - self._known - self.effort
             repeated = repeated + 1 if candidate.key in seen else 0
             if repeated > REPETITIONS or beyond > 0:
-                break
+                return
             if beyond == 0 and not self._deserves_a_trial(candidate):
-                break
+                return
             if not repeated:
                 seen.add(candidate.key)
-                keep_mask = self.problem.keep_mask(candidate.widths)
-                error = trial_error(self.problem.session, keep_mask, candidate.ranks)
-                self._tell(error, candidate)
-                self.tried.append((error, candidate))
-        return self._leader()
+                yield candidate
+
+    def _foreseen(self, count: int) -> list[Candidate]:
+        """The candidate that is tried now, and those that will be if errors are as they are
+        predicted: what the search does is done once more from its beginning, with what is known.
+
+        Args:
+            count: how many at most.
+        """
+        ahead, found = copy.copy(self), list[Candidate]()
+        ahead.tried = self.tried[: self._known]
+        for candidate in ahead._wanted():
+            at = len(ahead.tried)
+            if at >= len(self.tried):
+                found.append(candidate)
+            if len(found) == count:
+                break
+            error = self.tried[at][0] if at < len(self.tried) else ahead._expected(candidate)
+            ahead.tried.append((error, candidate))
+        return found
+
+    def _expected(self, candidate: Candidate) -> float:
+        """The error that a trial is expected to show, of the first one as of most networks."""
+        if self.tried:
+            return self.predicted_error(candidate)
+        return USUAL_EXCESS * candidate.predicted
 
     def _tell(self, error: float, candidate: Candidate) -> None:
         """Log what a trial gave."""
@@ -155,10 +194,13 @@ class Search:
 
         Ranks are chosen only where the widths alone promise less than every other candidate.
         """
-        outlines = self._outlines()
-        if not self.tried:
-            yield next(outlines)
-        rest = [(outline, outline.slack == 1.0) for outline in outlines]
+        begun = len(self.tried)
+        if not begun:
+            yield next(self._outlines())
+        if not self._listed:
+            self._listed += self._outlines()
+        own = self._listed if begun else self._listed[1:]
+        rest = [(outline, outline.slack == 1.0) for outline in own]
         while rest:
             promises = [
                 self.predicted_error(outline) if made else least_error(outline, self.tried)
@@ -171,7 +213,7 @@ class Search:
             if made:
                 yield outline
                 continue
-            candidate = self._with_ranks(outline)
+            candidate = self._with_ranks_once(outline)
             if candidate is not None:
                 rest.insert(at, (candidate, True))
         generator = np.random.default_rng(self.problem.session.options.seed)
@@ -181,7 +223,7 @@ class Search:
             shape = np.clip(leader.widths / self.problem.valid.full * change, 0, 1)
             wider = self.problem.scale(shape, leader.slack)
             if leader.ranks:
-                varied = self._with_ranks(self._outline(wider, leader.mix, leader.slack))
+                varied = self._with_ranks_once(self._outline(wider, leader.mix, leader.slack))
             else:
                 varied = self._whole(wider, leader.mix)
             yield leader if varied is None else varied
@@ -191,6 +233,13 @@ class Search:
 
     def _outline(self, widths: np.ndarray, mix: float, slack: float) -> Candidate:
         return Candidate(widths, mix, slack, self.problem.predicted(widths))
+
+    def _with_ranks_once(self, outline: Candidate) -> Candidate | None:
+        """As `_with_ranks`, which looking ahead asks for as well."""
+        key = outline.widths.tobytes(), outline.mix, outline.slack
+        if key not in self._completed:
+            self._completed[key] = self._with_ranks(outline)
+        return self._completed[key]
 
     def _with_ranks(self, outline: Candidate) -> Candidate | None:
         """Widths within a looser budget, with ranks that bring them back to the limits.

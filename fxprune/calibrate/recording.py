@@ -180,6 +180,11 @@ class Recording:
             self._generator.manual_seed(seed_of(self._seed, place))
             yield place, batch
 
+    def hold_by_itself(self) -> None:
+        """One rank holds all chunks so far, which several record."""
+        self.sums = BY_ITSELF
+        self._own = sum(chunk.size for chunk in self.chunks if chunk.part != VALIDATION)
+
     def finish(self) -> None:
         """Everything is recorded: put it in the order of sums, and tell the other ranks of it."""
         self.chunks.sort(key=lambda chunk: chunk.leaf)

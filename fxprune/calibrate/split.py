@@ -73,6 +73,13 @@ class Split:
         }
         return self._mask(self.order[bounds[name]])
 
+    @property
+    def tried_on(self) -> tuple[str, ...]:
+        """The parts that candidates are fitted and judged on: of very few examples none are for
+        trials.
+        """
+        return (TRIAL, VALIDATION) if self.part(TRIAL).any() else EVERY_PART
+
     def first(self, count: int) -> np.ndarray:
         """At most so many of the fitting examples as (examples,) bool."""
         return self._mask(self.order[:count])

@@ -29,6 +29,7 @@ class Group:
         self._channel = channel
         self.rank = 0 if channel is None else channel.rank
         self.size = 1 if channel is None else channel.size
+        self._dealt = [0.0] * self.size
 
     @property
     def is_first(self) -> bool:
@@ -102,7 +103,8 @@ class Group:
 
     def share(self, tasks: Sequence[Callable[[], T]], costs: Sequence[float], what: str) -> list[T]:
         """The results of tasks that any rank may do, in their order; the costliest go first, each
-        to the rank that has least to do.
+        to the rank that has least to do: of several, to the one that had least before, and not to
+        the first one, which solves the fits.
 
         Args:
             tasks: that give what can be pickled; tensors come back on the CPU.
@@ -113,8 +115,9 @@ class Group:
             return [task() for task in tasks]
         owners, load = [0] * len(tasks), [0.0] * self.size
         for number in sorted(range(len(tasks)), key=lambda n: -costs[n]):
-            owners[number] = load.index(min(load))
-            load[owners[number]] += costs[number]
+            chosen = min(range(self.size), key=lambda rank: (load[rank], self._dealt[rank], -rank))
+            owners[number], load[chosen] = chosen, load[chosen] + costs[number]
+        self._dealt = [before + own for before, own in zip(self._dealt, load, strict=True)]
         own = {n: task() for n, task in enumerate(tasks) if owners[n] == self.rank}
         found = self.gather(own, what)
         return [found[owner][number] for number, owner in enumerate(owners)]

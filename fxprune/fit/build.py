@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.calibrate.recording import VALIDATION
-from fxprune.calibrate.split import EVERY_PART, TRIAL
+from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.split import EVERY_PART
+from fxprune.distributed.group import Group
 from fxprune.fit.factor import factorize_layers
 from fxprune.fit.fold import Folds
 from fxprune.fit.layer import FitOptions, FittedTensors
@@ -46,7 +47,7 @@ def build(
         small = _reduce(session, keep_mask)(session.graph).graph_module
     if fit != "none":
         observed = session.statistics.observed
-        fold = partial(_fold, session, keep_mask, ridged=fit == "sequential")
+        fold = partial(_fold, session, keep_mask, fit == "sequential", session.statistics.group)
         with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
             # What is handed over uses every example; a ridge is chosen by fits that did not see
             # those which validate it.
@@ -56,7 +57,8 @@ def build(
                 scope = name_fits(session, keep_mask, factorings)
                 once = partial(_fit_once, journal, scope)
                 options = FitOptions(_ranks(factorings), unseen, step=once)
-                _fit_layers(session, small, keep_mask, EVERY_PART, options, advance)
+                recording = observed.recording
+                _fit_layers(session, small, keep_mask, recording, EVERY_PART, options, advance)
     with journal.station("rewrite"):
         return factorize_layers(small, factorings)
 
@@ -76,34 +78,54 @@ def _fit_once(
 
 
 def trial_error(
-    session: Session, keep_mask: np.ndarray, factorings: Mapping[str, Factoring] = WHOLE
+    session: Session,
+    keep_mask: np.ndarray,
+    factorings: Mapping[str, Factoring] = WHOLE,
+    measure: Callable[[], float] | None = None,
+) -> float:
+    """Relative output error of a candidate, once however often a run goes on.
+
+    Args:
+        session: what was captured and observed.
+        keep_mask: (channels + 1,) bool.
+        factorings: of layers that become two, by the name of their weight.
+        measure: gives it; by default `try_plan`, by all ranks together.
+    """
+
+    def tried() -> float:
+        return try_plan(session, keep_mask, factorings, session.statistics.observed.recording)
+
+    key = (session.statistics.rotations, keep_mask, factorings)
+    return session.journal.step("trial", key, float, measure or tried)
+
+
+def try_plan(
+    session: Session,
+    keep_mask: np.ndarray,
+    factorings: Mapping[str, Factoring],
+    recording: Recording,
 ) -> float:
     """Relative output error, on the validation split, of a candidate fitted on the trial part.
 
-    Layers are fitted at one ridge where that helps on the validation split, and those of a lower
-    rank stay one.
+    Layers are fitted at one of two ridges where that helps on the validation split, and those of a
+    lower rank stay one.
+
+    Args:
+        session: what was captured and observed.
+        keep_mask: (channels + 1,) bool.
+        factorings: of layers that become two, by the name of their weight.
+        recording: of the session's graph: the one that all ranks share, or one rank's own.
     """
-    key = (session.statistics.rotations, keep_mask, factorings)
-    return session.journal.step(
-        "trial", key, float, lambda: _trial_error(session, keep_mask, factorings)
-    )
-
-
-def _trial_error(
-    session: Session, keep_mask: np.ndarray, factorings: Mapping[str, Factoring]
-) -> float:
     journal = session.journal
     with journal.station("rewrite"):
         small = _reduce(session, keep_mask).call(session.graph).graph_module
     with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
         moments = session.statistics.observed.moments
-        _place(small, _fold(session, keep_mask, moments))
+        _place(small, _fold(session, keep_mask, True, recording.sums.group, moments))
         options = FitOptions(_ranks(factorings), ridges=TRIAL_RIDGES, both=False)
-        # Of very few examples none are for trials.
-        parts = (TRIAL, VALIDATION) if session.split.part(TRIAL).any() else EVERY_PART
-        _fit_layers(session, small, keep_mask, parts, options, advance)
+        _fit_layers(session, small, keep_mask, recording, session.split.tried_on, options, advance)
     with journal.station("allocate"):
-        return validation_error(session.statistics.observed.recording, small)
+        return validation_error(recording, small)
 
 
 def _reduce(session: Session, keep_mask: np.ndarray) -> ReduceChannels:
@@ -114,12 +136,13 @@ def _reduce(session: Session, keep_mask: np.ndarray) -> ReduceChannels:
 def _fold(
     session: Session,
     keep_mask: np.ndarray,
+    ridged: bool,
+    group: Group,
     moments: Mapping[Site, InputMoments],
-    ridged: bool = True,
 ) -> Mapping[str, Tensor]:
     """One-shot fits of the consumers of removed channels, by weight."""
     folds = Folds(session.graph, session.analysis, keep_mask, moments, ridged)
-    return folds.among(session.statistics.group)
+    return folds.among(group)
 
 
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
@@ -131,12 +154,12 @@ def _fit_layers(
     session: Session,
     small: GraphModule,
     keep_mask: np.ndarray,
+    recording: Recording,
     parts: tuple[str, ...],
     options: FitOptions,
     advance: Advance,
 ) -> None:
     """Refit every layer of the reduced graph in turn, in place."""
-    recording = session.statistics.observed.recording
     reduction = Reduction(session.graph, small, session.analysis, keep_mask)
     fit_in_lockstep(reduction, recording, parts, options, advance)
 

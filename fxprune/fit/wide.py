@@ -64,7 +64,7 @@ def gather_rows(layer: Layer, execution: Execution, fixed: Tensor | None) -> Wid
 
 def _validates(sample: Sample, execution: Execution) -> Tensor:
     mask = torch.zeros(len(sample.target), dtype=torch.bool)
-    for validates, rows in sample.roles(execution.chunks):
+    for validates, rows in sample.roles(execution.everywhere):
         mask[rows] = validates
     return mask
 

@@ -86,6 +86,11 @@ class RotatedStatistics(Statistics):
         return Observed(moments, every, self._turn_recording(seen.recording))
 
     @cached_property
+    def alone(self) -> Recording:
+        """Likewise of what trials read."""
+        return self._turn_recording(self.original.alone)
+
+    @cached_property
     def sensitivities(self) -> dict[Site, Tensor]:
         """Of the same outputs, which have other coordinates now."""
         known = self.original.sensitivities

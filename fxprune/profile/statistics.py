@@ -27,6 +27,7 @@ from fxprune.label.groups import Analysis
 from fxprune.label.layers import factorable
 from fxprune.label.rotatable import mark_rotatable
 from fxprune.plans.plan import Rotation
+from fxprune.profile.alone import for_one
 from fxprune.profile.output_moments import OutputMoments, output_moments
 from fxprune.profile.recalled import Observation, Observed, observe_once
 from fxprune.profile.removal import Profile, profile_groups
@@ -157,6 +158,13 @@ class Statistics:
                 self.journal.note(text)
         return Observed(moments, both, recording)
 
+    @cached_property
+    def alone(self) -> Recording:
+        """What trials read of what all ranks recorded, for one that tries by itself."""
+        every = in_order_of_sums(self.parts, self.split.tried_on)
+        found, wanted = self.empty_recording(), [(batch, part) for batch, part, _ in every]
+        return for_one(self.observed.recording, found, self._followed(found, wanted))
+
     @property
     def work(self) -> float:
         """FLOPs of the original on the fitting examples."""
@@ -249,17 +257,9 @@ class Statistics:
         stream = self.planned(self.split.first(PROBED_EXAMPLES), fewest=SHARES)
         with self.journal.station("calibrate", sum(b.size for b in stream.mine)) as advance:
             batches = ((placed.place, placed.batch) for placed in self.shared(stream.mine, advance))
+            asked = self.seed, self.memory, self.padding, stream.sums, self.calibration.store.settle
             try:
-                return sensitivities(
-                    self.graph,
-                    self.analysis,
-                    batches,
-                    self.seed,
-                    self.memory,
-                    self.padding,
-                    stream.sums,
-                    self.calibration.store.settle,
-                )
+                return sensitivities(self.graph, self.analysis, batches, *asked)
             except torch.OutOfMemoryError:
                 raise  # says nothing of derivatives
             except (RuntimeError, NotImplementedError) as error:

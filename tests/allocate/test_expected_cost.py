@@ -108,7 +108,7 @@ class Done:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.nodes, self.products, self.trials = 0, 0.0, 0
         run, call, sums = Interpreter.run_node, Execution._call, regression_sums._products
-        tried, expect = build._trial_error, Journal.expect
+        tried, expect = build.try_plan, Journal.expect
 
         def ran(interpreter: Interpreter, node: Node) -> object:
             self.nodes += node.op == "call_function"
@@ -134,7 +134,7 @@ class Done:
         monkeypatch.setattr(Interpreter, "run_node", ran)
         monkeypatch.setattr(Execution, "_call", called)
         monkeypatch.setattr(regression_sums, "_products", summed)
-        monkeypatch.setattr(build, "_trial_error", trial)
+        monkeypatch.setattr("fxprune.allocate.trials.try_plan", trial)
         monkeypatch.setattr(Journal, "expect", said)
 
 

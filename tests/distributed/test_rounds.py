@@ -6,6 +6,7 @@ from typing import Any
 
 from fxprune.distributed.group import ALONE, Group
 from fxprune.distributed.rounds import Rounds
+from tests.distributed.threads import ThreadChannel, on_threads
 
 COSTS = (1.0, 8.0, 2.0, 4.0, 4.0)
 
@@ -53,3 +54,25 @@ def test_one_process_does_one_after_the_other() -> None:
     own = rounds(ALONE, at_once=True)
     assert own.result(1) == 80.0
     assert not own._ready
+
+
+def test_what_one_rank_does_goes_to_the_one_that_had_least() -> None:
+    """And not to the first one, which solves the fits, where that is open."""
+
+    def work(channel: ThreadChannel) -> list[list[str]]:
+        group = Group(channel)
+        here = f"rank {group.rank}"
+        tasks = [lambda: here] * 4
+        return [
+            group.share(tasks[: len(costs)], costs, "tasks")
+            for costs in ([9.0], [1.0, 5.0, 5.0], [9.0], [1.0, 1.0, 1.0, 1.0])
+        ]
+
+    first, *others = on_threads(work, 3)
+    assert all(found == first for found in others)
+    assert first == [
+        ["rank 2"],
+        ["rank 2", "rank 1", "rank 0"],
+        ["rank 1"],
+        ["rank 0", "rank 2", "rank 1", "rank 0"],
+    ]
