@@ -57,6 +57,11 @@ def measure(pair: Pair, batches: Iterable[Batch], judge: Judge) -> Measured:
     return Measured(agreed / count, sum(each) / count, tuple(each))
 
 
+def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of tensors, on the CPU."""
+    return {name: t.detach().cpu().clone() for name, t in weights.items()}
+
+
 @dataclass
 class Best:
     """The weights to hand back: the last ones that agree no less than those at the start, diverge
@@ -70,7 +75,7 @@ class Best:
         found: of the weights to hand back.
         least: what diverged least.
         step: after which they were found; 0 for the start.
-        weights: copies on the CPU; empty for the start.
+        weights: copies on the CPU.
         stale: evaluations since then.
     """
 
@@ -91,4 +96,4 @@ class Best:
         self.found, self.step, self.stale = measured, step, 0
         if measured.divergence < self.least.divergence:
             self.least = measured
-        self.weights = {name: t.detach().cpu().clone() for name, t in weights.items()}
+        self.weights = copies(weights)

@@ -23,6 +23,10 @@ from fxprune.recovery.training import Length, Training
 
 FEW_STEPS = 3
 """Steps, or seconds, that say how long the rest takes."""
+SLOWER = 1 / 3
+"""Factor of the learning rate where weights have become worse than those at the start
+(docs/recover.md).
+"""
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
 
@@ -93,8 +97,9 @@ class Loop:
             own = self.accelerator.is_main_process
             found = self.examine() if own else Measured(0.0, math.inf)
             taken = own and state.best.accepts(found)
-            rate, divergence, taken = agree(
-                self.accelerator, found.rate, found.divergence, float(taken)
+            worse = own and found.clearly_above(state.best.start)
+            rate, divergence, taken, worse = agree(
+                self.accelerator, found.rate, found.divergence, float(taken), float(worse)
             )
             self.journal.decide(
                 "step %d: the same decision on %.2f %% of the acceptance examples, divergence %.2e",
@@ -104,16 +109,32 @@ class Loop:
             if taken:
                 found = found if own else Measured(rate, divergence)
                 state.best.take(found, state.step, self.pair.weights())
+        if worse:
+            self._go_back(state)
         if state.best.stale >= self.training.patience:
             state.stopped = (
                 f"training stopped after {state.step} steps: {state.best.stale} evaluations in a "
                 "row were not accepted"
             )
 
+    def _go_back(self, state: State) -> None:
+        """Begin again from the best weights, with smaller steps: how large they may be depends on
+        the model, and a thin one bears a tenth of what another needs.
+        """
+        self.pair.put_back(state.best.weights)
+        self.optimizer.state.clear()
+        for average, own in zip(state.average, self.pair.trained, strict=False):
+            average.copy_(own.detach())
+        state.rate *= SLOWER
+        self.journal.decide(
+            "these are clearly worse than at the start: back to step %d, at %.2g times the rate",
+            *(state.best.step, state.rate),
+        )
+
     def _step(self, state: State, done: float) -> float:
         """One step of the optimizer, of `accumulate` batches; its loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.rate_at(done)
+            group["lr"] = state.rate * self.training.rate_at(done)
         self.pair.set_mode(True, self.training.freeze_statistics)
         total = 0.0
         for _ in range(self.training.accumulate):

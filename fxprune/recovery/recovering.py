@@ -26,7 +26,7 @@ from fxprune.intake import capture_for, reading
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
-from fxprune.recovery.acceptance import Best, measure
+from fxprune.recovery.acceptance import Best, copies, measure
 from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
 from fxprune.recovery.examples import Labels, Parts, Stream, divide
@@ -214,7 +214,7 @@ def _train(
         checkpoints=Checkpoints(wish.checkpoint, accelerator, identify(small, *seen)),
         journal=journal,
     )
-    state = State(Best(start, start, start))
+    state = State(Best(start, start, start, weights=copies(pair.weights())))
     with callers_precision():
         loop.run(state)
     return state, stream
@@ -245,7 +245,7 @@ def _hand_over(
     state, stream = made
     result = copy.deepcopy(small).eval()
     was = compare_on(result, prepared)
-    if state.best.weights:
+    if state.best.step:
         own = result.state_dict(keep_vars=True)
         with torch.no_grad():
             for name, value in state.best.weights.items():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.progress import Journal
 from fxprune.recovery.acceptance import Best, Measured
 from tests.nets import images, tiny
 from tests.recovery.subjects import (
@@ -82,6 +83,19 @@ def test_weights_that_agree_less_are_not_handed_back() -> None:
     assert any("training stopped" in note for note in report.notes)
     assert all(torch.equal(t, same.state_dict()[n]) for n, t in small.state_dict().items())
     assert "no weights were accepted" in str(report)
+
+
+def test_after_steps_that_were_too_large_smaller_ones_begin_at_the_best_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = list[str]()
+    monkeypatch.setattr(Journal, "decide", lambda self, text, *values: told.append(text % values))
+    better = recovered(compressed(), steps=60, training=fxprune.Training(rate=0.1))
+    recovery = fxprune.report(better).recovery
+    assert recovery is not None
+    assert any(text.endswith("back to step 0, at 0.33 times the rate") for text in told)
+    assert recovery.kept > 0
+    assert recovery.divergence[1] < recovery.divergence[0]
 
 
 def test_weights_are_accepted_that_agree_no_less_and_are_not_clearly_further_away() -> None:
