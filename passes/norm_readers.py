@@ -38,6 +38,15 @@ def channels_along(value: Any, dim: int) -> np.ndarray | None:
     return None
 
 
+def dim_of(value: Any, ids: np.ndarray) -> int | None:
+    """The dimension along which channels lie in this order."""
+    for dim in range(value.rank) if isinstance(value, Value) else ():
+        found = channels_along(value, dim)
+        if found is not None and np.array_equal(found, ids):
+            return dim
+    return None
+
+
 def made_up(value: Any, draw: torch.Generator) -> Any:
     """Numbers in place of a node's result."""
     if not isinstance(value, Value):
@@ -148,7 +157,7 @@ class NormReaders:
         values, draw = self.analysis.values, torch.Generator().manual_seed(0)
         if call.op != "call_function" or not isinstance(values.get(call.name), Value):
             return False
-        before, after = (_dim_of(values[node.name], ids) for node in (source, call))
+        before, after = (dim_of(values[node.name], ids) for node in (source, call))
         if before is None or after is None:
             return False
         plain = {node: made_up(values[node.name], draw) for node in call.all_input_nodes}
@@ -193,15 +202,6 @@ class NormReaders:
                 view = [1] * wide.dim()
                 view[axis] = len(scale)
                 weight.data.copy_(wide * scale.view(view))
-
-
-def _dim_of(value: Any, ids: np.ndarray) -> int | None:
-    """The dimension along which channels lie in this order."""
-    for dim in range(value.rank) if isinstance(value, Value) else ():
-        found = channels_along(value, dim)
-        if found is not None and np.array_equal(found, ids):
-            return dim
-    return None
 
 
 def _bias_name(call: Node) -> str:

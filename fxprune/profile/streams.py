@@ -12,9 +12,7 @@ or before a head that is the embedding. They are layers like others from then on
 these do.
 """
 
-import copy
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,8 +24,8 @@ from fxprune.graph.tensors import owner_of
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
-from fxprune.passes import FoldNorms, FoldScales, FuseNorms, InsertMaps
-from fxprune.passes.facts import tensors_of
+from fxprune.passes import FoldNorms, FoldScales, FuseNorms
+from fxprune.profile.mapped import Maps, copied
 from fxprune.profile.statistics import Statistics
 
 OTHERWISE = "its channels stand in another order somewhere"
@@ -70,57 +68,21 @@ def prepare_streams(
         dearest: share of the FLOPs that maps may add, where more can be rotated with them.
     """
     plain = _fold_most(module, analysis, ignored)
-    if not plain.reasons or dearest <= 0:
+    maps = Maps.of(module, analysis) if dearest > 0 else None
+    total = _flops(analysis)
+    if maps is None or sum(maps.flops.values()) > dearest * total:
         return plain
-    chosen: Collection[str] | None = None
-    while chosen is None or chosen:
-        inserted = insert_maps(module, analysis, ignored, chosen)
-        if inserted is None:
-            break
+    chosen: Collection[str] = tuple(maps.flops)
+    while chosen:
+        inserted = maps.insert(chosen, ignored)
+        assert inserted is not None
         found = _fold_most(inserted.graph, inserted.analysis, ignored)
-        chosen = _serving(found, inserted.names)
-        if len(chosen) == len(inserted.names):
+        serving = _serving(found, inserted.names)
+        if len(serving) == len(chosen):
             found = replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
-            pays = _added(analysis, found) <= dearest
-            return found if pays and _held(found) > _held(plain) else plain
+            return found if _held(found) > _held(plain) else plain
+        chosen = serving
     return plain
-
-
-@dataclass(frozen=True, eq=False)
-class Mapped:
-    """A graph of the same function with maps in it.
-
-    Attributes:
-        graph: a copy, with the same tensors.
-        analysis: of that graph.
-        names: of the maps.
-    """
-
-    graph: GraphModule
-    analysis: Analysis
-    names: tuple[str, ...]
-
-
-def insert_maps(
-    module: GraphModule,
-    analysis: Analysis,
-    ignored: Callable[[str], bool],
-    chosen: Collection[str] | None = None,
-) -> Mapped | None:
-    """Put identity layers where norms on a captured graph's streams need them; None where none is.
-
-    Args:
-        module: the captured graph; not changed.
-        analysis: of that graph.
-        ignored: parameter names that must keep their shape.
-        chosen: names of the maps; all by default.
-    """
-    graph = _copied(module, sharing=True)
-    FuseNorms(analysis)(graph)
-    insert = InsertMaps(analysis, analysis.normalized, chosen)
-    if not insert(graph).modified:
-        return None
-    return Mapped(graph, analyze_graph(graph, analysis.batch, ignored), tuple(insert.inserted))
 
 
 def fold_again(
@@ -134,10 +96,9 @@ def fold_again(
         streams: names of channel groups of the graph with the maps.
         maps: names.
     """
-    mapped = insert_maps(module, analysis, _nothing, maps)
-    if mapped is None or set(mapped.names) != set(maps):
-        return None
-    if not set(streams) <= mapped.analysis.normalized:
+    places = Maps.of(module, analysis)
+    mapped = None if places is None else places.insert(maps, _nothing)
+    if mapped is None or not set(streams) <= mapped.analysis.normalized:
         return None
     found = _fold(mapped.graph, mapped.analysis, streams, _nothing)
     return found.graph if set(streams) <= set(found.centered) else None
@@ -168,13 +129,8 @@ def _serving(found: Streams, maps: Collection[str]) -> list[str]:
     return [name for name in maps if serves(name)]
 
 
-def _added(analysis: Analysis, found: Streams) -> float:
-    """What maps cost at full width, as a share of the original's FLOPs."""
-    before, after = (
-        sum(term.amount for term in own.costs) if own is not None else 0.0
-        for own in (analysis, found.analysis)
-    )
-    return after / before - 1 if before else math.inf
+def _flops(analysis: Analysis) -> float:
+    return sum(term.amount for term in analysis.costs)
 
 
 def _groups(found: Streams) -> list[ChannelGroup]:
@@ -229,7 +185,7 @@ def _fold(
     """The graph with the norms of these groups folded, and which of these may then be rotated."""
     scales, fold = FoldScales(analysis), FoldNorms(analysis, wanted)
     for sharing in (True, False):  # weights are copied where they will be changed
-        graph = _copied(module, sharing)
+        graph = copied(module, sharing)
         FuseNorms(analysis)(graph)
         if sharing and not scales.finds(graph) and not fold.decide(graph):
             return Streams(reasons=fold.reasons)
@@ -268,15 +224,6 @@ def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> A
     groups = tuple(replace(g, name=new.get(g.name, g.name)) for g in after.groups)
     normalized = frozenset(new.get(name, name) for name in after.normalized)
     return replace(after, groups=groups, normalized=normalized)
-
-
-def _copied(module: GraphModule, sharing: bool) -> GraphModule:
-    """A copy of a graph, with the same tensors or copies of these."""
-    memo: dict[int, Any] = {id(t): t for t in tensors_of(module).values()} if sharing else {}
-    with warnings.catch_warnings():
-        # torch's own pytree specs warn about themselves when copied.
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module, memo)
 
 
 def _why_not(analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None) -> str:
