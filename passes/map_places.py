@@ -27,6 +27,7 @@ class Place:
         users: what reads it in place of the source.
         dim: of the source, along which the channels lie.
         flops: of the map, per example.
+        means: whether it is for streams alone that keep their mean (`fxprune.passes.KeepMeans`).
     """
 
     name: str
@@ -34,6 +35,7 @@ class Place:
     users: tuple[Node, ...]
     dim: int
     flops: float
+    means: bool
 
 
 def find_places(module: GraphModule, analysis: Analysis) -> list[Place]:
@@ -70,11 +72,13 @@ class _Search:
             for source in dict.fromkeys(found.unfit.values()):
                 users = tuple(user for user, read in found.unfit.items() if read is source)
                 last = channels_along(self._analysis.values[source.name], -1) is not None
-                if last and self._serves(norm, users, bool(found.readers)):
+                served = self._served(norm, users, bool(found.readers)) if last else []
+                if served:
                     tensor: Any = scale if is_own(scale) else shift
                     path = str(tensor.target).rpartition(".")[0] or module_path(norm)
                     dim = self._analysis.values[source.name].rank - 1
-                    yield self._place(path or "norm", source, users, dim)
+                    means = all(stream.keeps_mean for stream in served)
+                    yield self._place(path or "norm", source, users, dim, means)
 
     def at_edges(self) -> Iterator[Place]:
         """Where a stream is written by what is not linear, or read by what is not."""
@@ -89,10 +93,12 @@ class _Search:
                         path = str(shared.target).rpartition(".")[0]
                     dim = dim_of(self._analysis.values[source.name], stream.ids)
                     assert dim is not None
-                    yield self._place(path or "stream", source, tuple(users), dim)
+                    means = stream.keeps_mean
+                    yield self._place(path or "stream", source, tuple(users), dim, means)
 
-    def _serves(self, norm: Node, users: tuple[Node, ...], read: bool) -> bool:
-        """Whether a map behind a norm reads a stream that others read too, or writes one.
+    def _served(self, norm: Node, users: tuple[Node, ...], read: bool) -> list[StreamEdges]:
+        """The streams for which there may be a map behind a norm: what it reads, where that has
+        other readers, and what it writes.
 
         Args:
             norm: a call.
@@ -100,12 +106,14 @@ class _Search:
             read: whether the norm has other readers.
         """
         own = self._norms[norm]
-        if own.turns and (read or len(own.norms) > 1 or own.layers or own.read):
-            return True
-        written = (s for s in self._turning.values() if s is not own)
-        return any(user in s.inside for s in written for user in users)
+        others = read or len(own.norms) > 1 or own.layers or own.read
+        found = [own] if own.turns and others else []
+        streams = (s for s in self._turning.values() if s is not own)
+        return [*found, *(s for s in streams if any(user in s.inside for user in users))]
 
-    def _place(self, path: str, source: Node, users: tuple[Node, ...], dim: int) -> Place:
+    def _place(
+        self, path: str, source: Node, users: tuple[Node, ...], dim: int, means: bool
+    ) -> Place:
         names = {name for name, _ in self._module.named_modules()} | self._taken
         first = name = f"{path}_map"
         number = 2
@@ -114,4 +122,4 @@ class _Search:
         self._taken.add(name)
         shape = self._analysis.values[source.name].shape
         flops = 2 * math.prod(shape) * shape[dim] / self._analysis.batch
-        return Place(name, source, users, dim, flops)
+        return Place(name, source, users, dim, flops, means)

@@ -87,7 +87,12 @@ class StreamEdges:
     @property
     def turns(self) -> bool:
         """Whether it commutes with changes of basis once there are maps at its edges."""
-        return bool(self.weights) and not (self.centers and (self.layers or self.read))
+        return bool(self.weights)
+
+    @property
+    def keeps_mean(self) -> bool:
+        """Whether something reads the mean that its norms take away."""
+        return self.centers and bool(self.layers or self.read)
 
     def shared(self, call: Node) -> Node | None:
         """A weight that a call writes the stream with and something else reads too; that may not

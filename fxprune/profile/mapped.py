@@ -4,7 +4,7 @@ need them (`fxprune.passes.InsertMaps`), and what they would cost.
 
 import copy
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from fxprune.label.groups import Analysis
 from fxprune.label.unpinned import analyze_unpinned
 from fxprune.passes import FuseNorms, InsertMaps
 from fxprune.passes.facts import tensors_of
-from fxprune.passes.map_places import find_places
+from fxprune.passes.map_places import Place, find_places
 
 MAY_NORMALIZE = frozenset({"aten.layer_norm", "aten.rms_norm", "aten.mean"})
 """Norms, and what a forward writes one out with."""
@@ -44,12 +44,12 @@ class Maps:
     Attributes:
         source: a copy of the graph, its norms calls, with the same tensors.
         seen: of that copy, nothing pinned.
-        flops: of each, per example, by name.
+        places: by name of the map.
     """
 
     source: GraphModule
     seen: Analysis
-    flops: dict[str, float]
+    places: Mapping[str, Place]
 
     @classmethod
     def of(cls, module: GraphModule, analysis: Analysis) -> "Maps | None":
@@ -64,8 +64,20 @@ class Maps:
         source = copied(module, sharing=True)
         FuseNorms(analysis)(source)
         seen = analyze_unpinned(source, analysis.batch)
-        flops = {place.name: place.flops for place in find_places(source, seen)}
-        return cls(source, seen, flops) if flops else None
+        places = {place.name: place for place in find_places(source, seen)}
+        return cls(source, seen, places) if places else None
+
+    def within(self, flops: float) -> tuple[str, ...]:
+        """Names of all maps where these cost no more, or of those that are not for streams alone
+        that keep their mean, or none.
+        """
+        for places in (
+            list(self.places.values()),
+            [place for place in self.places.values() if not place.means],
+        ):
+            if not sum(place.flops for place in places) > flops:
+                return tuple(place.name for place in places)
+        return ()
 
     def insert(self, chosen: Collection[str], ignored: Callable[[str], bool]) -> Mapped | None:
         """The graph with these maps; None where there is no place for one of them.
@@ -74,7 +86,7 @@ class Maps:
             chosen: names.
             ignored: parameter names that must keep their shape.
         """
-        if not set(chosen) <= self.flops.keys():
+        if not set(chosen) <= self.places.keys():
             return None
         graph, insert = copied(self.source, sharing=True), InsertMaps(self.seen, chosen)
         insert(graph)

@@ -18,13 +18,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch.fx import GraphModule
 
 from fxprune.graph.tensors import owner_of
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
-from fxprune.passes import FoldNorms, FoldScales, FuseNorms
+from fxprune.linalg.rotation import mirrored
+from fxprune.passes import FoldNorms, FoldScales, FuseNorms, KeepMeans
 from fxprune.profile.mapped import Maps, copied
 from fxprune.profile.statistics import Statistics
 
@@ -69,10 +71,9 @@ def prepare_streams(
     """
     plain = _fold_most(module, analysis, ignored)
     maps = Maps.of(module, analysis) if dearest > 0 else None
-    total = _flops(analysis)
-    if maps is None or sum(maps.flops.values()) > dearest * total:
+    if maps is None:
         return plain
-    chosen: Collection[str] = tuple(maps.flops)
+    chosen: Collection[str] = maps.within(dearest * sum(term.amount for term in analysis.costs))
     while chosen:
         inserted = maps.insert(chosen, ignored)
         assert inserted is not None
@@ -127,10 +128,6 @@ def _serving(found: Streams, maps: Collection[str]) -> list[str]:
         )
 
     return [name for name in maps if serves(name)]
-
-
-def _flops(analysis: Analysis) -> float:
-    return sum(term.amount for term in analysis.costs)
 
 
 def _groups(found: Streams) -> list[ChannelGroup]:
@@ -198,17 +195,30 @@ def _fold(
         owner, leaf = owner_of(graph, name)
         delattr(owner, leaf)
     left = _named_alike(analyze_graph(graph, analysis.batch, ignored), analysis, fold.whole)
+    if fold.kept:
+        able = mark_rotatable(graph, left, norms=True, means=True).rotatable
+        sizes = {group.name: group.width for group in left.groups if group.name in able}
+        mirrors = {name: _mirror(sizes[name]) for name in fold.kept if name in sizes}
+        keep = KeepMeans(left, mirrors)
+        if keep(graph).modified:
+            left = analyze_graph(graph, analysis.batch, ignored)
+            left = _named_alike(left, analysis, fold.whole)
     marked = mark_rotatable(graph, left, norms=True)
     centered, reasons = dict[str, bool](), dict(fold.reasons)
     before = {group.name: group for group in analysis.groups}
     after = {group.name: group for group in marked.groups}
     for name, mean in fold.whole.items():
-        reason = _why_not(marked, before[name], after.get(name))
+        reason = _why_not(marked, before[name], after.get(name), name in fold.kept)
         if reason:
             reasons[name] = reason
         else:
             centered[name] = mean
     return Streams(graph, marked, centered, folded, reasons)
+
+
+def _mirror(size: int) -> torch.Tensor:
+    """The reflection that exchanges the last coordinate and the mean's direction."""
+    return mirrored(torch.eye(size, dtype=torch.float64), 0)
 
 
 def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> Analysis:
@@ -217,7 +227,8 @@ def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> A
     """
     new = dict[str, str]()
     for group in before.groups:
-        same = (g.name for g in after.groups if set(g.members) & set(group.members))
+        alike = sorted(after.groups, key=lambda g: -g.channels)
+        same = (g.name for g in alike if set(g.members) & set(group.members))
         found = next(same, group.name) if group.name in names else group.name
         if found != group.name:
             new[found] = group.name
@@ -226,14 +237,24 @@ def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> A
     return replace(after, groups=groups, normalized=normalized)
 
 
-def _why_not(analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None) -> str:
-    """Why a group whose norms were folded is no stream to rotate; nothing where it is one."""
-    if after is None or after.blocks.shape != before.blocks.shape:
+def _why_not(
+    analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None, mean: bool
+) -> str:
+    """Why a group whose norms were folded is no stream to rotate; nothing where it is one.
+
+    Args:
+        analysis: of the graph whose norms were folded.
+        before, after: the group in the original and in that graph.
+        mean: whether the mean is a coordinate of its own, behind the group's.
+    """
+    width = before.width - mean
+    if after is None or after.blocks.shape != (len(before.blocks), width):
         return "its channels are not the same without the norms' weights"
     if after.name not in analysis.rotatable:
         return analysis.unmixed[after.name]
     (block,) = after.blocks
     for ids in analysis.axes.values():
-        if np.isin(ids, block).any() and not np.array_equal(ids, block):
+        own = ids[..., :width]
+        if np.isin(ids, block).any() and not np.array_equal(own, block):
             return OTHERWISE
     return ""
