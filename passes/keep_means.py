@@ -49,15 +49,16 @@ class KeepMeans(InPlacePass):
 
     @torch.no_grad()
     def call(self, module: GraphModule) -> PassResult:
-        """One stream after the other."""
+        """All norms are looked for before the first is changed."""
+        layers = [n for n in module.graph.nodes if operator_name(n.target) == LAYER]
+        read = {norm: normalized(self.analysis, norm) for norm in layers}
         for group in self.analysis.groups:
-            if group.name in self.mirrors and self._turn(module, group):
-                self.kept.append(group.name)
-                for node in list(module.graph.nodes):
-                    ids = normalized(self.analysis, node)
-                    if ids is not None and np.array_equal(ids, group.blocks[0]):
-                        if operator_name(node.target) == LAYER:
-                            _rewrite(node, group.width)
+            if group.name not in self.mirrors or not self._turn(module, group):
+                continue
+            self.kept.append(group.name)
+            for norm, ids in read.items():
+                if ids is not None and np.array_equal(ids, group.blocks[0]):
+                    _rewrite(norm, group.width)
         return PassResult(module, bool(self.kept))
 
     def _turn(self, module: GraphModule, group: ChannelGroup) -> bool:

@@ -86,8 +86,8 @@ class NormReaders:
         scale, shift: parameters that it multiplies with and adds; None for none.
         adds_bias: whether layers without a bias may get one.
         readers: calls, and the axis of their weight that the norm's channels lie along.
-        unfit: calls that read the norm and that its scale and shift cannot go into, and what of it
-            they read.
+        unfit: what of the norm is read by what its scale and shift cannot go into, and by which
+            calls.
         reason: why its scale and shift cannot go into these; nothing where they can.
     """
 
@@ -97,7 +97,7 @@ class NormReaders:
     shift: Any
     adds_bias: bool = False
     readers: dict[Node, int] = field(default_factory=dict)
-    unfit: dict[Node, Node] = field(default_factory=dict)
+    unfit: dict[Node, list[Node]] = field(default_factory=dict)
     reason: str = ""
 
     @classmethod
@@ -131,7 +131,7 @@ class NormReaders:
                 else:
                     reason = "it is read by something else than linear layers"
                 if reason:
-                    self.unfit[user] = node
+                    self.unfit.setdefault(node, []).append(user)
                     first = first or f"{reason} ({where(user)})"
         return first
 

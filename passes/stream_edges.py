@@ -8,6 +8,7 @@ activation, an operator without a rule, a constant, an input or output of the mo
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -53,6 +54,7 @@ class StreamEdges:
         written: nodes that are no linear function of it, and the calls inside that read them.
         read: nodes inside, and what reads them and needs the coordinates that there are.
         layers: calls that contract it with a weight as it is.
+        scaled: products with a scale that goes into the layer before (`FoldScales`).
     """
 
     analysis: Analysis
@@ -63,21 +65,33 @@ class StreamEdges:
     written: dict[Node, dict[Node, None]] = field(default_factory=dict)
     read: dict[Node, dict[Node, None]] = field(default_factory=dict)
     layers: dict[Node, None] = field(default_factory=dict)
+    scaled: frozenset[Node] = frozenset()
     _tried: dict[Node, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, analysis: Analysis, norm: Node, ids: np.ndarray) -> "StreamEdges":
+    def of(
+        cls,
+        analysis: Analysis,
+        norm: Node,
+        ids: np.ndarray,
+        scaled: frozenset[Node] = frozenset(),
+    ) -> "StreamEdges":
         """Follow what a norm reads.
 
         Args:
             analysis: of the graph.
             norm: a call.
             ids: of the channels that it normalizes.
+            scaled: products with a scale that goes into the layer before.
         """
-        found = cls(analysis, ids, operator_name(norm.target) == LAYER)
+        found = cls(analysis, ids, operator_name(norm.target) == LAYER, scaled=scaled)
         found._follow(norm)
         found._lift({node: place for place, node in enumerate(norm.graph.nodes)})
         return found
+
+    def __contains__(self, call: Node) -> bool:
+        """Whether a call reads the stream and takes its change of basis."""
+        return call in self.inside or call in self.norms or call in self.layers
 
     @property
     def weights(self) -> list[Node]:
@@ -105,39 +119,45 @@ class StreamEdges:
         return None
 
     def _follow(self, norm: Node) -> None:
-        left = list[Node]()
-
-        def enter(node: Node, user: Node) -> None:
-            if not self._within(node):
-                self.written.setdefault(node, {})[user] = None
-            elif node not in self.inside:
-                self.inside[node] = cast(int, self._dim(node))
-                left.append(node)
-
-        enter(cast(Node, norm.args[0]), norm)
+        left = [cast(Node, norm.args[0])]
         while left:
             node = left.pop()
-            for source in node.all_input_nodes if node.op == "call_function" else ():
-                if self._dim(source) is not None:
-                    enter(source, node)
+            if node in self.inside or node in self.written:
+                continue
+            within = self._within(node)
+            if within:
+                self.inside[node] = cast(int, self._dim(node))
+                sources = node.all_input_nodes if node.op == "call_function" else ()
+                left += [source for source in sources if self._dim(source) is not None]
+            else:
+                self.written[node] = {}
             for user in node.users:
-                if self._goes_on(node, user):
-                    enter(user, user)
+                if self._goes_on(node, user, within):
+                    left.append(user)
 
-    def _goes_on(self, node: Node, user: Node) -> bool:
-        """Whether a user belongs to the stream too; noted as what it is where not."""
+    def _goes_on(self, node: Node, user: Node, within: bool) -> bool:
+        """Whether a user belongs to the stream too; noted as what it is where not. Of what writes
+        the stream, others may read what is written in the coordinates that there are.
+        """
         ids = normalized(self.analysis, user)
-        if ids is not None and user.args[0] is node and np.array_equal(ids, self.ids):
+        norm = ids is not None and user.args[0] is node and np.array_equal(ids, self.ids)
+        goes_on = not norm and self._within(user)
+        if norm:
             self.norms[user] = None
-        elif self._within(user):
-            return True
-        elif any(c.node == user.name and c.source == node.name for c in self.analysis.consumers):
-            self.layers[user] = None
-        elif node.op == "get_attr" or not self._reads_numbers(user):
+        if not within:
+            if norm or goes_on:
+                self.written[node][user] = None
+        elif norm or goes_on:
             pass
-        else:
+        elif (user.name, node.name) in self._contracting:
+            self.layers[user] = None
+        elif node.op != "get_attr" and self._reads_numbers(user):
             self.read.setdefault(node, {})[user] = None
-        return False
+        return goes_on
+
+    @cached_property
+    def _contracting(self) -> set[tuple[str, str]]:
+        return {(consumer.node, consumer.source) for consumer in self.analysis.consumers}
 
     def _reads_numbers(self, user: Node) -> bool:
         value = self.analysis.values.get(user.name)
@@ -156,7 +176,7 @@ class StreamEdges:
                     node.op == "call_function"
                     and operator_name(node.target) in LINEAR
                     and self.shared(node) is None
-                    and self._commutes(node)
+                    and (node in self.scaled or self._commutes(node))
                 )
             )
         return self._tried[node]
@@ -191,17 +211,19 @@ class StreamEdges:
         numbers as possible go back to the coordinates that there are.
         """
         values = self.analysis.values
-        size = {node: math.prod(values[node.name].shape) for node in self.inside}
+        spent, leaving = dict[Node, int](), dict[Node, set[Node]]()
         for node in sorted(self.inside, key=places.__getitem__, reverse=True):
-            leaving = [
-                user
-                for user in node.users
-                if user in self.inside
-                and user.users
-                and set(user.users) <= set(self.read.get(user, ()))
-            ]
-            spent = sum(size[user] for user in leaving) + size[node] * (node in self.read)
-            if leaving and spent >= size[node]:
-                for user in leaving:
-                    del self.read[user], self.inside[user]
-                    self.read.setdefault(node, {})[user] = None
+            size, direct = math.prod(values[node.name].shape), self.read.get(node, {})
+            gone = [user for user in node.users if user in leaving]
+            least = sum(spent[user] for user in gone) + size * bool(direct)
+            below = set(gone).union(*(leaving[user] for user in gone))
+            if gone and least >= size:
+                for user in below:
+                    self.read.pop(user, None)
+                    del self.inside[user], leaving[user]
+                self.read[node] = {**direct, **dict.fromkeys(gone)}
+                least, below = size, set()
+            direct = self.read.get(node, {})
+            alone = sum(source in self.inside for source in node.all_input_nodes) == 1
+            if alone and node.users and all(u in direct or u in leaving for u in node.users):
+                spent[node], leaving[node] = least, below

@@ -80,7 +80,9 @@ def prepare_streams(
         found = _fold_most(inserted.graph, inserted.analysis, ignored)
         serving = _serving(found, inserted.names)
         if len(serving) == len(chosen):
-            found = replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
+            why = {**plain.reasons, **found.reasons}
+            left = {name: reason for name, reason in why.items() if name not in found.centered}
+            found = replace(found, reasons=left, maps=tuple(chosen))
             return found if _held(found) > _held(plain) else plain
         chosen = serving
     return plain
@@ -111,12 +113,12 @@ def _nothing(name: str) -> bool:
 
 def _serving(found: Streams, maps: Collection[str]) -> list[str]:
     """The maps that write one of the streams, or read one that something else reads too: one that
-    maps alone read is no narrower than a layer of lower rank.
+    a map alone reads is no narrower than a layer of lower rank.
     """
-    weights, written, read = {f"{name}.weight" for name in maps}, list[Any](), list[Any]()
+    written, read = list[Any](), list[Any]()
     for group in _groups(found):
         written.append(group.blocks)
-        if {consumer.parameter for consumer in group.consumers} - weights:
+        if len({consumer.parameter for consumer in group.consumers}) > 1:
             read.append(group.blocks)
 
     def serves(name: str) -> bool:
