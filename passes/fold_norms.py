@@ -22,7 +22,7 @@ from fxprune.graph.tensors import drop_unread
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.norm_readers import NormReaders, channels_along
-from fxprune.passes.written_streams import WrittenStream, center
+from fxprune.passes.written_streams import APART, WrittenStream, center
 
 aten = torch.ops.aten
 LAYER, RMS = "aten.layer_norm", "aten.rms_norm"
@@ -131,7 +131,7 @@ class FoldNorms(InPlacePass):
                 own.setdefault(self.analysis.groups[group].name, []).append(norm)
         for name in self.streams or ():
             held = own.get(name, [])
-            reason = _why_not(held, weights)
+            reason = _why_not(held, streams, weights)
             if reason:
                 self.reasons[name] = reason
                 continue
@@ -189,13 +189,17 @@ def _norms(module: GraphModule) -> list[Node]:
     ]
 
 
-def _why_not(norms: list[Node], weights: dict[Node, NormReaders]) -> str:
+def _why_not(
+    norms: list[Node], streams: dict[Node, WrittenStream], weights: dict[Node, NormReaders]
+) -> str:
     """Why norms cannot lose their weights; nothing where they can."""
     if not norms:
         return "no norm of one call reads its channels alone"
     for norm in norms:
         own = weights[norm]
         reason = "" if own.reason == NOTHING else own.reason
+        if norm in streams and streams[norm].reason == APART:
+            reason = APART
         for item in (own.scale, own.shift):
             if not reason and item is not None and not set(item.users) <= set(norms):
                 reason = "its weights are read elsewhere too"

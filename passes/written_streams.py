@@ -15,6 +15,8 @@ from fxprune.passes.norm_readers import channels_along, made_up, rounding, run_c
 from fxprune.passes.stream_edges import LAYER
 from fxprune.rules.labels import Value
 
+APART = "its channels are not those of one channel group"
+
 
 class WrittenStream:
     """What writes a norm's input, and all that reads it.
@@ -39,7 +41,7 @@ class WrittenStream:
         group = next((g for g in analysis.groups if ids is not None and ids[0] in g.blocks), None)
         (size,) = cast(list[int], norm.args[1])
         if group is None or len(group.blocks) > 1 or group.width != size:
-            self.reason = "its channels are not those of one channel group"
+            self.reason = APART
             return
         self._ids = group.blocks[0]
         left = [source]

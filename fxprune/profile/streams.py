@@ -256,7 +256,7 @@ def _why_not(
         return analysis.unmixed[after.name]
     (block,) = after.blocks
     for ids in analysis.axes.values():
-        own = ids[..., :width]
-        if np.isin(ids, block).any() and not np.array_equal(own, block):
+        whole = ids.shape == (before.width,) and np.array_equal(ids[:width], block)
+        if np.isin(ids, block).any() and not whole:
             return OTHERWISE
     return ""
