@@ -202,7 +202,7 @@ class StreamEdges:
         except (RuntimeError, TypeError, ValueError, IndexError):
             return False
         if not isinstance(after, Tensor) or not after.is_floating_point():
-            return False
+            return False  # a part of several results, a comparison
         wanted = turned(before, cast(int, self._dim(call)))
         return bool((after - wanted).norm() <= rounding(after) * wanted.norm())
 
