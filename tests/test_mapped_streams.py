@@ -206,6 +206,36 @@ def test_maps_that_are_dear_are_for_those_who_ask_for_effort() -> None:
     assert tried.streams.maps == MAPS[PostNorm]
 
 
+def test_what_is_too_dear_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price is known before a graph with maps is labeled."""
+
+    def fail(*args: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("fxprune.profile.mapped.Maps.insert", fail)
+    assert not session_of(drawn(PostNorm), inputs(PostNorm, 40)).streams.maps
+
+
+def test_maps_before_outputs_are_paid_for_too() -> None:
+    """They stand there where they are cheap."""
+
+    class Given(PostNorm):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.back = nn.Linear(WIDTH, 100), nn.Linear(100, WIDTH)
+            self.inner = nn.LayerNorm(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.embed(x))
+            x = self.back(torch.relu(self.wide(x)))
+            x = x + self.downs[0](torch.relu(self.ups[0](self.inner(x))))
+            return torch.cat([self.head(self.norms[0](x)), x], -1)
+
+    found = session_of(drawn(Given), inputs(Given, 40))
+    assert "stream_map" in found.streams.maps
+    assert not replace(found, for_maps=0.01).streams.maps
+
+
 def test_where_maps_cost_more_than_is_left_there_are_none(cheap: None) -> None:
     """Every group keeps so much that the maps alone would be beyond the limit."""
     made = drawn(PostNorm)
