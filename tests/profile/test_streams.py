@@ -129,7 +129,11 @@ MAPPED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] 
         made("ConvNextModel", CONVNEXT, -16),
         IMAGES,
         "means",
-        (),
+        (
+            "body.embeddings.layernorm_map",
+            "body.embeddings.layernorm_map2",
+            "body.encoder.stages.1.downsampling_layer.1_map",
+        ),
     ),
     # A head reads the stream itself, with its mean.
     "CLIP without its last norm": (
