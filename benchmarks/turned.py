@@ -151,7 +151,7 @@ def row(name: str, found: Turned | str) -> str:
     shown = " | ".join(f"{error:.0e}" if found.streams else "-" for error in errors)
     maps = f"{found.maps}, {found.added:.0%}" if found.maps else "-"
     why = "; ".join(found.reasons) or (
-        "" if found.normalized else "no norm reads a group of channels"
+        "" if found.normalized or found.streams else "no norm reads a group of channels"
     )
     return f"| {name} | {found.streams} | {maps} | {shown} | {found.verdict} | {why} |"
 

@@ -19,6 +19,7 @@ from fxprune.passes.fold_norms import FoldNorms
 from fxprune.passes.fold_scales import FoldScales
 from fxprune.passes.fuse_norms import FuseNorms
 from fxprune.passes.insert_maps import InsertMaps
+from fxprune.passes.keep_means import KeepMeans
 from fxprune.passes.lift import LiftModules
 from fxprune.passes.reduce_channels import ReduceChannels
 from fxprune.passes.rotate import Rotate
@@ -32,6 +33,7 @@ __all__ = [
     "FunctionalPass",
     "InPlacePass",
     "InsertMaps",
+    "KeepMeans",
     "LiftModules",
     "Pass",
     "ReduceChannels",

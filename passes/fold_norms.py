@@ -9,22 +9,20 @@ passes it.
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import argument, attribute, where
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import drop_unread, is_made
+from fxprune.graph.tensors import drop_unread
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
-from fxprune.passes.norm_readers import NormReaders, channels_along, made_up, rounding, run_call
-from fxprune.rules.labels import Value
+from fxprune.passes.norm_readers import NormReaders, channels_along
+from fxprune.passes.written_streams import APART, WrittenStream, center
 
 aten = torch.ops.aten
 LAYER, RMS = "aten.layer_norm", "aten.rms_norm"
@@ -41,15 +39,17 @@ class FoldNorms(InPlacePass):
 
     Attributes:
         analysis: of the graph that is passed in.
-        streams: names of channel groups; the norms of each are folded where all of them lose all,
-            and are left as they are elsewhere. Layers without a bias may get one then. Without
-            these, whatever can be folded is.
+        streams: names of channel groups; the norms of each are folded where all of them lose their
+            weights, and are left as they are elsewhere. Layers without a bias may get one then.
+            Without these, whatever can be folded is.
         reasons: filled by the call: why norms keep a mean or weights, by the norm's node, or why a
             group's norms stay, by its name.
         folded: filled by the call: parameters that nothing reads any more, and what stands for them
             in the original once they are in others.
         whole: filled by the call: names of the groups whose norms were folded, and whether their
             channels have no mean now.
+        kept: filled by the call: names of those of them whose layer norms go on taking the mean
+            away, and why it could not be folded.
     """
 
     analysis: Analysis
@@ -57,6 +57,7 @@ class FoldNorms(InPlacePass):
     reasons: dict[str, str] = field(default_factory=dict)
     folded: dict[str, float] = field(default_factory=dict)
     whole: dict[str, bool] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def requires(self, module: GraphModule) -> None:
         """The analysis is of this graph."""
@@ -74,11 +75,11 @@ class FoldNorms(InPlacePass):
         changed = self._subtract_means(module, chosen, streams)
         for norm in chosen:
             left = operator_name(norm.target) == LAYER
-            if left or weights[norm].reason:
-                self.reasons.setdefault(norm.name, weights[norm].reason)
-            else:
+            if not weights[norm].reason and not (left and self.streams is None):
                 self._fold(module, norm, weights[norm])
                 changed = True
+            elif self.streams is None:
+                self.reasons.setdefault(norm.name, weights[norm].reason)
             if not left:
                 _add_behind(norm)
         return PassResult(module, drop_unread(module) or changed)
@@ -89,7 +90,7 @@ class FoldNorms(InPlacePass):
 
     def _decided(
         self, module: GraphModule
-    ) -> "tuple[list[Node], dict[Node, _Stream], dict[Node, NormReaders]]":
+    ) -> "tuple[list[Node], dict[Node, WrittenStream], dict[Node, NormReaders]]":
         """The norms that are looked at for folding, what they read, and what reads them."""
         norms, streams = _norms(module), self._streams(_norms(module))
         weights = {norm: self._weights(norm) for norm in norms}
@@ -97,12 +98,12 @@ class FoldNorms(InPlacePass):
             return norms, streams, weights
         return self._whole(norms, streams, weights), streams, weights
 
-    def _streams(self, norms: list[Node]) -> "dict[Node, _Stream]":
+    def _streams(self, norms: list[Node]) -> dict[Node, WrittenStream]:
         """What every layer norm reads."""
-        found: dict[Node, _Stream] = {}
+        found: dict[Node, WrittenStream] = {}
         for norm in norms:
             if operator_name(norm.target) == LAYER and norm not in found:
-                stream = _Stream(self.analysis, norm)
+                stream = WrittenStream(self.analysis, norm)
                 found |= dict.fromkeys(stream.norms, stream)
         return found
 
@@ -117,7 +118,7 @@ class FoldNorms(InPlacePass):
     def _whole(
         self,
         norms: list[Node],
-        streams: "dict[Node, _Stream]",
+        streams: dict[Node, WrittenStream],
         weights: dict[Node, NormReaders],
     ) -> list[Node]:
         """The norms of those groups all of whose norms lose all."""
@@ -133,13 +134,19 @@ class FoldNorms(InPlacePass):
             reason = _why_not(held, streams, weights)
             if reason:
                 self.reasons[name] = reason
-            else:
-                chosen += held
-                self.whole[name] = any(operator_name(n.target) == LAYER for n in held)
+                continue
+            chosen += held
+            layers = [norm for norm in held if operator_name(norm.target) == LAYER]
+            kept = next((s for norm in layers if (s := streams[norm]).reason), None)
+            if kept is not None:
+                self.kept[name] = kept.reason
+                for norm in layers:
+                    streams[norm].reason = kept.reason
+            self.whole[name] = bool(layers) and kept is None
         return chosen
 
     def _subtract_means(
-        self, module: GraphModule, norms: list[Node], streams: "dict[Node, _Stream]"
+        self, module: GraphModule, norms: list[Node], streams: dict[Node, WrittenStream]
     ) -> bool:
         """Take the mean out of what writes whole streams; whether there was any."""
         done = set[int]()
@@ -148,12 +155,13 @@ class FoldNorms(InPlacePass):
             if stream is None:
                 continue
             if stream.reason:
-                self.reasons[norm.name] = stream.reason
+                if self.streams is None:
+                    self.reasons[norm.name] = stream.reason
                 continue
             if id(stream) not in done:
                 done.add(id(stream))
                 for leaf in stream.leaves:
-                    _center(attribute(module, str(leaf.target)), stream.dims[leaf])
+                    center(attribute(module, str(leaf.target)), stream.dims[leaf])
             args = (*norm.args[:2], argument(norm, 2), argument(norm, 4, 1e-5))
             norm.meta["shift"] = argument(norm, 3)
             norm.target, norm.args = aten.rms_norm.default, args
@@ -162,7 +170,9 @@ class FoldNorms(InPlacePass):
     def _fold(self, module: GraphModule, norm: Node, weights: NormReaders) -> None:
         """Put a norm's weights into what reads it."""
         weights.fold(module)
-        norm.args = (*norm.args[:2], None, *norm.args[3:])
+        layer = operator_name(norm.target) == LAYER
+        none = (None, None) if layer else (None,)
+        norm.args = (*norm.args[:2], *none, *norm.args[2 + len(none) :])
         norm.meta.pop("shift", None)
         for item, value in ((weights.scale, 1.0), (weights.shift, 0.0)):
             if item is not None:
@@ -180,16 +190,16 @@ def _norms(module: GraphModule) -> list[Node]:
 
 
 def _why_not(
-    norms: list[Node], streams: "dict[Node, _Stream]", weights: dict[Node, NormReaders]
+    norms: list[Node], streams: dict[Node, WrittenStream], weights: dict[Node, NormReaders]
 ) -> str:
-    """Why norms cannot lose all they have; nothing where they can."""
+    """Why norms cannot lose their weights; nothing where they can."""
     if not norms:
         return "no norm of one call reads its channels alone"
     for norm in norms:
-        stream, own = streams.get(norm), weights[norm]
-        reason = stream.reason if stream is not None else ""
-        if not reason and own.reason != NOTHING:
-            reason = own.reason
+        own = weights[norm]
+        reason = "" if own.reason == NOTHING else own.reason
+        if norm in streams and streams[norm].reason == APART:
+            reason = APART
         for item in (own.scale, own.shift):
             if not reason and item is not None and not set(item.users) <= set(norms):
                 reason = "its weights are read elsewhere too"
@@ -207,94 +217,3 @@ def _add_behind(norm: Node) -> None:
         result = norm.graph.call_function(aten.add.Tensor, (norm, shift))
         result.meta = dict(norm.meta)
     norm.replace_all_uses_with(result, lambda user: user is not result)
-
-
-class _Stream:
-    """What writes a norm's input, and all that reads it.
-
-    Args:
-        analysis: of the graph.
-        norm: a layer norm.
-
-    Attributes:
-        norms: layer norms that read it, or the given one.
-        dims: of the nodes that belong to it, the dimension along which its channels lie.
-        leaves: those of them that are parameters.
-        reason: why means cannot be folded into these, or none.
-    """
-
-    def __init__(self, analysis: Analysis, norm: Node):
-        self._values, self.norms, self.reason = analysis.values, [norm], ""
-        self.dims: dict[Node, int] = {}
-        source = norm.args[0]
-        assert isinstance(source, Node)
-        ids = channels_along(analysis.values[source.name], -1)
-        group = next((g for g in analysis.groups if ids is not None and ids[0] in g.blocks), None)
-        (size,) = cast(list[int], norm.args[1])
-        if group is None or len(group.blocks) > 1 or group.width != size:
-            self.reason = "its channels are not those of one channel group"
-            return
-        self._ids = group.blocks[0]
-        left = [source]
-        while left and not self.reason:
-            node = left.pop()
-            if node not in self.dims:
-                left += self._visit(node)
-
-    @property
-    def leaves(self) -> list[Node]:
-        """The parameters among the nodes."""
-        return [node for node in self.dims if node.op == "get_attr"]
-
-    def _visit(self, node: Node) -> list[Node]:
-        """Take a node into the stream; which others belong to it then."""
-        dim = self._dim(node)
-        if dim is None or node.op == "placeholder" or is_made(str(node.target)):
-            self.reason = f"its stream is written by something else than weights ({where(node)})"
-            return []
-        self.dims[node] = dim
-        more = [n for n in node.all_input_nodes if self._dim(n) is not None]
-        if node.op == "call_function" and not self._passes(node, more):
-            self.reason = f"its stream is not written linearly ({where(node)})"
-        for user in node.users:
-            if operator_name(user.target) == LAYER and user.args[0] is node:
-                if user not in self.norms:
-                    self.norms.append(user)
-            elif self._dim(user) is None or user.op != "call_function":
-                self.reason = f"its stream is read by more than norms ({where(user)})"
-            else:
-                more.append(user)
-        return more
-
-    def _dim(self, node: Node) -> int | None:
-        """The dimension along which the stream's channels lie, each once."""
-        value = self._values.get(node.name)
-        for dim in range(value.rank) if isinstance(value, Value) else ():
-            ids = channels_along(value, dim)
-            if ids is not None and np.array_equal(np.sort(ids), np.sort(self._ids)):
-                return dim
-        return None
-
-    def _passes(self, call: Node, carriers: list[Node]) -> bool:
-        """Whether a call of centered operands gives its centered result, tried on numbers."""
-        draw = torch.Generator().manual_seed(0)
-        plain, centered = dict[Node, Any](), dict[Node, Any]()
-        for source in call.all_input_nodes:
-            value = self._values[source.name]
-            plain[source] = centered[source] = made_up(value, draw)
-            if source in carriers:
-                dim = self._dim(source)
-                assert dim is not None
-                centered[source] = plain[source] - plain[source].mean(dim, keepdim=True)
-        try:
-            before, after = (run_call(call, operands) for operands in (plain, centered))
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False
-        wanted = before - before.mean(self.dims[call], keepdim=True)
-        return bool((after - wanted).norm() <= rounding(after) * before.norm())
-
-
-def _center(weight: Tensor, dim: int) -> None:
-    """Subtract its mean along a dimension, in place."""
-    wide = weight.detach().double()
-    weight.data.copy_(wide - wide.mean(dim, keepdim=True))

@@ -46,9 +46,9 @@ class FoldScales(InPlacePass):
         drop_unread(module)
         return PassResult(module, bool(self.folded))
 
-    def finds(self, module: GraphModule) -> bool:
-        """Whether the pass would fold a scale; changes nothing."""
-        return any(self._scaled(node) is not None for node in module.graph.nodes)
+    def finds(self, module: GraphModule) -> list[Node]:
+        """The products that the pass would fold; changes nothing."""
+        return [node for node in module.graph.nodes if self._scaled(node) is not None]
 
     def _scaled(self, product: Node) -> tuple[Node, Node, Node] | None:
         """The layer of a product with a scale, what is scaled, and the scale."""

@@ -38,6 +38,15 @@ def channels_along(value: Any, dim: int) -> np.ndarray | None:
     return None
 
 
+def dim_of(value: Any, ids: np.ndarray) -> int | None:
+    """The dimension along which channels lie in this order."""
+    for dim in range(value.rank) if isinstance(value, Value) else ():
+        found = channels_along(value, dim)
+        if found is not None and np.array_equal(found, ids):
+            return dim
+    return None
+
+
 def made_up(value: Any, draw: torch.Generator) -> Any:
     """Numbers in place of a node's result."""
     if not isinstance(value, Value):
@@ -77,8 +86,8 @@ class NormReaders:
         scale, shift: parameters that it multiplies with and adds; None for none.
         adds_bias: whether layers without a bias may get one.
         readers: calls, and the axis of their weight that the norm's channels lie along.
-        unfit: calls that read the norm and that its scale and shift cannot go into, and what of it
-            they read.
+        unfit: what of the norm is read by what its scale and shift cannot go into, and by which
+            calls.
         reason: why its scale and shift cannot go into these; nothing where they can.
     """
 
@@ -88,7 +97,7 @@ class NormReaders:
     shift: Any
     adds_bias: bool = False
     readers: dict[Node, int] = field(default_factory=dict)
-    unfit: dict[Node, Node] = field(default_factory=dict)
+    unfit: dict[Node, list[Node]] = field(default_factory=dict)
     reason: str = ""
 
     @classmethod
@@ -122,7 +131,7 @@ class NormReaders:
                 else:
                     reason = "it is read by something else than linear layers"
                 if reason:
-                    self.unfit[user] = node
+                    self.unfit.setdefault(node, []).append(user)
                     first = first or f"{reason} ({where(user)})"
         return first
 
@@ -148,7 +157,7 @@ class NormReaders:
         values, draw = self.analysis.values, torch.Generator().manual_seed(0)
         if call.op != "call_function" or not isinstance(values.get(call.name), Value):
             return False
-        before, after = (_dim_of(values[node.name], ids) for node in (source, call))
+        before, after = (dim_of(values[node.name], ids) for node in (source, call))
         if before is None or after is None:
             return False
         plain = {node: made_up(values[node.name], draw) for node in call.all_input_nodes}
@@ -193,15 +202,6 @@ class NormReaders:
                 view = [1] * wide.dim()
                 view[axis] = len(scale)
                 weight.data.copy_(wide * scale.view(view))
-
-
-def _dim_of(value: Any, ids: np.ndarray) -> int | None:
-    """The dimension along which channels lie in this order."""
-    for dim in range(value.rank) if isinstance(value, Value) else ():
-        found = channels_along(value, dim)
-        if found is not None and np.array_equal(found, ids):
-            return dim
-    return None
 
 
 def _bias_name(call: Node) -> str:

@@ -1,11 +1,20 @@
 """Pre-norm networks whose residual streams lie in few directions."""
 
+import copy
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from fxprune.graph.nodes import attribute
+from fxprune.label.keep import keep_all
+from fxprune.label.turning import Basis
+from fxprune.passes import ReduceChannels, Rotate
+from fxprune.profile.streams import Streams
 
 WIDTH, TOKENS, RANK = 12, 5, 5
 
@@ -94,3 +103,43 @@ def quiet(function: Any, *args: Any, **options: Any) -> Any:
 def distance(wanted: Tensor, found: Tensor) -> float:
     """In the 2-norm, relative to what is wanted."""
     return float((wanted - found).norm() / wanted.norm())
+
+
+def turned(graph: GraphModule, streams: Streams, x: Tensor, share: float) -> tuple[float, ...]:
+    """Put all streams into random orthonormal coordinates, and take the last of these away.
+
+    Returns:
+        relative differences: of the folded and the rotated graph to the original, of the narrowed
+        one to the rotated one with zeros there, and of that to the original.
+    """
+    assert streams.graph is not None
+    assert streams.analysis is not None
+    draw, bases = np.random.default_rng(0), dict[str, Basis]()
+    keep_mask = keep_all(streams.analysis)
+    for group in streams.analysis.groups:
+        if group.name in streams.centered:
+            matrix = np.linalg.qr(draw.standard_normal((group.width, group.width)))[0][None]
+            bases[group.name] = Basis(matrix, matrix)
+            keep_mask[group.blocks[:, int(share * group.width) :]] = False
+    rotated = Rotate(streams.analysis, bases)(streams.graph).graph_module
+    small = ReduceChannels(streams.analysis, keep_mask)(rotated).graph_module
+    zeros = copy.deepcopy(rotated)
+    for (parameter, axis), ids in streams.analysis.axes.items():
+        gone = torch.from_numpy(~keep_mask[ids]).nonzero().flatten()
+        attribute(zeros, parameter).data.index_fill_(axis, gone, 0)
+    given = [_outputs(g, x) for g in (graph, streams.graph, rotated, zeros, small)]
+    wanted, folded, whole, masked, narrow = given
+    return (
+        distance(wanted, folded),
+        distance(wanted, whole),
+        distance(masked, narrow),
+        distance(wanted, narrow),
+    )
+
+
+def _outputs(module: GraphModule, x: Tensor) -> Tensor:
+    """All that a graph gives, in one row."""
+    with torch.no_grad():
+        found = module(x)
+    leaves = found if isinstance(found, (tuple, list)) else (found,)
+    return torch.cat([leaf.reshape(-1) for leaf in leaves if leaf is not None])

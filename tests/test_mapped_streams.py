@@ -1,5 +1,5 @@
-"""Streams whose norms need layers that the original does not have: a post-norm network and a head
-that is the embedding, through the whole pipeline.
+"""Streams whose norms or edges need layers that the original does not have: a post-norm network, a
+head that is the embedding, an activation and an output, through the whole pipeline.
 """
 
 from dataclasses import replace
@@ -56,6 +56,28 @@ class Tied(nn.Module):
         return nn.functional.linear(self.last(x).mean(1), self.table.weight)
 
 
+class Spoken(nn.Module):
+    """An activation writes the stream; what a block adds to it is given out beside the logits, and
+    so is the stream, with the mean that the norms take away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(7, WIDTH, 3, padding=1)
+        self.norm, self.last = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.up, self.down, self.head = (
+            nn.Linear(WIDTH, 24),
+            nn.Linear(24, WIDTH),
+            nn.Linear(WIDTH, 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.gelu(self.stem(x.transpose(1, 2))).transpose(1, 2)
+        x = x + self.down(torch.relu(self.up(self.norm(x))))
+        logits: Tensor = self.head(self.last(x).mean(1))
+        return torch.cat([logits, x.mean(1)], 1)
+
+
 def drawn(kind: type[nn.Module], seed: int = 0) -> nn.Module:
     """With norms of their own weights, and a stream of few directions where the head is tied."""
     torch.manual_seed(seed)
@@ -83,6 +105,7 @@ def inputs(kind: type[nn.Module], count: int = 240, seed: int = 1) -> Tensor:
 MAPS: dict[type[nn.Module], tuple[str, ...]] = {
     PostNorm: ("norm_map", "norms.0_map"),
     Tied: ("last_map",),
+    Spoken: ("stream_map", "stream_map2"),
 }
 
 
@@ -168,7 +191,7 @@ def test_another_network_has_no_place_for_them(pair: tuple[Any, nn.Module, Any])
     other: Any = drawn(kind)
     name = "norm" if kind is PostNorm else "last"
     setattr(other, name, nn.Sequential(getattr(other, name), nn.GELU()))
-    with pytest.raises(PlanError, match="cannot be rotated"):
+    with pytest.raises(PlanError, match="cannot be rotated|plan and the model disagree"):
         quiet(fxprune.apply, other.eval(), fxprune.plan_of(small), inputs(kind))
     with pytest.raises(PlanError, match="cannot be folded as those of the compressed model were"):
         fxprune.masked(other, small)
@@ -181,6 +204,36 @@ def test_maps_that_are_dear_are_for_those_who_ask_for_effort() -> None:
     assert replace(session, for_maps=1.0).streams.maps == MAPS[PostNorm]
     tried = session_of(made, x, effort=3)
     assert tried.streams.maps == MAPS[PostNorm]
+
+
+def test_what_is_too_dear_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price is known before a graph with maps is labeled."""
+
+    def fail(*args: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("fxprune.profile.mapped.Maps.insert", fail)
+    assert not session_of(drawn(PostNorm), inputs(PostNorm, 40)).streams.maps
+
+
+def test_maps_before_outputs_are_paid_for_too() -> None:
+    """They stand there where they are cheap."""
+
+    class Given(PostNorm):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.back = nn.Linear(WIDTH, 100), nn.Linear(100, WIDTH)
+            self.inner = nn.LayerNorm(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.embed(x))
+            x = self.back(torch.relu(self.wide(x)))
+            x = x + self.downs[0](torch.relu(self.ups[0](self.inner(x))))
+            return torch.cat([self.head(self.norms[0](x)), x], -1)
+
+    found = session_of(drawn(Given), inputs(Given, 40))
+    assert "stream_map" in found.streams.maps
+    assert not replace(found, for_maps=0.01).streams.maps
 
 
 def test_where_maps_cost_more_than_is_left_there_are_none(cheap: None) -> None:

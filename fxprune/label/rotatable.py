@@ -23,13 +23,13 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxprune.errors import PlanError
-from fxprune.graph.nodes import where
+from fxprune.graph.nodes import argument, where
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.turning import turn_value
 from fxprune.rules.labels import Value, distinct, narrow_constant
-from fxprune.rules.linear import LINEAR, NORMS
+from fxprune.rules.linear import CENTERING, LINEAR, NORMS
 
 UNTRIED = "could not be tried out"
 WIDEST = 2048
@@ -38,7 +38,9 @@ ONE_CHANNEL = "one channel per block: nothing to mix"
 NOT_ORTHONORMAL = "normalized, and multiplied with another activation: no basis is right for both"
 
 
-def mark_rotatable(module: GraphModule, analysis: Analysis, norms: bool = False) -> Analysis:
+def mark_rotatable(
+    module: GraphModule, analysis: Analysis, norms: bool = False, means: bool = False
+) -> Analysis:
     """The analysis with what may be mixed, and why the rest may not.
 
     Args:
@@ -46,11 +48,14 @@ def mark_rotatable(module: GraphModule, analysis: Analysis, norms: bool = False)
         analysis: of that graph.
         norms: whether channels may be normalized together by what has no weights of its own, of
             which the basis must then be orthonormal.
+        means: whether layer norms without weights, which do not commute with a change of basis, are
+            let pass untried, as they are rewritten for it (`fxprune.passes.KeepMeans`).
     """
     found, reasons, tried = [], {}, dict[Hashable, str]()
-    carriers = _carriers(module, analysis)
+    carriers, allowed = _carriers(module, analysis), LINEAR | NORMS if norms else LINEAR
+    allowed |= CENTERING if means else frozenset()
     for i, group in enumerate(analysis.groups):
-        reason = _reason(analysis, group, carriers[i], tried, LINEAR | NORMS if norms else LINEAR)
+        reason = _reason(analysis, group, carriers[i], tried, allowed)
         if reason:
             reasons[group.name] = reason
         else:
@@ -103,8 +108,11 @@ def _reason(
         return f"meets a constant that the forward makes ({made.name})"
     if not _sided(analysis, group):
         return "read neither by a weight nor by a product whose two factors can be told apart"
-    if any(operator_name(call.target) in NORMS for call in calls) and not _read(analysis, group):
+    normed = [call for call in calls if operator_name(call.target) in NORMS | CENTERING]
+    if normed and not _read(analysis, group):
         return NOT_ORTHONORMAL
+    plain = [n for n in normed if operator_name(n.target) in CENTERING and _weightless(n)]
+    calls = [call for call in calls if call not in plain]
     rotation = _random_rotations(group)
     for call in calls:
         form = _form(call, analysis, group)
@@ -114,6 +122,10 @@ def _reason(
         if reason:
             return f"{reason} ({where(call)})"
     return ""
+
+
+def _weightless(norm: Node) -> bool:
+    return argument(norm, 2) is None and argument(norm, 3) is None
 
 
 def _calls(carriers: Iterable[Node]) -> list[Node]:

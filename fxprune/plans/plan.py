@@ -35,8 +35,8 @@ class Rotation:
         digest: of the coordinates.
         axes: the weight axes that hold the group's channels, as (parameter, axis); indices in
             `Plan.kept` number new coordinates there.
-        norm: of a stream whose norms were folded, which these are: "rms" or "layer", of which the
-            channels have no mean, that direction being the last coordinate. Else nothing.
+        norm: of a stream whose norms were folded, which these are: "rms", or "layer", where the
+            mean's direction is the last coordinate along the axes. Else nothing.
     """
 
     digest: str

@@ -70,10 +70,20 @@ class RotatedStatistics(Statistics):
             name: Rotation(
                 basis.digest,
                 tuple(key for key, own in axes if any(g.name == name for g in own)),
-                {None: "", False: "rms", True: "layer"}[self.centered.get(name)],
+                self._norm(name),
             )
             for name, basis in self.found.bases.items()
         }
+
+    def _norm(self, name: str) -> str:
+        """Which norm of the original's class reads a stream. Where it takes the mean away, that is
+        the last coordinate, of the stream or behind those that are rotated.
+        """
+        if name not in self.centered:
+            return ""
+        (group,) = (group for group in self.analysis.groups if group.name == name)
+        beside = any(self.analysis.axes[m].size > group.channels for m in group.members)
+        return "layer" if self.centered[name] or beside else "rms"
 
     @cached_property
     def observed(self) -> Observed:

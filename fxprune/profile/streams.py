@@ -12,22 +12,22 @@ or before a head that is the embedding. They are layers like others from then on
 these do.
 """
 
-import copy
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch.fx import GraphModule
 
 from fxprune.graph.tensors import owner_of
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.rotatable import mark_rotatable
-from fxprune.passes import FoldNorms, FoldScales, FuseNorms, InsertMaps
-from fxprune.passes.facts import tensors_of
+from fxprune.linalg.rotation import mirrored
+from fxprune.passes import FoldNorms, FoldScales, FuseNorms, KeepMeans
+from fxprune.profile.mapped import Maps, copied
 from fxprune.profile.statistics import Statistics
 
 OTHERWISE = "its channels stand in another order somewhere"
@@ -70,57 +70,22 @@ def prepare_streams(
         dearest: share of the FLOPs that maps may add, where more can be rotated with them.
     """
     plain = _fold_most(module, analysis, ignored)
-    if not plain.reasons or dearest <= 0:
+    maps = Maps.of(module, analysis) if dearest > 0 else None
+    if maps is None:
         return plain
-    chosen: Collection[str] | None = None
-    while chosen is None or chosen:
-        inserted = insert_maps(module, analysis, ignored, chosen)
-        if inserted is None:
-            break
+    chosen: Collection[str] = maps.within(dearest * sum(term.amount for term in analysis.costs))
+    while chosen:
+        inserted = maps.insert(chosen, ignored)
+        assert inserted is not None
         found = _fold_most(inserted.graph, inserted.analysis, ignored)
-        chosen = _serving(found, inserted.names)
-        if len(chosen) == len(inserted.names):
-            found = replace(found, reasons={**plain.reasons, **found.reasons}, maps=tuple(chosen))
-            pays = _added(analysis, found) <= dearest
-            return found if pays and _held(found) > _held(plain) else plain
+        serving = _serving(found, inserted.names)
+        if len(serving) == len(chosen):
+            why = {**plain.reasons, **found.reasons}
+            left = {name: reason for name, reason in why.items() if name not in found.centered}
+            found = replace(found, reasons=left, maps=tuple(chosen))
+            return found if _held(found) > _held(plain) else plain
+        chosen = serving
     return plain
-
-
-@dataclass(frozen=True, eq=False)
-class Mapped:
-    """A graph of the same function with maps in it.
-
-    Attributes:
-        graph: a copy, with the same tensors.
-        analysis: of that graph.
-        names: of the maps.
-    """
-
-    graph: GraphModule
-    analysis: Analysis
-    names: tuple[str, ...]
-
-
-def insert_maps(
-    module: GraphModule,
-    analysis: Analysis,
-    ignored: Callable[[str], bool],
-    chosen: Collection[str] | None = None,
-) -> Mapped | None:
-    """Put identity layers where norms on a captured graph's streams need them; None where none is.
-
-    Args:
-        module: the captured graph; not changed.
-        analysis: of that graph.
-        ignored: parameter names that must keep their shape.
-        chosen: names of the maps; all by default.
-    """
-    graph = _copied(module, sharing=True)
-    FuseNorms(analysis)(graph)
-    insert = InsertMaps(analysis, analysis.normalized, chosen)
-    if not insert(graph).modified:
-        return None
-    return Mapped(graph, analyze_graph(graph, analysis.batch, ignored), tuple(insert.inserted))
 
 
 def fold_again(
@@ -134,10 +99,9 @@ def fold_again(
         streams: names of channel groups of the graph with the maps.
         maps: names.
     """
-    mapped = insert_maps(module, analysis, _nothing, maps)
-    if mapped is None or set(mapped.names) != set(maps):
-        return None
-    if not set(streams) <= mapped.analysis.normalized:
+    places = Maps.of(module, analysis)
+    mapped = None if places is None else places.insert(maps, _nothing)
+    if mapped is None or not set(streams) <= mapped.analysis.normalized:
         return None
     found = _fold(mapped.graph, mapped.analysis, streams, _nothing)
     return found.graph if set(streams) <= set(found.centered) else None
@@ -149,12 +113,12 @@ def _nothing(name: str) -> bool:
 
 def _serving(found: Streams, maps: Collection[str]) -> list[str]:
     """The maps that write one of the streams, or read one that something else reads too: one that
-    maps alone read is no narrower than a layer of lower rank.
+    a map alone reads is no narrower than a layer of lower rank.
     """
-    weights, written, read = {f"{name}.weight" for name in maps}, list[Any](), list[Any]()
+    written, read = list[Any](), list[Any]()
     for group in _groups(found):
         written.append(group.blocks)
-        if {consumer.parameter for consumer in group.consumers} - weights:
+        if len({consumer.parameter for consumer in group.consumers}) > 1:
             read.append(group.blocks)
 
     def serves(name: str) -> bool:
@@ -166,15 +130,6 @@ def _serving(found: Streams, maps: Collection[str]) -> list[str]:
         )
 
     return [name for name in maps if serves(name)]
-
-
-def _added(analysis: Analysis, found: Streams) -> float:
-    """What maps cost at full width, as a share of the original's FLOPs."""
-    before, after = (
-        sum(term.amount for term in own.costs) if own is not None else 0.0
-        for own in (analysis, found.analysis)
-    )
-    return after / before - 1 if before else math.inf
 
 
 def _groups(found: Streams) -> list[ChannelGroup]:
@@ -229,7 +184,7 @@ def _fold(
     """The graph with the norms of these groups folded, and which of these may then be rotated."""
     scales, fold = FoldScales(analysis), FoldNorms(analysis, wanted)
     for sharing in (True, False):  # weights are copied where they will be changed
-        graph = _copied(module, sharing)
+        graph = copied(module, sharing)
         FuseNorms(analysis)(graph)
         if sharing and not scales.finds(graph) and not fold.decide(graph):
             return Streams(reasons=fold.reasons)
@@ -242,17 +197,30 @@ def _fold(
         owner, leaf = owner_of(graph, name)
         delattr(owner, leaf)
     left = _named_alike(analyze_graph(graph, analysis.batch, ignored), analysis, fold.whole)
+    if fold.kept:
+        able = mark_rotatable(graph, left, norms=True, means=True).rotatable
+        sizes = {group.name: group.width for group in left.groups if group.name in able}
+        mirrors = {name: _mirror(sizes[name]) for name in fold.kept if name in sizes}
+        keep = KeepMeans(left, mirrors)
+        if keep(graph).modified:
+            left = analyze_graph(graph, analysis.batch, ignored)
+            left = _named_alike(left, analysis, fold.whole)
     marked = mark_rotatable(graph, left, norms=True)
     centered, reasons = dict[str, bool](), dict(fold.reasons)
     before = {group.name: group for group in analysis.groups}
     after = {group.name: group for group in marked.groups}
     for name, mean in fold.whole.items():
-        reason = _why_not(marked, before[name], after.get(name))
+        reason = _why_not(marked, before[name], after.get(name), name in fold.kept)
         if reason:
             reasons[name] = reason
         else:
             centered[name] = mean
     return Streams(graph, marked, centered, folded, reasons)
+
+
+def _mirror(size: int) -> torch.Tensor:
+    """The reflection that exchanges the last coordinate and the mean's direction."""
+    return mirrored(torch.eye(size, dtype=torch.float64), 0)
 
 
 def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> Analysis:
@@ -261,7 +229,8 @@ def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> A
     """
     new = dict[str, str]()
     for group in before.groups:
-        same = (g.name for g in after.groups if set(g.members) & set(group.members))
+        alike = sorted(after.groups, key=lambda g: -g.channels)
+        same = (g.name for g in alike if set(g.members) & set(group.members))
         found = next(same, group.name) if group.name in names else group.name
         if found != group.name:
             new[found] = group.name
@@ -270,23 +239,24 @@ def _named_alike(after: Analysis, before: Analysis, names: Collection[str]) -> A
     return replace(after, groups=groups, normalized=normalized)
 
 
-def _copied(module: GraphModule, sharing: bool) -> GraphModule:
-    """A copy of a graph, with the same tensors or copies of these."""
-    memo: dict[int, Any] = {id(t): t for t in tensors_of(module).values()} if sharing else {}
-    with warnings.catch_warnings():
-        # torch's own pytree specs warn about themselves when copied.
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module, memo)
+def _why_not(
+    analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None, mean: bool
+) -> str:
+    """Why a group whose norms were folded is no stream to rotate; nothing where it is one.
 
-
-def _why_not(analysis: Analysis, before: ChannelGroup, after: ChannelGroup | None) -> str:
-    """Why a group whose norms were folded is no stream to rotate; nothing where it is one."""
-    if after is None or after.blocks.shape != before.blocks.shape:
+    Args:
+        analysis: of the graph whose norms were folded.
+        before, after: the group in the original and in that graph.
+        mean: whether the mean is a coordinate of its own, behind the group's.
+    """
+    width = before.width - mean
+    if after is None or after.blocks.shape != (len(before.blocks), width):
         return "its channels are not the same without the norms' weights"
     if after.name not in analysis.rotatable:
         return analysis.unmixed[after.name]
     (block,) = after.blocks
     for ids in analysis.axes.values():
-        if np.isin(ids, block).any() and not np.array_equal(ids, block):
+        whole = ids.shape == (before.width,) and np.array_equal(ids[:width], block)
+        if np.isin(ids, block).any() and not whole:
             return OTHERWISE
     return ""

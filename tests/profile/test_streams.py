@@ -2,11 +2,9 @@
 them the same as zeros, and why others stay.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,13 +13,9 @@ from torch.fx import GraphModule
 import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
-from fxprune.graph.nodes import attribute
 from fxprune.label.analysis import analyze_graph
-from fxprune.label.keep import keep_all
-from fxprune.label.turning import Basis
-from fxprune.passes import ReduceChannels, Rotate
 from fxprune.profile.streams import Streams, prepare_streams
-from tests.streams import distance
+from tests.streams import turned
 
 torchvision = pytest.importorskip("benchmarks.models.torchvision_ops")
 transformers = pytest.importorskip("transformers")
@@ -78,10 +72,11 @@ ROTATED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "GPT-2": (made("GPT2LMHeadModel", GPT | {"tie_word_embeddings": False}), TOKENS, "layer"),
     "Llama": (made("LlamaForCausalLM", TEXT | UNTIED), TOKENS, "rms"),
     "T5": (made("T5EncoderModel", T5, 32), TOKENS, "rms"),
-    # Behind the merged patches; that before them stays.
-    "Swin": (made("SwinForImageClassification", SWIN), IMAGES, "layer"),
 }
+CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2}
 SWIN_2 = SWIN | {"depths": [1], "num_heads": [2]}
+NORMS = {"rms": {False}, "layer": {True}, "means": {True, False}}
+"""Whether streams have no mean: those of layer norms that nothing else reads have none."""
 BERT = {**TEXT, "use_cache": True}
 IN_BERT = "body.bert.encoder.layer.0.attention.output.LayerNorm_map"
 MAPPED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] = {
@@ -122,6 +117,31 @@ MAPPED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] 
         "layer",
         ("body.swinv2.embeddings.norm_map",),
     ),
+    # A norm over four tokens' channels reads the first stream, which keeps its mean.
+    "Swin": (
+        made("SwinForImageClassification", SWIN),
+        IMAGES,
+        "means",
+        ("body.swin.embeddings.norm_map", "body.swin.encoder.layers.0.blocks.0_map"),
+    ),
+    # Filters per channel read it.
+    "ConvNeXt": (
+        made("ConvNextModel", CONVNEXT, -16),
+        IMAGES,
+        "means",
+        (
+            "body.embeddings.layernorm_map",
+            "body.embeddings.layernorm_map2",
+            "body.encoder.stages.1.downsampling_layer.1_map",
+        ),
+    ),
+    # A head reads the stream itself, with its mean.
+    "CLIP without its last norm": (
+        made("CLIPVisionModel", IMAGE, 32),
+        IMAGES,
+        "means",
+        ("body.pre_layrnorm_map",),
+    ),
     # A norm before the first block.
     "CLIP": (
         made("CLIPVisionModel", IMAGE, -32),
@@ -129,18 +149,6 @@ MAPPED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] 
         "layer",
         ("body.pre_layrnorm_map",),
     ),
-}
-RAW = "it is read by something else than linear layers (body.encoder.layers.0.layer_norm1"
-CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2}
-SELECTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
-    "ConvNeXt": (
-        made("ConvNextModel", CONVNEXT, -16),
-        IMAGES,
-        "it is read by something else than linear layers",
-    ),
-    # A head reads the stream itself, with its mean; a map behind the first norm alone is a layer of
-    # lower rank.
-    "CLIP without its last norm": (made("CLIPVisionModel", IMAGE, 32), IMAGES, RAW),
 }
 
 
@@ -157,13 +165,6 @@ def prepared(make: Callable[[], nn.Module], x: Tensor) -> tuple[GraphModule, Str
     return captured.graph, prepare_streams(captured.graph, analysis, lambda name: False), x
 
 
-def outputs(module: GraphModule, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        found = module(x)
-    result: Tensor = found[0] if isinstance(found, tuple) else found
-    return result
-
-
 @pytest.mark.parametrize("name", [*ROTATED, *MAPPED])
 def test_streams_in_new_coordinates(name: str) -> None:
     make, x, norm, maps = MAPPED[name] if name in MAPPED else (*ROTATED[name], ())
@@ -171,36 +172,12 @@ def test_streams_in_new_coordinates(name: str) -> None:
     assert streams.maps == maps
     assert streams.graph is not None
     assert streams.analysis is not None
-    assert set(streams.centered.values()) == {norm == "layer"}
-    assert name in MAPPED or len(streams.reasons) == (name == "Swin")
-    wanted = outputs(graph, x)
-    exact = 1e-8 if wanted.dtype == torch.float64 else 1e-4
-    assert distance(wanted, outputs(streams.graph, x)) < exact
-    draw, bases = np.random.default_rng(0), {}
-    keep_mask = keep_all(streams.analysis)
-    for group in streams.analysis.groups:
-        if group.name in streams.centered:
-            matrix = np.linalg.qr(draw.standard_normal((group.width, group.width)))[0][None]
-            bases[group.name] = Basis(matrix, matrix)
-            keep_mask[group.blocks[:, int(0.8 * group.width) :]] = False
-    rotated = Rotate(streams.analysis, bases)(streams.graph).graph_module
-    assert distance(wanted, outputs(rotated, x)) < exact
-    small = ReduceChannels(streams.analysis, keep_mask)(rotated).graph_module
-    full = copy.deepcopy(rotated)
-    for (parameter, axis), ids in streams.analysis.axes.items():
-        gone = torch.from_numpy(~keep_mask[ids]).nonzero().flatten()
-        attribute(full, parameter).data.index_fill_(axis, gone, 0)
-    assert distance(wanted, outputs(small, x)) > 100 * exact
-    assert distance(outputs(full, x), outputs(small, x)) < exact
-
-
-@pytest.mark.parametrize("name", SELECTED)
-def test_streams_that_stay_selected(name: str) -> None:
-    make, x, reason = SELECTED[name]
-    _, streams, _ = prepared(make, x)
-    assert any(reason in found for found in streams.reasons.values())
-    assert not streams.centered
-    assert not streams.maps
+    assert set(streams.centered.values()) <= NORMS[norm]
+    assert name in MAPPED or not streams.reasons
+    *errors, effect = turned(graph, streams, x, 0.8)
+    exact = 1e-8 if next(graph.parameters()).dtype == torch.float64 else 1e-4
+    assert max(errors) < exact
+    assert effect > 100 * exact
 
 
 @pytest.mark.parametrize(
