@@ -23,9 +23,9 @@ from fxprune.recovery.training import Length, Training
 
 FEW_STEPS = 3
 """Steps, or seconds, that say how long the rest takes."""
-SLOWER = 1 / 3
-"""Factor of the learning rate where weights have become worse than those at the start
-(docs/recover.md).
+TOO_LARGE, SLOWER = 2, 0.1
+"""Evaluations in a row that are clearly worse than the start, after which steps are found too
+large, and the factor of the learning rate then (docs/recover.md).
 """
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
@@ -109,7 +109,8 @@ class Loop:
             if taken:
                 found = found if own else Measured(rate, divergence)
                 state.best.take(found, state.step, self.pair.weights())
-        if worse:
+        state.worse = state.worse + 1 if worse else 0
+        if state.worse == TOO_LARGE:
             self._go_back(state)
         if state.best.stale >= self.training.patience:
             state.stopped = (
@@ -125,9 +126,9 @@ class Loop:
         self.optimizer.state.clear()
         for average, own in zip(state.average, self.pair.trained, strict=False):
             average.copy_(own.detach())
-        state.rate *= SLOWER
+        state.rate, state.worse = SLOWER * state.rate, 0
         self.journal.decide(
-            "these are clearly worse than at the start: back to step %d, at %.2g times the rate",
+            "clearly worse than at the start: back to step %d, at %.2g times the rate",
             *(state.best.step, state.rate),
         )
 
