@@ -166,7 +166,7 @@ def test_labels_are_mixed_in() -> None:
     wrong = [(x, torch.full((len(x),), 2)) for x in examples()]
     better = recovered(small, right, labels=True, training=FAST, steps=60)
     assert fxprune.report(better).recovery.kept > 0  # type: ignore[union-attr]
-    only = fxprune.Training(rate=1e-2, label_share=1.0, features=0.0)
+    only = fxprune.Training(rate=1e-2, label_share=1.0, features=0.0, evaluations=1)
     same = recovered(small, wrong, labels=True, training=only, steps=60)
     assert fxprune.report(same).recovery.kept == 0  # type: ignore[union-attr]
 
