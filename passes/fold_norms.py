@@ -22,10 +22,11 @@ from fxprune.graph.tensors import drop_unread
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.norm_readers import NormReaders, channels_along
+from fxprune.passes.stream_edges import LAYER
 from fxprune.passes.written_streams import APART, WrittenStream, center
 
 aten = torch.ops.aten
-LAYER, RMS = "aten.layer_norm", "aten.rms_norm"
+RMS = "aten.rms_norm"
 NOTHING = "it has no weights"
 
 

@@ -9,7 +9,7 @@ there is no such layer: one is put there, of which the weight is the identity.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from fxprune.graph.tensors import set_parameter
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.facts import Facts
-from fxprune.passes.map_places import Place, find_places
+from fxprune.passes.map_places import Place
 
 aten = torch.ops.aten
 
@@ -36,22 +36,21 @@ class InsertMaps(InPlacePass):
 
     Attributes:
         analysis: of the graph that is passed in.
-        chosen: names of the maps that are put in; all by default.
-        inserted: filled by the call: names of the maps that were put in.
+        places: where, in that graph or in one that it is a copy of
+            (`fxprune.passes.map_places.find_places`).
     """
 
     analysis: Analysis
-    chosen: Collection[str] | None = None
-    inserted: list[str] = field(default_factory=list)
+    places: Collection[Place]
 
     @torch.no_grad()
     def call(self, module: GraphModule) -> PassResult:
-        """All places are looked for before the first is taken."""
-        for place in find_places(module, self.analysis):
-            if self.chosen is None or place.name in self.chosen:
-                self._insert(module, place)
-                self.inserted.append(place.name)
-        return PassResult(module, bool(self.inserted))
+        """Nodes are known by their names, which a copy keeps."""
+        named = {node.name: node for node in module.graph.nodes}
+        for place in self.places:
+            users = [named[user.name] for user in place.users]
+            self._insert(module, place, named[place.source.name], users)
+        return PassResult(module, bool(self.places))
 
     def ensures(self, before: Facts, after: GraphModule) -> None:
         """Every tensor is the one there was; what is new belongs to maps."""
@@ -60,24 +59,26 @@ class InsertMaps(InPlacePass):
             if found.get(name) is not tensor:
                 raise PlanError(f"{name} is not the tensor it was")
 
-    def _insert(self, module: GraphModule, place: Place) -> None:
+    def _insert(
+        self, module: GraphModule, place: Place, source: Node, users: Collection[Node]
+    ) -> None:
         """The channels go to the last dimension for the layer where they lie along another."""
-        value, weight = self.analysis.values[place.source.name], f"{place.name}.weight"
+        value, weight = self.analysis.values[source.name], f"{place.name}.weight"
         device = next(module.parameters()).device
         identity = torch.eye(value.shape[place.dim], dtype=value.dtype, device=device)
         set_parameter(module, weight, nn.Parameter(identity))
         placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-        behind = placeholders[-1] if place.source in placeholders else place.source
+        behind = placeholders[-1] if source in placeholders else source
         with module.graph.inserting_after(behind):
             held = module.graph.get_attr(weight)
         held.meta = {"val": attribute(module, weight).detach().to("meta")}
         last = place.dim == value.rank - 1
-        source = place.source if last else _turned(held, place.source, place.source, place.dim)
-        with module.graph.inserting_after(held if last else source):
-            call = module.graph.call_function(aten.linear.default, (source, held))
-        call.meta = dict(source.meta)
-        result = call if last else _turned(call, call, place.source, place.dim)
-        place.source.replace_all_uses_with(result, lambda user: user in place.users)
+        read = source if last else _turned(held, source, source, place.dim)
+        with module.graph.inserting_after(held if last else read):
+            call = module.graph.call_function(aten.linear.default, (read, held))
+        call.meta = dict(read.meta)
+        result = call if last else _turned(call, call, source, place.dim)
+        source.replace_all_uses_with(result, lambda user: user in users)
 
 
 def _turned(behind: Node, call: Node, source: Node, dim: int) -> Node:

@@ -194,13 +194,11 @@ class Search:
 
         Ranks are chosen only where the widths alone promise less than every other candidate.
         """
-        begun = len(self.tried)
-        if not begun:
-            yield next(self._outlines())
         if not self._listed:
             self._listed += self._outlines()
-        own = self._listed if begun else self._listed[1:]
-        rest = [(outline, outline.slack == 1.0) for outline in own]
+        rest = [(outline, outline.slack == 1.0) for outline in self._listed]
+        if not self.tried:
+            yield rest.pop(0)[0]
         while rest:
             promises = [
                 self.predicted_error(outline) if made else least_error(outline, self.tried)

@@ -49,9 +49,11 @@ class WideRows:
     targets: Tensor
     validates: Tensor
 
-    def fitted(self, both: bool) -> Tensor:
-        """(r,) bool, the rows that are fitted: all, or those that do not validate."""
-        return torch.ones_like(self.validates) if both else ~self.validates
+    def fitted(self, both: bool) -> Tensor | slice:
+        """Which rows are fitted: all, of which this makes no copy, or those that do not validate,
+        (r,) bool.
+        """
+        return slice(None) if both else ~self.validates
 
     def outputs(self, weight: Tensor, both: bool) -> tuple[Tensor, Tensor]:
         """Covariance (g, o, o) and mean (g, o) of P W^T over the rows that are fitted, for a
@@ -124,7 +126,7 @@ def refit_wide(
 
 
 def _multiply(
-    rows: WideRows, priors: tuple[Tensor, ...], intercept: bool, fitted: Tensor
+    rows: WideRows, priors: tuple[Tensor, ...], intercept: bool, fitted: Tensor | slice
 ) -> _Products:
     groups, count = rows.targets.shape[:2]
     kernel = rows.targets.new_zeros(groups, count, count, dtype=torch.float64)
@@ -208,7 +210,7 @@ def _add_change(
     seen: _Products,
     factor: Tensor,
     intercept: bool,
-    fitted: Tensor,
+    fitted: Tensor | slice,
 ) -> None:
     """Add R^T (K + ridge)^{-1} P~ D^{-1/2} of the rows that are fitted to a (g, o, f) weight, in
     place.

@@ -88,10 +88,11 @@ class Maps:
         """
         if not set(chosen) <= self.places.keys():
             return None
-        graph, insert = copied(self.source, sharing=True), InsertMaps(self.seen, chosen)
-        insert(graph)
+        wanted = [place for place in self.places.values() if place.name in chosen]
+        graph = copied(self.source, sharing=True)
+        InsertMaps(self.seen, wanted)(graph)
         analysis = analyze_graph(graph, self.seen.batch, ignored)
-        return Mapped(graph, analysis, tuple(insert.inserted))
+        return Mapped(graph, analysis, tuple(place.name for place in wanted))
 
 
 def copied(module: GraphModule, sharing: bool) -> GraphModule:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch
 from fxprune.recovery.pair import Pair
@@ -60,6 +60,14 @@ def measure(pair: Pair, batches: Iterable[Batch], judge: Judge) -> Measured:
 def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of tensors, on the CPU."""
     return {name: t.detach().cpu().clone() for name, t in weights.items()}
+
+
+@torch.no_grad()
+def put_back(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a module's tensors the values that `copies` took of them."""
+    own = module.state_dict(keep_vars=True)
+    for name, value in weights.items():
+        own[name].data.copy_(value)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import agree
-from fxprune.recovery.acceptance import Measured
+from fxprune.recovery.acceptance import Measured, put_back
 from fxprune.recovery.augmentation import Augmentation
 from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream
@@ -122,7 +122,7 @@ class Loop:
         """Begin again from the best weights, with smaller steps: how large they may be depends on
         the model, and a thin one bears a tenth of what another needs.
         """
-        self.pair.put_back(state.best.weights)
+        put_back(self.pair.small, state.best.weights)
         self.optimizer.state.clear()
         for average, own in zip(state.average, self.pair.trained, strict=False):
             average.copy_(own.detach())

@@ -126,12 +126,6 @@ class Pair:
         """All tensors by name, of the student that is trained; not copies."""
         return dict(self.small.state_dict())
 
-    @torch.no_grad()
-    def put_back(self, weights: dict[str, Tensor]) -> None:
-        """Give the student that is trained other values; `weights` names them likewise."""
-        for name, own in self.weights().items():
-            own.copy_(weights[name])
-
 
 def make_pair(
     original: GraphModule,

@@ -26,7 +26,7 @@ from fxprune.intake import capture_for, reading
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
-from fxprune.recovery.acceptance import Best, copies, measure
+from fxprune.recovery.acceptance import Best, copies, measure, put_back
 from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
 from fxprune.recovery.examples import Labels, Parts, Stream, divide
@@ -245,11 +245,7 @@ def _hand_over(
     state, stream = made
     result = copy.deepcopy(small).eval()
     was = compare_on(result, prepared)
-    if state.best.step:
-        own = result.state_dict(keep_vars=True)
-        with torch.no_grad():
-            for name, value in state.best.weights.items():
-                own[name].data.copy_(value)
+    put_back(result, state.best.weights)
     now = compare_on(result, prepared)
     was, now = share(accelerator, (was, now))
     journal.decide(
