@@ -78,18 +78,19 @@ def run_python(example: Example) -> None:
 
 
 def run_console(example: Example) -> None:
-    """Each command of fxprune in this process, where the package of its model is installed; a block
-    holds no other ones.
+    """Each command of fxprune in this process, where the package of its model is installed, and what
+    it writes needs; a block holds no other ones.
     """
     for line in shortened(example.parsed).replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line, comments=True) or [""]
         if not program:
             continue
         assert program == "fxprune", f"{line}: not a command of fxprune; skip it with a reason"
-        package = next((a.partition(".")[0] for a in arguments if ":" in a), "json")
-        if importlib.util.find_spec(package) is None:
+        needed = {a.partition(".")[0].partition(":")[0] for a in arguments if ":" in a}
+        needed |= {"onnxscript"} if "onnx" in arguments else set()
+        if any(importlib.util.find_spec(package) is None for package in needed):
             continue
-        if package == "torchvision":
+        if "torchvision" in needed:
             importlib.import_module("benchmarks.models.torchvision_ops")
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{line}: {result.output}"

@@ -27,8 +27,7 @@ vision = pytest.mark.skipif(
 @pytest.fixture
 def libraries() -> None:
     """torchvision, also beside a torch that its extension does not fit."""
-    from benchmarks.models import torchvision_ops
-
+    torchvision_ops = pytest.importorskip("benchmarks.models.torchvision_ops")
     assert torchvision_ops.torchvision
 
 
