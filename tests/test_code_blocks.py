@@ -78,8 +78,8 @@ def run_python(example: Example) -> None:
 
 
 def run_console(example: Example) -> None:
-    """Each command of fxprune in this process, where the package of its model is installed, and what
-    it writes needs; a block holds no other ones.
+    """Each command of fxprune in this process, where what it needs (the package of its model, the
+    writer of its output) is installed; a block holds no other ones.
     """
     for line in shortened(example.parsed).replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line, comments=True) or [""]
