@@ -35,7 +35,8 @@ from fxprune.label.groups import Analysis
 from fxprune.label.keep import keep_all
 from fxprune.label.turning import Basis
 from fxprune.passes import ReduceChannels, Rotate
-from fxprune.profile.streams import Streams, prepare_streams
+from fxprune.profile.folding import Streams
+from fxprune.profile.streams import prepare_streams
 
 LEFT = 0.8
 """Share of a stream's coordinates that stay."""

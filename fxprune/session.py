@@ -34,9 +34,10 @@ from fxprune.label.groups import Analysis, CostTerm
 from fxprune.label.named import least_shares
 from fxprune.options import Options
 from fxprune.profile.costs import CostModel
+from fxprune.profile.folding import Streams
 from fxprune.profile.rotated import exact, rotate_statistics
 from fxprune.profile.statistics import Statistics
-from fxprune.profile.streams import Streams, on_streams, prepare_streams
+from fxprune.profile.streams import on_streams, prepare_streams
 from fxprune.progress import Journal
 from fxprune.timing.latency_model import fit_call_seconds
 from fxprune.timing.latency_probe import LatencyProbe

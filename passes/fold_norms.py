@@ -18,16 +18,16 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import argument, attribute, where
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import drop_unread
+from fxprune.graph.tensors import drop_unread, rewrite
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.norm_readers import NormReaders, channels_along
-from fxprune.passes.stream_edges import LAYER
-from fxprune.passes.written_streams import APART, WrittenStream, center
+from fxprune.passes.stream_edges import LAYER, StreamEdges, normalized
 
 aten = torch.ops.aten
 RMS = "aten.rms_norm"
 NOTHING = "it has no weights"
+APART = "its channels are not those of one channel group"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,8 @@ class FoldNorms(InPlacePass):
         whole: filled by the call: names of the groups whose norms were folded, and whether their
             channels have no mean now.
         kept: filled by the call: names of those of them whose layer norms go on taking the mean
-            away, and why it could not be folded.
+            away.
+        added: filled by the call: biases that layers got, and the weights beside them.
     """
 
     analysis: Analysis
@@ -58,7 +59,8 @@ class FoldNorms(InPlacePass):
     reasons: dict[str, str] = field(default_factory=dict)
     folded: dict[str, float] = field(default_factory=dict)
     whole: dict[str, bool] = field(default_factory=dict)
-    kept: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    added: dict[str, str] = field(default_factory=dict)
 
     def requires(self, module: GraphModule) -> None:
         """The analysis is of this graph."""
@@ -72,8 +74,11 @@ class FoldNorms(InPlacePass):
     @torch.no_grad()
     def call(self, module: GraphModule) -> PassResult:
         """First all that can be told of the graph as it is, then the changes."""
-        chosen, streams, weights = self._decided(module)
-        changed = self._subtract_means(module, chosen, streams)
+        norms = _norms(module)
+        weights, streams = {norm: self._weights(norm) for norm in norms}, self._streams(norms)
+        means = {norm: s.mean_stays if s else APART for norm, s in streams.items()}
+        chosen = norms if self.streams is None else self._whole(norms, means, weights)
+        changed = self._subtract_means(module, chosen, streams, means)
         for norm in chosen:
             left = operator_name(norm.target) == LAYER
             if not weights[norm].reason and not (left and self.streams is None):
@@ -85,28 +90,19 @@ class FoldNorms(InPlacePass):
                 _add_behind(norm)
         return PassResult(module, drop_unread(module) or changed)
 
-    def decide(self, module: GraphModule) -> bool:
-        """Whether the pass would fold a norm of its streams; changes nothing."""
-        return bool(self._decided(module)[0])
-
-    def _decided(
-        self, module: GraphModule
-    ) -> "tuple[list[Node], dict[Node, WrittenStream], dict[Node, NormReaders]]":
-        """The norms that are looked at for folding, what they read, and what reads them."""
-        norms, streams = _norms(module), self._streams(_norms(module))
-        weights = {norm: self._weights(norm) for norm in norms}
-        if self.streams is None:
-            return norms, streams, weights
-        return self._whole(norms, streams, weights), streams, weights
-
-    def _streams(self, norms: list[Node]) -> dict[Node, WrittenStream]:
-        """What every layer norm reads."""
-        found: dict[Node, WrittenStream] = {}
+    def _streams(self, norms: list[Node]) -> dict[Node, StreamEdges | None]:
+        """What every layer norm reads; None where that is not one channel group in one block."""
+        found, owner = dict[Node, StreamEdges | None](), self.analysis.group_of()
         for norm in norms:
-            if operator_name(norm.target) == LAYER and norm not in found:
-                stream = WrittenStream(self.analysis, norm)
-                found |= dict.fromkeys(stream.norms, stream)
-        return found
+            if operator_name(norm.target) != LAYER or norm in found:
+                continue
+            ids, stream = normalized(self.analysis, norm), None
+            number = -1 if ids is None else int(owner[ids[0]])
+            if ids is not None and number >= 0:
+                if self.analysis.groups[number].blocks.shape == (1, len(ids)):
+                    stream = StreamEdges.of(self.analysis, norm, ids)
+            found |= dict.fromkeys((norm, *(stream.norms if stream else ())), stream)
+        return {norm: found[norm] for norm in norms if operator_name(norm.target) == LAYER}
 
     def _weights(self, norm: Node) -> NormReaders:
         """What a norm multiplies with and adds, and what reads it."""
@@ -117,10 +113,7 @@ class FoldNorms(InPlacePass):
         return NormReaders.of(self.analysis, norm, scale, shift, self.streams is not None)
 
     def _whole(
-        self,
-        norms: list[Node],
-        streams: dict[Node, WrittenStream],
-        weights: dict[Node, NormReaders],
+        self, norms: list[Node], means: dict[Node, str], weights: dict[Node, NormReaders]
     ) -> list[Node]:
         """The norms of those groups all of whose norms lose all."""
         owner, chosen = self.analysis.group_of(), list[Node]()
@@ -132,37 +125,38 @@ class FoldNorms(InPlacePass):
                 own.setdefault(self.analysis.groups[group].name, []).append(norm)
         for name in self.streams or ():
             held = own.get(name, [])
-            reason = _why_not(held, streams, weights)
+            reason = _why_not(held, means, weights)
             if reason:
                 self.reasons[name] = reason
                 continue
             chosen += held
-            layers = [norm for norm in held if operator_name(norm.target) == LAYER]
-            kept = next((s for norm in layers if (s := streams[norm]).reason), None)
-            if kept is not None:
-                self.kept[name] = kept.reason
-                for norm in layers:
-                    streams[norm].reason = kept.reason
-            self.whole[name] = bool(layers) and kept is None
+            layers = [norm for norm in held if norm in means]
+            stays = next((means[norm] for norm in layers if means[norm]), "")
+            means |= dict.fromkeys(layers, stays)
+            self.kept.extend([name] if stays else [])
+            self.whole[name] = bool(layers) and not stays
         return chosen
 
     def _subtract_means(
-        self, module: GraphModule, norms: list[Node], streams: dict[Node, WrittenStream]
+        self,
+        module: GraphModule,
+        norms: list[Node],
+        streams: dict[Node, StreamEdges | None],
+        means: dict[Node, str],
     ) -> bool:
         """Take the mean out of what writes whole streams; whether there was any."""
         done = set[int]()
         for norm in norms:
-            stream = streams.get(norm)
-            if stream is None:
+            stream, stays = streams.get(norm), means.get(norm)
+            if stays and self.streams is None:
+                self.reasons[norm.name] = stays
+            if stream is None or stays:
                 continue
-            if stream.reason:
-                if self.streams is None:
-                    self.reasons[norm.name] = stream.reason
-                continue
-            if id(stream) not in done:
-                done.add(id(stream))
-                for leaf in stream.leaves:
-                    center(attribute(module, str(leaf.target)), stream.dims[leaf])
+            for leaf in stream.weights if id(stream) not in done else ():
+                weight = attribute(module, str(leaf.target))
+                wide = weight.detach().double()
+                rewrite(weight, wide - wide.mean(stream.inside[leaf], keepdim=True))
+            done.add(id(stream))
             args = (*norm.args[:2], argument(norm, 2), argument(norm, 4, 1e-5))
             norm.meta["shift"] = argument(norm, 3)
             norm.target, norm.args = aten.rms_norm.default, args
@@ -170,7 +164,7 @@ class FoldNorms(InPlacePass):
 
     def _fold(self, module: GraphModule, norm: Node, weights: NormReaders) -> None:
         """Put a norm's weights into what reads it."""
-        weights.fold(module)
+        self.added.update(weights.fold(module))
         layer = operator_name(norm.target) == LAYER
         none = (None, None) if layer else (None,)
         norm.args = (*norm.args[:2], *none, *norm.args[2 + len(none) :])
@@ -190,16 +184,14 @@ def _norms(module: GraphModule) -> list[Node]:
     ]
 
 
-def _why_not(
-    norms: list[Node], streams: dict[Node, WrittenStream], weights: dict[Node, NormReaders]
-) -> str:
+def _why_not(norms: list[Node], means: dict[Node, str], weights: dict[Node, NormReaders]) -> str:
     """Why norms cannot lose their weights; nothing where they can."""
     if not norms:
         return "no norm of one call reads its channels alone"
     for norm in norms:
         own = weights[norm]
         reason = "" if own.reason == NOTHING else own.reason
-        if norm in streams and streams[norm].reason == APART:
+        if means.get(norm) == APART:
             reason = APART
         for item in (own.scale, own.shift):
             if not reason and item is not None and not set(item.users) <= set(norms):

@@ -9,7 +9,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.graph.nodes import argument, attribute
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import drop_unread
+from fxprune.graph.tensors import drop_unread, rewrite
 from fxprune.label.groups import Analysis
 from fxprune.passes.contract import InPlacePass
 from fxprune.passes.norm_readers import BIASES, WEIGHTS, is_own
@@ -93,11 +93,11 @@ class FoldScales(InPlacePass):
         weight = attribute(module, str(argument(layer, WEIGHTS[name]).target))
         view = [1] * weight.dim()
         view[OUTPUTS[name]] = len(factors)
-        weight.data.copy_(weight.detach().double() * factors.view(view))
+        rewrite(weight, weight.detach().double() * factors.view(view))
         bias = argument(layer, BIASES[name]) if name in BIASES else None
         if bias is not None:
             tensor = attribute(module, str(bias.target))
-            tensor.data.copy_(tensor.detach().double() * factors)
+            rewrite(tensor, tensor.detach().double() * factors)
         self.folded[str(scale.target)] = 1.0
         product.replace_all_uses_with(scaled)
         product.graph.erase_node(product)

@@ -19,6 +19,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.graph.nodes import argument, attribute
 from fxprune.graph.operators import operator_name
+from fxprune.graph.tensors import rewrite
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.turning import axis_ids, turn
 from fxprune.passes.contract import InPlacePass
@@ -58,7 +59,7 @@ class KeepMeans(InPlacePass):
             self.kept.append(group.name)
             for norm, ids in read.items():
                 if ids is not None and np.array_equal(ids, group.blocks[0]):
-                    _rewrite(norm, group.width)
+                    _read_less(norm, group.width)
         return PassResult(module, bool(self.kept))
 
     def _turn(self, module: GraphModule, group: ChannelGroup) -> bool:
@@ -70,12 +71,12 @@ class KeepMeans(InPlacePass):
         for name, axis in held:
             weight = attribute(module, name)
             placed = axis_ids(block, weight.shape, axis)
-            turned = turn(weight.detach(), placed, group.blocks, [self.mirrors[group.name]])
-            weight.data.copy_(turned)
+            mirror = self.mirrors[group.name]
+            rewrite(weight, turn(weight.detach(), placed, group.blocks, [mirror]))
         return True
 
 
-def _rewrite(norm: Node, size: int) -> None:
+def _read_less(norm: Node, size: int) -> None:
     """Let a norm read all coordinates but the last, which is zero for it."""
     source, graph = cast(Node, norm.args[0]), norm.graph
     with graph.inserting_before(norm):

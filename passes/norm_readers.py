@@ -5,7 +5,6 @@ a scale g and a shift b per channel: data movement, means over positions, dropou
 call by call.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 
 from fxprune.graph.nodes import argument, attribute, where
 from fxprune.graph.operators import operator_name
-from fxprune.graph.tensors import is_made, set_parameter
+from fxprune.graph.tensors import is_made, rewrite, set_parameter
 from fxprune.label.groups import Analysis
+from fxprune.passes.tried import commutes
 from fxprune.rules.labels import Value, narrow_constant, varying
 from fxprune.rules.recorder import Consumer
 
-CLOSE = 1e-9
-"""Relative difference of two results in float64 that are the same."""
 BIASES = {"aten.linear": 2, "aten.addmm": 0}
 """Where calls that read a norm have their bias."""
 WEIGHTS = {"aten.linear": 1, "aten.addmm": 2, "aten.mm": 1, "aten.matmul": 1}
@@ -45,30 +42,6 @@ def dim_of(value: Any, ids: np.ndarray) -> int | None:
         if found is not None and np.array_equal(found, ids):
             return dim
     return None
-
-
-def made_up(value: Any, draw: torch.Generator) -> Any:
-    """Numbers in place of a node's result."""
-    if not isinstance(value, Value):
-        return value
-    if value.const is not None:
-        return value.const
-    if not value.dtype.is_floating_point:
-        return torch.zeros(value.shape, dtype=value.dtype)
-    return torch.randn(value.shape, generator=draw, dtype=torch.float64)
-
-
-def run_call(call: Node, operands: dict[Node, Any]) -> Tensor:
-    """What a call gives for other operands."""
-    target: Callable[..., Tensor] = call.target  # type: ignore[assignment]
-    args: Any = map_arg(call.args, operands.__getitem__)
-    kwargs: Any = map_arg(dict(call.kwargs), operands.__getitem__)
-    return target(*args, **kwargs)
-
-
-def rounding(result: Tensor) -> float:
-    """Relative difference of two results that are the same: a call may cast what it is given."""
-    return max(CLOSE, 8 * torch.finfo(result.dtype).eps)
 
 
 def is_own(item: Any) -> bool:
@@ -154,34 +127,28 @@ class NormReaders:
 
     def _alike(self, call: Node, source: Node, ids: np.ndarray) -> bool:
         """Whether a call gives its result scaled and shifted where one operand is, on numbers."""
-        values, draw = self.analysis.values, torch.Generator().manual_seed(0)
+        values = self.analysis.values
         if call.op != "call_function" or not isinstance(values.get(call.name), Value):
             return False
-        before, after = (dim_of(values[node.name], ids) for node in (source, call))
-        if before is None or after is None:
+        dims = {n: d for n in (source, call) if (d := dim_of(values[n.name], ids)) is not None}
+        if len(dims) < 2:
             return False
-        plain = {node: made_up(values[node.name], draw) for node in call.all_input_nodes}
+        draw, shifted = torch.Generator().manual_seed(0), self.shift is not None
         scale = torch.rand(len(ids), generator=draw, dtype=torch.float64) + 0.5
-        shift = torch.randn(len(ids), generator=draw, dtype=torch.float64)
-        shift = shift if self.shift is not None else torch.zeros_like(shift)
+        shift = torch.randn(len(ids), generator=draw, dtype=torch.float64) * shifted
 
         def changed(x: Tensor, dim: int) -> Tensor:
             view = [1] * x.dim()
             view[dim] = len(ids)
             return x * scale.view(view) + shift.view(view)
 
-        try:
-            found = run_call(call, {**plain, source: changed(plain[source], before)})
-            wanted = changed(run_call(call, plain).double(), after)
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False
-        if not isinstance(found, Tensor) or not found.is_floating_point():
-            return False  # a comparison scales nothing
-        # An operator that casts, casts both to its own precision.
-        return bool((found - wanted).norm() <= rounding(found) * wanted.norm())
+        return commutes(call, values, dims, changed, ("scaled", len(ids), shifted))
 
-    def fold(self, module: GraphModule) -> None:
-        """Put scale and shift into what reads the norm."""
+    def fold(self, module: GraphModule) -> dict[str, str]:
+        """Put scale and shift into what reads the norm; the biases that this takes, and the weights
+        beside them.
+        """
+        added = dict[str, str]()
         scale, shift = (
             None if item is None else attribute(module, str(item.target)).detach().double()
             for item in (self.scale, self.shift)
@@ -194,14 +161,16 @@ class NormReaders:
                 given = torch.tensordot(wide, shift, dims=([axis], [0]))
                 bias = argument(call, BIASES[name])
                 if bias is None:
+                    added[_bias_name(call)] = str(argument(call, 1).target)
                     _add_bias(module, call, given.to(weight.dtype))
                 else:
                     tensor = attribute(module, str(bias.target))
-                    tensor.data.copy_(tensor.detach().double() + given)
+                    rewrite(tensor, tensor.detach().double() + given)
             if scale is not None:
                 view = [1] * wide.dim()
                 view[axis] = len(scale)
-                weight.data.copy_(wide * scale.view(view))
+                rewrite(weight, wide * scale.view(view))
+        return added
 
 
 def _bias_name(call: Node) -> str:

@@ -9,17 +9,18 @@ activation, an operator without a rule, a constant, an input or output of the mo
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from fxprune.graph.nodes import argument
+from fxprune.graph.nodes import argument, where
 from fxprune.graph.operators import operator_name
 from fxprune.label.groups import Analysis
-from fxprune.passes.norm_readers import channels_along, dim_of, is_own, made_up, rounding, run_call
+from fxprune.passes.norm_readers import channels_along, dim_of, is_own
+from fxprune.passes.tried import commutes
 from fxprune.rules.labels import Value
 from fxprune.rules.linear import LINEAR, NORMS
 
@@ -108,6 +109,18 @@ class StreamEdges:
         """Whether something reads the mean that its norms take away."""
         return self.centers and bool(self.layers or self.read)
 
+    @property
+    def mean_stays(self) -> str:
+        """Why its mean cannot be taken out of what writes it; nothing where it can."""
+        for node in self.written:
+            weights = "not written linearly" if node.op == "call_function" else "no weights'"
+            return f"its stream is {weights} ({where(node)})"
+        readers = (user for users in (self.layers, *self.read.values()) for user in users)
+        others = (norm for norm in self.norms if operator_name(norm.target) != LAYER)
+        for user in (*readers, *others):
+            return f"its stream is read by more than norms that take the mean away ({where(user)})"
+        return ""
+
     def shared(self, call: Node) -> Node | None:
         """A weight that a call writes the stream with and something else reads too; that may not
         lose its mean.
@@ -183,28 +196,19 @@ class StreamEdges:
 
     def _commutes(self, call: Node) -> bool:
         """Whether f(R x) = R f(x) for a reflection R of all that carries the channels."""
-        draw, values = torch.Generator().manual_seed(0), self.analysis.values
+        carrying = (call, *call.all_input_nodes)
+        dims = {node: dim for node in carrying if (dim := self._dim(node)) is not None}
+        draw = torch.Generator().manual_seed(0)
         axis = torch.randn(len(self.ids), generator=draw, dtype=torch.float64)
         axis = axis / axis.norm()
 
         def turned(x: Tensor, dim: int) -> Tensor:
-            moved = x.movedim(dim, -1).double()
+            moved = x.movedim(dim, -1)
             mirror: Tensor = moved - 2 * (moved @ axis)[..., None] * axis
             return mirror.movedim(-1, dim)
 
-        plain: dict[Node, Any] = {n: made_up(values[n.name], draw) for n in call.all_input_nodes}
-        dims = {node: self._dim(node) for node in plain}
-        changed = {n: x if (d := dims[n]) is None else turned(x, d) for n, x in plain.items()}
-        if all(dim is None for dim in dims.values()):
-            return False
-        try:
-            before, after = (run_call(call, operands) for operands in (plain, changed))
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False
-        if not isinstance(after, Tensor) or not after.is_floating_point():
-            return False  # a part of several results, a comparison
-        wanted = turned(before, cast(int, self._dim(call)))
-        return bool((after - wanted).norm() <= rounding(after) * wanted.norm())
+        kind = "turned", len(self.ids)
+        return len(dims) > 1 and commutes(call, self.analysis.values, dims, turned, kind)
 
     def _lift(self, places: dict[Node, int]) -> None:
         """Where all that is made of a part of the stream leaves it, let the part be read: as few

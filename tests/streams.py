@@ -14,7 +14,7 @@ from fxprune.graph.nodes import attribute
 from fxprune.label.keep import keep_all
 from fxprune.label.turning import Basis
 from fxprune.passes import ReduceChannels, Rotate
-from fxprune.profile.streams import Streams
+from fxprune.profile.folding import Streams
 
 WIDTH, TOKENS, RANK = 12, 5, 5
 

@@ -96,6 +96,19 @@ def test_analyze_says_which_streams_may_be_rotated() -> None:
     assert "embed" not in found.rotatable
 
 
+def test_analyze_names_a_stream_that_the_model_gives_out() -> None:
+    """Which is no channel group as it stands, and is rotated with a map before the output."""
+    bare: Any = net()
+    bare.head = nn.Identity()
+    found = fxprune.analyze(bare, inputs(2))
+    assert "embed" not in {group.name for group in found.groups}
+    assert found.rotatable == found.with_maps == ("embed",)
+    assert str(found).endswith("\nembed: rotatable with maps")
+    assert not fxprune.analyze(bare, inputs(2), ignore="embed*").rotatable
+    small = quiet(fxprune.compress, bare, inputs(), flops=0.7, effort=3)
+    assert fxprune.plan_of(small).streams == found.with_maps
+
+
 def test_a_head_may_read_the_stream_itself() -> None:
     """With the mean that the norms of the blocks take away: a coordinate of its own."""
     made: Any = net()

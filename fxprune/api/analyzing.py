@@ -36,7 +36,8 @@ def analyze(
 
     Returns:
         the analysis; `str` of it is one line per group, `.to_networkx()` the coupling graph,
-        `.rotatable` the groups whose channels may be mixed and `.unmixed` why others may not.
+        `.rotatable` the groups whose channels may be mixed and `.unmixed` why others may not,
+        maps taken to be worth their FLOPs.
 
     Raises:
         CaptureError: torch.export cannot trace the model.
@@ -62,8 +63,9 @@ def _mark(graph: GraphModule, analysis: Analysis, ignored: Callable[[str], bool]
     streams = prepare_streams(graph, analysis, ignored)
     names = {*marked.rotatable, *streams.centered}
     reasons = {**marked.unmixed, **streams.reasons}
+    alike = [group.name for group in analysis.groups if group.name in names]
     return replace(
         marked,
-        rotatable=tuple(group.name for group in analysis.groups if group.name in names),
+        rotatable=tuple(dict.fromkeys([*alike, *streams.centered])),
         unmixed={name: reason for name, reason in reasons.items() if name not in names},
     )

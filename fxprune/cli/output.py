@@ -99,6 +99,8 @@ def tabulate(analysis: fxprune.Analysis) -> Table:
         times = f"{len(row.items)} x " if len(row.items) > 1 else ""
         group = row.items[0]
         table.add_row(times + name, str(group.channels), str(len(group.blocks)), made, read)
+    for name in analysis.with_maps:
+        table.add_row(escape(f"{name} (rotatable)"), "", "", "a stream, with maps at its edges", "")
     alone = [AloneRow(p.parameter, p.size, p.reason) for p in analysis.pinned]
     for kind in put_alone_together(alone, LINES):
         times = f"{len(kind.rows)} x " if len(kind.rows) > 1 else ""
@@ -135,7 +137,7 @@ def list_groups(groups: Iterable[fxprune.ChannelGroup]) -> list[dict[str, Any]]:
 
 
 def write_json(analysis: fxprune.Analysis) -> str:
-    """The channel groups and what is left alone."""
+    """The channel groups, streams that are none as the graph stands, and what is left alone."""
     alone = [
         {"parameter": p.parameter, "axis": p.axis, "size": p.size, "reason": p.reason}
         for p in analysis.pinned
@@ -150,4 +152,5 @@ def write_json(analysis: fxprune.Analysis) -> str:
         )
         for listed in list_groups(analysis.groups)
     ]
-    return json.dumps({"groups": groups, "alone": alone})
+    streams = list(analysis.with_maps)
+    return json.dumps({"groups": groups, "streams": streams, "alone": alone})

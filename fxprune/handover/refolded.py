@@ -11,6 +11,7 @@ from fxprune.capture.copying import copy_model
 from fxprune.capture.export import Captured, capture_either
 from fxprune.capture.undisturbed import undisturbed
 from fxprune.errors import CaptureError, PlanError
+from fxprune.graph.tensors import own_memory
 from fxprune.handover.module import CompressedModule
 from fxprune.handover.rows import InputRow
 from fxprune.label.analysis import analyze_graph
@@ -47,6 +48,8 @@ def refold(model: nn.Module, plan: Plan, inputs: tuple[InputRow, ...]) -> GraphM
         if plan.maps:
             analysis = analyze_graph(captured.graph, captured.example.size)
             graph = fold_again(captured.graph, analysis, plan.streams, plan.maps)
+            if graph is not None:
+                own_memory(graph, captured.graph)
         else:
             graph = copy_model(captured.graph)  # which may change its mode
     if graph is None:

@@ -91,7 +91,8 @@ class Analysis:
         sides: where products of two activations sum over channels, on which side of the product
             each position of a weight axis lies, of the shape of its `axes` entry: 0 or 1, or -1
             where the two cannot be told apart. Axes of which everything is 0 are left out.
-        rotatable: names of the groups whose channels may be mixed, where that was looked for.
+        rotatable: names of the groups whose channels may be mixed, where that was looked for, and
+            of streams that may be and are no group as the graph stands (`with_maps`).
         unmixed: why those of the other groups may not.
     """
 
@@ -112,8 +113,9 @@ class Analysis:
         """One line per group: `name: width [x blocks] [rotatable] | members -> consumers`. Of many
         groups, two per size and pattern of names, without the members.
         """
-        if len(self.groups) <= LINES:
-            return "\n".join(_line(group, self.rotatable) for group in self.groups)
+        more = [f"{name}: rotatable with maps" for name in self.with_maps]
+        if len(self.groups) + len(more) <= LINES:
+            return "\n".join([*(_line(group, self.rotatable) for group in self.groups), *more])
         rows = put_together(
             self.groups,
             lambda group: _short_line(group, self.rotatable),
@@ -121,11 +123,22 @@ class Analysis:
             most=LINES,
         )
         lines = [f"{len(row.items):2} x {row.name}" for row in rows]
+        if more:
+            lines.append(f"{len(more)} streams rotatable with maps, such as {self.with_maps[0]}.")
         lines.append(
             f"{len(self.groups)} groups in .groups; {len(self.pinned)} weight axes left alone in "
             ".pinned, with reasons."
         )
         return "\n".join(lines)
+
+    @property
+    def with_maps(self) -> tuple[str, ...]:
+        """What of `rotatable` is no group as the graph stands: streams that the model gives out, or
+        of which a group has several, once there are linear layers at their edges
+        (`fxprune.passes.InsertMaps`). They bear the names that plans give them.
+        """
+        names = {group.name for group in self.groups}
+        return tuple(name for name in self.rotatable if name not in names)
 
     def to_networkx(self) -> "nx.Graph[str]":
         """Bipartite coupling graph: group nodes joined to the weight axes that hold their

@@ -11,9 +11,11 @@ second is tried out with numbers drawn at random, call by call, as labels do not
 operator does along the other axes (channels shifted each its own way).
 """
 
+import hashlib
 import pickle
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,24 +25,24 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxprune.errors import PlanError
-from fxprune.graph.nodes import argument, where
+from fxprune.graph.nodes import where
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made
 from fxprune.label.groups import Analysis, ChannelGroup
+from fxprune.label.propagation import Remembered
 from fxprune.label.turning import turn_value
 from fxprune.rules.labels import Value, distinct, narrow_constant
-from fxprune.rules.linear import CENTERING, LINEAR, NORMS
+from fxprune.rules.linear import LINEAR, NORMS
 
 UNTRIED = "could not be tried out"
+_KNOWN = Remembered[str]()
 WIDEST = 2048
 """Channels of a block for which a basis is looked for: the work grows with their cube."""
 ONE_CHANNEL = "one channel per block: nothing to mix"
 NOT_ORTHONORMAL = "normalized, and multiplied with another activation: no basis is right for both"
 
 
-def mark_rotatable(
-    module: GraphModule, analysis: Analysis, norms: bool = False, means: bool = False
-) -> Analysis:
+def mark_rotatable(module: GraphModule, analysis: Analysis, norms: bool = False) -> Analysis:
     """The analysis with what may be mixed, and why the rest may not.
 
     Args:
@@ -48,14 +50,11 @@ def mark_rotatable(
         analysis: of that graph.
         norms: whether channels may be normalized together by what has no weights of its own, of
             which the basis must then be orthonormal.
-        means: whether layer norms without weights, which do not commute with a change of basis, are
-            let pass untried, as they are rewritten for it (`fxprune.passes.KeepMeans`).
     """
-    found, reasons, tried = [], {}, dict[Hashable, str]()
+    found, reasons = [], {}
     carriers, allowed = _carriers(module, analysis), LINEAR | NORMS if norms else LINEAR
-    allowed |= CENTERING if means else frozenset()
     for i, group in enumerate(analysis.groups):
-        reason = _reason(analysis, group, carriers[i], tried, allowed)
+        reason = _reason(analysis, group, carriers[i], allowed)
         if reason:
             reasons[group.name] = reason
         else:
@@ -83,16 +82,11 @@ def _flat(value: Any) -> list[Value]:
 
 
 def _reason(
-    analysis: Analysis,
-    group: ChannelGroup,
-    carriers: list[Node],
-    tried: dict[Hashable, str],
-    allowed: frozenset[str],
+    analysis: Analysis, group: ChannelGroup, carriers: list[Node], allowed: frozenset[str]
 ) -> str:
     """Why a group's channels may not be mixed; empty where they may.
 
     Args:
-        tried: what came of calls by their form: layers of a stack are tried once.
         allowed: names of operators.
     """
     if group.width < 2:
@@ -108,24 +102,16 @@ def _reason(
         return f"meets a constant that the forward makes ({made.name})"
     if not _sided(analysis, group):
         return "read neither by a weight nor by a product whose two factors can be told apart"
-    normed = [call for call in calls if operator_name(call.target) in NORMS | CENTERING]
+    normed = any(operator_name(call.target) in NORMS for call in calls)
     if normed and not _read(analysis, group):
         return NOT_ORTHONORMAL
-    plain = [n for n in normed if operator_name(n.target) in CENTERING and _weightless(n)]
-    calls = [call for call in calls if call not in plain]
-    rotation = _random_rotations(group)
+    rotations = cache(partial(_random_rotations, group))
     for call in calls:
-        form = _form(call, analysis, group)
-        if form not in tried:
-            tried[form] = _try_call(call, analysis, group, rotation)
-        reason = tried[form]
+        trial = partial(_try_call, call, analysis, group, rotations)
+        reason = _KNOWN.get(call.target, _form(call, analysis, group), {}, trial)
         if reason:
             return f"{reason} ({where(call)})"
     return ""
-
-
-def _weightless(norm: Node) -> bool:
-    return argument(norm, 2) is None and argument(norm, 3) is None
 
 
 def _calls(carriers: Iterable[Node]) -> list[Node]:
@@ -170,36 +156,39 @@ def _random_rotations(group: ChannelGroup) -> list[np.ndarray]:
 
 
 def _form(call: Node, analysis: Analysis, group: ChannelGroup) -> Hashable:
-    """All that a trial of a call depends on: what is called, on what, and where the channels of
-    the group are there, each by its place in the group.
+    """Equal where all is that a trial of an operator depends on: what it is called on, and where
+    the channels of the group are there, each by its place in the group.
     """
     inputs = {node: number for number, node in enumerate(call.all_input_nodes)}
     given: Any = map_arg((call.args, dict(call.kwargs)), lambda node: f"%{inputs[node]}")
     channels = group.blocks.reshape(-1)
     order = np.argsort(channels, kind="stable")
 
+    def digest(held: bytes) -> bytes:
+        return hashlib.sha256(held).digest()
+
     def places(labels: Tensor) -> Hashable:
         ids = narrow_constant(labels).numpy()
         at = np.searchsorted(channels[order], ids).clip(max=len(channels) - 1)
         found = np.where(channels[order[at]] == ids, order[at] + 1, 0)
-        return tuple(labels.shape), found.shape, found.tobytes()
+        return tuple(labels.shape), found.shape, digest(found.tobytes())
 
     def seen(item: Any) -> Hashable:
         if not isinstance(item, Value):
             return repr(item) if not isinstance(item, (tuple, list)) else tuple(map(seen, item))
-        const = None if item.const is None else pickle.dumps(item.const.cpu())
-        return item.shape, str(item.dtype), const, tuple(map(places, item.axes))
+        const = b"" if item.const is None else pickle.dumps(item.const.cpu())
+        return item.shape, str(item.dtype), digest(const), tuple(map(places, item.axes))
 
     values = [analysis.values[node.name] for node in (*inputs, call)]
-    return call.target, repr(given), group.blocks.shape, tuple(map(seen, values))
+    return repr(given), group.blocks.shape, tuple(map(seen, values))
 
 
 def _try_call(
-    call: Node, analysis: Analysis, group: ChannelGroup, rotation: list[np.ndarray]
+    call: Node, analysis: Analysis, group: ChannelGroup, rotations: Callable[[], list[np.ndarray]]
 ) -> str:
     """What is wrong with f(R x) = R f(x) at one call; empty where it holds to rounding."""
     draw, values = torch.Generator().manual_seed(0), analysis.values
-    plain, turned = dict[Node, Any](), dict[Node, Any]()
+    rotation, plain, turned = rotations(), dict[Node, Any](), dict[Node, Any]()
     try:
         for source in call.all_input_nodes:
             own = values[source.name]

@@ -6,20 +6,15 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch.fx import GraphModule
 
-from fxprune.graph.operators import operator_name
+from fxprune.graph.tensors import aliases
 from fxprune.label.analysis import analyze_graph
 from fxprune.label.groups import Analysis
 from fxprune.label.unpinned import analyze_unpinned
-from fxprune.passes import FuseNorms, InsertMaps
-from fxprune.passes.facts import tensors_of
+from fxprune.passes import InsertMaps
 from fxprune.passes.map_places import Place, find_places
-
-MAY_NORMALIZE = frozenset({"aten.layer_norm", "aten.rms_norm", "aten.mean"})
-"""Norms, and what a forward writes one out with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +22,7 @@ class Mapped:
     """A graph of the same function with maps in it.
 
     Attributes:
-        graph: a copy, with the same tensors.
+        graph: a copy, with the tensors of the original.
         analysis: of that graph.
         names: of the maps.
     """
@@ -42,8 +37,8 @@ class Maps:
     """The maps that a captured graph has places for.
 
     Attributes:
-        source: a copy of the graph, its norms calls, with the same tensors.
-        seen: of that copy, nothing pinned.
+        source: the graph, its norms calls.
+        seen: of it, nothing pinned.
         places: by name of the map.
     """
 
@@ -52,20 +47,15 @@ class Maps:
     places: Mapping[str, Place]
 
     @classmethod
-    def of(cls, module: GraphModule, analysis: Analysis) -> "Maps | None":
-        """Look for places; None where there are none.
+    def of(cls, source: GraphModule, batch: int) -> "Maps":
+        """Look for places.
 
         Args:
-            module: the captured graph; not changed.
-            analysis: of that graph.
+            source: a captured graph, its norms calls; not changed.
+            batch: examples in the traced batch.
         """
-        if not any(operator_name(node.target) in MAY_NORMALIZE for node in module.graph.nodes):
-            return None
-        source = copied(module, sharing=True)
-        FuseNorms(analysis)(source)
-        seen = analyze_unpinned(source, analysis.batch)
-        places = {place.name: place for place in find_places(source, seen)}
-        return cls(source, seen, places) if places else None
+        seen = analyze_unpinned(source, batch)
+        return cls(source, seen, {place.name: place for place in find_places(source, seen)})
 
     def within(self, flops: float) -> tuple[str, ...]:
         """Names of all maps where these cost no more, or of those that are not for streams alone
@@ -89,16 +79,17 @@ class Maps:
         if not set(chosen) <= self.places.keys():
             return None
         wanted = [place for place in self.places.values() if place.name in chosen]
-        graph = copied(self.source, sharing=True)
+        graph = copied(self.source)
         InsertMaps(self.seen, wanted)(graph)
         analysis = analyze_graph(graph, self.seen.batch, ignored)
         return Mapped(graph, analysis, tuple(place.name for place in wanted))
 
 
-def copied(module: GraphModule, sharing: bool) -> GraphModule:
-    """A copy of a graph, with the same tensors or copies of these."""
-    memo: dict[int, Any] = {id(t): t for t in tensors_of(module).values()} if sharing else {}
+def copied(module: GraphModule) -> GraphModule:
+    """A copy of a graph, whose tensors lie where those of the module lie: neither must be written
+    to (`fxprune.graph.tensors.rewrite` does not).
+    """
     with warnings.catch_warnings():
         # torch's own pytree specs warn about themselves when copied.
         warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module, memo)
+        return copy.deepcopy(module, aliases(module))

@@ -73,9 +73,6 @@ PICKING = frozenset(
 NORMS = frozenset({"aten.rms_norm"})
 """What commutes with orthonormal changes of basis of all that it normalizes over."""
 
-CENTERING = frozenset({"aten.layer_norm"})
-"""What does so of what is left once the mean of all that it normalizes is taken away."""
-
 LINEAR = frozenset(
     {
         *CONTRACTIONS,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
-from fxprune.profile.streams import Streams, prepare_streams
+from fxprune.profile.folding import Streams
+from fxprune.profile.streams import prepare_streams
 from tests.passes.test_streams import randomized
 from tests.streams import turned
 

@@ -14,7 +14,8 @@ import fxprune
 from fxprune.capture.batch import make_batch
 from fxprune.capture.export import capture
 from fxprune.label.analysis import analyze_graph
-from fxprune.profile.streams import Streams, prepare_streams
+from fxprune.profile.folding import Streams
+from fxprune.profile.streams import prepare_streams
 from tests.streams import turned
 
 torchvision = pytest.importorskip("benchmarks.models.torchvision_ops")
