@@ -17,7 +17,7 @@ from fxprune.graph.nodes import argument, attribute, where
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made, rewrite, set_parameter
 from fxprune.label.groups import Analysis
-from fxprune.passes.tried import commutes
+from fxprune.label.tried import commutes
 from fxprune.rules.labels import Value, narrow_constant, varying
 from fxprune.rules.recorder import Consumer
 

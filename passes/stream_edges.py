@@ -19,8 +19,8 @@ from torch.fx import Node
 from fxprune.graph.nodes import argument, where
 from fxprune.graph.operators import operator_name
 from fxprune.label.groups import Analysis
+from fxprune.label.tried import commutes
 from fxprune.passes.norm_readers import channels_along, dim_of, is_own
-from fxprune.passes.tried import commutes
 from fxprune.rules.labels import Value
 from fxprune.rules.linear import LINEAR, NORMS
 

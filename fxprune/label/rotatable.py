@@ -11,8 +11,6 @@ second is tried out with numbers drawn at random, call by call, as labels do not
 operator does along the other axes (channels shifted each its own way).
 """
 
-import hashlib
-import pickle
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from functools import cache, partial
@@ -22,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 
 from fxprune.errors import PlanError
 from fxprune.graph.nodes import where
@@ -30,6 +27,7 @@ from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.label.propagation import Remembered
+from fxprune.label.tried import digest, form_of, run_call
 from fxprune.label.turning import turn_value
 from fxprune.rules.labels import Value, distinct, narrow_constant
 from fxprune.rules.linear import LINEAR, NORMS
@@ -159,13 +157,8 @@ def _form(call: Node, analysis: Analysis, group: ChannelGroup) -> Hashable:
     """Equal where all is that a trial of an operator depends on: what it is called on, and where
     the channels of the group are there, each by its place in the group.
     """
-    inputs = {node: number for number, node in enumerate(call.all_input_nodes)}
-    given: Any = map_arg((call.args, dict(call.kwargs)), lambda node: f"%{inputs[node]}")
     channels = group.blocks.reshape(-1)
     order = np.argsort(channels, kind="stable")
-
-    def digest(held: bytes) -> bytes:
-        return hashlib.sha256(held).digest()
 
     def places(labels: Tensor) -> Hashable:
         ids = narrow_constant(labels).numpy()
@@ -173,14 +166,11 @@ def _form(call: Node, analysis: Analysis, group: ChannelGroup) -> Hashable:
         found = np.where(channels[order[at]] == ids, order[at] + 1, 0)
         return tuple(labels.shape), found.shape, digest(found.tobytes())
 
-    def seen(item: Any) -> Hashable:
-        if not isinstance(item, Value):
-            return repr(item) if not isinstance(item, (tuple, list)) else tuple(map(seen, item))
-        const = b"" if item.const is None else pickle.dumps(item.const.cpu())
-        return item.shape, str(item.dtype), digest(const), tuple(map(places, item.axes))
+    def known(node: Node) -> Hashable:
+        values = _flat(analysis.values[node.name])
+        return tuple(tuple(map(places, value.axes)) for value in values)
 
-    values = [analysis.values[node.name] for node in (*inputs, call)]
-    return repr(given), group.blocks.shape, tuple(map(seen, values))
+    return group.blocks.shape, *form_of(call, analysis.values, known)
 
 
 def _try_call(
@@ -200,7 +190,7 @@ def _try_call(
             one = isinstance(own, Value)
             plain[source] = parts[0] if one else parts or own
             turned[source] = mixed[0] if one else mixed or own
-        given, found = (_run(call, operands) for operands in (plain, turned))
+        given, found = (run_call(call, operands) for operands in (plain, turned))
         for before, after, value in zip(given, found, _flat(values[call.name]), strict=True):
             wanted = turn_value(before, value, group.blocks, rotation)
             if not _close(after, wanted):
@@ -225,16 +215,6 @@ def _made_up(value: Value, draw: torch.Generator) -> Tensor:
         return torch.zeros(value.shape, dtype=value.dtype)
     numbers = torch.randn(value.shape, generator=draw)
     return numbers if single else numbers.to(value.dtype)
-
-
-def _run(call: Node, operands: dict[Node, Any]) -> list[Tensor]:
-    args: Any = map_arg(call.args, operands.__getitem__)
-    kwargs: Any = map_arg(dict(call.kwargs), operands.__getitem__)
-    target: Any = call.target
-    with torch.no_grad():
-        result = target(*args, **kwargs)
-    results = result if isinstance(result, (tuple, list)) else (result,)
-    return [r for r in results if isinstance(r, Tensor)]
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:

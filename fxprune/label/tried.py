@@ -1,6 +1,7 @@
 """Calls that are tried out on numbers: whether a change of what carries channels passes them."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -35,27 +36,36 @@ def commutes(
         change: of a tensor in float64 along a dimension.
         kind: equal for equal changes.
     """
-    form = (kind, *_form(call, values, dims))
+    form = (kind, *form_of(call, values, dims.get))
     return _KNOWN.get(call.target, form, {}, lambda: _try(call, values, dims, change))
 
 
-def _form(call: Node, values: Mapping[str, Any], dims: Mapping[Node, int]) -> tuple[Hashable, ...]:
-    """All that a trial depends on beside the change."""
+def form_of(
+    call: Node, values: Mapping[str, Any], known: Callable[[Node], Hashable]
+) -> tuple[Hashable, ...]:
+    """Equal for calls of an operator that give the same for the same.
+
+    Args:
+        call: any call.
+        values: of the graph's nodes, by name.
+        known: what else matters of the call and of what it reads.
+    """
     inputs = {node: number for number, node in enumerate(call.all_input_nodes)}
     given: Any = map_arg((call.args, dict(call.kwargs)), lambda node: f"%{inputs[node]}")
-    seen = tuple((_seen(values[node.name]), dims.get(node)) for node in inputs)
-    return repr(given), seen, dims[call]
+    return repr(given), tuple((_seen(values[n.name]), known(n)) for n in (*inputs, call))
 
 
-def _seen(value: Any) -> Hashable:
+def _seen(item: Any) -> Hashable:
     """What stands for a node's result in a trial."""
-    if not isinstance(value, Value):
-        return repr(value)
-    const = None
-    if value.const is not None:
-        held = value.const.cpu().contiguous().view(-1).view(torch.uint8)
-        const = hashlib.sha256(held.numpy().tobytes()).hexdigest()
-    return value.shape, str(value.dtype), const
+    if not isinstance(item, Value):
+        return tuple(map(_seen, item)) if isinstance(item, (tuple, list)) else repr(item)
+    const = b"" if item.const is None else pickle.dumps(item.const.cpu())
+    return item.shape, str(item.dtype), digest(const)
+
+
+def digest(held: bytes) -> bytes:
+    """A few bytes for many."""
+    return hashlib.sha256(held).digest()
 
 
 def _try(
@@ -68,9 +78,9 @@ def _try(
     plain = {node: _made_up(values[node.name], draw) for node in call.all_input_nodes}
     try:
         changed = {n: change(x.double(), dims[n]) if n in dims else x for n, x in plain.items()}
-        before, after = (_run(call, operands) for operands in (plain, changed))
-        if not isinstance(after, Tensor) or not after.is_floating_point():
-            return False  # a part of several results, a comparison
+        (before,), (after,) = (run_call(call, operands) for operands in (plain, changed))
+        if not after.is_floating_point():
+            return False  # a comparison
         wanted = change(before.double(), dims[call])
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
@@ -90,8 +100,12 @@ def _made_up(value: Any, draw: torch.Generator) -> Any:
     return torch.randn(value.shape, generator=draw, dtype=torch.float64)
 
 
-def _run(call: Node, operands: dict[Node, Any]) -> Tensor:
-    target: Callable[..., Tensor] = call.target  # type: ignore[assignment]
+def run_call(call: Node, operands: Mapping[Node, Any]) -> list[Tensor]:
+    """The tensors that a call gives for other operands."""
     args: Any = map_arg(call.args, operands.__getitem__)
     kwargs: Any = map_arg(dict(call.kwargs), operands.__getitem__)
-    return target(*args, **kwargs)
+    target: Any = call.target
+    with torch.no_grad():
+        result = target(*args, **kwargs)
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return [r for r in results if isinstance(r, Tensor)]
