@@ -33,9 +33,9 @@ class KeepMeans(InPlacePass):
     """Write streams so that the mean of their channels is the last one.
 
     Requires a captured graph, its analysis, and that all which carries the channels of these
-    streams commutes with orthonormal changes of basis but layer norms without weights
-    (`fxprune.label.rotatable.mark_rotatable`); ensures equal outputs (to rounding) and parameters
-    of the same shapes.
+    streams commutes with orthonormal changes of basis but layer norms without weights. Whether it
+    does, `fxprune.label.rotatable.mark_rotatable` says of the result: where it does not, this is
+    of another function. Ensures equal outputs (to rounding) else and parameters of the same shapes.
 
     Attributes:
         analysis: of the graph that is passed in.

@@ -147,6 +147,16 @@ def test_what_is_left_equals_zeros_in_the_original(pair: tuple[Any, nn.Module, A
     assert full.get_parameter(f"{plan.maps[0]}.weight").shape == (WIDTH, WIDTH)
 
 
+def test_the_masked_original_is_no_part_of_the_caller_s(pair: tuple[Any, nn.Module, Any]) -> None:
+    kind, made, small = pair
+    x = inputs(kind, 20, 2)
+    with torch.no_grad():
+        wanted = made(x)
+        for tensor in fxprune.masked(made, small).parameters():
+            tensor.zero_()
+        assert torch.equal(made(x), wanted)
+
+
 def test_maps_are_paid_for(pair: tuple[Any, nn.Module, Any]) -> None:
     _, _, small = pair
     report = fxprune.report(small)

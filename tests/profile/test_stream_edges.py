@@ -186,3 +186,26 @@ def test_a_layer_that_reads_the_stream_needs_none(norm: Any) -> None:
     *errors, effect = turned(graph, streams, x, 0.8)
     assert max(errors) <= EXACT
     assert effect > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "labels"), [(Raw, 1), (Merged, 2), (Bent, 2)])
+def test_a_graph_is_labeled_once_a_change(
+    kind: type[Edge], labels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its maps, where there are any, and once its norms are folded; and its weights stay."""
+    count = []
+
+    def counting(*args: Any) -> Any:
+        count.append(args)
+        return analyze_graph(*args)
+
+    for module in ("folding", "mapped"):
+        monkeypatch.setattr(f"fxprune.profile.{module}.analyze_graph", counting)
+    torch.manual_seed(0)
+    net = randomized(kind(nn.LayerNorm))
+    graph = capture(net, make_batch((torch.randn(3, TOKENS, 7).double(),), {})).graph
+    before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
+    found = prepare_streams(graph, analyze_graph(graph, 3), lambda name: False)
+    assert found.centered
+    assert len(count) == labels
+    assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
