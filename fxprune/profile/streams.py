@@ -23,12 +23,14 @@ from torch.fx import GraphModule
 from fxprune.graph.operators import operator_name
 from fxprune.label.groups import Analysis, ChannelGroup
 from fxprune.passes import FuseNorms
+from fxprune.passes.stream_edges import LAYER
 from fxprune.profile.folding import Folded, Streams, labeled, settle
 from fxprune.profile.mapped import Maps, copied
 from fxprune.profile.statistics import Statistics
+from fxprune.rules.linear import NORMS
 
-MAY_NORMALIZE = frozenset({"aten.layer_norm", "aten.rms_norm", "aten.mean"})
-"""Norms, and what a forward writes one out with."""
+WRITTEN_OUT = "aten.mean"
+"""What a forward writes a norm out with."""
 
 
 def prepare_streams(
@@ -45,12 +47,12 @@ def prepare_streams(
         ignored: parameter names that must keep their shape.
         dearest: share of the FLOPs that maps may add, where more can be rotated with them.
     """
-    if not analysis.normalized and not _normalizes(module):
+    if not analysis.normalized and not _calls(module, {LAYER, *NORMS, WRITTEN_OUT}):
         return Streams()
     source = _fused(module, analysis)
     folded = Folded.of(source, analysis, sorted(analysis.normalized))
     mapped = None
-    if dearest > 0 and _normalizes(source):
+    if dearest > 0 and _calls(source, {LAYER, *NORMS}):
         most = dearest * sum(term.amount for term in analysis.costs)
         mapped = _with_maps(Maps.of(source, analysis.batch), most, ignored)
     reasons: Mapping[str, str] = folded.norms.reasons
@@ -83,9 +85,9 @@ def fold_again(
     return found.graph if set(streams) <= set(found.centered) else None
 
 
-def _normalizes(module: GraphModule) -> bool:
-    """Whether there is a norm, or what a forward writes one out with."""
-    return any(operator_name(node.target) in MAY_NORMALIZE for node in module.graph.nodes)
+def _calls(module: GraphModule, names: Collection[str]) -> bool:
+    """Whether a graph calls one of these operators."""
+    return any(operator_name(node.target) in names for node in module.graph.nodes)
 
 
 def _fused(module: GraphModule, analysis: Analysis) -> GraphModule:
