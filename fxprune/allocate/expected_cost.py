@@ -22,7 +22,6 @@ from fxprune.allocate.expected_work import (
 )
 from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
-from fxprune.calibrate.recording import VALIDATION
 from fxprune.fit.build import TRIAL_RIDGES
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
@@ -213,5 +212,3 @@ def _searching(session: Session, narrow: float, wide: float, fitted: float) -> I
     trial = fits_work(session, tried, fitted, len(TRIAL_RIDGES)) + folds_work(session, fitted)
     trial += pass_work(session, [batch for part in tried for batch in part.mine], wide)
     yield Part(DECIDE, "fit", trial, trials)
-    shown = pass_work(session, parts[VALIDATION].mine, wide)
-    yield Part(DECIDE, "allocate", shown, trials, counted=False)
