@@ -28,6 +28,8 @@ from fxprune.verify.agreement import ValidationErrors
 
 TRIAL_RIDGES = (0.1, 1.0)
 """That a layer's is chosen from while a candidate is only tried (docs/decisions/0010, 0028)."""
+TRIAL_JUDGED = 2
+"""Of so many chunks of the validation split, one is looked at for that (docs/decisions/0030)."""
 WHOLE: Mapping[str, Factoring] = MappingProxyType({})
 """Every layer stays one."""
 
@@ -123,7 +125,8 @@ def try_plan(
     with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
         moments = session.statistics.observed.moments
         _place(small, _fold(session, keep_mask, True, recording.sums.group, moments))
-        options = FitOptions(_ranks(factorings), ridges=TRIAL_RIDGES, both=False)
+        ranks = _ranks(factorings)
+        options = FitOptions(ranks, ridges=TRIAL_RIDGES, both=False, judged=TRIAL_JUDGED)
         errors = ValidationErrors(recording)
         fit_in_lockstep(
             Reduction(session.graph, small, session.analysis, keep_mask),

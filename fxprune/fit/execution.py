@@ -1,7 +1,7 @@
 """The reduced graph's calls, executed on every chunk of examples between two fits."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -26,8 +26,10 @@ class Execution:
         order: the original graph's nodes in the order in which they will run.
         recording: of the original graph's outputs; values are put into its store.
         chunks: those of the recording to run on.
-        everywhere: those that all ranks together run on, without what they hold.
+        everywhere: those that all ranks together run on, without what they hold; of these, the
+            attribute has those that fits look at.
         returns: whether `outputs` will be asked for.
+        unread: numbers of the first examples of chunks that fits do not look at.
     """
 
     def __init__(
@@ -38,9 +40,12 @@ class Execution:
         chunks: Sequence[Chunk],
         everywhere: Sequence[Chunk] | None = None,
         returns: bool = False,
+        unread: Container[int] = (),
     ):
         self.reduction, self.recording, self.chunks = reduction, recording, chunks
-        self.everywhere = chunks if everywhere is None else everywhere
+        every = chunks if everywhere is None else everywhere
+        self.everywhere = [chunk for chunk in every if chunk.first not in unread]
+        self._unread = unread
         self._store = recording.store
         self._inputs = [node.name for node in order if node.op == "placeholder"]
         self._done_after = _last_uses(order, reduction.constant.union(self._inputs))
@@ -83,11 +88,13 @@ class Execution:
                 yield chunk, map_arg(returned, partial(self._value, handles, fresh))
 
     def values(self, name: str) -> Iterator[tuple[Chunk, Any]]:
-        """Every chunk with the value of a node that has run and is still to be read, or depends on
-        no input.
+        """Every chunk that fits look at, with the value of a node that has run and is still to be
+        read, or depends on no input.
         """
         node = self.reduction.reduced_nodes[name]
         for chunk, handles in zip(self.chunks, self._handles, strict=True):
+            if chunk.first in self._unread:
+                continue
             value = self._value(handles, MappingProxyType({}), node)
             if name in self.reduction.constant and self._work is not None:
                 value = value.to(self._work.device)

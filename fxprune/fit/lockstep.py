@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from fxprune.calibrate.recording import Chunk, Recording
+from fxprune.calibrate.recording import VALIDATION, Chunk, Recording
 from fxprune.fit.execution import Execution
 from fxprune.fit.layer import FitOptions, FittedTensors, fit_layer
 from fxprune.fit.reduction import Reduction
@@ -70,8 +70,10 @@ def fit_in_lockstep(
         [chunk for chunk in known if parts is None or chunk.part in parts]
         for known in (recording.chunks, recording.everywhere)
     )
-    asked = returned is not None
-    execution, fits = Execution(reduction, order, recording, chunks, everywhere, asked), Fits()
+    validating = sorted(chunk.first for chunk in everywhere if chunk.part == VALIDATION)
+    unread = set(validating).difference(validating[:: options.judged])
+    more = returned is not None, unread
+    execution, fits = Execution(reduction, order, recording, chunks, everywhere, *more), Fits()
     unchanged = {node.name for node in order if node.op == "placeholder"}
     reached, waiting = set[str](), list[Node]()
     for node in order:

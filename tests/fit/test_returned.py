@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxprune.calibrate.recording import VALIDATION
+from fxprune.calibrate.split import TRIAL
 from fxprune.fit import build as building
 from fxprune.fit.build import try_plan
 from fxprune.fit.execution import Execution
@@ -131,3 +133,25 @@ def test_no_call_runs_twice_and_what_follows_the_last_fit_on_the_validation_spli
     calls = [n.name for n in session.graph.graph.nodes if n.op == "call_function"]
     assert ran.count(calls[0]) == len(chunks)
     assert ran.count(calls[-1]) == len(judged) < len(chunks)
+
+
+@pytest.mark.parametrize("examples", [200, 16])
+def test_ridges_are_chosen_on_every_second_chunk_of_the_validation_split(
+    examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, looked = session_of(tiny(), list(images(examples).split(32))), dict[str, set[int]]()
+    recording, values = session.statistics.observed.recording, Execution.values
+
+    def seen(own: Execution, name: str) -> Any:
+        for chunk, value in values(own, name):
+            looked.setdefault(chunk.part, set()).add(chunk.first)
+            yield chunk, value
+
+    monkeypatch.setattr(Execution, "values", seen)
+    try_plan(session, halved(session), {}, recording)
+    judging = sorted(chunk.first for chunk in recording.chunks if chunk.part == VALIDATION)
+    fitting = {chunk.first for chunk in recording.chunks if chunk.part == TRIAL}
+    assert looked == {VALIDATION: set(judging[::2]), TRIAL: fitting}
+    looked.clear()
+    building.build(session, halved(session))
+    assert looked[VALIDATION] == set(judging)
