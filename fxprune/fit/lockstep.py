@@ -8,7 +8,7 @@ it follows from them. Here is which layers are fitted and in which order;
 `execution` runs what lies between two fits and `layer` makes one.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,9 +70,7 @@ def fit_in_lockstep(
         [chunk for chunk in known if parts is None or chunk.part in parts]
         for known in (recording.chunks, recording.everywhere)
     )
-    validating = sorted(chunk.first for chunk in everywhere if chunk.part == VALIDATION)
-    unread = set(validating).difference(validating[:: options.judged])
-    more = returned is not None, unread
+    more = returned is not None, _unread(everywhere, options.judged)
     execution, fits = Execution(reduction, order, recording, chunks, everywhere, *more), Fits()
     unchanged = {node.name for node in order if node.op == "placeholder"}
     reached, waiting = set[str](), list[Node]()
@@ -108,6 +106,12 @@ def fit_in_lockstep(
             returned(chunk, outputs)
     execution.clear()
     return fits
+
+
+def _unread(everywhere: Iterable[Chunk], judged: int) -> set[int]:
+    """First examples of the validation split's chunks that fits do not look at."""
+    validating = sorted(chunk.first for chunk in everywhere if chunk.part == VALIDATION)
+    return set(validating).difference(validating[::judged])
 
 
 def order_layers(graph: GraphModule) -> tuple[list[Node], dict[str, Layer]]:
