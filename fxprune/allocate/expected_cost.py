@@ -23,7 +23,7 @@ from fxprune.allocate.expected_work import (
 from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
-from fxprune.fit.build import TRIAL_RIDGES
+from fxprune.fit.build import TRIAL_JUDGED, TRIAL_RIDGES
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
 from fxprune.profile.statistics import PROBED_EXAMPLES, SHARES
@@ -210,8 +210,8 @@ def _searching(session: Session, narrow: float, wide: float, fitted: float) -> I
         yield Part(DECIDE, "allocate", curves, searches, counted=False)
     yield Part(DECIDE, "rewrite", rewrite_work(session), trials, counted=False)
     tried = [parts[part] for part in session.split.tried_on]
-    trial = fits_work(session, tried, fitted, len(TRIAL_RIDGES)) + folds_work(session, fitted)
+    judging = replace(parts[VALIDATION], batches=parts[VALIDATION].batches[::TRIAL_JUDGED])
+    read = [judging if part == VALIDATION else parts[part] for part in session.split.tried_on]
+    trial = fits_work(session, read, fitted, len(TRIAL_RIDGES)) + folds_work(session, fitted)
     trial += pass_work(session, [batch for part in tried for batch in part.mine], wide)
     yield Part(DECIDE, "fit", trial, trials)
-    shown = pass_work(session, parts[VALIDATION].mine, wide)
-    yield Part(DECIDE, "allocate", shown, trials, counted=False)

@@ -216,7 +216,11 @@ class Recording:
 
     def outputs(self, chunk: Chunk) -> Any:
         """The original's outputs on a chunk, as the model returns them."""
-        return self._module.graph.process_outputs([self.store.get(leaf) for leaf in chunk.outputs])
+        return self.as_returned([self.store.get(leaf) for leaf in chunk.outputs])
+
+    def as_returned(self, outputs: Any) -> Any:
+        """Flat outputs of a graph of this one's signature, as the model returns them."""
+        return self._module.graph.process_outputs(outputs)
 
     def recall(
         self, chunk: Chunk, samples: Mapping[str, tuple[Tensor, Tensor]], outputs: Iterable[Any]

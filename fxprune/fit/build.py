@@ -21,13 +21,15 @@ from fxprune.graph.nodes import attribute
 from fxprune.graph.tensors import rewrite
 from fxprune.passes import ReduceChannels
 from fxprune.plans.factoring import Factoring
-from fxprune.progress import Advance, Journal
+from fxprune.progress import Journal
 from fxprune.resume.identity import fingerprint
 from fxprune.session import Session
-from fxprune.verify.agreement import validation_error
+from fxprune.verify.agreement import ValidationErrors
 
 TRIAL_RIDGES = (0.1, 1.0)
 """That a layer's is chosen from while a candidate is only tried (docs/decisions/0010, 0028)."""
+TRIAL_JUDGED = 2
+"""Of so many chunks of the validation split, one is looked at for that (docs/decisions/0030)."""
 WHOLE: Mapping[str, Factoring] = MappingProxyType({})
 """Every layer stays one."""
 
@@ -58,7 +60,8 @@ def build(
                 once = partial(_fit_once, journal, scope)
                 options = FitOptions(_ranks(factorings), unseen, step=once)
                 recording = observed.recording
-                _fit_layers(session, small, keep_mask, recording, EVERY_PART, options, advance)
+                reduction = Reduction(session.graph, small, session.analysis, keep_mask)
+                fit_in_lockstep(reduction, recording, EVERY_PART, options, advance)
     with journal.station("rewrite"):
         return factorize_layers(small, factorings)
 
@@ -122,10 +125,18 @@ def try_plan(
     with journal.station("fit", len(order_layers(session.graph)[1])) as advance:
         moments = session.statistics.observed.moments
         _place(small, _fold(session, keep_mask, True, recording.sums.group, moments))
-        options = FitOptions(_ranks(factorings), ridges=TRIAL_RIDGES, both=False)
-        _fit_layers(session, small, keep_mask, recording, session.split.tried_on, options, advance)
-    with journal.station("allocate"):
-        return validation_error(recording, small)
+        ranks = _ranks(factorings)
+        options = FitOptions(ranks, ridges=TRIAL_RIDGES, both=False, judged=TRIAL_JUDGED)
+        errors = ValidationErrors(recording)
+        fit_in_lockstep(
+            Reduction(session.graph, small, session.analysis, keep_mask),
+            recording,
+            session.split.tried_on,
+            options,
+            advance,
+            errors.count,
+        )
+        return errors.mean()
 
 
 def _reduce(session: Session, keep_mask: np.ndarray) -> ReduceChannels:
@@ -148,20 +159,6 @@ def _fold(
 def _place(small: GraphModule, weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         rewrite(attribute(small, name), weight)
-
-
-def _fit_layers(
-    session: Session,
-    small: GraphModule,
-    keep_mask: np.ndarray,
-    recording: Recording,
-    parts: tuple[str, ...],
-    options: FitOptions,
-    advance: Advance,
-) -> None:
-    """Refit every layer of the reduced graph in turn, in place."""
-    reduction = Reduction(session.graph, small, session.analysis, keep_mask)
-    fit_in_lockstep(reduction, recording, parts, options, advance)
 
 
 def _ranks(factorings: Mapping[str, Factoring]) -> dict[str, int]:

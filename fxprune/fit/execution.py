@@ -1,7 +1,7 @@
 """The reduced graph's calls, executed on every chunk of examples between two fits."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +26,10 @@ class Execution:
         order: the original graph's nodes in the order in which they will run.
         recording: of the original graph's outputs; values are put into its store.
         chunks: those of the recording to run on.
-        everywhere: those that all ranks together run on, without what they hold.
+        everywhere: those that all ranks together run on, without what they hold; of these, the
+            attribute has those that fits look at.
+        returns: whether `outputs` will be asked for.
+        unread: numbers of the first examples of chunks that fits do not look at.
     """
 
     def __init__(
@@ -36,12 +39,18 @@ class Execution:
         recording: Recording,
         chunks: Sequence[Chunk],
         everywhere: Sequence[Chunk] | None = None,
+        returns: bool = False,
+        unread: Container[int] = (),
     ):
         self.reduction, self.recording, self.chunks = reduction, recording, chunks
-        self.everywhere = chunks if everywhere is None else everywhere
+        every = chunks if everywhere is None else everywhere
+        self.everywhere = [chunk for chunk in every if chunk.first not in unread]
+        self._unread = unread
         self._store = recording.store
         self._inputs = [node.name for node in order if node.op == "placeholder"]
         self._done_after = _last_uses(order, reduction.constant.union(self._inputs))
+        ends = reduction.original.graph.output_node().all_input_nodes if returns else ()
+        self._returned = {source.name for source in ends}
         self._handles: list[dict[str, Any]] = [
             dict(zip(self._inputs, chunk.inputs, strict=True)) for chunk in chunks
         ]
@@ -61,23 +70,31 @@ class Execution:
         Chunk after chunk: what only they need stays small, and in the processor's cache
         (docs/decisions/0013).
         """
-        for handles in self._handles:
-            fresh: dict[str, Any] = {}
-            for call in calls:
-                fresh[call.name] = self._call(call.name, handles, fresh)
-                for done in self._done_after.get(call.name, ()):
-                    if done in fresh:
-                        del fresh[done]
-                    else:
-                        self._store.drop(handles.pop(done))
+        for chunk, handles in zip(self.chunks, self._handles, strict=True):
+            fresh = self._run(calls, chunk, handles)
             handles.update((name, self._store.put(value)) for name, value in fresh.items())
 
+    def outputs(self, calls: Sequence[Node]) -> Iterator[tuple[Chunk, Any]]:
+        """Every chunk of which the original's outputs are recorded, with what the reduced graph
+        returns, flat.
+
+        Args:
+            calls: that have not run yet; they run on these chunks alone.
+        """
+        (returned,) = self.reduction.reduced.graph.output_node().args
+        for chunk, handles in zip(self.chunks, self._handles, strict=True):
+            if chunk.outputs:
+                fresh = self._run(calls, chunk, handles)
+                yield chunk, map_arg(returned, partial(self._value, handles, fresh))
+
     def values(self, name: str) -> Iterator[tuple[Chunk, Any]]:
-        """Every chunk with the value of a node that has run and is still to be read, or depends on
-        no input.
+        """Every chunk that fits look at, with the value of a node that has run and is still to be
+        read, or depends on no input.
         """
         node = self.reduction.reduced_nodes[name]
         for chunk, handles in zip(self.chunks, self._handles, strict=True):
+            if chunk.first in self._unread:
+                continue
             value = self._value(handles, MappingProxyType({}), node)
             if name in self.reduction.constant and self._work is not None:
                 value = value.to(self._work.device)
@@ -93,6 +110,22 @@ class Execution:
         for handles in self._handles:
             for name in handles.keys() - set(self._inputs):
                 self._store.drop(handles.pop(name))
+
+    def _run(self, calls: Sequence[Node], chunk: Chunk, handles: dict[str, Any]) -> dict[str, Any]:
+        """What is still to be read of the results of calls on a chunk, by name; what it read for
+        the last time is let go.
+        """
+        fresh: dict[str, Any] = {}
+        for call in calls:
+            fresh[call.name] = self._call(call.name, handles, fresh)
+            for done in self._done_after.get(call.name, ()):
+                if chunk.outputs and done in self._returned:
+                    continue
+                if done in fresh:
+                    del fresh[done]
+                else:
+                    self._store.drop(handles.pop(done))
+        return fresh
 
     def _call(
         self, name: str, handles: Mapping[str, Any], fresh: Mapping[str, Any] = MappingProxyType({})

@@ -71,6 +71,7 @@ class FitOptions:
             in for those of the reduced graph while a ridge is chosen.
         ridges: that each layer's is chosen from on held-out examples, beside its one-shot fit.
         both: whether the held-out examples are fitted too, once it is chosen.
+        judged: it is chosen on every so-many-th chunk of the validation split.
         step: takes the name of a layer's weight and what fits the layer; gives what that left,
             which may have been kept from before.
     """
@@ -79,6 +80,7 @@ class FitOptions:
     unseen: Mapping[str, Tensor] = field(default_factory=dict)
     ridges: Sequence[float] = RIDGES
     both: bool = True
+    judged: int = 1
     step: Callable[[str, Callable[[], FittedTensors]], FittedTensors] = _at_once
 
 

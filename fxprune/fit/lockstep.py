@@ -3,17 +3,19 @@ layer over the calibration set.
 
 Each layer of the reduced graph is fitted from what really reaches it to what the original layer
 gave, so errors made upstream are repaired downstream instead of adding up (docs/decisions/0002).
-Every layer's activations are computed once. Here is which layers are fitted and in which order;
+Every layer's activations are computed once, and where what the reduced model returns is asked for,
+it follows from them. Here is which layers are fitted and in which order;
 `execution` runs what lies between two fits and `layer` makes one.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from fxprune.calibrate.recording import Recording
+from fxprune.calibrate.recording import VALIDATION, Chunk, Recording
 from fxprune.fit.execution import Execution
 from fxprune.fit.layer import FitOptions, FittedTensors, fit_layer
 from fxprune.fit.reduction import Reduction
@@ -48,6 +50,7 @@ def fit_in_lockstep(
     parts: Container[str] | None = None,
     options: FitOptions | None = None,
     advance: Callable[[int], object] = lambda nodes: None,
+    returned: Callable[[Chunk, Any], object] | None = None,
 ) -> Fits:
     """Fit every layer of the reduced graph whose input or output differs from the original's, in
     order and in place.
@@ -58,6 +61,8 @@ def fit_in_lockstep(
         parts: of the recorded examples, those to fit on; all by default.
         options: how layers are fitted.
         advance: told of every layer, in the order of `order_layers`.
+        returned: told what the reduced graph returns, flat, on every chunk of which the original's
+            outputs are recorded, once all is fitted.
     """
     options = options or FitOptions()
     order, layers = order_layers(reduction.original)
@@ -65,7 +70,8 @@ def fit_in_lockstep(
         [chunk for chunk in known if parts is None or chunk.part in parts]
         for known in (recording.chunks, recording.everywhere)
     )
-    execution, fits = Execution(reduction, order, recording, chunks, everywhere), Fits()
+    more = returned is not None, _unread(everywhere, options.judged)
+    execution, fits = Execution(reduction, order, recording, chunks, everywhere, *more), Fits()
     unchanged = {node.name for node in order if node.op == "placeholder"}
     reached, waiting = set[str](), list[Node]()
     for node in order:
@@ -94,9 +100,18 @@ def fit_in_lockstep(
         reached.update(call.name for call in calls)
         if not changed:
             unchanged.update(call.name for call in calls)
-    # What follows the last fit need not run.
+    # What follows the last fit runs only where it is asked for.
+    if returned is not None:
+        for chunk, outputs in execution.outputs(waiting):
+            returned(chunk, outputs)
     execution.clear()
     return fits
+
+
+def _unread(everywhere: Iterable[Chunk], judged: int) -> set[int]:
+    """First examples of the validation split's chunks that fits do not look at."""
+    validating = sorted(chunk.first for chunk in everywhere if chunk.part == VALIDATION)
+    return set(validating).difference(validating[::judged])
 
 
 def order_layers(graph: GraphModule) -> tuple[list[Node], dict[str, Layer]]:

@@ -91,6 +91,32 @@ class Agreement:
         return replace(self, changed=tuple(changed))
 
 
+class ValidationErrors:
+    """Errors of a rewritten graph's outputs on the validation split, as they come.
+
+    Args:
+        recording: of the original; its chunks with recorded outputs are what is compared on.
+    """
+
+    def __init__(self, recording: Recording):
+        self._recording = recording
+        self._found = list[tuple[Chunk, dict[str, tuple[float, float]]]]()
+
+    def count(self, chunk: Chunk, outputs: Any) -> None:
+        """Compare what the rewritten graph returns on a chunk, flat."""
+        recording = self._recording
+        reference, output = recording.outputs(chunk), recording.as_returned(outputs)
+        real = partial(recording.padding.of_output, real=chunk.real)
+        self._found.append((chunk, squared_errors(reference, output, real)))
+
+    def mean(self) -> float:
+        """Relative squared error over all ranks' chunks; the mean of several outputs'."""
+        errors = OutputErrors()
+        for one in self._recording.of_all(self._found, "validation"):
+            errors.count(one)
+        return errors.mean()
+
+
 @torch.no_grad()
 def validation_error(recording: Recording, small: GraphModule) -> float:
     """Relative squared error of a rewritten graph's outputs on the validation split.
@@ -99,18 +125,11 @@ def validation_error(recording: Recording, small: GraphModule) -> float:
         recording: of the original; its chunks with recorded outputs are what is compared on.
         small: takes the same flat inputs.
     """
-    errors, found = OutputErrors(), list[tuple[Chunk, dict[str, tuple[float, float]]]]()
+    errors = ValidationErrors(recording)
     for chunk in recording.chunks:
         if chunk.outputs:
-            reference = recording.outputs(chunk)
-            output = Runner(small).run(
-                *(recording.store.get(x) for x in chunk.inputs), enable_io_processing=False
-            )
-            real = partial(recording.padding.of_output, real=chunk.real)
-            own = squared_errors(reference, small.graph.process_outputs(output), real)
-            found.append((chunk, own))
-    for one in recording.of_all(found, "validation"):
-        errors.count(one)
+            inputs = (recording.store.get(x) for x in chunk.inputs)
+            errors.count(chunk, Runner(small).run(*inputs, enable_io_processing=False))
     return errors.mean()
 
 

@@ -84,7 +84,7 @@ def test_solves_follow_from_sizes_and_not_from_examples(monkeypatch: pytest.Monk
     few, many = (expected(monkeypatch, SOLVES, "auto", n) for n in (400, 800))
     for station in ("profile", "allocate"):
         assert few[station] == pytest.approx(many[station], rel=1e-3)
-    assert expected(monkeypatch, SOLVES, "channels", 400)["allocate"] < few["allocate"]
+    assert "allocate" not in expected(monkeypatch, SOLVES, "channels", 400)
 
 
 def test_the_report_says_what_was_expected_and_what_it_took() -> None:
