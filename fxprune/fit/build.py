@@ -29,7 +29,7 @@ from fxprune.verify.agreement import ValidationErrors
 TRIAL_RIDGES = (0.1, 1.0)
 """That a layer's is chosen from while a candidate is only tried (docs/decisions/0010, 0028)."""
 TRIAL_JUDGED = 2
-"""Of so many chunks of the validation split, one is looked at for that (docs/decisions/0030)."""
+"""Of so many chunks of the validation split, one is looked at for that (docs/decisions/0031)."""
 WHOLE: Mapping[str, Factoring] = MappingProxyType({})
 """Every layer stays one."""
 
