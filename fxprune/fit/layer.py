@@ -3,7 +3,8 @@
 The layer's rows are summed into moments, `linalg.refit` solves for the weight and the intercept,
 and where a plan asks for it the rank is lowered. The ridge is chosen in `linalg.refit.refit`, which
 is called from here with the moments of the rows that validate; a plan that is only tried has fewer
-to choose from (`FitOptions.ridges`).
+to choose from (`FitOptions.ridges`). A fit that is handed over then aims at what the activation
+behind it cannot tell from the original's outputs (`aims`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +109,9 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> float 
         shift = _current_shift(layer, reduction, prior)
         spread, mean = _covariance_of_outputs(layer, execution, prior, shift)
         new, shift = truncate(prior, shift, spread, mean, rank, layer.intercept)
-    elif options.both and not isinstance(rows, WideRows) and new is not None:
+    elif options.both and isinstance(outcome, float) and not isinstance(rows, WideRows):
+        assert new is not None
+        assert shift is not None
         new, shift = aim(layer, execution, rows, prior, (outcome, new, shift), rank)
     if new is not None and shift is not None:
         rewrite(weight, to_weight(new, weight.shape))

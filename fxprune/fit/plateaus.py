@@ -64,6 +64,21 @@ class Plateaus:
         return torch.where(below | above | (scale == 0), ends, target)
 
 
+def flat_behind(layer: Layer) -> tuple[Node | None, Bounds] | None:
+    """The BatchNorm that a layer's outputs go through, if any, and up to where and from where on
+    the activation behind is flat; None where nothing is known to be.
+    """
+    norm, user = None, _only_user(layer.node) if len(layer.calls) == 1 else None
+    if user is not None and operator_name(user.target) == "aten.batch_norm":
+        norm, user = user, _only_user(user)
+        if argument(norm, 5) or any(
+            isinstance(x, Node) and x.op != "get_attr" for x in norm.args[1:]
+        ):
+            return None
+    bounds = None if user is None else _bounds(user)
+    return None if bounds is None else (norm, bounds)
+
+
 @torch.no_grad()
 def plateaus_behind(layer: Layer, reduction: Reduction) -> Plateaus | None:
     """What the outputs that survive go through; None where it is flat nowhere, or not known.
@@ -72,25 +87,23 @@ def plateaus_behind(layer: Layer, reduction: Reduction) -> Plateaus | None:
         layer: of the original graph.
         reduction: of it; outputs are counted without a bias that the fit cannot change.
     """
-    (node, *others) = layer.calls
+    found, kept = flat_behind(layer), reduction.kept(layer.node)
+    if found is None or kept is None:
+        return None
+    norm, bounds = found
     weight = attribute(reduction.original, layer.weight)
-    kept, user = reduction.kept(node), _only_user(node)
-    if others or kept is None or user is None:
-        return None
     scale, offset = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
-    if operator_name(user.target) == "aten.batch_norm":
-        given = [_constant(source, reduction) for source in user.args[1:]]
-        if any(isinstance(value, Node) for value in given) or argument(user, 5):
-            return None
-        offset, one = user.target(torch.stack([offset, scale]), *given)  # type: ignore[operator]
-        scale, user = one - offset, _only_user(user)
-    bounds = None if user is None else _bounds(user)
-    if bounds is None:
-        return None
-    bias = bias_of(node)
+    if norm is not None:
+        given = [
+            attribute(reduction.original, str(x.target)) if isinstance(x, Node) else x
+            for x in norm.args[1:]
+        ]
+        offset, one = norm.target(torch.stack([offset, scale]), *given)  # type: ignore[operator]
+        scale = one - offset
+    bias = bias_of(layer.node)
     if layer.bias is None and bias is not None:
         offset = offset + scale * attribute(reduction.original, bias)
-    own = kept.get(channel_dim(node, weight.dim()) % node.meta["val"].dim())
+    own = kept.get(channel_dim(layer.node, weight.dim()) % layer.node.meta["val"].dim())
     if own is not None:
         scale, offset = (vector[own.to(vector.device)] for vector in (scale, offset))
     return Plateaus(scale, offset, *bounds)
@@ -98,13 +111,6 @@ def plateaus_behind(layer: Layer, reduction: Reduction) -> Plateaus | None:
 
 def _only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _constant(source: object, reduction: Reduction) -> object:
-    """An argument: a tensor in place of the node that names it."""
-    if isinstance(source, Node) and source.op == "get_attr":
-        return attribute(reduction.original, str(source.target))
-    return source
 
 
 def _bounds(call: Node) -> Bounds | None:

@@ -190,7 +190,7 @@ def test_sums_of_a_large_layer_wait_in_files(monkeypatch: pytest.MonkeyPatch) ->
     settle, held = Spill.settle, case.store._held
     monkeypatch.setattr("fxprune.calibrate.spill.SMALL", 0)
     monkeypatch.setattr(case.store, "settle", watched)
-    monkeypatch.setattr("fxprune.fit.layer.PANEL_ENTRIES", 0)
+    monkeypatch.setattr("fxprune.fit.row_sums.PANEL_ENTRIES", 0)
     found = sum_rows(layer, execution)
     assert settled
     assert case.store._held == held
