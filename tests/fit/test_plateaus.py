@@ -42,7 +42,7 @@ class Behind(nn.Module):
 
 
 def layer_of(then: Callable[[Tensor], Tensor]) -> Layer:
-    graph = capture(Behind(then).eval(), make_batch((normal(2, 3),), {})).graph
+    graph = capture(Behind(then).double().eval(), make_batch((normal(2, 3),), {})).graph
     (layer,) = own_layers(graph).values()
     return layer
 
@@ -55,7 +55,7 @@ def test_an_activation_is_flat_where_it_says(kind: str) -> None:
     assert found[1] == (low, high)
     for end, way in ((low, -1), (high, 1)):
         if math.isfinite(end):
-            beyond = end + way * torch.linspace(0, 9, 50)
+            beyond = end + way * torch.linspace(0, 9, 50, dtype=torch.float64)
             assert then(beyond.clone()).unique().numel() == 1
 
 
@@ -95,9 +95,9 @@ def test_a_norm_between_is_part_of_it(bias: bool) -> None:
         nn.Conv2d(3, 8, 1, bias=bias), norm, nn.ReLU6(), nn.Conv2d(8, 5, 1), nn.BatchNorm2d(5)
     )
     with torch.no_grad():
-        for own in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            own.copy_(torch.rand(8) + 0.5)
-    case = record(net, normal(50, 3, 4, 4), share=0.5)
+        for own in norm.state_dict().values():
+            own.copy_(torch.rand(own.shape) + 0.5)
+    case = record(net.double(), normal(50, 3, 4, 4), share=0.5)
     first, last = own_layers(case.reduction.original).values()
     found = plateaus_behind(first, case.reduction)
     assert found is not None
