@@ -30,7 +30,7 @@ NETS: dict[str, tuple[list[nn.Module], tuple[int, ...], str]] = {
         "2.weight",
     ),
     "grouped": (
-        [nn.Conv2d(4, 16, 1), nn.Tanh(), nn.Conv2d(16, 8, 2, groups=2), nn.Hardtanh()],
+        [nn.Conv2d(4, 16, 1), nn.Tanh(), nn.Conv2d(16, 8, 2, groups=2), nn.Hardtanh(-0.2, 0.2)],
         (4, 4, 4),
         "2.weight",
     ),
