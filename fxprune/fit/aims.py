@@ -24,7 +24,7 @@ from fxprune.linalg.refit import PANEL_ENTRIES, Refit
 from fxprune.linalg.tree_sum import Terms
 
 ROUNDS = 3
-"""Of fits that follow a layer's first (docs/decisions/0030)."""
+"""Of fits that follow a layer's first (docs/decisions/0032)."""
 
 
 def aim(
