@@ -23,6 +23,7 @@ from fxprune.allocate.expected_work import (
 from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
+from fxprune.fit.aims import ROUNDS
 from fxprune.fit.build import TRIAL_JUDGED, TRIAL_RIDGES
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
@@ -151,7 +152,8 @@ def _parts(session: Session, limits: Mapping[str, float]) -> Iterator[Part]:
     if method.fit == "sequential":
         every = tuple(session.statistics.parts.values())
         fitting = [batch for part in every for batch in part.mine]
-        last += pass_work(session, fitting, wide) + fits_work(session, every, fitted, RIDGES_TRIED)
+        last += pass_work(session, fitting, wide)
+        last += fits_work(session, every, fitted, RIDGES_TRIED, ROUNDS)
     if method.widths and method.fit != "none":
         last += folds_work(session, narrow).times(2 if method.fit == "sequential" else 1)
     yield Part(BUILD, "fit", last)

@@ -12,6 +12,7 @@ from fxprune.calibrate.batching import Planned, Shared
 from fxprune.calibrate.moments import POSITIONS, POSITIONS_PER_CHANNEL, sites
 from fxprune.calibrate.recording import rows_per_example
 from fxprune.calibrate.strata import strata
+from fxprune.fit.plateaus import flat_behind
 from fxprune.graph.convolution import channel_dim, groups
 from fxprune.graph.nodes import attribute
 from fxprune.label.layers import MOST_OUTPUTS, Layer, own_layers
@@ -122,12 +123,15 @@ def folds_work(session: Session, narrow: float) -> Work:
     return found
 
 
-def fits_work(session: Session, parts: Sequence[Shared], narrow: float, ridges: int) -> Work:
+def fits_work(
+    session: Session, parts: Sequence[Shared], narrow: float, ridges: int, rounds: int = 0
+) -> Work:
     """Refits of every layer on these parts of the examples.
 
     Args:
         narrow: widths as a share of the original's.
         ridges: that are compared.
+        rounds: of fits that follow where the activation behind a layer is flat somewhere.
     """
     analysis, graph, found = session.analysis, session.graph, Work()
     read = {name for name, _ in sites(analysis)}
@@ -148,8 +152,14 @@ def fits_work(session: Session, parts: Sequence[Shared], narrow: float, ridges: 
         rowwise, system = (
             own.times(count) for own in _fit(rows, features, outputs / count, ridges)
         )
+        own_rounds = rounds if flat_behind(layer) else 0
+        again_rows, again = (
+            own.times(count) for own in _fit_again(rows, features, outputs / count, own_rounds)
+        )
+        rowwise, system = rowwise + again_rows, system + again
         added = count * leaves * features * (features / 2 + outputs / count)
-        calls = CALLS_A_FIT * (1 + ridges) + CALLS_A_READING * len(mine) + CALLS_A_SUM * leaves
+        calls = CALLS_A_FIT * (1 + ridges + own_rounds)
+        calls += (1 + own_rounds) * (CALLS_A_READING * len(mine) + CALLS_A_SUM * leaves)
         # What goes by rows is this rank's share of them.
         found += rowwise.times(share) + Work(moved=added, calls=calls) + system
     return found
@@ -182,3 +192,15 @@ def _fit(rows: float, features: float, outputs: float, ridges: int) -> tuple[Wor
         moved=(TOUCHED if ridges else TOUCHED / 3) * size**2,
     )
     return Work(products=products, moved=COPIES * rows * features), system
+
+
+def _fit_again(rows: float, features: float, outputs: float, rounds: int) -> tuple[Work, Work]:
+    """Fits of one group of one layer to other targets, likewise; none from fewer rows than features
+    (`fit.aims`).
+    """
+    if not rounds or rows < features:
+        return Work(), Work()
+    once = rows * features * (2 * outputs)
+    system = features**3 / 3 + (1 + rounds) * 2 * features**2 * outputs
+    moved = rounds * COPIES * rows * (features + outputs)
+    return Work(products=rounds * 2 * once, moved=moved), Work(solves=system)

@@ -3,7 +3,8 @@
 The layer's rows are summed into moments, `linalg.refit` solves for the weight and the intercept,
 and where a plan asks for it the rank is lowered. The ridge is chosen in `linalg.refit.refit`, which
 is called from here with the moments of the rows that validate; a plan that is only tried has fewer
-to choose from (`FitOptions.ridges`).
+to choose from (`FitOptions.ridges`). A fit that is handed over then aims at what the activation
+behind it cannot tell from the original's outputs (`aims`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +14,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fxprune.fit.aims import aim
 from fxprune.fit.execution import Execution
 from fxprune.fit.reduction import Reduction
-from fxprune.fit.rows import read_features, split_groups
-from fxprune.fit.samples import count_rows, sample_rows
+from fxprune.fit.row_sums import RowMoments, current_bias, fixed_bias, sum_rows
+from fxprune.fit.rows import split_groups
+from fxprune.fit.samples import count_rows
 from fxprune.fit.wide import gather_rows
-from fxprune.graph.convolution import bias_of, channel_dim, groups
+from fxprune.graph.convolution import channel_dim, groups
 from fxprune.graph.tensors import rewrite
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import PANEL_ENTRIES, RIDGES, TINY, panels, refit
+from fxprune.linalg.refit import RIDGES, TINY, panels, refit
 from fxprune.linalg.regression_sums import (
     COVARIANCE_SHRINKAGE,
-    RegressionAccumulator,
-    RegressionSums,
-    sums_of,
 )
 from fxprune.linalg.wide_refit import WideRows, refit_wide
 
@@ -111,6 +111,10 @@ def fit_layer(layer: Layer, execution: Execution, options: FitOptions) -> float 
         shift = _current_shift(layer, reduction, prior)
         spread, mean = _covariance_of_outputs(layer, execution, prior, shift)
         new, shift = truncate(prior, shift, spread, mean, rank, layer.intercept)
+    elif options.both and isinstance(outcome, float) and not isinstance(rows, WideRows):
+        assert new is not None
+        assert shift is not None
+        new, shift = aim(layer, execution, rows, prior, (outcome, new, shift), rank)
     if new is not None and shift is not None:
         rewrite(weight, to_weight(new, weight.shape))
         _write_shift(layer, reduction, shift)
@@ -130,32 +134,12 @@ def to_weight(matrices: Tensor, shape: Sequence[int]) -> Tensor:
     return matrices.reshape(outputs, *kernel, inputs).movedim(-1, 1)
 
 
-@dataclass(frozen=True)
-class RowMoments:
-    """Sums over a layer's sampled rows: what reaches it, and what the original layer gave.
-
-    Attributes:
-        fitting: of the rows to fit.
-        validation: of the rows on which the ridge is chosen.
-    """
-
-    fitting: RegressionSums
-    validation: RegressionSums
-
-    def outputs(self, weight: Tensor, both: bool) -> tuple[Tensor, Tensor]:
-        """Covariance and mean of what a weight makes of the rows that are fitted: of both, or of
-        the former alone.
-        """
-        return (self.fitting + self.validation if both else self.fitting).outputs(weight)
-
-
 def _observe(layer: Layer, execution: Execution, prior: Tensor) -> RowMoments | WideRows | None:
     """What is known of a layer's rows: their sums, on the first rank; or themselves, where they are
     fewer than the unknowns, on all ranks. None where there are none.
     """
     if count_rows(layer, execution) < prior.shape[2]:
-        fixed = _current_bias(layer, execution.reduction) if layer.bias is None else None
-        return gather_rows(layer, execution, fixed)
+        return gather_rows(layer, execution, fixed_bias(layer, execution.reduction))
     return sum_rows(layer, execution)
 
 
@@ -189,68 +173,9 @@ def _solve(
     return fit.ridge, *truncate(fit.weight, fit.bias, spread, mean, rank, layer.intercept)
 
 
-def sum_rows(layer: Layer, execution: Execution) -> RowMoments | None:
-    """Sum a layer's sampled rows over all of its calls and all chunks, those apart on which a ridge
-    is chosen.
-
-    Args:
-        layer: of the original graph.
-        execution: has run up to the layer's inputs.
-
-    Returns:
-        None where outputs cannot be matched to the original's, or no rows are there; and on all
-        ranks but the first.
-    """
-    reduction = execution.reduction
-    weight = reduction.tensor(layer.weight)
-    count = groups(reduction.reduced_nodes[layer.node.name])
-    fixed = _current_bias(layer, reduction) if layer.bias is None else None
-    kept = [reduction.kept(call) for call in layer.calls]
-    known = [one for one in kept if one is not None]
-    if len(known) < len(kept):
-        return None
-    shared = execution.recording.sums
-    # As many as wait in a tree may be several times what is known of the layer itself.
-    settle = execution.recording.store.settle if weight.numel() > PANEL_ENTRIES else None
-    sums = {role: RegressionAccumulator(shared.tree(settle)) for role in (False, True)}
-    # Chunk after chunk, as the sums are added.
-    sampled = (
-        sample_rows(layer, call, own, execution)
-        for call, own in zip(layer.calls, known, strict=True)
-    )
-    for samples in zip(*sampled, strict=True):
-        for call, (rows, x) in zip(layer.calls, samples, strict=True):
-            target = rows.target if fixed is None else rows.target - fixed.to(rows.target.device)
-            for validates, mask in rows.roles(execution.everywhere):
-                if len(target[mask]):
-                    features = read_features(call, x, weight.shape[2:], rows.at[:, mask])
-                    sums[validates].add(
-                        split_groups(features, count),
-                        split_groups(target[mask], count),
-                        rows.chunk.leaf,
-                    )
-    for part in sums.values():
-        part.close()
-    trees = [part.tree for part in sums.values()]
-    totals = [
-        None if terms is None else sums_of([term.to(execution.where(weight)) for term in terms])
-        for terms in shared.group.total(trees, "products", everywhere=False)
-    ]
-    fitting, validation = totals
-    if fitting is None or validation is None:
-        return None
-    return RowMoments(fitting, validation)
-
-
-def _current_bias(layer: Layer, reduction: Reduction) -> Tensor | None:
-    """The bias as it stands, shared with another call or not."""
-    name = bias_of(layer.node)
-    return reduction.tensor(name) if name else None
-
-
 def _current_shift(layer: Layer, reduction: Reduction, prior: Tensor) -> Tensor:
     """The bias as it stands, (groups, out / groups) float64; zeros where there is none."""
-    bias = _current_bias(layer, reduction)
+    bias = current_bias(layer, reduction)
     if bias is None:
         return prior.new_zeros(prior.shape[:2])
     return bias.detach().to(prior).view(prior.shape[:2])

@@ -17,8 +17,9 @@ from fxprune.calibrate.spill import Spill
 from fxprune.demo.data import load
 from fxprune.fit.execution import Execution
 from fxprune.fit.factor import factorize_layers
-from fxprune.fit.layer import FitOptions, as_matrices, fit_layer, sum_rows, to_weight
+from fxprune.fit.layer import FitOptions, as_matrices, fit_layer, to_weight
 from fxprune.fit.lockstep import order_layers
+from fxprune.fit.row_sums import sum_rows
 from fxprune.fit.wide import gather_rows
 from fxprune.label.layers import Layer
 from fxprune.linalg.refit import EXACT, solution
@@ -189,7 +190,7 @@ def test_sums_of_a_large_layer_wait_in_files(monkeypatch: pytest.MonkeyPatch) ->
     settle, held = Spill.settle, case.store._held
     monkeypatch.setattr("fxprune.calibrate.spill.SMALL", 0)
     monkeypatch.setattr(case.store, "settle", watched)
-    monkeypatch.setattr("fxprune.fit.layer.PANEL_ENTRIES", 0)
+    monkeypatch.setattr("fxprune.fit.row_sums.PANEL_ENTRIES", 0)
     found = sum_rows(layer, execution)
     assert settled
     assert case.store._held == held
