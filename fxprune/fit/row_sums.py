@@ -120,10 +120,15 @@ def sum_aims(
             given = features @ weight.to(features).mT + shift.to(features)[:, None]
             flat = given.movedim(0, 1).flatten(1)
             aims = split_groups(plateaus.nearest(target.to(flat), flat), len(weight))
-            terms = [aims.double().sum(1), (features.mT @ aims).double()]
-            tree.add(rows.chunk.leaf, [term.to(execution.where(weight)) for term in terms])
+            terms = [term.to(execution.where(weight)) for term in _sums(features, aims)]
+            tree.add(rows.chunk.leaf, terms)
     (total,) = shared.group.total([tree], "products", everywhere=False)
     return total
+
+
+def _sums(features: Tensor, aims: Tensor) -> Terms:
+    """Of (g, r, f) features and (g, r, o) aims: the latter's, and that of the products of both."""
+    return [aims.double().sum(1), (features.mT @ aims).double()]
 
 
 def current_bias(layer: Layer, reduction: Reduction) -> Tensor | None:
