@@ -51,7 +51,7 @@ def run(job: Job, folder: Path, ranks: int, **disturbed: Any) -> list[Ended]:
 
 
 def dies_in(step: int) -> Callable[[], None]:
-    """Makes a process kill itself within its n-th new step."""
+    """Makes a process kill itself within its n-th new step, at the end of the first within it."""
 
     def prepare() -> None:
         compute, seen = Journal._compute, list[str]()
@@ -59,7 +59,7 @@ def dies_in(step: int) -> Callable[[], None]:
         def counted(self: Journal, name: str, key: tuple[Any, ...], work: Any) -> Any:
             def killing() -> Any:
                 found = work()
-                if len(seen) == step:
+                if len(seen) >= step:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return found
 
