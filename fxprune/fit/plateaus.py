@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from fxprune.fit.reduction import Reduction
 from fxprune.graph.convolution import bias_of, channel_dim
-from fxprune.graph.nodes import argument, attribute
+from fxprune.graph.nodes import argument, attribute, only_user
 from fxprune.graph.operators import operator_name
 from fxprune.label.layers import Layer
 
@@ -68,9 +68,9 @@ def flat_behind(layer: Layer) -> tuple[Node | None, Bounds] | None:
     """The BatchNorm that a layer's outputs go through, if any, and up to where and from where on
     the activation behind is flat; None where nothing is known to be.
     """
-    norm, user = None, _only_user(layer.node) if len(layer.calls) == 1 else None
+    norm, user = None, only_user(layer.node) if len(layer.calls) == 1 else None
     if user is not None and operator_name(user.target) == "aten.batch_norm":
-        norm, user = user, _only_user(user)
+        norm, user = user, only_user(user)
         if argument(norm, 5) or any(
             isinstance(x, Node) and x.op != "get_attr" for x in norm.args[1:]
         ):
@@ -107,10 +107,6 @@ def plateaus_behind(layer: Layer, reduction: Reduction) -> Plateaus | None:
     if own is not None:
         scale, offset = (vector[own.to(vector.device)] for vector in (scale, offset))
     return Plateaus(scale, offset, *bounds)
-
-
-def _only_user(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _bounds(call: Node) -> Bounds | None:

@@ -19,6 +19,11 @@ def argument(node: Node, index: int, default: Any = None) -> Any:
     return node.args[index] if len(node.args) > index else default
 
 
+def only_user(node: Node) -> Node | None:
+    """The one node that reads a node's result; None where none does, or several do."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def hand_over(node: Node, result: Node | Sequence[Node]) -> None:
     """Let the users of a call read what takes its place, each part of several in its own, and erase
     it.

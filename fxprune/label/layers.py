@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxprune.graph.convolution import OUTPUTS_FIRST, bias_of, groups
-from fxprune.graph.nodes import argument, attribute
+from fxprune.graph.nodes import argument, attribute, only_user
 from fxprune.graph.operators import operator_name
 from fxprune.graph.tensors import is_made
 
@@ -70,7 +70,8 @@ def own_layers(module: GraphModule) -> dict[str, Layer]:
         if readers[weight_name] > len(nodes) or len({bias_of(n) for n in nodes}) > 1:
             continue
         bias = bias_of(nodes[0])
-        norms = [_only_user(n, "aten.batch_norm") for n in nodes]
+        users = [only_user(n) for n in nodes]
+        norms = [n if n and operator_name(n.target) == "aten.batch_norm" else None for n in users]
         means = {
             str(n.args[3].target) if n is not None and isinstance(n.args[3], Node) else None
             for n in norms
@@ -130,10 +131,3 @@ def replaceable(module: GraphModule, weight: str, bias: str | None) -> bool:
         return leaf != "weight" or owner._modules.keys().isdisjoint("01")
     own = {leaf, "bias"} if leaf == "weight" else {leaf, str(bias).removeprefix(f"{path}.")}
     return not (owner._modules or owner._buffers or set(owner._parameters) - own)
-
-
-def _only_user(node: Node, operator: str) -> Node | None:
-    users = list(node.users)
-    if len(users) == 1 and operator_name(users[0].target) == operator:
-        return users[0]
-    return None
