@@ -107,7 +107,7 @@ Optimizer = Annotated[str, typer.Option(help="adam or sgd")]
 TrainBatch = Annotated[int, typer.Option(help="examples per step")]
 Augment = Annotated[
     list[str] | None,
-    typer.Option(help="auto, flip, crop, mix (may be repeated) or none; auto by default"),
+    typer.Option(help="auto, flip, crop, zoom, mix (may be repeated) or none; auto by default"),
 ]
 Labels = Annotated[
     bool, typer.Option("--labels", help="mix in cross entropy against the loader's labels")

@@ -2,6 +2,7 @@
 comes out, so that an input that is no example of any class teaches as well (Beyer et al. 2022).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.capture.batch import Batch, is_mask, to_batch
 from fxprune.errors import CalibrationError, UnsupportedError, name_function
 
-NAMES = ("flip", "crop", "mix")
+NAMES = ("flip", "crop", "zoom", "mix")
 Step = str | Callable[[Any], Any]
 Augment = Step | Sequence[Step] | None
 """What `augment=` takes: `auto`, names of `NAMES`, a callable on batches, or a list of these."""
@@ -23,6 +24,12 @@ a part of it pasted in (docs/recover.md).
 """
 SHIFT = 14
 """A crop is shifted by at most this part of the image's sides."""
+AREA, ASPECT = 0.35, 4 / 3
+"""The least share of an image that a zoom shows, and how much wider or higher than the image the
+part may be (Szegedy et al. 2015, sec. 6).
+"""
+LARGE = 64
+"""Pixels on a side from which `auto` zooms: smaller images are blurred by it (docs/recover.md)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Augmentation:
                 drawn = draw_partners(batch)
                 batch, partner = mix(batch, drawn), (drawn.index, drawn.share)
             else:
-                batch = batch.map(flip if step == "flip" else crop)
+                batch = batch.map(ON_IMAGES[step])
         return Augmented(batch, partner)
 
     @property
@@ -94,7 +101,7 @@ class Augmentation:
 def read_augment(augment: Any, model: nn.Module, example: Batch) -> Augmentation:
     """What `augment=` says.
 
-    `auto` flips, crops and mixes images, mixes other floating inputs, and leaves all else as it is.
+    `auto` flips images, zooms into large ones and shifts others, and mixes them, mixes other floating inputs, and leaves all else as it is.
 
     Args:
         augment: the caller's.
@@ -118,7 +125,7 @@ def read_augment(augment: Any, model: nn.Module, example: Batch) -> Augmentation
             raise UnsupportedError(f"augment={step!r}. {WANTED}")
     images = all(t.dim() == 4 and t.is_floating_point() for t in example.tensors())
     for step in made:
-        if step in ("flip", "crop") and not images:
+        if isinstance(step, str) and step in ON_IMAGES and not images:
             raise UnsupportedError(
                 f"augment={step!r} is for models whose inputs are all images, floating (N, C, H, "
                 "W). Pass a callable on batches instead."
@@ -137,8 +144,11 @@ WANTED = f'Pass "auto", {", ".join(NAMES)}, a callable on batches, a list of the
 def _automatic(example: Batch) -> tuple[str, ...]:
     if not _mixable(example):
         return ()
-    images = all(t.dim() == 4 for t in example.tensors())
-    return NAMES if images else ("mix",)
+    tensors = example.tensors()
+    if not all(t.dim() == 4 for t in tensors):
+        return ("mix",)
+    large = all(min(t.shape[2:]) >= LARGE for t in tensors)
+    return ("flip", "zoom" if large else "crop", "mix")
 
 
 def _mixable(example: Batch) -> bool:
@@ -166,6 +176,24 @@ def crop(images: Tensor) -> Tensor:
     index = torch.arange(count, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[index, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def zoom(images: Tensor) -> Tensor:
+    """A part of each of the images (N, C, H, W), scaled to the whole image's size."""
+    count = len(images)
+    area = torch.empty(count).uniform_(AREA, 1)
+    aspect = torch.empty(count).uniform_(-math.log(ASPECT), math.log(ASPECT)).exp()
+    sides = torch.stack([area * aspect, area / aspect], 1).sqrt().clamp(max=1)
+    centers = (2 * torch.rand(count, 2) - 1) * (1 - sides)
+    wanted = torch.cat([torch.diag_embed(sides), centers[:, :, None]], 2).to(images.device)
+    exact = images.float()  # half precision cannot be sampled on every device
+    grid = F.affine_grid(wanted, list(images.shape), align_corners=False)
+    parts = F.grid_sample(exact, grid, padding_mode="border", align_corners=False)
+    return parts.to(images.dtype)
+
+
+ON_IMAGES: dict[str, Callable[[Tensor], Tensor]] = {"flip": flip, "crop": crop, "zoom": zoom}
+"""The steps that need images."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from fxprune.recovery.augmentation import (
     flip,
     mix,
     read_augment,
+    zoom,
 )
 from fxprune.recovery.examples import Stream, divide
 from fxprune.recovery.features import Feature, match_features, tap
@@ -149,6 +150,23 @@ def test_flips_and_crops_keep_the_pixels() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_zoom_shows_a_part_of_the_image_and_keeps_its_form(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ramps = torch.stack([torch.linspace(0, 1, 30).expand(20, 30), torch.ones(20, 30)])
+    ramps[1] *= torch.linspace(0, 1, 20)[:, None]
+    made = zoom(ramps.expand(200, 2, 20, 30).to(dtype))
+    assert made.shape == (200, 2, 20, 30) and made.dtype == dtype
+    across, down = (made[:, c].float().flatten(1) for c in (0, 1))
+    spans = torch.stack([v.amax(1) - v.amin(1) for v in (across, down)], 1)
+    assert 0.3 < float(spans.prod(1).min()) < 0.4 and float(spans.prod(1).max()) > 0.9
+    assert float((spans[:, 0] / spans[:, 1]).max()) <= 1.36
+    assert float((spans[:, 0] / spans[:, 1]).min()) >= 0.72
+    least = across.amin(1)
+    assert float(least.min()) < 0.02 and float(least.max()) > 0.2
+    assert bool((made[:, 0].diff(dim=-1) >= 0).all())  # neither turned nor mirrored
+
+
 def test_mixing_is_between_two_examples() -> None:
     batch, share = make_batch((torch.eye(3),), {}), torch.tensor([0.0, 0.25, 1.0])
     partners = Partners(torch.tensor([1, 2, 0]), share, None, torch.zeros(3).bool())
@@ -178,6 +196,8 @@ def test_images_are_blended_or_get_a_part_of_another() -> None:
     ("example", "steps"),
     [
         ((images(2),), ("flip", "crop", "mix")),
+        ((torch.randn(2, 3, 64, 80),), ("flip", "zoom", "mix")),
+        ((torch.randn(2, 3, 64, 80), torch.randn(2, 1, 63, 80)), ("flip", "crop", "mix")),
         ((torch.randn(2, 7),), ("mix",)),
         ((torch.randn(2, 7), torch.ones(2, 3).long()), ()),
         ((torch.randn(2, 7), torch.tensor([[0.0, -torch.inf]] * 2)), ()),
