@@ -101,7 +101,8 @@ class Augmentation:
 def read_augment(augment: Any, model: nn.Module, example: Batch) -> Augmentation:
     """What `augment=` says.
 
-    `auto` flips images, zooms into large ones and shifts others, and mixes them, mixes other floating inputs, and leaves all else as it is.
+    `auto` flips images, zooms into large ones and shifts others, and mixes them; it mixes other
+    floating inputs, and leaves all else as it is.
 
     Args:
         augment: the caller's.
