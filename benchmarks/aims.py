@@ -5,41 +5,18 @@ judged on images that neither saw: calibration images outside the draw, never te
 `--images DIR` the EfficientNet-Lite0 on DIR/calib, judged on the crops of photographs held apart.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 import fxprune
-from benchmarks.datasets.images import DEBIAN, draw, photographs, photos, split
+from benchmarks.datasets.images import DEBIAN
+from benchmarks.examination.apart import cases, judged
 from benchmarks.examination.outputs import logits
-from benchmarks.models.nets import NETS, efficientnet_lite0, trained
-from fxprune.verify.outputs import squared_error
-
-APART = 50
-"""Photographs whose crops judge."""
-
-
-def cases(
-    names: list[str] | None, data: Path, folder: Path | None, seed: int
-) -> Iterator[tuple[str, nn.Module, Tensor, Tensor | None, Tensor]]:
-    """Networks, what calibrates them, in which groups, and what judges them."""
-    if folder is None:
-        order = draw(split("calibration", data).images, 5000, seed)
-        for name in names or list(NETS):
-            yield name, trained(name), order[:1000], None, order[1000:]
-        return
-    pool, groups = photos(folder), photographs(folder)
-    if groups is None:
-        raise typer.BadParameter(f"beside {folder} there is no index.csv with the photographs")
-    apart = torch.isin(groups, draw(groups.unique(), APART, 100 + seed))
-    yield "EfficientNet-Lite0", efficientnet_lite0(), pool[~apart], groups[~apart], pool[apart]
 
 
 def main(
@@ -63,18 +40,9 @@ def main(
             for count in counts:
                 with patch("fxprune.fit.aims.ROUNDS", count):
                     outputs = logits(fxprune.apply(model, plan, calibration, **common), judges)
-                cells.append(_judged(outputs, reference))
+                cells.append(judged(outputs, reference))
             table.add_row(name, f"{budget:g}", *cells)
     Console(width=120).print(table)
-
-
-def _judged(outputs: Tensor, reference: Tensor) -> str:
-    agreement = float((outputs.argmax(1) == reference.argmax(1)).float().mean())
-    error, spread = squared_error(reference, outputs)
-    divergence = nn.functional.kl_div(
-        outputs.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True
-    )
-    return f"{100 * agreement:.2f}, {error / spread:.4f}, {float(divergence):.4f}"
 
 
 if __name__ == "__main__":

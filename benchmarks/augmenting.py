@@ -1,0 +1,58 @@
+"""What `recover` gains by each way to augment: `python -m benchmarks.augmenting`.
+
+One compressed network, trained several times over on its own calibration images, and judged on
+others outside the draw, never on test images. With `--images DIR` the EfficientNet-Lite0 on
+DIR/calib, judged on the crops of photographs held apart. The last weights are judged, whatever the
+acceptance examples say of them.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import fxprune
+from benchmarks.datasets.images import DEBIAN
+from benchmarks.examination.apart import cases, judged
+from benchmarks.examination.outputs import logits
+
+LAST = patch("fxprune.recovery.acceptance.Best.accepts", lambda best, measured: True)
+
+
+def main(
+    net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
+    flops: float = 0.35,
+    steps: int = 400,
+    batch: int = 32,
+    rate: Annotated[float | None, typer.Option(help="that of recover by default")] = None,
+    features: Annotated[float, typer.Option(help="weight of the layers' outputs")] = 1.0,
+    augment: Annotated[list[str] | None, typer.Option(help="such as flip,zoom,mix")] = None,
+    seed: int = 0,
+    data: Path = DEBIAN,
+    folder: Annotated[Path | None, typer.Option("--images", help="DIR/calib, instead")] = None,
+) -> None:
+    """Print the table."""
+    ways = [way.split(",") for way in augment or ["flip,crop,mix", "flip,zoom,mix"]]
+    table = Table("net", "before", *map(", ".join, ways))
+    table.title = "agreement %, relative error of the output, divergence of the probabilities"
+    training = fxprune.Training(batch=batch, rate=rate, features=features)
+    where = None if folder is None else folder / "calib"
+    for name, model, calibration, groups, judges in cases(net, data, where, seed):
+        common: Any = {"groups": groups, "decision": "argmax", "seed": seed, "progress": False}
+        reference = logits(model, judges)
+        small = fxprune.compress(model, calibration, flops=flops, **common)
+        cells = [judged(logits(small, judges), reference)]
+        for way in ways:
+            wish: Any = common | {"training": training, "augment": way, "steps": steps}
+            with LAST:
+                better = fxprune.recover(small, model, calibration, **wish)
+            cells.append(judged(logits(better, judges), reference))
+        table.add_row(name, *cells)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
