@@ -49,10 +49,9 @@ def recover(
             All others are trained on.
         minutes, steps, epochs: how long to train; one of the three.
         training: rates, optimizer, schedule, batches and the like.
-        augment: `auto` (images are flipped, zoomed into, or shifted where they are small, and
-            mixed; other floating inputs are mixed), "flip", "crop", "zoom", "mix", a callable on
-            batches (it takes and returns what the model is called with: a tensor, tuple or dict), a
-            list of these, or None.
+        augment: `auto` (images are flipped, shifted and mixed, other floating inputs mixed),
+            "flip", "crop" (shifts), "zoom", "mix", a callable on batches (it takes and returns what
+            the model is called with: a tensor, tuple or dict), a list of these, or None.
         labels: mix in cross entropy against labels, which the loader then yields: tuples (x, y),
             or dicts with a key such as `labels`.
         decision, groups: as `compress` was given.

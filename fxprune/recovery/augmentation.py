@@ -28,8 +28,6 @@ AREA, ASPECT = 0.35, 4 / 3
 """The least share of an image that a zoom shows, and how much wider or higher than the image the
 part may be (Szegedy et al. 2015, sec. 6).
 """
-LARGE = 64
-"""Pixels on a side from which `auto` zooms: smaller images are blurred by it (docs/recover.md)."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,7 @@ class Augmentation:
 def read_augment(augment: Any, model: nn.Module, example: Batch) -> Augmentation:
     """What `augment=` says.
 
-    `auto` flips images, zooms into large ones and shifts others, and mixes them; it mixes other
-    floating inputs, and leaves all else as it is.
+    `auto` flips, crops and mixes images, mixes other floating inputs, and leaves all else as it is.
 
     Args:
         augment: the caller's.
@@ -145,11 +142,8 @@ WANTED = f'Pass "auto", {", ".join(NAMES)}, a callable on batches, a list of the
 def _automatic(example: Batch) -> tuple[str, ...]:
     if not _mixable(example):
         return ()
-    tensors = example.tensors()
-    if not all(t.dim() == 4 for t in tensors):
-        return ("mix",)
-    large = all(min(t.shape[2:]) >= LARGE for t in tensors)
-    return ("flip", "zoom" if large else "crop", "mix")
+    images = all(t.dim() == 4 for t in example.tensors())
+    return ("flip", "crop", "mix") if images else ("mix",)
 
 
 def _mixable(example: Batch) -> bool:

@@ -199,8 +199,6 @@ def test_images_are_blended_or_get_a_part_of_another() -> None:
     ("example", "steps"),
     [
         ((images(2),), ("flip", "crop", "mix")),
-        ((torch.randn(2, 3, 64, 80),), ("flip", "zoom", "mix")),
-        ((torch.randn(2, 3, 64, 80), torch.randn(2, 1, 63, 80)), ("flip", "crop", "mix")),
         ((torch.randn(2, 7),), ("mix",)),
         ((torch.randn(2, 7), torch.ones(2, 3).long()), ()),
         ((torch.randn(2, 7), torch.tensor([[0.0, -torch.inf]] * 2)), ()),
