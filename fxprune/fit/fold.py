@@ -5,17 +5,16 @@ folded into the weight that reads them (Chee et al., NeurIPS 2022). A consumer's
 stratum by stratum: channels of one convolution group that occupy equally many columns.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from fxprune.calibrate.moments import InputMoments, Site
-from fxprune.calibrate.strata import Stratum, strata
+from fxprune.calibrate.strata import contract, pair_strata, strata
 from fxprune.distributed.group import Group
 from fxprune.graph.nodes import attribute
 from fxprune.label.groups import Analysis
@@ -124,70 +123,3 @@ def fold_weight(
         ridge = ridge_for(len(gram), seen, weight.dtype) if ridged else precision
         matrices.append(interpolation(gram, pair.kept, ridge, precision, seen))
     return contract(sliced, axis, pairs, matrices)
-
-
-@dataclass(frozen=True)
-class StratumPair:
-    """A stratum before and after channels are removed.
-
-    Attributes:
-        before: the n channels of the full weight.
-        after: those that survive, k of them; none where nothing does.
-    """
-
-    before: Stratum
-    after: Stratum
-
-    @property
-    def kept(self) -> np.ndarray:
-        """(k,) places of the surviving channels among those before."""
-        place = {key: i for i, key in enumerate(self.before.keys.tolist())}
-        return np.array([place[key] for key in self.after.keys.tolist()], dtype=np.int64)
-
-
-def pair_strata(before: Sequence[Stratum], after: Sequence[Stratum]) -> list[StratumPair]:
-    """Every stratum with its surviving part."""
-    survivors = {(s.group, s.columns.shape[1]): s for s in after}
-    pairs = []
-    for stratum in before:
-        columns = stratum.columns.shape[1]
-        nothing = np.zeros(0, dtype=np.int64), np.zeros((0, columns), dtype=np.int64)
-        empty = Stratum(stratum.group, *nothing)
-        pairs.append(StratumPair(stratum, survivors.get((stratum.group, columns), empty)))
-    return pairs
-
-
-def contract(
-    weight: Tensor, axis: int, pairs: Sequence[StratumPair], matrices: Sequence[np.ndarray]
-) -> Tensor:
-    """Contract a weight's consumed axis with interpolation matrices.
-
-    Args:
-        weight: the full consumed axis; other axes already sliced.
-        axis: the consumed axis.
-        pairs: the strata of that axis.
-        matrices: per stratum T of shape (k, n).
-
-    Returns:
-        the weight with the consumed axis reduced, float64 arithmetic, in the weight's dtype.
-    """
-    moved = weight.detach().double().movedim(axis, -1)
-    groups = 1 + max(pair.before.group for pair in pairs)
-    outputs = moved.shape[0] // groups
-    width = moved.shape[-1]
-    reduced_width = sum(pair.after.columns.size for pair in pairs) // groups
-    result = moved.new_zeros(*moved.shape[:-1], reduced_width)
-    for pair, matrix in zip(pairs, matrices, strict=True):
-        if not pair.after.columns.size:
-            continue
-        group = pair.before.group
-        own = slice(group * outputs, (group + 1) * outputs) if groups > 1 else slice(None)
-        read = torch.from_numpy(pair.before.columns.reshape(-1) - group * width)
-        source = moved[own][..., read]
-        source = source.view(*source.shape[:-1], *pair.before.columns.shape)
-        interpolate = torch.from_numpy(matrix).to(moved.device)
-        value = torch.einsum("...np,kn->...kp", source, interpolate)
-        columns = pair.after.columns.reshape(-1) - group * reduced_width
-        written = torch.from_numpy(columns).to(moved.device)
-        result[own] = result[own].index_copy(-1, written, value.reshape(*value.shape[:-2], -1))
-    return result.movedim(-1, axis).to(weight.dtype).contiguous()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune.calibrate.strata import strata
-from fxprune.fit.fold import Folds, contract, pair_strata
+from fxprune.calibrate.strata import contract, pair_strata, strata
+from fxprune.fit.fold import Folds
 from tests.fit.reductions import Recorded, record
 from tests.tensors import distance, normal
 
