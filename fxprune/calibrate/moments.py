@@ -54,6 +54,12 @@ class InputMoments:
         rows = tuple(a + b for a, b in zip(self.rows, other.rows, strict=True))
         return InputMoments(self.strata, grams, rows, self.examples + other.examples)
 
+    def __sub__(self, other: "InputMoments") -> "InputMoments":
+        """Of the examples that are not among the other ones."""
+        grams = tuple(a - b for a, b in zip(self.grams, other.grams, strict=True))
+        rows = tuple(a - b for a, b in zip(self.rows, other.rows, strict=True))
+        return InputMoments(self.strata, grams, rows, self.examples - other.examples)
+
 
 Site = tuple[str, int]
 """A consumed weight axis: (parameter, axis)."""

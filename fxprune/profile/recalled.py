@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.calibrate.moments import InputMoments, Site
+from fxprune.calibrate.moments import InputMoments, MomentsOnDemand, Site
 from fxprune.calibrate.penultimate import Seen
 from fxprune.calibrate.recording import Chunk, Recording
 from fxprune.progress import Journal
@@ -55,6 +55,14 @@ class Observed:
     moments: Mapping[Site, InputMoments]
     all_moments: Mapping[Site, InputMoments]
     recording: Recording
+
+    @property
+    def validating(self) -> Mapping[Site, InputMoments]:
+        """Moments on the validation split alone; of nothing where there is none."""
+        fitted, every = self.moments, self.all_moments
+        if every is fitted:
+            return {}
+        return MomentsOnDemand(fitted, lambda site: every[site] - fitted[site])
 
 
 @dataclass(frozen=True)

@@ -3,37 +3,39 @@ r"""How much an error in a layer's output matters to the model's, by probes of i
 For a layer output z of one example and the model output f, \|df\|^2 = dz^T J^T J dz to first
 order. With v ~ N(0, I) the gradient g of v^T f by z has E[g g^T] = J^T J (Hutchinson's estimator),
 so one backward pass per example is enough. Errors at different positions are taken as
-uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisions/0009).
+uncorrelated, which leaves one (outputs, outputs) matrix per layer (docs/decisions/0009); what they
+cost once they add up is measured on the way, as one number (`coherence`).
 """
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from fxprune.calibrate.batching import Place, seed_of
-from fxprune.calibrate.moments import Site, sites
-from fxprune.calibrate.observe import Observer, arguments
+from fxprune.calibrate.moments import InputMoments, Site, sites
 from fxprune.calibrate.padding import EVERYWHERE, Padding
 from fxprune.capture.batch import Batch
 from fxprune.distributed.sums import BY_ITSELF, Sums
 from fxprune.graph.convolution import OUTPUTS_FIRST
 from fxprune.graph.nodes import attribute
-from fxprune.graph.operators import operator_name
-from fxprune.graph.recurrent import read_recurrent, recurrent_of
 from fxprune.label.analysis import activations, examples_within
 from fxprune.label.groups import Analysis
 from fxprune.label.layers import MOST_OUTPUTS, own_layers
 from fxprune.linalg.tree_sum import Settle, TreeSum
-from fxprune.profile.probe import Draws, energies_of, judged, probe
-from fxprune.profile.steps import run_steps
+from fxprune.profile.coherence import effects, factor, foreseen, level, typical_errors
+from fxprune.profile.gradients import Outputs, gradients
+from fxprune.profile.probe import Draws, energies_of
 
 CHUNK = 64
 """Most examples whose activations are held at once."""
+NOTHING: Mapping[Site, InputMoments] = MappingProxyType({})
+"""No moments."""
 
 
 def sensitivities(
@@ -45,6 +47,8 @@ def sensitivities(
     padding: Padding = EVERYWHERE,
     sums: Sums = BY_ITSELF,
     settle: Settle | None = None,
+    moments: Mapping[Site, InputMoments] = NOTHING,
+    others: Mapping[Site, InputMoments] = NOTHING,
 ) -> dict[Site, Tensor]:
     """For every layer and consumed weight G, tr(G C) being the model's relative squared error.
 
@@ -60,6 +64,9 @@ def sensitivities(
         padding: whose outputs do not matter.
         sums: who works on the others.
         settle: finds a place for sums; without it they are in memory.
+        moments: of what weights read; with them, errors at different positions of an example add
+            up as they do, and without they are uncorrelated.
+        others: likewise on examples that are not among those, as the batches' are.
 
     Returns:
         (outputs, outputs) float64 by consumed weight axis; (1, 1), to be taken as a multiple
@@ -70,6 +77,7 @@ def sensitivities(
     """
     watched = _weights_of_calls(module, analysis)
     chunk = examples_within(memory, sum(activations(module, analysis)), CHUNK)
+    errors = typical_errors(module, moments, settle)
     totals, failed = _Totals(sums, watched, settle), None
     try:
         for place, batch in batches:
@@ -78,16 +86,36 @@ def sensitivities(
             parts = [batch.part(at, at + chunk) for at in range(0, batch.size, chunk)]
             energies = energies_of(module, parts, padding) if len(parts) > 1 else None
             for part in parts:
-                for own in _gradients(module, part, watched, draws, padding, energies):
-                    site, operator, gradient = own
-                    totals.add(site, _rows(gradient, attribute(module, site[0]), site[1], operator))
+                done = dict[Site, Tensor]()
+                run = partial(Outputs, module, watched, errors)
+                for given, gradient in gradients(module, part, run, draws, padding, energies):
+                    weight = attribute(module, given.site[0])
+                    totals.add(given.site, _rows(gradient, weight, given.site[1], given.operator))
+                    if given.error is not None:
+                        own = effects(gradient, given.error(), part.size)
+                        done[given.site] = own + done.get(given.site, 0)  # of its other calls
+                for site, total in done.items():
+                    totals.see(site, total.square().sum().cpu())
     except (RuntimeError, NotImplementedError) as error:
         failed = error
     told = sums.group.gather(None if failed is None else str(failed), "derivatives")
     reason = next((text for text in told if text is not None), None)
     if reason is not None:
         raise failed or RuntimeError(reason)
-    return totals.result()
+    found, costs = totals.result()
+    known = {}
+    for site, cost in costs.items():
+        expect = partial(foreseen, errors[site[0]], found[site], groups=_groups(analysis, site))
+        fitted = expect(moments[site])
+        known[site] = factor(cost, fitted, expect(others[site]) if site in others else fitted)
+    level(found, known)
+    return found
+
+
+def _groups(analysis: Analysis, site: Site) -> int:
+    """Of the convolution that reads a weight."""
+    ids = analysis.axes[site]
+    return len(ids) if ids.ndim == 2 else 1
 
 
 class _Totals:
@@ -107,6 +135,7 @@ class _Totals:
         sites = dict.fromkeys(site for own in watched.values() for site in own)
         self._matrices: dict[Site, TreeSum] = {site: sums.tree(settle) for site in sites}
         self._multiples: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
+        self._seen: dict[Site, TreeSum] = {site: sums.tree() for site in sites}
 
     def start(self, leaf: int) -> None:
         """Count another chunk of examples."""
@@ -118,20 +147,31 @@ class _Totals:
         trees = self._multiples if flat.shape[1] == 1 else self._matrices
         trees[site].add(self._leaf, [flat.mT @ flat, torch.tensor(len(flat))])
 
-    def result(self) -> dict[Site, Tensor]:
-        """By weight, as `sensitivities` gives them; of those that have a gradient."""
+    def see(self, site: Site, effect: Tensor) -> None:
+        """Count what a weight's error costs on a chunk."""
+        self._seen[site].add(self._leaf, [effect])
+
+    def result(self) -> tuple[dict[Site, Tensor], dict[Site, float]]:
+        """By weight, what output errors of those that have a gradient cost, and what the errors
+        cost that were seen.
+        """
         sites = list(self._matrices)
-        trees = [self._chunks, *self._matrices.values(), *self._multiples.values()]
-        chunks, *found = self._sums.totals(trees, "sensitivities")
+        trees = [self._matrices, self._multiples, self._seen]
+        every = [self._chunks, *(tree for own in trees for tree in own.values())]
+        chunks, *found = self._sums.totals(every, "sensitivities")
+        count = 1 if chunks is None else int(chunks[0])
+        matrices, multiples, seen = (
+            dict(zip(sites, found[at : at + len(sites)], strict=True))
+            for at in range(0, 3 * len(sites), len(sites) or 1)
+        )
         result = {}
-        pairs = zip(found[: len(sites)], found[len(sites) :], strict=True)
-        for site, (matrix, multiple) in zip(sites, pairs, strict=True):
-            own = [terms for terms in (matrix, multiple) if terms is not None]
-            if own and chunks is not None:
+        for site in sites:
+            own = [terms for terms in (matrices[site], multiples[site]) if terms is not None]
+            if own:
                 total = functools.reduce(_sum, (total for total, _ in own))
-                rows = sum(int(rows) for _, rows in own)
-                result[site] = _shrink(total, rows).div_(int(chunks[0]))
-        return result
+                result[site] = _shrink(total, sum(int(rows) for _, rows in own)).div_(count)
+        costs = {site: float(own[0]) / count for site, own in seen.items() if own is not None}
+        return result, costs
 
 
 def _sum(matrix: Tensor, multiple: Tensor) -> Tensor:
@@ -151,92 +191,6 @@ def _weights_of_calls(module: GraphModule, analysis: Analysis) -> dict[str, list
     for layer in own_layers(module).values():
         result |= {call.name: [(layer.weight, 1)] for call in layer.calls}
     return result
-
-
-class _Outputs(Observer):
-    """Runs the graph and keeps what watched weights give, to be differentiated by.
-
-    Recurrent layers run step by step: the errors of their weights are made inside.
-
-    Args:
-        module: the captured graph.
-        watched: weights by the names of the calls that read them.
-        finite: whether derivatives by a call's result that are not finite count as zero: what a
-            `where` throws away has no say in the output, but zero times infinity is NaN.
-
-    Attributes:
-        kept: per weight the operator that reads it and what it gave.
-    """
-
-    def __init__(
-        self, module: GraphModule, watched: Mapping[str, Sequence[Site]], finite: bool = False
-    ):
-        super().__init__(module)
-        self._watched, self._finite = watched, finite
-        self.kept: list[tuple[Site, str, Tensor]] = []
-
-    def run_node(self, n: Node) -> Any:
-        result = self._run_watched(n)
-        if self._finite:
-            for value in result if isinstance(result, (tuple, list)) else [result]:
-                if isinstance(value, Tensor) and value.requires_grad:
-                    value.register_hook(_finite_part)
-        return result
-
-    def _run_watched(self, n: Node) -> Any:
-        sites = self._watched.get(n.name)
-        if sites is None:
-            return super().run_node(n)
-        name = operator_name(n.target)
-        if recurrent_of(n) is not None:
-            how = read_recurrent(name, self.fetch_args_kwargs_from_env(n)[0])
-            if how is not None and len(how.layers) == 1:
-                result, given = run_steps(how)
-                own = {id(self.here(attribute(self.module, site[0]))): site for site in sites}
-                for weight, value in given:
-                    if id(weight) in own:
-                        self._keep(own[id(weight)], "aten.linear", value)
-                return result
-        result = super().run_node(n)
-        self._keep(sites[0], name, result)
-        return result
-
-    def _keep(self, site: Site, operator: str, value: Tensor) -> None:
-        if not value.requires_grad:
-            value.requires_grad_()
-        self.kept.append((site, operator, value))
-
-
-def _gradients(
-    module: GraphModule,
-    batch: Batch,
-    watched: Mapping[str, Sequence[Site]],
-    draws: Draws,
-    padding: Padding,
-    energies: Sequence[float] | None,
-) -> Iterator[tuple[Site, str, Tensor]]:
-    """Derivatives of one probe of the model's output by what weights give, where there are any,
-    with the operators that read the weights.
-    """
-    before = draws.states()
-    for finite in (False, True):
-        draws.restore(before)
-        with torch.enable_grad():
-            observer = _Outputs(module, watched, finite)
-            outputs = observer.run(*arguments(module, batch), enable_io_processing=False)
-            probed = probe(judged(module, outputs, batch, padding), draws, energies)
-            gradients = torch.autograd.grad(
-                probed, [value for *_, value in observer.kept], allow_unused=True
-            )
-        if all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
-            break
-    for (site, operator, _), gradient in zip(observer.kept, gradients, strict=True):
-        if gradient is not None:
-            yield site, operator, gradient
-
-
-def _finite_part(gradient: Tensor) -> Tensor:
-    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:

@@ -249,7 +249,7 @@ def test_streams_are_narrowed_after_and_beside_plans_that_leave_them(
         return best(search)
 
     monkeypatch.setattr(Search, "best", recorded)
-    problem = pose(session.using(method=METHODS["channels"]), {"flops": 0.6})
+    problem = pose(session.using(method=METHODS["channels"]), {"flops": 0.4})
     _, chosen = choose_candidate(problem)
     left, narrowed, *_ = (
         [int(candidate.widths[streams].item()) for _, candidate in search.tried]
