@@ -140,3 +140,22 @@ def test_every_consumer_of_a_model_is_looked_at(monkeypatch: pytest.MonkeyPatch)
     assert statistics.sensitivities
     assert set(found[0]) == set(statistics.observed.moments)
     assert all(own is not None and own > 0 for own in found[0].values())
+
+
+def test_errors_are_larger_on_examples_that_were_not_fitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of few examples an interpolation learns much by heart; the validation split tells."""
+    found: list[tuple[float, ...]] = []
+    monkeypatch.setattr("fxprune.profile.sensitivity.factor", lambda *own: found.append(own))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 4)).eval()
+    statistics = session_of(model, torch.randn(150, 8)).statistics
+    _ = statistics.sensitivities
+    ((_, fitted, others),) = found
+    assert others > 1.3 * fitted
+    seen = statistics.observed
+    for site, own in seen.moments.items():
+        both = own + seen.validating[site]
+        assert both.rows == seen.all_moments[site].rows
+        np.testing.assert_allclose(both.grams, seen.all_moments[site].grams)
