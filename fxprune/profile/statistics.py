@@ -128,8 +128,10 @@ class Statistics:
     @cached_property
     def marked(self) -> Analysis:
         """The analysis, with which groups may be rotated and why others may not."""
+        if self.scope:
+            return self.analysis
         with self.journal.station("label"):
-            return self.analysis if self.scope else mark_rotatable(self.graph, self.analysis)
+            return mark_rotatable(self.graph, self.analysis)
 
     @property
     def rotations(self) -> dict[str, Rotation]:
@@ -256,10 +258,9 @@ class Statistics:
         settle, seen = self.calibration.store.settle, self.observed
         with self.journal.station("calibrate", sum(b.size for b in stream.mine)) as advance:
             batches = ((placed.place, placed.batch) for placed in self.shared(stream.mine, advance))
-            asked = self.seed, self.memory, self.padding, stream.sums, settle
+            asked = self.seed, self.memory, self.padding, stream.sums, settle, seen.moments
             try:
-                known = seen.moments, seen.validating
-                return sensitivities(self.graph, self.analysis, batches, *asked, *known)
+                return sensitivities(self.graph, self.analysis, batches, *asked, seen.validating)
             except torch.OutOfMemoryError:
                 raise  # says nothing of derivatives
             except (RuntimeError, NotImplementedError) as error:
