@@ -36,10 +36,10 @@ def recover(
 ) -> GraphModule:
     """Train a compressed model, without labels, to what the original gives.
 
-    The loss is the divergence of the outputs and the error of the layers inside. It needs Hugging
-    Face accelerate (`pip install "fxprune[train]"`); under `accelerate launch` or `torchrun` all
-    processes train together. What comes back agrees at least as often as `small` on examples that
-    are not trained on. See docs/recover.md.
+    The loss is the divergence of the outputs and the error of what the last layers before them
+    give. It needs Hugging Face accelerate (`pip install "fxprune[train]"`); under `accelerate
+    launch` or `torchrun` all processes train together. What comes back agrees at least as often as
+    `small` on examples that are not trained on. See docs/recover.md.
 
     Args:
         small: what `compress`, `apply`, `factorize` or `load` returned; not changed.

@@ -1,7 +1,7 @@
 """What the two models have in common inside: outputs of layers, on the channels that both have.
 
 Layers keep their names through compression, and a plan says which of a layer's channels are left,
-so that every layer of the compressed model can be held against the original's, channel by channel.
+so that any layer of the compressed model can be held against the original's, channel by channel.
 """
 
 import copy
@@ -67,7 +67,10 @@ class Feature:
 
 
 def match_features(original: GraphModule, small: GraphModule, plan: Plan) -> tuple[Feature, ...]:
-    """Every layer whose outputs can be compared, but for those that make the model's outputs.
+    """The last layers whose outputs can be compared, but for those that make the model's outputs.
+
+    Layers before them are free to change: what is asked of them as well holds back what is asked
+    of these (docs/recover.md).
 
     Args:
         original: captured of the original.
@@ -91,8 +94,9 @@ def match_features(original: GraphModule, small: GraphModule, plan: Plan) -> tup
             if call not in last:
                 own = None if kept is None else tuple(int(i) for i in kept)  # type: ignore[arg-type]
                 dim = -1 if rank == 2 else 1 - rank
-                found.append(Feature(layer.weight, call.name, other.name, dim, own))
-    return tuple(found)
+                found.append((call, Feature(layer.weight, call.name, other.name, dim, own)))
+    followed = _followed(original, {call for call, _ in found})
+    return tuple(feature for call, feature in found if call not in followed)
 
 
 def require_same_model(model: nn.Module, small: nn.Module, plan: Plan) -> None:
@@ -169,11 +173,16 @@ def _last_layers(graph: GraphModule) -> set[Node]:
     says how these should be.
     """
     calls = {call for layer in own_layers(graph).values() for call in layer.calls}
+    return calls - _followed(graph, calls)
+
+
+def _followed(graph: GraphModule, calls: set[Node]) -> set[Node]:
+    """Nodes behind which some of these calls come."""
     followed = set[Node]()
     for node in reversed(graph.graph.nodes):
         if any(user in followed or user in calls for user in node.users):
             followed.add(node)
-    return calls - followed
+    return followed
 
 
 def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> GraphModule:

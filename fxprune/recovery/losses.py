@@ -1,4 +1,4 @@
-"""How far the compressed model is from the original on a batch: outputs, and layers inside."""
+"""How far the compressed model is from the original on a batch: outputs, and what leads to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

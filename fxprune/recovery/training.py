@@ -31,7 +31,8 @@ class Training:
         accumulate: batches whose gradients are summed before a step.
         average: decay of the moving average of the weights that is judged and handed back; 0 for
             the weights themselves.
-        features: weight of the layers' outputs in the loss, beside the model's outputs.
+        features: weight in the loss of what the last layers before the outputs give, beside the
+            model's outputs.
         label_share: under labels=True, the share of cross entropy against the labels in the loss of
             the outputs.
         label_smoothing: of that cross entropy.
@@ -54,7 +55,7 @@ class Training:
     batch: int = 32
     accumulate: int = 1
     average: float = 0.0
-    features: float = 1.0
+    features: float = 10.0
     label_share: float = 0.5
     label_smoothing: float = 0.0
     freeze_statistics: bool = True

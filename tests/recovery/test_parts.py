@@ -35,15 +35,15 @@ CPU = torch.device("cpu")
 
 def test_features_are_the_channels_that_both_models_have() -> None:
     """By magnitude nothing is corrected, so that the first layer's channels are the original's."""
-    net = tiny()
-    small = fxprune.compress(
-        net, loader(), flops=0.5, method="magnitude", decision="argmax", progress=False
-    )
-    plan, original = fxprune.plan_of(small), capture(net, make_batch((images(2),), {})).graph
-    features = match_features(original, small, plan)
-    assert [f.weight for f in features] == ["first.weight", "second.weight", "hidden.weight"]
-    assert all(f.kept is not None for f in features)
-    batch = make_batch((images(5, seed=1),), {})
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    small = fxprune.compress(net, x, flops=0.5, method="magnitude", progress=False)
+    plan, original = fxprune.plan_of(small), capture(net, make_batch((x[:2],), {})).graph
+    (feature,) = features = match_features(original, small, plan)
+    assert feature.weight == "0.weight"
+    assert feature.kept is not None
+    assert 0 < len(feature.kept) < 16
+    batch = make_batch((x[:5],), {})
     ours, theirs = (
         tap(module, names, CPU)
         for module, names in (
@@ -52,14 +52,30 @@ def test_features_are_the_channels_that_both_models_have() -> None:
         )
     )
     with torch.no_grad():
-        values, flat = ours(*arguments(original, batch))
-        others, small_flat = theirs(*arguments(small, batch))
-    torch.testing.assert_close(features[0].pick(values[0]), others[0])
-    for feature, value, other in zip(features, values, others, strict=True):
-        assert feature.pick(value).shape == other.shape
-    with torch.no_grad():
+        (value,), flat = ours(*arguments(original, batch))
+        (other,), small_flat = theirs(*arguments(small, batch))
+        torch.testing.assert_close(feature.pick(value), other)
         assert torch.equal(original.graph.process_outputs(flat), original(*batch.args))
         assert torch.equal(small.graph.process_outputs(small_flat), small(*batch.args))
+
+
+def test_features_are_of_the_last_layers_before_those_that_make_the_outputs() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.left, self.right = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.deep, self.head, self.other = nn.Linear(8, 8), nn.Linear(12, 3), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            x = self.stem(x).relu()
+            left, right = self.deep(self.left(x).relu()).relu(), self.right(x).relu()
+            return self.head(torch.cat([left, right], 1)), self.other(left)
+
+    net, x = Branches().eval(), torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    small = fxprune.compress(net, x, flops=0.9, progress=False)
+    original = capture(net, make_batch((x[:2],), {})).graph
+    found = match_features(original, small, fxprune.plan_of(small))
+    assert {f.weight for f in found} == {"deep.weight", "right.weight"}
 
 
 def test_large_maps_are_compared_at_some_of_their_positions() -> None:
