@@ -55,7 +55,7 @@ class Training:
     batch: int = 32
     accumulate: int = 1
     average: float = 0.0
-    features: float = 10.0
+    features: float = 5.0
     label_share: float = 0.5
     label_smoothing: float = 0.0
     freeze_statistics: bool = True
