@@ -28,7 +28,9 @@ def main(
     steps: int = 400,
     batch: int = 32,
     rate: Annotated[float | None, typer.Option(help="that of recover by default")] = None,
-    features: Annotated[float, typer.Option(help="weight of the last layers' outputs")] = 1.0,
+    features: Annotated[
+        float, typer.Option(help="weight of the last layers' outputs")
+    ] = fxprune.Training.features,
     augment: Annotated[list[str] | None, typer.Option(help="such as flip,zoom,mix")] = None,
     seed: int = 0,
     data: Path = DEBIAN,

@@ -33,10 +33,15 @@ from tests.recovery.subjects import compressed, examples, inputs
 CPU = torch.device("cpu")
 
 
-def test_features_are_the_channels_that_both_models_have() -> None:
+@pytest.mark.parametrize("shape", [(64, 6), (64, 3, 5, 5)])
+def test_features_are_the_channels_that_both_models_have(shape: tuple[int, ...]) -> None:
     """By magnitude nothing is corrected, so that the first layer's channels are the original's."""
-    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
-    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    if len(shape) == 2:
+        net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    else:
+        net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 1)).eval()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     small = fxprune.compress(net, x, flops=0.5, method="magnitude", progress=False)
     plan, original = fxprune.plan_of(small), capture(net, make_batch((x[:2],), {})).graph
     (feature,) = features = match_features(original, small, plan)
@@ -76,6 +81,17 @@ def test_features_are_of_the_last_layers_before_those_that_make_the_outputs() ->
     original = capture(net, make_batch((x[:2],), {})).graph
     found = match_features(original, small, fxprune.plan_of(small))
     assert {f.weight for f in found} == {"deep.weight", "right.weight"}
+
+
+def test_the_last_layer_of_a_chain_is_compared() -> None:
+    net = tiny()
+    small = fxprune.compress(
+        net, loader(), flops=0.5, method="magnitude", decision="argmax", progress=False
+    )
+    original = capture(net, make_batch((images(2),), {})).graph
+    (last,) = match_features(original, small, fxprune.plan_of(small))
+    assert last.weight == "hidden.weight"
+    assert last.kept is not None
 
 
 def test_large_maps_are_compared_at_some_of_their_positions() -> None:
