@@ -1,8 +1,9 @@
 """Fits that aim at what an activation cannot tell apart: `python -m benchmarks.aims`.
 
-One plan per network and budget, by which the original is fitted with several numbers of rounds, and
-judged on images that neither saw: calibration images outside the draw, never test images. With
-`--images DIR` the EfficientNet-Lite0 on DIR/calib, judged on the crops of photographs held apart.
+One plan per network and budget, by which the original is fitted with several relaxations (0: not
+aimed), and judged on images that neither saw: calibration images outside the draw, never test
+images. With `--images DIR` the EfficientNet-Lite0 on DIR/calib, judged on the crops of photographs
+held apart.
 """
 
 from pathlib import Path
@@ -17,19 +18,20 @@ import fxprune
 from benchmarks.datasets.images import DEBIAN
 from benchmarks.examination.apart import cases, judged
 from benchmarks.examination.outputs import logits
+from fxprune.fit.aims import RELAXATION
 
 
 def main(
     net: Annotated[list[str] | None, typer.Option(help="networks; all by default")] = None,
     flops: Annotated[list[float] | None, typer.Option(help="budgets; 0.5, 0.35")] = None,
-    rounds: Annotated[list[int] | None, typer.Option(help="0 and 3 by default")] = None,
+    relaxation: Annotated[list[float] | None, typer.Option(help="0 and 1.5 by default")] = None,
     seed: int = 0,
     data: Path = DEBIAN,
     folder: Annotated[Path | None, typer.Option("--images", help="DIR/calib, instead")] = None,
 ) -> None:
     """Print the table."""
-    counts = rounds or [0, 3]
-    table = Table("net", "FLOPs", *[f"{count} rounds" for count in counts])
+    steps = relaxation or [0.0, RELAXATION]
+    table = Table("net", "FLOPs", *[f"relaxation {step:g}" for step in steps])
     table.title = "agreement %, relative error of the output, divergence of the probabilities"
     where = None if folder is None else folder / "calib"
     for name, model, calibration, groups, judges in cases(net, data, where, seed):
@@ -37,8 +39,8 @@ def main(
         reference = logits(model, judges)
         for budget in flops or [0.5, 0.35]:
             plan, cells = fxprune.plan(model, calibration, flops=budget, **common), []
-            for count in counts:
-                with patch("fxprune.fit.aims.ROUNDS", count):
+            for step in steps:
+                with patch("fxprune.fit.aims.RELAXATION", step):
                     outputs = logits(fxprune.apply(model, plan, calibration, **common), judges)
                 cells.append(judged(outputs, reference))
             table.add_row(name, f"{budget:g}", *cells)

@@ -23,7 +23,6 @@ from fxprune.allocate.expected_work import (
 from fxprune.allocate.ranks import components_work
 from fxprune.calibrate.observe import at_inputs
 from fxprune.calibrate.recording import VALIDATION
-from fxprune.fit.aims import ROUNDS
 from fxprune.fit.build import TRIAL_JUDGED, TRIAL_RIDGES
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.profile.selectors import SELECTORS
@@ -41,7 +40,7 @@ CURVES = 8
 """Widths at which ranks are foreseen."""
 SHOWN = 64
 """Examples that say what is decided, and on which layers are compared."""
-TIMED, QUICK = (16, 128), 0.02
+TIMED, QUICK = (16, 64), 0.02
 """Examples of the pass that is timed: more where the first take less than so many seconds, most of
 which are then not the examples'.
 """
@@ -153,7 +152,7 @@ def _parts(session: Session, limits: Mapping[str, float]) -> Iterator[Part]:
         every = tuple(session.statistics.parts.values())
         fitting = [batch for part in every for batch in part.mine]
         last += pass_work(session, fitting, wide)
-        last += fits_work(session, every, fitted, RIDGES_TRIED, ROUNDS)
+        last += fits_work(session, every, fitted, RIDGES_TRIED, aimed=True)
     if method.widths and method.fit != "none":
         last += folds_work(session, narrow).times(2 if method.fit == "sequential" else 1)
     yield Part(BUILD, "fit", last)

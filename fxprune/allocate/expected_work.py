@@ -124,14 +124,14 @@ def folds_work(session: Session, narrow: float) -> Work:
 
 
 def fits_work(
-    session: Session, parts: Sequence[Shared], narrow: float, ridges: int, rounds: int = 0
+    session: Session, parts: Sequence[Shared], narrow: float, ridges: int, aimed: bool = False
 ) -> Work:
     """Refits of every layer on these parts of the examples.
 
     Args:
         narrow: widths as a share of the original's.
         ridges: that are compared.
-        rounds: of fits that follow where the activation behind a layer is flat somewhere.
+        aimed: whether another fit follows where the activation behind a layer is flat somewhere.
     """
     analysis, graph, found = session.analysis, session.graph, Work()
     read = {name for name, _ in sites(analysis)}
@@ -152,14 +152,15 @@ def fits_work(
         rowwise, system = (
             own.times(count) for own in _fit(rows, features, outputs / count, ridges)
         )
-        own_rounds = rounds if flat_behind(layer) else 0
-        again_rows, again = (
-            own.times(count) for own in _fit_again(rows, features, outputs / count, own_rounds)
-        )
-        rowwise, system = rowwise + again_rows, system + again
+        twice = aimed and flat_behind(layer) is not None
+        if twice:
+            again_rows, again = (
+                own.times(count) for own in _fit_again(rows, features, outputs / count)
+            )
+            rowwise, system = rowwise + again_rows, system + again
         added = count * leaves * features * (features / 2 + outputs / count)
-        calls = CALLS_A_FIT * (1 + ridges + own_rounds)
-        calls += (1 + own_rounds) * (CALLS_A_READING * len(mine) + CALLS_A_SUM * leaves)
+        calls = CALLS_A_FIT * (1 + ridges + twice)
+        calls += (1 + twice) * (CALLS_A_READING * len(mine) + CALLS_A_SUM * leaves)
         # What goes by rows is this rank's share of them.
         found += rowwise.times(share) + Work(moved=added, calls=calls) + system
     return found
@@ -194,13 +195,13 @@ def _fit(rows: float, features: float, outputs: float, ridges: int) -> tuple[Wor
     return Work(products=products, moved=COPIES * rows * features), system
 
 
-def _fit_again(rows: float, features: float, outputs: float, rounds: int) -> tuple[Work, Work]:
-    """Fits of one group of one layer to other targets, likewise; none from fewer rows than features
-    (`fit.aims`).
+def _fit_again(rows: float, features: float, outputs: float) -> tuple[Work, Work]:
+    """A fit of one group of one layer to other targets, likewise; none from fewer rows than
+    features (`fit.aims`).
     """
-    if not rounds or rows < features:
+    if rows < features:
         return Work(), Work()
-    once = rows * features * (2 * outputs)
-    system = features**3 / 3 + (1 + rounds) * 2 * features**2 * outputs
-    moved = rounds * COPIES * rows * (features + outputs)
-    return Work(products=rounds * 2 * once, moved=moved), Work(solves=system)
+    products = Work(
+        products=4 * rows * features * outputs, moved=COPIES * rows * (features + outputs)
+    )
+    return products, Work(solves=features**3 / 3 + 2 * features**2 * outputs)

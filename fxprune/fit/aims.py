@@ -1,18 +1,20 @@
 r"""Fit a layer again, to those of the outputs which what follows takes for the original's that lie
-next to what the last fit gives.
+next to what the first fit gives.
 
 A fit to the original's outputs spends itself on numbers that, say, a ReLU makes zero all the same.
 What counts is how far its outputs lie from the set of those that the activation cannot tell from
-the original's: a convex set, and no outputs within it are worse than others. Each round projects
-onto it and fits to the projections, so that the squared distance (an upper bound of the squared
-error behind the activation) never grows: majorization, as in the nonlinear response reconstruction
-of Zhang et al. (TPAMI 2016, section 3.1), whose auxiliary variables these projections are. Features
-stay, so their products and the factor of the system serve all rounds.
+the original's: a convex set, and no outputs within it are worse than others. Projecting onto it and
+fitting to the projections never increases the squared distance (an upper bound of the squared error
+behind the activation): majorization, as in the nonlinear response reconstruction of Zhang et al.
+(TPAMI 2016, section 3.1), whose auxiliary variables these projections are. A step beyond that fit,
+over-relaxed, does what several do.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from fxprune.fit.execution import Execution
@@ -20,11 +22,13 @@ from fxprune.fit.plateaus import plateaus_behind
 from fxprune.fit.row_sums import RowMoments, sum_aims
 from fxprune.label.layers import Layer
 from fxprune.linalg.pca import truncate
-from fxprune.linalg.refit import PANEL_ENTRIES, Refit
+from fxprune.linalg.refit import PANEL_ENTRIES, solution
 from fxprune.linalg.tree_sum import Terms
 
-ROUNDS = 3
-"""Of fits that follow a layer's first (docs/decisions/0032)."""
+RELAXATION = 1.5
+"""How far to go from the first fit towards that to the projections: below 2, and the distance never
+grows (docs/decisions/0034). At 0 the first fit stays.
+"""
 
 
 def aim(
@@ -35,7 +39,7 @@ def aim(
     fit: tuple[float, Tensor, Tensor],
     rank: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Fit a layer some rounds more, to all its rows.
+    """Fit a layer once more, to all its rows.
 
     Args:
         layer: of the original graph.
@@ -50,44 +54,35 @@ def aim(
     """
     ridge, weight, shift = fit
     behind = plateaus_behind(layer, execution.reduction)
-    if behind is None or math.isinf(ridge) or weight.numel() > PANEL_ENTRIES:
+    if behind is None or math.isinf(ridge) or weight.numel() > PANEL_ENTRIES or not RELAXATION:
         return weight, shift
-    again = None if rows is None else _Again(rows, prior, ridge, rank, layer.intercept)
-    for _ in range(ROUNDS):
-        aims = sum_aims(layer, execution, behind, weight, shift)
-        solve = partial(_solve, again, aims, (weight, shift))
-        weight, shift = execution.recording.sums.group.first(solve, "fits")
-    return weight, shift
+    aims = sum_aims(layer, execution, behind, weight, shift)
+    solve = partial(_fit_again, rows, aims, prior, fit, rank, layer.intercept)
+    return execution.recording.sums.group.first(solve, "fits")
 
 
-class _Again:
-    """Fits at one ridge, and of one rank, to all rows of a layer.
+def _fit_again(
+    rows: RowMoments | None,
+    aims: Terms | None,
+    prior: Tensor,
+    fit: tuple[float, Tensor, Tensor],
+    rank: int | None,
+    intercept: bool,
+) -> tuple[Tensor, Tensor]:
+    """On the first rank, as `aim` takes and gives it; the fit before where this is not finite.
 
     Args:
-        rows, prior, ridge, rank: as `aim` takes them.
+        aims: what `sum_aims` gives.
         intercept: whether the outputs may be shifted.
     """
-
-    def __init__(
-        self, rows: RowMoments, prior: Tensor, ridge: float, rank: int | None, intercept: bool
-    ):
-        self._sums, self._rank, self._intercept = rows.fitting + rows.validation, rank, intercept
-        self._refit = Refit(self._sums, prior, intercept, ridge)
-
-    def fit(self, aims: Terms) -> tuple[Tensor, Tensor]:
-        """Weight and shift, from what `sum_aims` gives."""
-        weight, shift = self._refit.fit(*aims)
-        if self._rank is None:
-            return weight, shift
-        spread, mean = self._sums.outputs(weight)
-        return truncate(weight, shift, spread, mean, self._rank, self._intercept)
-
-
-def _solve(
-    again: _Again | None, aims: Terms | None, before: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """One round on the first rank; the fit before it, where this is not finite."""
-    assert again is not None
+    assert rows is not None
     assert aims is not None
-    fit = again.fit(aims)
-    return fit if all(bool(part.isfinite().all()) for part in fit) else before
+    ridge, *before = fit
+    y, py = aims
+    sums = replace(rows.fitting + rows.validation, y=y, py=py)
+    again = solution(sums, prior, intercept, ridge)
+    weight, shift = map(torch.lerp, before, (again.weight, again.bias), (RELAXATION, RELAXATION))
+    if rank is not None:
+        weight, shift = truncate(weight, shift, *sums.outputs(weight), rank, intercept)
+    finite = bool(weight.isfinite().all()) and bool(shift.isfinite().all())
+    return (weight, shift) if finite else fit[1:]

@@ -173,43 +173,6 @@ def refit(
     return _solution(lambda own: train.part(own) + held_out.part(own), prior, intercept, ridge)
 
 
-class Refit:
-    """Fits at one ridge, of features that stay, to targets that change.
-
-    Args:
-        sums: of the features; the targets' do not count.
-        prior: W0, (g, o, f) in any precision.
-        intercept: whether the outputs may be shifted.
-        ridge: finite.
-    """
-
-    def __init__(self, sums: RegressionSums, prior: Tensor, intercept: bool, ridge: float):
-        about = sums.centered() if intercept else sums
-        self._sums, self._prior, self._intercept = sums, prior.double(), intercept
-        self._system = _System(about.pp)
-        self._factor = self._system.factor(ridge)
-        self._held = about.pp @ self._prior.mT
-
-    def fit(self, y: Tensor, py: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias as a `Fit` has them; the prior where the system is not positive definite.
-
-        Args:
-            y: sums of the targets, (g, o) float64.
-            py: P^T Y, (g, f, o) float64.
-        """
-        n, p = max(self._sums.count, 1.0), self._sums.p
-        if self._intercept:
-            py = py - p[:, :, None] * y[:, None] / n
-        weight, bias = self._prior, torch.zeros_like(y)
-        if self._factor is not None:
-            right = (py - self._held) * self._system.scale
-            change = torch.cholesky_solve(right, self._factor) * self._system.scale
-            weight = weight + change.mT
-        if self._intercept:
-            bias = (y - (weight @ p[:, :, None])[:, :, 0]) / n
-        return weight, bias
-
-
 def precision(ridge: float) -> torch.dtype:
     """In which fits at a ridge are compared."""
     return torch.float32 if ridge >= SINGLE else torch.float64

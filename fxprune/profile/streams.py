@@ -50,9 +50,12 @@ def prepare_streams(
     if not analysis.normalized and not _calls(module, {LAYER, *NORMS, WRITTEN_OUT}):
         return Streams()
     source = _fused(module, analysis)
+    normed = _calls(source, {LAYER, *NORMS})
+    if not analysis.normalized and not normed:
+        return Streams()  # what looked like a norm written out is, say, a pooling
     folded = Folded.of(source, analysis, sorted(analysis.normalized))
     mapped = None
-    if dearest > 0 and _calls(source, {LAYER, *NORMS}):
+    if dearest > 0 and normed:
         most = dearest * sum(term.amount for term in analysis.costs)
         mapped = _with_maps(Maps.of(source, analysis.batch), most, ignored)
     reasons: Mapping[str, str] = folded.norms.reasons
