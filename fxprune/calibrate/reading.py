@@ -9,6 +9,9 @@ from torch import Tensor
 from fxprune.capture.batch import Batch, is_mask, require_alike
 from fxprune.errors import CalibrationError, FxpruneError
 
+NAMED = 5
+"""Examples that a message names at most."""
+
 
 def ignore_item(item: Any, size: int) -> None:
     """Nobody watches what a loader yields."""
@@ -53,6 +56,15 @@ def check_like(first: Batch, batch: Batch, at: int) -> None:
             )
         if b.is_floating_point() and not torch.isfinite(b).all() and not is_mask(b):
             raise CalibrationError(
-                f"The calibration batch from example {at} holds NaN or infinite values. Clean the "
-                "data first."
+                f"The calibration batch from example {at} holds NaN or infinite values"
+                f"{_where(b, batch.size, at)}. Clean the data first."
             )
+
+
+def _where(tensor: Tensor, size: int, at: int) -> str:
+    """Which examples of a batch are not finite, where each has a row of the tensor."""
+    if not tensor.dim() or len(tensor) != size:
+        return ""
+    numbers = [at + int(row) for row in (~tensor.isfinite()).flatten(1).any(1).nonzero()[:, 0]]
+    shown, more = ", ".join(map(str, numbers[:NAMED])), len(numbers) - NAMED
+    return f" in {shown}" + (f" and {more} more" if more > 0 else "")

@@ -180,8 +180,9 @@ def zoom(images: Tensor) -> Tensor:
     aspect = torch.empty(count).uniform_(-math.log(ASPECT), math.log(ASPECT)).exp()
     sides = torch.stack([area * aspect, area / aspect], 1).sqrt().clamp(max=1)
     centers = (2 * torch.rand(count, 2) - 1) * (1 - sides)
-    wanted = torch.cat([torch.diag_embed(sides), centers[:, :, None]], 2).to(images.device)
-    exact = images.float()  # half precision cannot be sampled on every device
+    # Half precision cannot be sampled on every device.
+    exact = images if images.dtype == torch.float64 else images.float()
+    wanted = torch.cat([torch.diag_embed(sides), centers[:, :, None]], 2).to(exact)
     grid = F.affine_grid(wanted, list(images.shape), align_corners=False)
     parts = F.grid_sample(exact, grid, padding_mode="border", align_corners=False)
     return parts.to(images.dtype)

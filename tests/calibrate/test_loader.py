@@ -115,7 +115,14 @@ def test_a_changed_chunk_counts_from_the_next_reading() -> None:
             [torch.ones(2, 2), torch.ones(2, 2).double()],
             r"from example 2 has .* torch\.float64, the first",
         ),
-        ([torch.ones(2, 2), torch.full((1, 2), torch.inf)], "from example 2 holds NaN or infinite"),
+        (
+            [torch.ones(2, 2), torch.full((1, 2), torch.inf)],
+            r"from example 2 holds NaN or infinite values in 2\. Clean",
+        ),
+        (
+            [torch.ones(3, 2), torch.full((9, 2), math.nan).index_fill_(0, torch.tensor(0), 1)],
+            r"from example 3 holds NaN or infinite values in 4, 5, 6, 7, 8 and 3 more\. Clean",
+        ),
         ([3], "A calibration batch is a int"),
     ],
 )

@@ -202,6 +202,15 @@ def test_a_zoom_shows_a_part_of_the_image_and_keeps_its_form(dtype: torch.dtype)
     assert bool((made[:, 0].diff(dim=-1) >= 0).all())  # neither turned nor mirrored
 
 
+def test_a_zoom_is_as_exact_as_its_images() -> None:
+    pixels, made = torch.rand(4, 2, 9, 9, dtype=torch.float64), list[torch.Tensor]()
+    for dtype in (torch.float64, torch.float32):
+        torch.manual_seed(0)
+        made.append(zoom(pixels.to(dtype)).double())
+    exact, rounded = made
+    assert 1e-9 < float((exact - rounded).abs().max()) < 1e-5
+
+
 def test_mixing_is_between_two_examples() -> None:
     batch, share = make_batch((torch.eye(3),), {}), torch.tensor([0.0, 0.25, 1.0])
     partners = Partners(torch.tensor([1, 2, 0]), share, None, torch.zeros(3).bool())
