@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxprune.calibrate import files as on_disk
 from fxprune.calibrate.spill import Spill
 from fxprune.errors import StorageError
 from fxprune.resume.folder import LOCK, SCRATCH
@@ -61,7 +62,8 @@ def test_from_disk_comes_what_went(value: Tensor, folder: Path) -> None:
     assert torch.equal(found, value.repeat(4, *[1] * (value.dim() - 1)))
     assert found.data_ptr() % 64 == 0
     store.drop(item)
-    assert not files(folder)
+    assert torch.equal(store.get(store.put(value.repeat(4, *[1] * (value.dim() - 1)))), found)
+    assert len(files(folder)) == 1
 
 
 def test_up_to_the_limit_nothing_is_copied(folder: Path) -> None:
@@ -138,6 +140,43 @@ def test_a_disk_without_room_for_sums_is_an_error_in_words(
     assert not files(folder), "what could not be written takes no room"
 
 
+def test_files_are_written_again_by_what_is_about_as_large(folder: Path) -> None:
+    store, sizes = Spill(0), [4 * LARGE, 3 * LARGE, 6 * LARGE, LARGE]
+    for size, count in zip(sizes, (1, 1, 1, 2), strict=True):
+        value = torch.randn(size)
+        item, other = store.put(value), None
+        if count == 2:
+            other = store.put(torch.randn(6 * LARGE))
+        assert len(files(folder)) == count
+        assert torch.equal(store.get(item), value)
+        store.drop(item)
+    assert other is not None
+    held = [store.put(torch.full((size,), float(size))) for size in sizes]
+    for size, item in zip(sizes, held, strict=True):
+        assert torch.equal(store.get(item), torch.full((size,), float(size)))
+    store.drop(item)
+    with pytest.raises(KeyError):
+        store.drop(item)  # by then another's file
+
+
+def test_a_full_disk_takes_the_files_that_nobody_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, write = Spill(0), on_disk._fill
+    store.drop(store.put(torch.randn(16 * LARGE)))
+
+    def fill(path: Path, mode: str, data: memoryview) -> None:
+        if len(files(folder)) > 0:
+            raise OSError(28, "No space left on device")
+        write(path, mode, data)
+
+    monkeypatch.setattr(on_disk, "_fill", fill)
+    value = torch.randn(LARGE)
+    assert torch.equal(store.get(store.put(value)), value)
+    with pytest.raises(StorageError, match="No space left"):
+        store.put(value)
+
+
 def test_files_go_with_the_store(folder: Path) -> None:
     store = Spill(0)
     store.put(torch.randn(LARGE))
@@ -194,7 +233,7 @@ def test_a_full_disk_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> No
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "open", lambda self, mode="r": Full())
-    monkeypatch.setattr("fxprune.calibrate.spill.scratch_folder", lambda: (Path("x"), print))
+    monkeypatch.setattr("fxprune.calibrate.files.scratch_folder", lambda: (Path("x"), print))
     with pytest.raises(StorageError, match="No space left.*Make room.*TMPDIR"):
         Spill(0).put(torch.zeros(LARGE))
 

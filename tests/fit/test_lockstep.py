@@ -64,8 +64,8 @@ class Placed(nn.Module):
         return out
 
 
-def _files(store: Spill) -> int:
-    return len(list(store._folder.iterdir())) if store._folder else 0
+def _on_disk(store: Spill) -> int:
+    return len(store._files._taken)
 
 
 def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, float, float]:
@@ -83,9 +83,9 @@ def fitted(model: nn.Module, kept: float, memory: float = 1e9) -> tuple[Fits, fl
             return float((found - expected).square().sum() / expected.square().sum())
 
     before = error()
-    recorded = case.store._held, _files(case.store)
+    recorded = case.store._held, _on_disk(case.store)
     fits = fit_in_lockstep(case.reduction, case.recording)
-    assert (case.store._held, _files(case.store)) == recorded
+    assert (case.store._held, _on_disk(case.store)) == recorded
     return fits, before, error()
 
 
