@@ -25,6 +25,8 @@ BLOCK = 1 << 20
 """Bytes of zeros that are written at a time."""
 FIT = 2
 """A file is written again by what takes between this fraction of its size and so many times it."""
+SPARE = 0.25
+"""Files that nobody has may take this share of those that somebody has, beside the last one."""
 PACKED = "packed"
 """The file that small tensors share."""
 
@@ -121,6 +123,9 @@ class Files:
         """Let another tensor have the file of one that has its own."""
         self._taken.remove(item)  # once: then it is another's
         self._free.append((item.size, item.path))
+        most = SPARE * sum(other.size for other in self._taken)
+        while len(self._free) > 1 and sum(size for size, _ in self._free) > most:
+            self._free.pop(0)[1].unlink(missing_ok=True)
 
     def mapped(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Room in a file, which has its place on the disk: a full one is no fault of a page.

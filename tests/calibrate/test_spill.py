@@ -159,6 +159,14 @@ def test_files_are_written_again_by_what_is_about_as_large(folder: Path) -> None
         store.drop(item)  # by then another's file
 
 
+def test_files_that_nobody_has_are_few(folder: Path) -> None:
+    store = Spill(0)
+    held = [store.put(torch.randn(LARGE)) for _ in range(12)]
+    for left in range(11, -1, -1):
+        store.drop(held.pop())
+        assert left < len(files(folder)) <= left + max(1, left // 4)
+
+
 def test_a_full_disk_takes_the_files_that_nobody_has(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
