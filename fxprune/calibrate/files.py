@@ -65,8 +65,7 @@ class Files:
         Raises:
             StorageError: the disk is full.
         """
-        flat, order = _flat(value)
-        data = _bytes(flat)
+        data, shape, order = _laid_out(value)
         again = self._take(len(data))
         try:
             size, path = again or (0, self._new())
@@ -80,7 +79,7 @@ class Files:
         except OSError as error:
             self._fail(error)
         size = max(size, len(data))
-        found = OnDisk(path, 0, size, tuple(flat.shape), order, value.dtype, value.device)
+        found = OnDisk(path, 0, size, shape, order, value.dtype, value.device)
         self._taken.add(found)
         return found
 
@@ -90,14 +89,13 @@ class Files:
         Raises:
             StorageError: the disk is full.
         """
-        flat, order = _flat(value)
-        data = _bytes(flat)
+        data, shape, order = _laid_out(value)
         try:
             path = self._path(PACKED)
             _fill(path, "ab", data)
         except OSError as error:
             self._fail(error)
-        found = OnDisk(path, self._packed, 0, tuple(flat.shape), order, value.dtype, value.device)
+        found = OnDisk(path, self._packed, 0, shape, order, value.dtype, value.device)
         self._packed += len(data)
         return found
 
@@ -185,13 +183,14 @@ class Files:
         ) from error
 
 
-def _flat(value: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """A tensor as it lies in memory, on the CPU, and the order of its axes there: products of the
-    same numbers in another layout may round otherwise.
+def _laid_out(value: Tensor) -> tuple[memoryview, tuple[int, ...], tuple[int, ...]]:
+    """A tensor's bytes as they lie in memory, on the CPU, with the shape and the order of its axes
+    there: products of the same numbers in another layout may round otherwise.
     """
     strides = value.stride()
     order = tuple(sorted(range(value.dim()), key=lambda axis: -strides[axis]))
-    return value.cpu().permute(order).contiguous(), order
+    flat = value.cpu().permute(order).contiguous()
+    return _bytes(flat), tuple(flat.shape), order
 
 
 def _bytes(flat: Tensor) -> memoryview:
