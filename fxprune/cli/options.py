@@ -103,7 +103,7 @@ Minutes = Annotated[float | None, typer.Option(help="of training")]
 Steps = Annotated[int | None, typer.Option(help="of the optimizer, instead of --minutes")]
 Epochs = Annotated[float | None, typer.Option(help="passes over the examples, instead")]
 Rate = Annotated[float | None, typer.Option(help="largest learning rate")]
-Optimizer = Annotated[str, typer.Option(help="adam or sgd")]
+Optimizer = Annotated[str, typer.Option(help="soap, adam or sgd")]
 TrainBatch = Annotated[int, typer.Option(help="examples per step")]
 Augment = Annotated[
     list[str] | None,

@@ -84,9 +84,10 @@ class RecoveryRow:
         accepted: examples on which the result was chosen; no others chose.
         kept: the step whose weights were handed back; 0 where the compressed model came back as it
             was.
-        chosen: agreement on those examples, before and after.
+        chosen: agreement on those examples in all their views, before and after.
         divergence: of the outputs there, before and after.
         certified: agreement on the examples that the bound is from, before and after.
+        views: of every example on which the result was chosen: as it is, and flipped or shifted.
     """
 
     steps: int
@@ -98,3 +99,4 @@ class RecoveryRow:
     chosen: tuple[float, float]
     divergence: tuple[float, float]
     certified: tuple[float, float]
+    views: int = 1

@@ -202,8 +202,10 @@ def tell_recovery(row: RecoveryRow) -> str:
         if row.kept
         else "no weights were accepted, and the model is as it was"
     )
+    seen = f", each in {row.views} views" if row.views > 1 else ""
     return (
         f"Recovered in {row.steps} steps ({row.seconds:.0f} s) on {row.trained} examples: {how}. "
-        f"Chosen on {row.accepted} examples, {row.chosen[0]:.2%} before and {row.chosen[1]:.2%} "
-        f"after; on those of the bound {before:.2%} before and {after:.2%} after."
+        f"Chosen on {row.accepted} examples{seen}, {row.chosen[0]:.2%} before and "
+        f"{row.chosen[1]:.2%} after; on those of the bound {before:.2%} before and {after:.2%} "
+        "after."
     )

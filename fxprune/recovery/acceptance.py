@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fxprune.capture.batch import Batch
 from fxprune.recovery.pair import Pair
+from fxprune.recovery.views import Views
 from fxprune.verify.judge import Judge
 
 
@@ -17,9 +18,10 @@ class Measured:
     """How far the models are apart.
 
     Attributes:
-        rate: share of examples with the same decision.
+        rate: share of examples, in all their views, with the same decision.
         divergence: of the outputs, mean over the examples; what training makes smaller.
-        each: the divergence of every example; empty where only the means are known.
+        each: the divergence of every example, mean over its views; empty where only the mean over
+            all is known.
     """
 
     rate: float
@@ -37,24 +39,31 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(pair: Pair, batches: Iterable[Batch], judge: Judge) -> Measured:
+def measure(pair: Pair, batches: Iterable[Batch], judge: Judge, views: Views) -> Measured:
     """Judge the weights as they are.
 
     Args:
         pair: both models.
         batches: examples that are not trained on.
         judge: what decides.
+        views: of every example.
     """
     agreed, each = 0, list[float]()
-    for batch in pair.batches(batches):
-        _, reference = pair.teach(batch)
-        reference, output = (batch.cut_outputs(v) for v in (reference, pair.judged(batch)))
-        same = judge.decide(reference, output, batch.own)
-        counted = [s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts]
-        agreed += int(torch.stack(counted).all(0).sum())
-        each += pair.divergence(reference, output).tolist()
+    with views.drawn():
+        for batch in pair.batches(batches):
+            divergences = list[Tensor]()
+            for view in views.of(batch):
+                _, reference = pair.teach(view)
+                reference, output = (view.cut_outputs(v) for v in (reference, pair.judged(view)))
+                same = judge.decide(reference, output, view.own)
+                counted = [
+                    s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts
+                ]
+                agreed += int(torch.stack(counted).all(0).sum())
+                divergences.append(pair.divergence(reference, output))
+            each += torch.stack(divergences).mean(0).tolist()
     count = max(len(each), 1)
-    return Measured(agreed / count, sum(each) / count, tuple(each))
+    return Measured(agreed / count / views.count, sum(each) / count, tuple(each))
 
 
 def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -44,6 +44,7 @@ class Loop:
         examine: measures the weights on the acceptance examples.
         accelerator: accelerate's.
         student, optimizer: as accelerate wrapped them.
+        fresh: the optimizer's state before any step.
         checkpoints: of this training.
         journal: for the progress.
     """
@@ -58,6 +59,7 @@ class Loop:
     accelerator: Any
     student: nn.Module
     optimizer: Any
+    fresh: dict[str, Any]
     checkpoints: Checkpoints
     journal: Journal
 
@@ -123,7 +125,7 @@ class Loop:
         the model, and a thin one bears a tenth of what another needs.
         """
         put_back(self.pair.small, state.best.weights)
-        self.optimizer.state.clear()
+        self.optimizer.load_state_dict(self.fresh)
         for average, own in zip(state.average, self.pair.trained, strict=False):
             average.copy_(own.detach())
         state.rate, state.worse = SLOWER * state.rate, 0

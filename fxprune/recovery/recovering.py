@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -26,14 +25,16 @@ from fxprune.intake import capture_for, reading
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
-from fxprune.recovery.acceptance import Best, copies, measure, put_back
+from fxprune.recovery.acceptance import Best, Measured, copies, measure, put_back
 from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
 from fxprune.recovery.examples import Labels, Parts, Stream, divide
 from fxprune.recovery.features import require_same_model
 from fxprune.recovery.loop import Loop
-from fxprune.recovery.pair import Pair, make_pair, require_form
+from fxprune.recovery.optimizer import load_soap, make_optimizer
+from fxprune.recovery.pair import make_pair, require_form
 from fxprune.recovery.training import Length, Training
+from fxprune.recovery.views import Views, views_for
 from fxprune.session import JUDGED_ON
 from fxprune.verify.agreement import Agreement, compare
 from fxprune.verify.judge import Decision, Judge
@@ -80,6 +81,7 @@ class Prepared:
         parts: of them.
         judge: what decides.
         augmentation: of batches.
+        views: of the acceptance examples.
         labels: reader of labels; None without.
     """
 
@@ -88,6 +90,7 @@ class Prepared:
     parts: Parts
     judge: Judge
     augmentation: Augmentation
+    views: Views
     labels: Labels | None
 
 
@@ -99,6 +102,8 @@ def recover_whole(small: nn.Module, model: nn.Module, loader: Any, wish: Wish) -
             f"A {type(small).__name__} cannot be recovered. Pass what compress or "
             "load(path) returned, not load(path, into=...)."
         )
+    if wish.training.optimizer == "soap":
+        load_soap()
     with undisturbed(model, wish.seed), accelerated(wish.training) as accelerator:
         own = accelerator.is_main_process
         with Journal(bool(wish.progress), speaks=own) as journal:
@@ -137,7 +142,8 @@ def _prepare(
     if labels is not None:
         _require_classes(judge)
     augmentation = read_augment(wish.augment, model, captured.example)
-    return Prepared(captured, calibration, parts, judge, augmentation, labels)
+    views = views_for(augmentation, int(parts.acceptance.sum()), wish.seed)
+    return Prepared(captured, calibration, parts, judge, augmentation, views, labels)
 
 
 def _judge(
@@ -178,11 +184,10 @@ def _train(
 ) -> tuple[State, Stream]:
     """Train a copy; the best weights are in the state that comes back."""
     calibration, parts = prepared.calibration, prepared.parts
-    training = wish.training
     stream = Stream(
         calibration,
         parts.training,
-        calibration.exact or min(training.batch, calibration.largest, calibration.chunk),
+        calibration.exact or min(wish.training.batch, calibration.largest, calibration.chunk),
         wish.seed,
         accelerator.process_index,
         accelerator.num_processes,
@@ -190,14 +195,19 @@ def _train(
     _, first = next(stream.batch(0))
     pair = make_pair(
         *(prepared.captured.graph, small, plan_of(small), prepared.judge),
-        *(training, first, accelerator.device),
+        *(wish.training, first, accelerator.device),
     )
 
-    def examine() -> Any:
-        return measure(pair, calibration.batches(parts.acceptance), prepared.judge)
+    def examine() -> Measured:
+        chosen = calibration.batches(parts.acceptance)
+        return measure(pair, chosen, prepared.judge, prepared.views)
 
     start = examine()
-    student, optimizer = accelerator.prepare(pair.student, _optimizer(pair, training))
+    was, now = report(small).flops
+    flops = stream.size * wish.training.accumulate * (was + 3 * now)
+    training, optimizer = make_optimizer(pair.trained, wish.training, flops)
+    journal.decide("steps of %s, at a rate of up to %.2g", training.optimizer, training.peak)
+    student, optimizer = accelerator.prepare(pair.student, optimizer)
     steps = prepared.augmentation.names
     seen = (training, wish.labels, steps, wish.seed, int(parts.training.sum()))
     loop = Loop(
@@ -211,6 +221,7 @@ def _train(
         accelerator=accelerator,
         student=student,
         optimizer=optimizer,
+        fresh=copy.deepcopy(optimizer.state_dict()),
         checkpoints=Checkpoints(wish.checkpoint, accelerator, identify(small, *seen)),
         journal=journal,
     )
@@ -218,19 +229,6 @@ def _train(
     with callers_precision():
         loop.run(state)
     return state, stream
-
-
-def _optimizer(pair: Pair, training: Training) -> torch.optim.Optimizer:
-    """Weight decay is for matrices and kernels."""
-    groups = [
-        {"params": [p for p in pair.trained if p.dim() > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in pair.trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if training.optimizer == "sgd":
-        nesterov = training.momentum > 0
-        return torch.optim.SGD(groups, training.peak, training.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, training.peak)
 
 
 def _hand_over(
@@ -259,6 +257,7 @@ def _hand_over(
         processes=stream.processes,
         trained=int(stream.training.sum()),
         accepted=int(prepared.parts.acceptance.sum()),
+        views=prepared.views.count,
         kept=state.best.step,
         chosen=(state.best.start.rate, state.best.found.rate),
         divergence=(state.best.start.divergence, state.best.found.divergence),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from fxprune.errors import BudgetError, UnsupportedError
 from fxprune.plans.numbers import is_number, read_number
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("soap", "adam", "sgd")
 SCHEDULES = ("cosine", "linear", "step", "constant")
 PRECISIONS = (None, "no", "fp16", "bf16", "fp8")
 DROPS = (0.4, 0.8)
@@ -20,8 +20,10 @@ class Training:
     """The knobs of `fxprune.recover`; the defaults suit thin networks and few examples.
 
     Attributes:
-        optimizer: `adam` (decoupled weight decay; Loshchilov & Hutter 2019) or `sgd` (Nesterov).
-        rate: largest learning rate; by default 3e-4 for adam and 0.01 for sgd.
+        optimizer: `soap` (Adam along the axes in which a layer's gradients vary independently;
+            Vyas et al. 2024), `adam` (decoupled weight decay; Loshchilov & Hutter 2019) or `sgd`
+            (Nesterov).
+        rate: largest learning rate; by default 1e-3 for soap, 3e-4 for adam and 0.01 for sgd.
         momentum: of sgd.
         weight_decay: of matrices and kernels; vectors (biases, norms) have none.
         warmup: share of the budget in which the rate rises from 0.
@@ -46,7 +48,7 @@ class Training:
         BudgetError, UnsupportedError: a value is of the wrong kind; says which and what to give.
     """
 
-    optimizer: str = "adam"
+    optimizer: str = "soap"
     rate: float | None = None
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -121,7 +123,7 @@ class Training:
         return self.peak
 
 
-RATES = {"adam": 3e-4, "sgd": 0.01}
+RATES = {"soap": 1e-3, "adam": 3e-4, "sgd": 0.01}
 """Default learning rates."""
 
 

@@ -31,22 +31,25 @@ def refused(kind: type[FxpruneError], *words: str, data: Any = None, **options: 
         assert word in str(caught.value)
 
 
-def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["accelerate", "pytorch_optimizer"])
+def test_without_what_trains(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     real = builtins.__import__
 
     def gone(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "accelerate":
-            raise ModuleNotFoundError("No module named 'accelerate'")
+        if name.split(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named '{package}'")
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", gone)
-    refused(UnsupportedError, "fxprune[train]", "pip install accelerate")
+    refused(UnsupportedError, "fxprune[train]", f"pip install {package.replace('_', '-')}")
 
 
-def test_importing_fxprune_does_not_import_accelerate() -> None:
+def test_importing_fxprune_does_not_import_what_trains() -> None:
     import subprocess
 
-    code = "import fxprune, sys; sys.exit('accelerate' in sys.modules)"
+    code = (
+        "import fxprune, sys; sys.exit(bool({'accelerate', 'pytorch_optimizer'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
 
 
