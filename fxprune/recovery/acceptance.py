@@ -12,6 +12,11 @@ from fxprune.recovery.pair import Pair
 from fxprune.recovery.views import Views
 from fxprune.verify.judge import Judge
 
+CLEAR = 2.0
+"""Standard errors. Of ten evaluations some look better than the last by one, by chance, though the
+rate has fallen since (docs/recover.md).
+"""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -29,13 +34,14 @@ class Measured:
     each: tuple[float, ...] = ()
 
     def clearly_above(self, other: "Measured") -> bool:
-        """Whether this divergence is above another one by more than a standard error of their
-        difference on the same examples.
+        """Whether this divergence is above another one by more than `CLEAR` standard errors of
+        their difference on the same examples.
         """
         difference = np.subtract(self.each, other.each)
         if len(difference) < 2:
             return self.divergence > other.divergence
-        return bool(difference.mean() > difference.std(ddof=1) / len(difference) ** 0.5)
+        error = difference.std(ddof=1) / len(difference) ** 0.5
+        return bool(difference.mean() > CLEAR * error)
 
 
 @torch.no_grad()

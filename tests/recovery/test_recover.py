@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,13 @@ def test_weights_are_accepted_that_agree_no_less_and_are_not_clearly_further_awa
     assert best.accepts(first)
     best.take(first, 20, {"a": torch.ones(1)})
     near, far = Measured(0.9, 0.52, (0.2, 0.8, 0.5, 0.58)), Measured(1.0, 0.6, (0.6, 0.5, 0.7, 0.6))
+    above = (0.5, 0.4, 0.6, 0.5 + 0.4), (0.5, 0.4, 0.6 + 0.3, 0.5 + 0.3), (0.5, 0.7, 0.9, 0.8)
+    ratios = [
+        float(np.subtract(each, first.each).mean() / np.subtract(each, first.each).std(ddof=1) * 2)
+        for each in above
+    ]
+    np.testing.assert_allclose(ratios, (1, 3**0.5, 3))
+    assert [best.accepts(Measured(0.9, 0.6, each)) for each in above] == [True, True, False]
     assert best.accepts(near)
     assert not best.accepts(far)
     best.take(near, 30, {"a": torch.zeros(1)})
