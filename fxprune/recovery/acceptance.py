@@ -1,17 +1,23 @@
 """Whether weights are better, on examples that are not trained on."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from fxprune.capture.batch import Batch
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.views import Views
 from fxprune.verify.judge import Judge
 
+KEPT = 2**26
+"""Bytes of the original's answers that are kept from one evaluation to the next."""
+PLAIN = int, float, str, type(None)
+"""What takes no room beside tensors; of a model's own objects nobody knows how much they hold."""
 CLEAR = 2.0
 """Standard errors. Of ten evaluations some look better than the last by one, by chance, though the
 rate has fallen since (docs/recover.md).
@@ -44,32 +50,54 @@ class Measured:
         return bool(difference.mean() > CLEAR * error)
 
 
-@torch.no_grad()
-def measure(pair: Pair, batches: Iterable[Batch], judge: Judge, views: Views) -> Measured:
-    """Judge the weights as they are.
+class Examiner:
+    """Judges the weights as they are, on examples that are not trained on.
 
     Args:
         pair: both models.
-        batches: examples that are not trained on.
+        batches: gives the examples, the same ones at every call.
         judge: what decides.
         views: of every example.
     """
-    agreed, each = 0, list[float]()
-    with views.drawn():
-        for batch in pair.batches(batches):
-            divergences = list[Tensor]()
-            for view in views.of(batch):
-                _, reference = pair.teach(view)
-                reference, output = (view.cut_outputs(v) for v in (reference, pair.judged(view)))
-                same = judge.decide(reference, output, view.own)
-                counted = [
-                    s for s, judged in zip(same, judge.outputs, strict=True) if judged.counts
-                ]
-                agreed += int(torch.stack(counted).all(0).sum())
-                divergences.append(pair.divergence(reference, output))
-            each += torch.stack(divergences).mean(0).tolist()
-    count = max(len(each), 1)
-    return Measured(agreed / count / views.count, sum(each) / count, tuple(each))
+
+    def __init__(
+        self, pair: Pair, batches: Callable[[], Iterable[Batch]], judge: Judge, views: Views
+    ):
+        self._pair, self._batches, self._judge, self._views = pair, batches, judge, views
+        self._answers, self._room = dict[tuple[int, int], Any](), KEPT
+
+    @torch.no_grad()
+    def __call__(self) -> Measured:
+        """Of all examples in all their views."""
+        agreed, each = 0, list[float]()
+        with self._views.drawn():
+            for number, batch in enumerate(self._pair.batches(self._batches())):
+                divergences = list[Tensor]()
+                for which, view in enumerate(self._views.of(batch)):
+                    reference = self._answer((number, which), view)
+                    output = view.cut_outputs(self._pair.judged(view))
+                    agreed += self._count(reference, output, view)
+                    divergences.append(self._pair.divergence(reference, output))
+                each += torch.stack(divergences).mean(0).tolist()
+        count = max(len(each), 1)
+        return Measured(agreed / count / self._views.count, sum(each) / count, tuple(each))
+
+    def _answer(self, key: tuple[int, int], view: Batch) -> Any:
+        """The original's, computed once where there is room to keep it."""
+        if key in self._answers:
+            return self._answers[key]
+        _, outputs = self._pair.teach(view)
+        answer = view.cut_outputs(outputs)
+        leaves = pytree.tree_leaves(answer)
+        size = sum(t.nbytes for t in leaves if isinstance(t, Tensor))
+        if size <= self._room and all(isinstance(t, (Tensor, *PLAIN)) for t in leaves):
+            self._answers[key], self._room = answer, self._room - size
+        return answer
+
+    def _count(self, reference: Any, output: Any, view: Batch) -> int:
+        same = self._judge.decide(reference, output, view.own)
+        counted = [s for s, judged in zip(same, self._judge.outputs, strict=True) if judged.counts]
+        return int(torch.stack(counted).all(0).sum())
 
 
 def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from fxprune.recovery.training import Length, Training
 
 FEW_STEPS = 3
 """Steps, or seconds, that say how long the rest takes."""
-TOO_LARGE, SLOWER = 2, 0.1
+TOO_LARGE, SLOWER = 2, 0.3
 """Evaluations in a row that are clearly worse than the start, after which steps are found too
 large, and the factor of the learning rate then (docs/recover.md).
 """
@@ -122,7 +122,7 @@ class Loop:
 
     def _go_back(self, state: State) -> None:
         """Begin again from the best weights, with smaller steps: how large they may be depends on
-        the model, and a thin one bears a tenth of what another needs.
+        the model, and a thin one bears a third of what another needs.
         """
         put_back(self.pair.small, state.best.weights)
         self.optimizer.load_state_dict(self.fresh)

@@ -25,7 +25,7 @@ from fxprune.intake import capture_for, reading
 from fxprune.options import DEFAULTS
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import accelerated, share
-from fxprune.recovery.acceptance import Best, Measured, copies, measure, put_back
+from fxprune.recovery.acceptance import Best, Examiner, copies, put_back
 from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
 from fxprune.recovery.examples import Labels, Parts, Stream, divide
@@ -198,10 +198,9 @@ def _train(
         *(wish.training, first, accelerator.device),
     )
 
-    def examine() -> Measured:
-        chosen = calibration.batches(parts.acceptance)
-        return measure(pair, chosen, prepared.judge, prepared.views)
-
+    examine = Examiner(
+        pair, lambda: calibration.batches(parts.acceptance), prepared.judge, prepared.views
+    )
     start = examine()
     was, now = report(small).flops
     flops = stream.size * wish.training.accumulate * (was + 3 * now)

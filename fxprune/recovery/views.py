@@ -39,7 +39,7 @@ class Views:
             view = batch
             for step in self.steps:
                 view = view.map(ON_IMAGES[step])
-            yield view
+            yield view.channels_last()
 
     @contextmanager
     def drawn(self) -> Iterator[None]:

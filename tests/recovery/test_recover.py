@@ -91,10 +91,10 @@ def test_after_steps_that_were_too_large_smaller_ones_begin_at_the_best_weights(
 ) -> None:
     told = list[str]()
     monkeypatch.setattr(Journal, "decide", lambda self, text, *values: told.append(text % values))
-    better = recovered(compressed(), steps=60, training=fxprune.Training(rate=0.1))
+    better = recovered(compressed(), steps=60, training=fxprune.Training(rate=0.03))
     recovery = fxprune.report(better).recovery
     assert recovery is not None
-    assert any(text.endswith("back to step 0, at 0.1 times the rate") for text in told)
+    assert any(text.endswith("back to step 0, at 0.3 times the rate") for text in told)
     assert recovery.kept > 0
     assert recovery.divergence[1] < recovery.divergence[0]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import fxprune
 from fxprune.capture.batch import Batch, make_batch
-from fxprune.recovery.acceptance import measure
+from fxprune.recovery.acceptance import Examiner
 from fxprune.recovery.augmentation import Augmentation, Step
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.views import Views, views_for
@@ -51,11 +51,17 @@ def test_every_evaluation_sees_the_same_views_and_leaves_the_generator_alone() -
     assert not any(torch.equal(first[0], view) for view in first[1:])
 
 
-def test_rates_are_over_all_views_and_divergences_by_example() -> None:
-    """A model that answers by an image's first pixel, and one that answers by another."""
+def test_rates_are_over_all_views_and_divergences_by_example(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that answers by an image's first pixel, and one that answers by another; the first
+    is asked once, but for what there is no room to keep.
+    """
+    asked = list[int]()
 
     class Stub(Pair):
         def teach(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+            asked.append(batch.size)
             return [], torch.stack([x := batch.tensors()[0][:, 0, 0, 0], -x], 1)
 
         def judged(self, batch: Batch) -> Tensor:
@@ -69,11 +75,17 @@ def test_rates_are_over_all_views_and_divergences_by_example() -> None:
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     batches = [make_batch((part,), {}) for part in x.split(4)]
     views = Views(("flip",), 3, 0)
-    found = measure(pair, batches, Judge((Judged("", argmax(1)),)), views)
+    examine = Examiner(pair, lambda: batches, Judge((Judged("", argmax(1)),)), views)
+    found = examine()
     first, last = x[:, 0, 0, 0], x[:, 0, 0, -1]
     assert found.rate == int(((first > 0) == (last > 0)).sum()) / 6
     np.testing.assert_allclose(found.each, (2 * (first - last).square()).tolist(), rtol=1e-5)
     assert len(found.each) == 6
+    assert asked == [4, 4, 4, 2, 2, 2]
+    monkeypatch.setattr("fxprune.recovery.acceptance.KEPT", 4 * 2 * 4)
+    little = Examiner(pair, lambda: batches, Judge((Judged("", argmax(1)),)), views)
+    assert examine() == found == little() == little()
+    assert asked[6:] == [4, 4, 4, 2, 2, 2] + [4, 4, 2, 2, 2]
 
 
 def test_the_report_says_in_how_many_views() -> None:
