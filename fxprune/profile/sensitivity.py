@@ -198,10 +198,11 @@ def _rows(gradient: Tensor, weight: Tensor, axis: int, operator: str) -> Tensor:
 
     (elements, 1) of mean output where one matrix of all outputs is not to be had.
     """
-    if operator not in OUTPUTS_FIRST or len(weight) > MOST_OUTPUTS:
-        return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
-    channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
-    return gradient.movedim(channel, -1).reshape(-1, gradient.shape[channel])
+    if operator in OUTPUTS_FIRST and len(weight) <= MOST_OUTPUTS:
+        channel = -1 if operator == "aten.linear" else gradient.dim() - weight.dim() + 1
+        if gradient.shape[channel] == len(weight):  # not of a part of the weight (chunk, split)
+            return gradient.movedim(channel, -1).reshape(-1, len(weight))
+    return gradient.reshape(-1, 1) / math.sqrt(weight.numel() // weight.shape[axis])
 
 
 def _shrink(total: Tensor, rows: int) -> Tensor:

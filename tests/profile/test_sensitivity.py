@@ -207,3 +207,34 @@ def test_a_full_device_is_no_missing_derivative(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fxprune.profile.statistics.sensitivities", full)
     with pytest.raises(torch.OutOfMemoryError):
         _ = session_of(tiny(), images(64)).statistics.sensitivities
+
+
+@pytest.mark.parametrize("apart", ["queries", "all"])
+def test_parts_of_a_weight_in_calls_of_their_own(apart: str) -> None:
+    """`nn.MultiheadAttention` cuts one weight in two or three where its inputs differ."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 6)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            keys = self.norm(x)
+            values = self.norm(x) if apart == "all" else keys
+            mixed: Tensor = self.attention(self.norm(x), keys, values, need_weights=False)[0]
+            out: Tensor = self.head((x + mixed).mean(1))
+            return out
+
+    torch.manual_seed(0)
+    net, x = Attending().eval(), torch.randn(200, 5, 8)
+    graph = capture(net, make_batch((x[:2],), {})).graph
+    batch = make_batch((x[:50],), {})
+    found = sensitivities(graph, analyze_graph(graph, 50), in_order([batch]), 0)
+    assert found["attention.in_proj_weight", 1].shape == (1, 1)
+    assert found["attention.out_proj.weight", 1].shape == (16, 16)
+    small = fxprune.compress(net, x, flops=0.6, decision="argmax", progress=False)
+    before, after = fxprune.report(small).flops
+    assert after <= 0.6 * before
+    assert not any("derivative" in note for note in fxprune.report(small).notes)
