@@ -43,9 +43,11 @@ class Views:
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
-        """Random numbers from the seed; torch's generator goes on afterwards where it was."""
+        """Random numbers from the seed; torch's generator goes on afterwards where it was. Those of
+        other devices, from which no view is drawn, are left alone.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)
             yield
 
 
