@@ -82,8 +82,8 @@ class RecoveryRow:
         processes: that trained together.
         trained: examples that were trained on.
         accepted: examples on which the result was chosen; no others chose.
-        kept: the step whose weights were handed back; 0 where the compressed model came back as it
-            was.
+        kept: the step whose weights, or those part of the way to them, were handed back; 0 where
+            the compressed model came back as it was.
         chosen: agreement on those examples in all their views, before and after.
         divergence: of the outputs there, before and after.
         certified: agreement on the examples that the bound is from, before and after.

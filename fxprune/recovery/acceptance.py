@@ -1,6 +1,7 @@
 """Whether weights are better, on examples that are not trained on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +112,27 @@ def put_back(module: nn.Module, weights: dict[str, Tensor]) -> None:
     own = module.state_dict(keep_vars=True)
     for name, value in weights.items():
         own[name].data.copy_(value)
+
+
+@contextmanager
+def partway(module: nn.Module, weights: dict[str, Tensor], share: float) -> Iterator[None]:
+    """Part of the way from other weights to a module's own, which come back.
+
+    Args:
+        module: changed while it lasts.
+        weights: from where, as `copies` took them.
+        share: of the way; 1 for the module's own.
+    """
+    if share == 1:
+        yield
+        return
+    own = copies(module.state_dict())
+    floating = {n: w for n, w in weights.items() if w.is_floating_point() or w.is_complex()}
+    put_back(module, {n: torch.lerp(w, own[n], share) for n, w in floating.items()})
+    try:
+        yield
+    finally:
+        put_back(module, own)
 
 
 @dataclass

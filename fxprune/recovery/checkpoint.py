@@ -34,7 +34,6 @@ class State:
         batches: of examples, of this process, so far.
         seconds: of training so far.
         evaluated: evaluations so far.
-        worse: evaluations in a row that were clearly worse than the start.
         rate: factor of the learning rate; less than 1 where steps were too large.
         average: moving averages of the trained parameters; empty without.
         stopped: why training ended before its budget; empty where it did not.
@@ -45,7 +44,6 @@ class State:
     batches: int = 0
     seconds: float = 0.0
     evaluated: int = 0
-    worse: int = 0
     rate: float = 1.0
     average: list[Tensor] = field(default_factory=list)
     stopped: str = ""
@@ -84,7 +82,7 @@ class Checkpoints:
         save_file({k: t.contiguous().clone() for k, t in tensors.items()}, part / STATE)
         numbers = {
             name: getattr(state, name)
-            for name in ("step", "batches", "seconds", "evaluated", "worse", "rate", "stopped")
+            for name in ("step", "batches", "seconds", "evaluated", "rate", "stopped")
         }
         best = {name: getattr(state.best, name) for name in ("step", "stale")}
         best |= {name: asdict(getattr(state.best, name)) for name in ("start", "found", "least")}

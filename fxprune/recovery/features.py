@@ -25,6 +25,7 @@ from fxprune.handover.masked import merge_factors
 from fxprune.label.layers import own_layers
 from fxprune.plans.factoring import names as names_of_factors
 from fxprune.plans.plan import Plan
+from fxprune.recovery.frozen import fold_frozen
 
 MOST_POSITIONS = 1024
 """Of a layer's output that are compared in an example: all of a large image take as long to compare
@@ -185,7 +186,9 @@ def _followed(graph: GraphModule, calls: set[Node]) -> set[Node]:
     return followed
 
 
-def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> GraphModule:
+def tap(
+    module: GraphModule, nodes: Sequence[str], device: torch.device, frozen: bool = False
+) -> GraphModule:
     """The same layers and tensors under a graph that takes flat arguments and gives the values of
     some nodes beside the flat outputs: ([values], [outputs]).
 
@@ -193,6 +196,7 @@ def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> Grap
         module: shares its tensors with the result where they are on the device; stays where it is.
         nodes: their names.
         device: where it runs; constants that the graph makes are made there.
+        frozen: whether norms keep their statistics, and may be computed with the layers before.
     """
     graph, known = Graph(), dict[Node, Node]()
     outputs = graph.graph_copy(module.graph, known)
@@ -204,6 +208,8 @@ def tap(module: GraphModule, nodes: Sequence[str], device: torch.device) -> Grap
 
     for node in graph.nodes:
         node.args, node.kwargs = map_aggregate(node.args, moved), map_aggregate(node.kwargs, moved)
+    if frozen:
+        fold_frozen(module, graph)
     tapped = GraphModule(module, graph)
     tensors = (*tapped.parameters(), *tapped.buffers())
     there = torch.empty(0, device=device).device

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import agree
-from fxprune.recovery.acceptance import Measured, put_back
+from fxprune.recovery.acceptance import Measured, partway, put_back
 from fxprune.recovery.augmentation import Augmentation
 from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream
@@ -23,10 +23,12 @@ from fxprune.recovery.training import Length, Training
 
 FEW_STEPS = 3
 """Steps, or seconds, that say how long the rest takes."""
-TOO_LARGE, SLOWER = 2, 0.3
-"""Evaluations in a row that are clearly worse than the start, after which steps are found too
-large, and the factor of the learning rate then (docs/recover.md).
+WAYS = 1.0, 0.5, 0.25
+"""Shares of the way from the best weights to those of a step, judged in this order until some are
+acceptable. What few examples teach is part signal, part noise; noise grows with the way squared.
 """
+SLOWER = 0.3
+"""Factor of the learning rate where even the last of these is clearly worse than the start."""
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
 
@@ -97,28 +99,42 @@ class Loop:
         self.pair.set_mode(False, True)
         with _swapped(self.pair.trained, state.average):
             own = self.accelerator.is_main_process
-            found = self.examine() if own else Measured(0.0, math.inf)
-            taken = own and state.best.accepts(found)
-            worse = own and found.clearly_above(state.best.start)
-            rate, divergence, taken, worse = agree(
-                self.accelerator, found.rate, found.divergence, float(taken), float(worse)
-            )
-            self.journal.decide(
-                "step %d: the same decision on %.2f %% of the acceptance examples, divergence %.2e",
-                *(state.step, 100 * rate, divergence),
+            found, way = self._judge(state) if own else (Measured(0.0, math.inf), 0.0)
+            worse = own and not way and found.clearly_above(state.best.start)
+            rate, divergence, way, worse = agree(
+                self.accelerator, found.rate, found.divergence, way, float(worse)
             )
             state.best.stale += 1
-            if taken:
+            if way:
                 found = found if own else Measured(rate, divergence)
-                state.best.take(found, state.step, self.pair.weights())
-        state.worse = state.worse + 1 if worse else 0
-        if state.worse == TOO_LARGE:
+                with partway(self.pair.small, state.best.weights, way):
+                    state.best.take(found, state.step, self.pair.weights())
+        if worse:
             self._go_back(state)
         if state.best.stale >= self.training.patience:
             state.stopped = (
                 f"training stopped after {state.step} steps: {state.best.stale} evaluations in a "
                 "row were not accepted"
             )
+
+    def _judge(self, state: State) -> tuple[Measured, float]:
+        """What the acceptance examples say of the weights, or of those part of the way to them from
+        the best ones: of the first that are acceptable, with their share of the way; of the last
+        that were looked at, with 0, where none are.
+        """
+        found = Measured(0.0, math.inf)
+        for way in WAYS:
+            with partway(self.pair.small, state.best.weights, way):
+                found = self.examine()
+            self.journal.decide(
+                "step %d%s: the same decision on %.2f %% of the acceptance examples, "
+                "divergence %.2e",
+                *(state.step, "" if way == 1 else f", {way:g} of the way"),
+                *(100 * found.rate, found.divergence),
+            )
+            if state.best.accepts(found):
+                return found, way
+        return found, 0.0
 
     def _go_back(self, state: State) -> None:
         """Begin again from the best weights, with smaller steps: how large they may be depends on
@@ -128,9 +144,9 @@ class Loop:
         self.optimizer.load_state_dict(self.fresh)
         for average, own in zip(state.average, self.pair.trained, strict=False):
             average.copy_(own.detach())
-        state.rate, state.worse = SLOWER * state.rate, 0
+        state.rate *= SLOWER
         self.journal.decide(
-            "clearly worse than at the start: back to step %d, at %.2g times the rate",
+            "even there clearly worse than at the start: back to step %d, at %.2g times the rate",
             *(state.best.step, state.rate),
         )
 

@@ -163,8 +163,8 @@ def make_pair(
     pair = Pair(
         original=original,
         small=small,
-        teacher=tap(original, [f.original for f in features], device),
-        student=tap(small, [f.small for f in features], device),
+        teacher=tap(original, [f.original for f in features], device, frozen=True),
+        student=tap(small, [f.small for f in features], device, training.freeze_statistics),
         plain=tap(small, [], device),
         features=features,
         variances=(),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.progress import Journal
-from fxprune.recovery.acceptance import Best, Measured
+from fxprune.recovery.acceptance import Best, Examiner, Measured, copies, partway
 from tests.nets import images, tiny
 from tests.recovery.subjects import (
     agreement,
@@ -94,9 +94,46 @@ def test_after_steps_that_were_too_large_smaller_ones_begin_at_the_best_weights(
     better = recovered(compressed(), steps=60, training=fxprune.Training(rate=0.03))
     recovery = fxprune.report(better).recovery
     assert recovery is not None
-    assert any(text.endswith("back to step 0, at 0.3 times the rate") for text in told)
+    (back,) = (i for i, t in enumerate(told) if t.endswith("back to step 0, at 0.3 times the rate"))
+    assert [text.partition(":")[0] for text in told[back - 3 : back]] == [
+        "step 6",
+        "step 6, 0.5 of the way",
+        "step 6, 0.25 of the way",
+    ]
     assert recovery.kept > 0
     assert recovery.divergence[1] < recovery.divergence[0]
+
+
+@pytest.mark.parametrize(("refused", "way"), [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.0)])
+def test_where_weights_are_refused_those_part_of_the_way_are_judged(
+    refused: int, way: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, good, bad = Measured(0.5, 1.0), Measured(0.6, 0.5), Measured(0.6, 1.0)
+    training = fxprune.Training(optimizer="sgd", evaluations=1)
+    small, made = compressed(), []
+    for answers in ([start, good], [start, *[bad] * refused, good]):
+        told = iter(answers)
+        monkeypatch.setattr(Examiner, "__call__", lambda self, told=told: next(told))
+        made.append(recovered(small, steps=9, training=training))
+    whole, part = (module.state_dict() for module in made)
+    for name, own in small.state_dict().items():
+        torch.testing.assert_close(part[name], torch.lerp(own, whole[name], way))
+    weight = next(iter(whole))
+    assert not torch.equal(small.state_dict()[weight], whole[weight])
+    row = fxprune.report(made[1]).recovery
+    assert row is not None
+    assert row.kept == (9 if way else 0)
+
+
+def test_weights_on_the_way_leave_the_modules_own_as_they_were() -> None:
+    module = nn.BatchNorm1d(3)
+    module.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    own, other = copies(module.state_dict()), copies(nn.BatchNorm1d(3).state_dict())
+    other["weight"].zero_()
+    with partway(module, other, 0.25):
+        assert torch.equal(module.weight, torch.full((3,), 0.25))
+        assert module.num_batches_tracked == 7
+    assert all(torch.equal(t, own[name]) for name, t in module.state_dict().items())
 
 
 def test_weights_are_accepted_that_agree_no_less_and_are_not_clearly_further_away() -> None:
