@@ -4,6 +4,8 @@ Such a norm scales and shifts channels: of a convolution's weight for nothing, o
 fifth of a step (docs/recover.md). The parameters, and their gradients, are the same.
 """
 
+from collections.abc import Sequence
+from operator import getitem
 from typing import Any
 
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from fxprune.graph.convolution import CONVOLUTIONS
-from fxprune.graph.nodes import only_user
+from fxprune.graph.nodes import attribute
 from fxprune.graph.operators import operator_name
 
 CONVOLVE: dict[type[nn.Module], Any] = {
@@ -31,14 +33,15 @@ def fold_frozen(module: GraphModule, graph: Graph) -> None:
     """
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
-        if not isinstance(source, Node) or only_user(source) is not node or node.kwargs:
+        if not isinstance(source, Node) or len(source.users) > 1 or node.kwargs:
             continue
-        if not _is_norm(module, node) or not _is_convolution(module, source):
-            continue
+        mean, weight = _mean(module, node), _weight(module, source)
+        if mean is None or weight is None or mean.dtype != weight.dtype or weight.itemsize < 4:
+            continue  # of half precision, weights would be rounded once more
         with graph.inserting_before(node):
-            function, (value, weight, bias, *rest) = _convolution(module, graph, source)
-            both = graph.call_function(scaled, (weight, bias, *_norm(module, graph, node)))
-            parts = [graph.call_function(_part, (both, index)) for index in range(2)]
+            function, (value, *own), rest = _convolution(module, graph, source)
+            both = graph.call_function(scaled, (*own, *_norm(module, graph, node)))
+            parts = [graph.call_function(getitem, (both, index)) for index in range(2)]
             folded = graph.call_function(function, (value, *parts, *rest))
         node.replace_all_uses_with(folded)
         graph.erase_node(node)
@@ -68,38 +71,43 @@ def scaled(
     return weight * factor.view(-1, *[1] * (weight.dim() - 1)), offset
 
 
-def _part(both: tuple[Tensor, Tensor], index: int) -> Tensor:
-    return both[index]
-
-
-def _is_norm(module: GraphModule, node: Node) -> bool:
+def _mean(module: GraphModule, node: Node) -> Tensor | None:
+    """The mean that a norm keeps; None where a node is no such norm."""
     if node.op == "call_module":
-        norm = module.get_submodule(str(node.target))
-        return type(norm) in NORMS and norm.running_mean is not None
-    if operator_name(node.target) != "aten.batch_norm":
-        return False
-    return all(isinstance(a, Node) for a in node.args[3:5]) and node.args[5] is False
+        norm: Any = module.get_submodule(str(node.target))
+        return norm.running_mean if type(norm) in NORMS else None
+    if operator_name(node.target) != "aten.batch_norm" or node.args[5] is not False:
+        return None
+    return _held(module, node.args[3])
 
 
-def _is_convolution(module: GraphModule, node: Node) -> bool:
+def _weight(module: GraphModule, node: Node) -> Tensor | None:
+    """The weight of a convolution; None where a node is no such call."""
     if node.kwargs:
-        return False
+        return None
     if node.op == "call_module":
-        layer = module.get_submodule(str(node.target))
-        return type(layer) in CONVOLVE and layer.padding_mode == "zeros"
-    return operator_name(node.target) in CONVOLUTIONS
+        layer: Any = module.get_submodule(str(node.target))
+        return layer.weight if type(layer) in CONVOLVE and layer.padding_mode == "zeros" else None
+    return _held(module, node.args[1]) if operator_name(node.target) in CONVOLUTIONS else None
 
 
-def _convolution(module: GraphModule, graph: Graph, node: Node) -> tuple[Any, list[Any]]:
-    """What computes a convolution, and its arguments: input, weight, bias, and the rest."""
+def _held(module: GraphModule, node: Any) -> Tensor | None:
+    """The tensor that a node reads off the module."""
+    found = isinstance(node, Node) and node.op == "get_attr"
+    return attribute(module, str(node.target)) if found else None
+
+
+def _convolution(
+    module: GraphModule, graph: Graph, node: Node
+) -> tuple[Any, list[Any], Sequence[Any]]:
+    """What computes a convolution; its input, weight and bias; and its other arguments."""
     if node.op == "call_function":
-        value, weight, *rest = node.args
-        bias, *rest = rest or [None]
-        return node.target, [value, weight, bias, *rest]
+        value, weight, bias, *rest = (*node.args, None) if len(node.args) == 2 else node.args
+        return node.target, [value, weight, bias], rest
     layer: Any = module.get_submodule(str(node.target))
-    weight, bias = (_tensor(graph, node, layer, name) for name in ("weight", "bias"))
+    own = [_tensor(graph, node, layer, name) for name in ("weight", "bias")]
     rest = [layer.stride, layer.padding, layer.dilation, layer.groups]
-    return CONVOLVE[type(layer)], [node.args[0], weight, bias, *rest]
+    return CONVOLVE[type(layer)], [node.args[0], *own], rest
 
 
 def _norm(module: GraphModule, graph: Graph, node: Node) -> list[Any]:

@@ -115,7 +115,8 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
-        return self.norm(y) + y
+        both: Tensor = self.norm(y) + y
+        return both
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,15 @@ class Twice(nn.Module):
 )
 def test_other_norms_stay(module: nn.Module) -> None:
     assert same(module_of(symbolic_trace(settled(module))), torch.randn(2, 4, 8, 8)) == 0
+
+
+@pytest.mark.parametrize("part", [[], ["0"]], ids=["whole", "weights"])
+def test_norms_of_half_precision_stay(part: list[str]) -> None:
+    """Their products with the weights would be rounded once more than the model's own numbers."""
+    module = settled(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+    for name in part or [""]:
+        module.get_submodule(name).bfloat16()
+    assert folded(tap(module_of(symbolic_trace(module)), [], CPU, frozen=True)) == 0
 
 
 def module_of(traced: GraphModule) -> GraphModule:
