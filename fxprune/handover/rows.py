@@ -88,6 +88,8 @@ class RecoveryRow:
         divergence: of the outputs there, before and after.
         certified: agreement on the examples that the bound is from, before and after.
         views: of every example on which the result was chosen: as it is, and flipped or shifted.
+        way: share of the way to the weights of that step, from the best before them.
+        optimizer: that took the steps, `soap`, `adam` or `sgd`.
     """
 
     steps: int
@@ -100,3 +102,5 @@ class RecoveryRow:
     divergence: tuple[float, float]
     certified: tuple[float, float]
     views: int = 1
+    way: float = 1.0
+    optimizer: str = ""

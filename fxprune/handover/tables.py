@@ -197,14 +197,17 @@ def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> "Table":
 def tell_recovery(row: RecoveryRow) -> str:
     """What training gave."""
     before, after = row.certified
+    way = "" if row.way == 1 else f", {row.way:g} of the way from the best before,"
     how = (
-        f"the weights after step {row.kept} were kept"
+        f"the weights after step {row.kept}{way} were kept"
         if row.kept
         else "no weights were accepted, and the model is as it was"
     )
+    by = f" of {row.optimizer}" if row.optimizer else ""
     seen = f", each in {row.views} views" if row.views > 1 else ""
     return (
-        f"Recovered in {row.steps} steps ({row.seconds:.0f} s) on {row.trained} examples: {how}. "
+        f"Recovered in {row.steps} steps{by} ({row.seconds:.0f} s) on {row.trained} examples: "
+        f"{how}. "
         f"Chosen on {row.accepted} examples{seen}, {row.chosen[0]:.2%} before and "
         f"{row.chosen[1]:.2%} after; on those of the bound {before:.2%} before and {after:.2%} "
         "after."

@@ -150,6 +150,7 @@ class Best:
         step: after which they were found; 0 for the start.
         weights: copies on the CPU.
         stale: evaluations since then.
+        way: share of the way to the weights of that step, from the best before.
     """
 
     start: Measured
@@ -158,15 +159,18 @@ class Best:
     step: int = 0
     weights: dict[str, Tensor] = field(default_factory=dict)
     stale: int = 0
+    way: float = 1.0
 
     def accepts(self, measured: Measured) -> bool:
         """Whether weights are to be taken."""
         better = measured.rate >= self.start.rate and measured.divergence < self.start.divergence
         return better and not measured.clearly_above(self.least)
 
-    def take(self, measured: Measured, step: int, weights: dict[str, Tensor]) -> None:
+    def take(
+        self, measured: Measured, step: int, weights: dict[str, Tensor], way: float = 1.0
+    ) -> None:
         """Keep weights."""
-        self.found, self.step, self.stale = measured, step, 0
+        self.found, self.step, self.stale, self.way = measured, step, 0, way
         if measured.divergence < self.least.divergence:
             self.least = measured
         self.weights = copies(weights)

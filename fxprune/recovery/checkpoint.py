@@ -84,7 +84,7 @@ class Checkpoints:
             name: getattr(state, name)
             for name in ("step", "batches", "seconds", "evaluated", "rate", "stopped")
         }
-        best = {name: getattr(state.best, name) for name in ("step", "stale")}
+        best = {name: getattr(state.best, name) for name in ("step", "stale", "way")}
         best |= {name: asdict(getattr(state.best, name)) for name in ("start", "found", "least")}
         document = {
             "identity": self.identity,
@@ -130,6 +130,7 @@ class Checkpoints:
                 least=Measured(**best["least"]),
                 step=best["step"],
                 stale=best["stale"],
+                way=best["way"],
                 weights={
                     name.removeprefix("best."): tensor
                     for name, tensor in tensors.items()

@@ -108,7 +108,7 @@ class Loop:
             if way:
                 found = found if own else Measured(rate, divergence)
                 with partway(self.pair.small, state.best.weights, way):
-                    state.best.take(found, state.step, self.pair.weights())
+                    state.best.take(found, state.step, self.pair.weights(), way)
         if worse:
             self._go_back(state)
         if state.best.stale >= self.training.patience:

@@ -181,7 +181,7 @@ def _require_classes(judge: Judge) -> None:
 
 def _train(
     small: GraphModule, prepared: Prepared, wish: Wish, accelerator: Any, journal: Journal
-) -> tuple[State, Stream]:
+) -> tuple[State, Loop]:
     """Train a copy; the best weights are in the state that comes back."""
     calibration, parts = prepared.calibration, prepared.parts
     stream = Stream(
@@ -227,19 +227,19 @@ def _train(
     state = State(Best(start, start, start, weights=copies(pair.weights())))
     with callers_precision():
         loop.run(state)
-    return state, stream
+    return state, loop
 
 
 def _hand_over(
     small: GraphModule,
-    made: tuple[State, Stream],
+    made: tuple[State, Loop],
     prepared: Prepared,
     before: Report,
     journal: Journal,
     accelerator: Any,
 ) -> GraphModule:
     """A copy with the best weights, certified, with its plan and report."""
-    state, stream = made
+    state, loop = made
     result = copy.deepcopy(small).eval()
     was = compare_on(result, prepared)
     put_back(result, state.best.weights)
@@ -253,10 +253,12 @@ def _hand_over(
     row = RecoveryRow(
         steps=state.step,
         seconds=state.seconds,
-        processes=stream.processes,
-        trained=int(stream.training.sum()),
+        processes=loop.stream.processes,
+        trained=int(loop.stream.training.sum()),
         accepted=int(prepared.parts.acceptance.sum()),
         views=prepared.views.count,
+        way=state.best.way,
+        optimizer=loop.training.optimizer,
         kept=state.best.step,
         chosen=(state.best.start.rate, state.best.found.rate),
         divergence=(state.best.start.divergence, state.best.found.divergence),

@@ -50,7 +50,7 @@ def test_training_raises_agreement_on_examples_that_nothing_has_seen(tmp_path: P
     ):
         assert torch.equal(again(inputs(5)), better(inputs(5)))
         assert fxprune.report(again) == fxprune.report(better)
-    assert "Recovered in 150 steps" in str(fxprune.report(better))
+    assert "Recovered in 150 steps of soap" in str(fxprune.report(better))
 
 
 def test_what_was_given_stays_as_it_was() -> None:
@@ -112,8 +112,8 @@ def test_where_weights_are_refused_those_part_of_the_way_are_judged(
     training = fxprune.Training(optimizer="sgd", evaluations=1)
     small, made = compressed(), []
     for answers in ([start, good], [start, *[bad] * refused, good]):
-        told = iter(answers)
-        monkeypatch.setattr(Examiner, "__call__", lambda self, told=told: next(told))
+        given = iter(answers)
+        monkeypatch.setattr(Examiner, "__call__", lambda self, given=given: next(given))
         made.append(recovered(small, steps=9, training=training))
     whole, part = (module.state_dict() for module in made)
     for name, own in small.state_dict().items():
@@ -122,7 +122,9 @@ def test_where_weights_are_refused_those_part_of_the_way_are_judged(
     assert not torch.equal(small.state_dict()[weight], whole[weight])
     row = fxprune.report(made[1]).recovery
     assert row is not None
-    assert row.kept == (9 if way else 0)
+    assert (row.kept, row.way) == ((9, way) if way else (0, 1.0))
+    told = f"step 9, {way:g} of the way from the best before, were kept"
+    assert (told in " ".join(str(fxprune.report(made[1])).split())) == (0 < way < 1)
 
 
 def test_weights_on_the_way_leave_the_modules_own_as_they_were() -> None:
