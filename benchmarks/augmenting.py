@@ -3,9 +3,10 @@
 One compressed network, trained several times over on its own calibration images, and judged on
 others outside the draw, never on test images. With `--images DIR` the EfficientNet-Lite0 on
 DIR/calib, judged on the crops of photographs held apart. The last weights are judged, whatever the
-acceptance examples say of them.
+acceptance examples say of them; with `--accepted` those that `recover` hands back.
 """
 
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,9 @@ def main(
     ] = fxprune.Training.features,
     optimizer: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(OPTIMIZERS)}")] = None,
     augment: Annotated[list[str] | None, typer.Option(help="such as flip,zoom,mix")] = None,
+    accepted: Annotated[
+        bool, typer.Option("--accepted", help="judge what recover hands back, not the last weights")
+    ] = False,
     seed: int = 0,
     data: Path = DEBIAN,
     folder: Annotated[Path | None, typer.Option("--images", help="DIR/calib, instead")] = None,
@@ -51,10 +55,14 @@ def main(
         cells = [judged(logits(small, judges), reference)]
         for how, way in ways:
             training = fxprune.Training(
-                optimizer=how, batch=batch, rate=rate, features=features, evaluations=1
+                optimizer=how,
+                batch=batch,
+                rate=rate,
+                features=features,
+                evaluations=fxprune.Training.evaluations if accepted else 1,
             )
             wish: Any = common | {"training": training, "steps": steps}
-            with LAST:
+            with nullcontext() if accepted else LAST:
                 better = fxprune.recover(small, model, calibration, augment=way.split(","), **wish)
             cells.append(judged(logits(better, judges), reference))
         table.add_row(name, *cells)
