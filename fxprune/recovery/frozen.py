@@ -21,7 +21,8 @@ CONVOLVE: dict[type[nn.Module], Any] = {
     nn.Conv2d: F.conv2d,
     nn.Conv3d: F.conv3d,
 }
-NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+"""Layers that keep statistics of what they see."""
 
 
 def fold_frozen(module: GraphModule, graph: Graph) -> None:

@@ -14,6 +14,7 @@ from fxprune.capture.batch import Batch
 from fxprune.errors import CalibrationError, UnsupportedError
 from fxprune.plans.plan import Plan
 from fxprune.recovery.features import Feature, match_features, tap
+from fxprune.recovery.frozen import NORMS
 from fxprune.recovery.losses import (
     Divergence,
     divergences,
@@ -24,13 +25,6 @@ from fxprune.recovery.losses import (
 from fxprune.recovery.training import Training
 from fxprune.verify.judge import Judge
 from fxprune.verify.outputs import floating
-
-NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-)
 
 
 @dataclass(frozen=True)
