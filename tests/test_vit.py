@@ -1,5 +1,6 @@
 """A small trained vision transformer: its stream is narrowed where that is needed or better."""
 
+import copy
 from functools import cache
 from pathlib import Path
 
@@ -54,9 +55,9 @@ def test_a_stream_is_narrowed_where_the_budget_cannot_be_kept_without() -> None:
         )
     small = little()
     assert width(small) < 64
-    images = load().images[:200]
-    with torch.no_grad():
-        torch.testing.assert_close(fxprune.masked(trained(), small)(images), small(images))
+    images, exact = load().images[:200].double(), copy.deepcopy(small).double()
+    with torch.no_grad():  # in single precision, rounding alone comes to 1e-5 on some CPUs
+        torch.testing.assert_close(fxprune.masked(trained(), small).double()(images), exact(images))
     assert "divide by the number of all channels" in str(fxprune.report(small).notes)
 
 
