@@ -34,7 +34,7 @@ class State:
         batches: of examples, of this process, so far.
         seconds: of training so far.
         evaluated: evaluations so far.
-        rate: factor of the learning rate; less than 1 where steps were too large.
+        rate: factor of the matrices' learning rate; less than 1 where steps were too large.
         average: moving averages of the trained parameters; empty without.
         stopped: why training ended before its budget; empty where it did not.
     """

@@ -18,6 +18,7 @@ from fxprune.recovery.acceptance import Measured, partway, put_back
 from fxprune.recovery.augmentation import Augmentation
 from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream
+from fxprune.recovery.optimizer import set_rate
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.training import Length, Training
 
@@ -27,8 +28,10 @@ WAYS = 1.0, 0.5, 0.25
 """Shares of the way from the best weights to those of a step, judged in this order until some are
 acceptable. What few examples teach is part signal, part noise; noise grows with the way squared.
 """
-SLOWER = 0.3
-"""Factor of the learning rate where even the last of these is clearly worse than the start."""
+SLOWER = 0.1
+"""Factor of the matrices' learning rate where even the last of these is clearly worse than the
+start.
+"""
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
 
@@ -138,7 +141,7 @@ class Loop:
 
     def _go_back(self, state: State) -> None:
         """Begin again from the best weights, with smaller steps: how large they may be depends on
-        the model, and a thin one bears a third of what another needs.
+        the model, and matrices of a thin one bear a tenth of what another needs.
         """
         put_back(self.pair.small, state.best.weights)
         self.optimizer.load_state_dict(self.fresh)
@@ -146,14 +149,14 @@ class Loop:
             average.copy_(own.detach())
         state.rate *= SLOWER
         self.journal.decide(
-            "even there clearly worse than at the start: back to step %d, at %.2g times the rate",
+            "even there clearly worse than at the start: back to step %d, with matrices at %.2g "
+            "times the rate",
             *(state.best.step, state.rate),
         )
 
     def _step(self, state: State, done: float) -> float:
         """One step of the optimizer, of `accumulate` batches; its loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = state.rate * self.training.rate_at(done)
+        set_rate(self.optimizer, self.training.rate_at(done), state.rate)
         self.pair.set_mode(True, self.training.freeze_statistics)
         total = 0.0
         for _ in range(self.training.accumulate):

@@ -9,9 +9,10 @@ layer vary independently (docs/recover.md).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.errors import UnsupportedError
 from fxprune.recovery.training import Training
@@ -20,6 +21,14 @@ BETAS = 0.9, 0.99
 """Of SOAP: decay of the gradients' mean and of their squares, and of what the axes are from."""
 EVERY = 10
 """Steps after which SOAP finds its axes anew (Vyas et al. 2024, sec. 6)."""
+PER_CHANNEL = "per_channel"
+"""Marks groups of parameters whose every number is of one channel: norms' scales and shifts,
+biases, depthwise kernels.
+"""
+LARGEST = 10.0
+"""Rate of these over that of matrices, at most. Where steps of matrices have to be small, that is
+for what few examples say of many numbers, and these are few (docs/decisions/0037).
+"""
 TINY = 1e-12
 """Added to the root of SOAP's squares: gradients are small where a fit left next to no error."""
 SHARE = 0.6
@@ -75,7 +84,7 @@ def settle(
 def make_optimizer(
     parameters: Sequence[nn.Parameter], training: Training, flops: float
 ) -> tuple[Training, torch.optim.Optimizer]:
-    """Weight decay is for matrices and kernels.
+    """Weight decay is for matrices and kernels; what is of single channels is marked.
 
     Args:
         parameters: that are trained.
@@ -86,9 +95,14 @@ def make_optimizer(
         (training, with the optimizer that it is; the optimizer)
     """
     training, longest = settle(training, [tuple(p.shape) for p in parameters], flops)
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    kinds = (True, False), (True, True), (False, True)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in parameters if (p.dim() > 1, _is_per_channel(p)) == kind],
+            "weight_decay": training.weight_decay if kind[0] else 0.0,
+            PER_CHANNEL: kind[1],
+        }
+        for kind in kinds
     ]
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
@@ -106,6 +120,23 @@ def make_optimizer(
         eps=TINY,
     )
     return training, soap
+
+
+def _is_per_channel(parameter: Tensor) -> bool:
+    return parameter.dim() <= 1 or parameter.shape[1] == 1
+
+
+def set_rate(optimizer: Any, rate: float, factor: float) -> None:
+    """Set the learning rate of a step.
+
+    Args:
+        optimizer: that `make_optimizer` made.
+        rate: as scheduled.
+        factor: of the rate of matrices; what is of single channels has ten times as much, and the
+            scheduled rate at most.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * (min(1.0, LARGEST * factor) if group[PER_CHANNEL] else factor)
 
 
 def longest_side(shapes: Sequence[tuple[int, ...]], flops: float) -> int:

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.recovery.optimizer import PER_NUMBER, PER_SIDE, longest_side, make_optimizer, settle
+from fxprune.recovery.optimizer import (
+    PER_NUMBER,
+    PER_SIDE,
+    longest_side,
+    make_optimizer,
+    set_rate,
+    settle,
+)
 from fxprune.recovery.training import RATES, Training
 
 
@@ -40,6 +47,36 @@ def test_dense_layers_on_few_examples_are_left_to_adam() -> None:
     given = Training(optimizer="sgd")
     assert settle(given, shapes, 1e20) == (given, 0)
     assert settle(Training(), shapes, 1e20) == (Training(), 1024)
+
+
+@pytest.mark.parametrize("name", ["soap", "adam", "sgd"])
+def test_what_is_of_single_channels_has_up_to_ten_times_the_rate(name: str) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, groups=6), nn.Conv1d(6, 3, 5)
+    )
+    training = Training(optimizer=name, weight_decay=0.1)
+    _, optimizer = make_optimizer([*net.parameters()], training, 1e12)
+    optimizer.load_state_dict(optimizer.state_dict())
+    rates = dict[str, list[float]]()
+    decays = dict[str, float]()
+    for factor in (1.0, 0.1, 0.01):
+        set_rate(optimizer, 2.0, factor)
+        for group in optimizer.param_groups:
+            for name, own in net.named_parameters():
+                if any(own is p for p in group["params"]):
+                    rates.setdefault(name, []).append(group["lr"])
+                    decays[name] = group["weight_decay"]
+    matrices, vectors = (
+        ["0.weight", "3.weight"],
+        ["0.bias", "1.weight", "1.bias", "2.bias", "3.bias"],
+    )
+    assert {n: r for n, r in rates.items() if n in matrices} == dict.fromkeys(
+        matrices, [2.0, 0.2, 0.02]
+    )
+    assert {n: r for n, r in rates.items() if n not in matrices} == dict.fromkeys(
+        [*vectors, "2.weight"], [2.0, 2.0, 0.2]
+    )
+    assert {n for n, decay in decays.items() if not decay} == set(vectors)
 
 
 @pytest.mark.parametrize("name", ["soap", "adam", "sgd"])
