@@ -18,7 +18,7 @@ from fxprune.recovery.acceptance import Measured, partway, put_back
 from fxprune.recovery.augmentation import Augmentation
 from fxprune.recovery.checkpoint import Checkpoints, State
 from fxprune.recovery.examples import Stream
-from fxprune.recovery.optimizer import set_rate
+from fxprune.recovery.optimizer import SLOWER, set_rate
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.training import Length, Training
 
@@ -27,10 +27,6 @@ FEW_STEPS = 3
 WAYS = 1.0, 0.5, 0.25
 """Shares of the way from the best weights to those of a step, judged in this order until some are
 acceptable. What few examples teach is part signal, part noise; noise grows with the way squared.
-"""
-SLOWER = 0.1
-"""Factor of the matrices' learning rate where even the last of these is clearly worse than the
-start.
 """
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
@@ -141,7 +137,7 @@ class Loop:
 
     def _go_back(self, state: State) -> None:
         """Begin again from the best weights, with smaller steps: how large they may be depends on
-        the model, and matrices of a thin one bear a tenth of what another needs.
+        the model, and matrices of a thin one bear a thirtieth of what another needs.
         """
         put_back(self.pair.small, state.best.weights)
         self.optimizer.load_state_dict(self.fresh)

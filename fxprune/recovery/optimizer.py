@@ -25,9 +25,10 @@ PER_CHANNEL = "per_channel"
 """Marks groups of parameters whose every number is of one channel: norms' scales and shifts,
 biases, depthwise kernels.
 """
-LARGEST = 10.0
-"""Rate of these over that of matrices, at most. Where steps of matrices have to be small, that is
-for what few examples say of many numbers, and these are few (docs/decisions/0037).
+SLOWER = 0.03
+"""Factor of the matrices' rate where steps are too large. Matrices are many numbers, of which few
+examples say little each; what is of single channels goes on, and steps back one time later
+(docs/decisions/0037).
 """
 TINY = 1e-12
 """Added to the root of SOAP's squares: gradients are small where a fit left next to no error."""
@@ -132,11 +133,11 @@ def set_rate(optimizer: Any, rate: float, factor: float) -> None:
     Args:
         optimizer: that `make_optimizer` made.
         rate: as scheduled.
-        factor: of the rate of matrices; what is of single channels has ten times as much, and the
-            scheduled rate at most.
+        factor: of the rate of matrices, a power of `SLOWER`; what is of single channels is one
+            behind.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate * (min(1.0, LARGEST * factor) if group[PER_CHANNEL] else factor)
+        group["lr"] = rate * (min(1.0, factor / SLOWER) if group[PER_CHANNEL] else factor)
 
 
 def longest_side(shapes: Sequence[tuple[int, ...]], flops: float) -> int:

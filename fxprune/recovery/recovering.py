@@ -30,6 +30,7 @@ from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
 from fxprune.recovery.examples import Labels, Parts, Stream, divide
 from fxprune.recovery.features import require_same_model
+from fxprune.recovery.heap import memory_kept
 from fxprune.recovery.loop import Loop
 from fxprune.recovery.optimizer import load_soap, make_optimizer
 from fxprune.recovery.pair import make_pair, require_form
@@ -225,7 +226,7 @@ def _train(
         journal=journal,
     )
     state = State(Best(start, start, start, weights=copies(pair.weights())))
-    with callers_precision():
+    with callers_precision(), memory_kept(accelerator.device):
         loop.run(state)
     return state, loop
 

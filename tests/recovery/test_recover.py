@@ -94,7 +94,7 @@ def test_after_steps_that_were_too_large_smaller_ones_begin_at_the_best_weights(
     better = recovered(compressed(), steps=60, training=fxprune.Training(rate=0.03))
     recovery = fxprune.report(better).recovery
     assert recovery is not None
-    last = "back to step 0, with matrices at 0.1 times the rate"
+    last = "back to step 0, with matrices at 0.03 times the rate"
     (back,) = (i for i, t in enumerate(told) if t.endswith(last))
     assert [text.partition(":")[0] for text in told[back - 3 : back]] == [
         "step 6",
