@@ -9,7 +9,6 @@ import importlib.util
 import re
 import shlex
 from collections import Counter
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -52,8 +51,6 @@ SHORTER = {
     "budgets=(0.7, 0.5, 0.35)": "budgets=(0.7, 0.5)",
 }
 """Training and measuring are cut short, and the demo's images and sizes are fewer."""
-SETTING = re.compile(r"[A-Z_]+=")
-"""What begins a setting of the environment before a command."""
 MODELS = """
 import torch
 from torch import nn
@@ -82,12 +79,10 @@ def run_python(example: Example) -> None:
 
 def run_console(example: Example) -> None:
     """Each command of fxprune in this process, where what it needs (the package of its model, the
-    writer of its output) is installed; a block holds no other ones. Settings of the environment
-    before a command are for its own process, and left out.
+    writer of its output) is installed; a block holds no other ones.
     """
     for line in shortened(example.parsed).replace("\\\n", " ").splitlines():
-        words = dropwhile(SETTING.match, shlex.split(line, comments=True))
-        program, *arguments = [*words] or [""]
+        program, *arguments = shlex.split(line, comments=True) or [""]
         if not program:
             continue
         assert program == "fxprune", f"{line}: not a command of fxprune; skip it with a reason"
