@@ -2,7 +2,7 @@
 
 glibc maps a tensor of more than 32 MB by itself and unmaps it as soon as it is free, so that every
 step on large images asks the kernel for all of its memory anew, and waits until it has been zeroed:
-more than half of a step, on some machines (docs/recover.md).
+a third of a step, on some machines (docs/recover.md).
 """
 
 import ctypes
