@@ -32,8 +32,9 @@ class Measured:
     Attributes:
         rate: share of examples, in all their views, with the same decision.
         divergence: of the outputs, mean over the examples; what training makes smaller.
-        each: the divergence of every example, mean over its views; empty where only the mean over
-            all is known.
+        each: the divergence of every independent group of examples, mean over their views, times
+            the group's size relative to the mean one, so that its mean is `divergence`; empty where
+            only that is known.
     """
 
     rate: float
@@ -42,7 +43,7 @@ class Measured:
 
     def clearly_above(self, other: "Measured") -> bool:
         """Whether this divergence is above another one by more than `CLEAR` standard errors of
-        their difference on the same examples.
+        their difference on the same groups.
         """
         difference = np.subtract(self.each, other.each)
         if len(difference) < 2:
@@ -52,19 +53,26 @@ class Measured:
 
 
 class Examiner:
-    """Judges the weights as they are, on examples that are not trained on.
+    """Judges the weights as they are.
 
     Args:
         pair: both models.
         batches: gives the examples, the same ones at every call.
+        groups: (examples,) number of every example's group; examples of one are not independent.
         judge: what decides.
         views: of every example.
     """
 
     def __init__(
-        self, pair: Pair, batches: Callable[[], Iterable[Batch]], judge: Judge, views: Views
+        self,
+        pair: Pair,
+        batches: Callable[[], Iterable[Batch]],
+        groups: np.ndarray,
+        judge: Judge,
+        views: Views,
     ):
         self._pair, self._batches, self._judge, self._views = pair, batches, judge, views
+        self._groups = np.unique(groups, return_inverse=True)[1]
         self._answers, self._room = dict[tuple[int, int], Any](), KEPT
 
     @torch.no_grad()
@@ -81,7 +89,9 @@ class Examiner:
                     divergences.append(self._pair.divergence(reference, output))
                 each += torch.stack(divergences).mean(0).tolist()
         count = max(len(each), 1)
-        return Measured(agreed / count / self._views.count, sum(each) / count, tuple(each))
+        sums = np.bincount(self._groups, each)
+        shares = tuple((sums * (len(sums) / count)).tolist())
+        return Measured(agreed / count / self._views.count, sum(each) / count, shares)
 
     def _answer(self, key: tuple[int, int], view: Batch) -> Any:
         """The original's, computed once where there is room to keep it."""

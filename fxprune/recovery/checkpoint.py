@@ -7,7 +7,7 @@ names the new one: a process that is killed at any moment leaves a whole one.
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class State:
         seconds: of training so far.
         evaluated: evaluations so far.
         rate: factor of the matrices' learning rate; less than 1 where steps were too large.
+        began: share of the budget that was spent when steps began at this rate.
+        tried: whether it is known by now that they are not far too large.
         average: moving averages of the trained parameters; empty without.
         stopped: why training ended before its budget; empty where it did not.
     """
@@ -45,6 +47,8 @@ class State:
     seconds: float = 0.0
     evaluated: int = 0
     rate: float = 1.0
+    began: float = 0.0
+    tried: bool = False
     average: list[Tensor] = field(default_factory=list)
     stopped: str = ""
 
@@ -81,8 +85,9 @@ class Checkpoints:
         tensors |= {f"average.{i}": t.detach().cpu() for i, t in enumerate(state.average)}
         save_file({k: t.contiguous().clone() for k, t in tensors.items()}, part / STATE)
         numbers = {
-            name: getattr(state, name)
-            for name in ("step", "batches", "seconds", "evaluated", "rate", "stopped")
+            f.name: getattr(state, f.name)
+            for f in fields(state)
+            if f.type in (int, float, bool, str)
         }
         best = {name: getattr(state.best, name) for name in ("step", "stale", "way")}
         best |= {name: asdict(getattr(state.best, name)) for name in ("start", "found", "least")}

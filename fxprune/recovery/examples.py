@@ -67,6 +67,19 @@ def divide(calibration: Calibration, report: Report, seed: int) -> Parts:
     return Parts(training, acceptance, certificate, independent(groups[certificate]))
 
 
+def drawn(part: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Some examples of a part, all where these are few enough: (examples,) bool.
+
+    Args:
+        part: (examples,) bool.
+        most: examples to draw.
+        seed: of the draw.
+    """
+    some = np.zeros_like(part)
+    some[np.random.default_rng(seed).permutation(np.flatnonzero(part))[:most]] = True
+    return some
+
+
 def _held_out(calibration: Calibration, report: Report) -> np.ndarray:
     """(examples,) bool.
 

@@ -1,7 +1,6 @@
 """The training itself: steps, evaluations and checkpoints until the budget is spent."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,22 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.forecast import ExpectedCost, Stage
 from fxprune.progress import Journal
 from fxprune.recovery.accelerating import agree
 from fxprune.recovery.acceptance import Measured, partway, put_back
 from fxprune.recovery.augmentation import Augmentation
 from fxprune.recovery.checkpoint import Checkpoints, State
+from fxprune.recovery.clock import Clock, Shown
 from fxprune.recovery.examples import Stream
 from fxprune.recovery.optimizer import SLOWER, set_rate
 from fxprune.recovery.pair import Pair
 from fxprune.recovery.training import Length, Training
 
-FEW_STEPS = 3
-"""Steps, or seconds, that say how long the rest takes."""
 WAYS = 1.0, 0.5, 0.25
 """Shares of the way from the best weights to those of a step, judged in this order until some are
 acceptable. What few examples teach is part signal, part noise; noise grows with the way squared.
+"""
+TRIED, NOTICED = 0.5, 0.4
+"""So far on the way to where steps lead, the divergence on examples that are trained on may rise by
+this share of what that on the acceptance examples was at the start; where it rises by more, steps
+are too large. Fits reproduce best what they were fitted to, and the first steps lose some of that:
+up to three tenths where the steps are right, half and more where they are not
+(docs/decisions/0038).
 """
 YOUNG = 10
 """A moving average follows the first steps faster, at (1 + step) / (YOUNG + step)."""
@@ -43,6 +47,7 @@ class Loop:
         augmentation: of every batch.
         training, length: how, and how long.
         examine: measures the weights on the acceptance examples.
+        rehearse: measures them on some that are trained on.
         accelerator: accelerate's.
         student, optimizer: as accelerate wrapped them.
         fresh: the optimizer's state before any step.
@@ -57,6 +62,7 @@ class Loop:
     training: Training
     length: Length
     examine: Callable[[], Measured]
+    rehearse: Callable[[], Measured]
     accelerator: Any
     student: nn.Module
     optimizer: Any
@@ -76,12 +82,15 @@ class Loop:
         per_step = self.stream.size * self.training.accumulate * self.stream.processes
         total = self.length.total_steps(int(self.stream.training.sum()), per_step)
         units = float(total or self.length.seconds or 1)
-        clock, loss, shown = _Clock(state.seconds), 0.0, _Shown(self.journal, state, total, units)
+        clock, loss, shown = Clock(state.seconds), 0.0, Shown(self.journal, state, total, units)
+        state.began = min(state.began, shown.spent / units)  # of a budget that was smaller
         with self.journal.station("recover", units - shown.spent) as advance:
             while not state.stopped:
                 due = clock.tell(state, loss, self.accelerator, self.training.save_seconds)
                 advance(shown.newly())
                 done = min(1.0, shown.spent / units)
+                if not state.tried and state.began < done < 1:
+                    self._try_steps(state, done)
                 if done * self.training.evaluations >= state.evaluated + 1:
                     self._evaluate(state, done)
                 if due or done >= 1:
@@ -91,6 +100,31 @@ class Loop:
                 if not state.stopped:
                     loss = self._step(state, done)
         self.checkpoints.save(state)
+
+    def _try_steps(self, state: State, done: float) -> None:
+        """Once the rate is up, look where steps lead on what is trained on: part of the way there
+        it is down, or they are too large. What few acceptance examples say comes later, and is
+        mostly noise.
+        """
+        if done - state.began < self.training.warmup:
+            return
+        state.tried, worse = True, False
+        self.pair.set_mode(False, True)
+        if self.accelerator.is_main_process:
+            with partway(self.pair.small, state.best.weights, 0.0):
+                before = self.rehearse()
+            with partway(self.pair.small, state.best.weights, TRIED):
+                found = self.rehearse()
+            self.journal.decide(
+                "step %d, %g of the way: divergence %.2e on examples that are trained on, %.2e "
+                "before",
+                *(state.step, TRIED, found.divergence, before.divergence),
+            )
+            risen = found.divergence - before.divergence
+            noticed = risen > NOTICED * state.best.start.divergence
+            worse = noticed and found.clearly_above(before)
+        if agree(self.accelerator, float(worse))[0]:
+            self._go_back(state, done)
 
     def _evaluate(self, state: State, done: float) -> None:
         """Look at the acceptance examples in the first process, and tell the others."""
@@ -109,7 +143,7 @@ class Loop:
                 with partway(self.pair.small, state.best.weights, way):
                     state.best.take(found, state.step, self.pair.weights(), way)
         if worse:
-            self._go_back(state)
+            self._go_back(state, done)
         if state.best.stale >= self.training.patience:
             state.stopped = (
                 f"training stopped after {state.step} steps: {state.best.stale} evaluations in a "
@@ -135,7 +169,7 @@ class Loop:
                 return found, way
         return found, 0.0
 
-    def _go_back(self, state: State) -> None:
+    def _go_back(self, state: State, done: float) -> None:
         """Begin again from the best weights, with smaller steps: how large they may be depends on
         the model, and matrices of a thin one bear a thirtieth of what another needs.
         """
@@ -144,15 +178,15 @@ class Loop:
         for average, own in zip(state.average, self.pair.trained, strict=False):
             average.copy_(own.detach())
         state.rate *= SLOWER
+        state.began, state.tried = done, False
         self.journal.decide(
-            "even there clearly worse than at the start: back to step %d, with matrices at %.2g "
-            "times the rate",
+            "even there clearly worse: back to step %d, with matrices at %.2g times the rate",
             *(state.best.step, state.rate),
         )
 
     def _step(self, state: State, done: float) -> float:
         """One step of the optimizer, of `accumulate` batches; its loss."""
-        set_rate(self.optimizer, self.training.rate_at(done), state.rate)
+        set_rate(self.optimizer, self.training.rate_at(done, state.began), state.rate)
         self.pair.set_mode(True, self.training.freeze_statistics)
         total = 0.0
         for _ in range(self.training.accumulate):
@@ -188,66 +222,6 @@ class Loop:
             sizes.append(batch.size)
         weights = torch.tensor(sizes, device=self.pair.device) / sum(sizes)
         return (torch.stack(losses) * weights).sum()
-
-
-class _Shown:
-    """What of a training is shown as done, by steps or by seconds.
-
-    Args:
-        journal: to show it.
-        state: of the training, from where it goes on.
-        total: steps; None where seconds are the budget.
-        units: the budget, steps or seconds.
-    """
-
-    def __init__(self, journal: Journal, state: State, total: int | None, units: float):
-        self._journal, self._state, self._total, self._units = journal, state, total, units
-        self._first, self._before, self._foreseen = self.spent, state.seconds, False
-        self._last = self._first
-
-    @property
-    def spent(self) -> float:
-        """Of the budget."""
-        return self._state.step if self._total else self._state.seconds
-
-    def newly(self) -> float:
-        """Spent since it was asked last; foresees the rest from the first few steps."""
-        newly, self._last = self.spent - self._last, self.spent
-        done, took = self.spent - self._first, self._state.seconds - self._before
-        if not self._foreseen and self._state.step and done >= FEW_STEPS:
-            whole = took / done * (self._units - self._first)
-            self._journal.foresee(ExpectedCost([Stage("recover", {"recover": [whole]})], whole))
-            self._foreseen = True
-        return newly
-
-
-class _Clock:
-    """The time of the first process, which all go by.
-
-    Args:
-        seconds: of training before a resumption.
-    """
-
-    def __init__(self, seconds: float):
-        self._start = time.monotonic() - seconds
-        self._saved = time.monotonic()
-
-    def tell(self, state: State, loss: float, accelerator: Any, every: float) -> bool:
-        """Set the time of training, and whether it fails; whether a checkpoint is due."""
-        now = time.monotonic()
-        due = state.step > 0 and now - self._saved >= every
-        seconds, late, failed = agree(
-            accelerator, now - self._start, float(due), float(not math.isfinite(loss))
-        )
-        state.seconds = seconds
-        if failed:
-            state.stopped = (
-                f"training stopped after {state.step} steps: the loss was no longer finite; a "
-                "smaller rate may help"
-            )
-        if late:
-            self._saved = now
-        return bool(late)
 
 
 @contextmanager

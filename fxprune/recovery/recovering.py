@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from fxprune.recovery.accelerating import accelerated, share
 from fxprune.recovery.acceptance import Best, Examiner, copies, put_back
 from fxprune.recovery.augmentation import Augment, Augmentation, read_augment
 from fxprune.recovery.checkpoint import Checkpoints, State, identify
-from fxprune.recovery.examples import Labels, Parts, Stream, divide
+from fxprune.recovery.examples import Labels, Parts, Stream, divide, drawn
 from fxprune.recovery.features import require_same_model
 from fxprune.recovery.heap import memory_kept
 from fxprune.recovery.loop import Loop
 from fxprune.recovery.optimizer import load_soap, make_optimizer
-from fxprune.recovery.pair import make_pair, require_form
+from fxprune.recovery.pair import Pair, make_pair, require_form
 from fxprune.recovery.training import Length, Training
-from fxprune.recovery.views import Views, views_for
+from fxprune.recovery.views import AS_THEY_ARE, Views, views_for
 from fxprune.session import JUDGED_ON
 from fxprune.verify.agreement import Agreement, compare
 from fxprune.verify.judge import Decision, Judge
@@ -94,6 +95,11 @@ class Prepared:
     views: Views
     labels: Labels | None
 
+    def examiner(self, pair: Pair, part: np.ndarray, views: Views) -> Examiner:
+        """Of the examples of a part, (examples,) bool."""
+        batches = partial(self.calibration.batches, part)
+        return Examiner(pair, batches, self.calibration.groups[part], self.judge, views)
+
 
 def recover_whole(small: nn.Module, model: nn.Module, loader: Any, wish: Wish) -> GraphModule:
     """`recover`, its arguments checked."""
@@ -128,9 +134,9 @@ def _prepare(
     """
     labels = Labels(model) if wish.labels else None
     watch = ignore_item if labels is None else labels.read
-    store = Spill(wish.memory)
     with reading(journal, watch) as read:
-        calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=read)
+        kept = Spill(wish.memory)
+        calibration = Calibration(model, loader, EXAMINED, kept, wish.groups, watch=read)
     with journal.station("capture"):
         captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)
@@ -159,8 +165,7 @@ def _judge(
     Raises:
         UnsupportedError: `compress` judged by something else.
     """
-    few = np.zeros(calibration.size, dtype=bool)
-    few[np.flatnonzero(parts.training)[:JUDGED_ON]] = True
+    few = parts.training & (parts.training.cumsum() <= JUDGED_ON)
     judge = settle_on(captured.graph, calibration.batches(few), decision)
     told = before.agreement.decision if before.agreement is not None else ""
     if told and told != str(judge):
@@ -199,9 +204,8 @@ def _train(
         *(wish.training, first, accelerator.device),
     )
 
-    examine = Examiner(
-        pair, lambda: calibration.batches(parts.acceptance), prepared.judge, prepared.views
-    )
+    examine = prepared.examiner(pair, parts.acceptance, prepared.views)
+    rehearsed = drawn(parts.training, EXAMINED, wish.seed)
     start = examine()
     was, now = report(small).flops
     flops = stream.size * wish.training.accumulate * (was + 3 * now)
@@ -218,6 +222,7 @@ def _train(
         training=training,
         length=wish.length,
         examine=examine,
+        rehearse=prepared.examiner(pair, rehearsed, AS_THEY_ARE),
         accelerator=accelerator,
         student=student,
         optimizer=optimizer,
@@ -244,8 +249,7 @@ def _hand_over(
     result = copy.deepcopy(small).eval()
     was = compare_on(result, prepared)
     put_back(result, state.best.weights)
-    now = compare_on(result, prepared)
-    was, now = share(accelerator, (was, now))
+    was, now = share(accelerator, (was, compare_on(result, prepared)))
     journal.decide(
         "weights of step %d: the same decision on %.2f %% of %d held-out %ss, at least %.2f %%; "
         "%.2f %% before",

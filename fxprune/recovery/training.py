@@ -26,7 +26,8 @@ class Training:
         rate: largest learning rate; by default 1e-3 for soap, 3e-4 for adam and 0.01 for sgd.
         momentum: of sgd.
         weight_decay: of matrices and kernels; vectors (biases, norms) have none.
-        warmup: share of the budget in which the rate rises from 0.
+        warmup: share of the budget in which the rate rises from 0, at the start and where training
+            goes back.
         schedule: how it falls after that: `cosine`, `linear`, `step` (tenfold at 40 and 80 % of the
             budget) or `constant`.
         batch: examples per step and process; fewer where the loader's batches are smaller.
@@ -105,22 +106,22 @@ class Training:
             return self.rate
         return RATES[self.optimizer]
 
-    def rate_at(self, done: float) -> float:
+    def rate_at(self, done: float, began: float = 0.0) -> float:
         """The learning rate when a share of the budget is spent.
 
         Args:
             done: from 0 to 1.
+            began: when the steps began that it is for.
         """
-        if done < self.warmup:
-            return self.peak * (done + 1e-3) / (self.warmup + 1e-3)
-        rest = (done - self.warmup) / (1 - self.warmup)
+        rate = self.peak * min(1.0, (done - began + 1e-3) / (self.warmup + 1e-3))
+        rest = min(1.0, max(0.0, done - self.warmup) / (1 - self.warmup))
         if self.schedule == "cosine":
-            return self.peak * (1 + math.cos(math.pi * min(rest, 1.0))) / 2
+            return rate * (1 + math.cos(math.pi * rest)) / 2
         if self.schedule == "linear":
-            return self.peak * max(0.0, 1 - rest)
+            return rate * (1 - rest)
         if self.schedule == "step":
-            return self.peak * 0.1 ** sum(done >= drop for drop in DROPS)
-        return self.peak
+            return rate * 0.1 ** sum(done >= drop for drop in DROPS)
+        return rate
 
 
 RATES = {"soap": 1e-3, "adam": 3e-4, "sgd": 0.01}

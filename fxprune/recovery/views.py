@@ -51,6 +51,9 @@ class Views:
             yield
 
 
+AS_THEY_ARE = Views((), 1, 0)
+
+
 def views_for(augmentation: Augmentation, examples: int, seed: int) -> Views:
     """As many views as few examples need.
 

@@ -15,6 +15,8 @@ import torch
 
 import fxprune
 from fxprune.errors import StorageError
+from fxprune.recovery.checkpoint import State
+from fxprune.recovery.loop import Loop
 from tests.recovery.subjects import agreement, compressed, recovered
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +103,30 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor)
     longer = recovered(compressed(), steps=14, training=PLAIN, checkpoint=tmp_path)
     assert fxprune.report(longer).recovery.steps == 14  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("cut", [2, 4, 8])
+def test_a_training_that_went_back_goes_on_from_a_checkpoint(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = fxprune.Training(rate=0.1, batch=32, save_seconds=0.0)
+    whole = recovered(compressed(), steps=60, training=wild, checkpoint=tmp_path / "whole")
+    assert json.loads((tmp_path / "whole" / "latest.json").read_text())["state"]["rate"] < 1
+    step, folder = Loop._step, tmp_path / "cut"
+
+    def stopping(self: Loop, state: State, *more: float) -> float:
+        if state.step == cut:
+            raise KeyboardInterrupt
+        return step(self, state, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            recovered(compressed(), steps=60, training=wild, checkpoint=folder)
+    assert reached(folder) == cut
+    made = recovered(compressed(), steps=60, training=wild, checkpoint=folder)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(made.state_dict()[name], tensor)
 
 
 def test_checkpoints_of_another_training_and_damaged_ones(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_rates_are_over_all_views_and_divergences_by_example(
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     batches = [make_batch((part,), {}) for part in x.split(4)]
     views = Views(("flip",), 3, 0)
-    examine = Examiner(pair, lambda: batches, Judge((Judged("", argmax(1)),)), views)
+    judge = Judge((Judged("", argmax(1)),))
+    examine = Examiner(pair, lambda: batches, np.arange(6), judge, views)
     found = examine()
     first, last = x[:, 0, 0, 0], x[:, 0, 0, -1]
     assert found.rate == int(((first > 0) == (last > 0)).sum()) / 6
@@ -83,9 +84,14 @@ def test_rates_are_over_all_views_and_divergences_by_example(
     assert len(found.each) == 6
     assert asked == [4, 4, 4, 2, 2, 2]
     monkeypatch.setattr("fxprune.recovery.acceptance.KEPT", 4 * 2 * 4)
-    little = Examiner(pair, lambda: batches, Judge((Judged("", argmax(1)),)), views)
+    little = Examiner(pair, lambda: batches, np.arange(6), judge, views)
     assert examine() == found == little() == little()
     assert asked[6:] == [4, 4, 4, 2, 2, 2] + [4, 4, 2, 2, 2]
+    grouped = Examiner(pair, lambda: batches, np.array([7, 3, 3, 7, 3, 9]), judge, views)()
+    sums = [found.each[1] + found.each[2] + found.each[4], found.each[0] + found.each[3]]
+    np.testing.assert_allclose(grouped.each, np.array([*sums, found.each[5]]) * 3 / 6)
+    assert (grouped.rate, grouped.divergence) == (found.rate, found.divergence)
+    np.testing.assert_allclose(np.mean(grouped.each), found.divergence)
 
 
 def test_the_report_says_in_how_many_views() -> None:
