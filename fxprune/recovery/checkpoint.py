@@ -7,7 +7,7 @@ names the new one: a process that is killed at any moment leaves a whole one.
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from fxprune.recovery.acceptance import Best, Measured
 LATEST = "latest.json"
 STATE = "recovery.safetensors"
 """The best weights and the moving average; what else a step needs is accelerate's."""
+NUMBERS = "step", "batches", "seconds", "evaluated", "rate", "began", "tried", "stopped"
+"""Of a state, what `latest.json` holds as it is."""
 
 
 @dataclass
@@ -84,11 +86,7 @@ class Checkpoints:
         tensors = {f"best.{name}": tensor for name, tensor in state.best.weights.items()}
         tensors |= {f"average.{i}": t.detach().cpu() for i, t in enumerate(state.average)}
         save_file({k: t.contiguous().clone() for k, t in tensors.items()}, part / STATE)
-        numbers = {
-            f.name: getattr(state, f.name)
-            for f in fields(state)
-            if f.type in (int, float, bool, str)
-        }
+        numbers = {name: getattr(state, name) for name in NUMBERS}
         best = {name: getattr(state.best, name) for name in ("step", "stale", "way")}
         best |= {name: asdict(getattr(state.best, name)) for name in ("start", "found", "least")}
         document = {

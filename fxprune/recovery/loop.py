@@ -89,10 +89,9 @@ class Loop:
                 due = clock.tell(state, loss, self.accelerator, self.training.save_seconds)
                 advance(shown.newly())
                 done = min(1.0, shown.spent / units)
-                if not state.tried and state.began < done < 1:
-                    self._try_steps(state, done)
                 if done * self.training.evaluations >= state.evaluated + 1:
                     self._evaluate(state, done)
+                self._try_steps(state, done)
                 if due or done >= 1:
                     self.checkpoints.save(state)
                 if done >= 1:
@@ -106,7 +105,8 @@ class Loop:
         it is down, or they are too large. What few acceptance examples say comes later, and is
         mostly noise.
         """
-        if done - state.began < self.training.warmup:
+        since = done - state.began
+        if state.tried or done >= 1 or since <= 0 or since < self.training.warmup:
             return
         state.tried, worse = True, False
         self.pair.set_mode(False, True)

@@ -134,9 +134,9 @@ def _prepare(
     """
     labels = Labels(model) if wish.labels else None
     watch = ignore_item if labels is None else labels.read
+    store = Spill(wish.memory)
     with reading(journal, watch) as read:
-        kept = Spill(wish.memory)
-        calibration = Calibration(model, loader, EXAMINED, kept, wish.groups, watch=read)
+        calibration = Calibration(model, loader, EXAMINED, store, wish.groups, watch=read)
     with journal.station("capture"):
         captured = capture_for(model, calibration, DEFAULTS)
         random = random_outputs(captured.graph, model, captured.example)

@@ -1,41 +1,38 @@
 """Steps of `fxprune.recover` that are too large are followed by smaller ones."""
 
+import logging
 import math
 
 import numpy as np
 import pytest
 
 import fxprune
-from fxprune.progress import Journal
+from fxprune.handover.rows import RecoveryRow
 from tests.recovery.subjects import compressed, recovered
-
-
-def told_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is decided from now on."""
-    told = list[str]()
-    monkeypatch.setattr(Journal, "decide", lambda self, text, *values: told.append(text % values))
-    return told
-
+from tests.test_progress import heard
 
 BACK = "even there clearly worse: back to step 0, with matrices at 0.03 times the rate"
 WILD = fxprune.Training(rate=0.1)
 
 
-def test_steps_that_are_too_large_are_known_once_the_rate_is_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told = told_by(monkeypatch)
-    better = recovered(compressed(), steps=60, training=WILD)
-    recovery = fxprune.report(better).recovery
-    assert recovery is not None
+def told_while(**options: object) -> tuple[list[str], RecoveryRow]:
+    """What a training of sixty steps decides, and its row of the report."""
+    with heard(logging.INFO) as said:
+        better = recovered(compressed(), steps=60, **options)
+    row = fxprune.report(better).recovery
+    assert row is not None
+    return [text for _, text in said], row
+
+
+def test_steps_that_are_too_large_are_known_once_the_rate_is_up() -> None:
+    told, recovery = told_while(training=WILD)
     before = told.index(BACK) - 1
     assert told[before].startswith("step 3, 0.5 of the way: divergence")
     assert told[before].endswith("before")
     assert not any(text.startswith("step 6, 0.5") for text in told[: before + 1])
     assert recovery.kept > 0
     assert recovery.divergence[1] < recovery.divergence[0]
-    told.clear()
-    recovered(compressed(), steps=60)
+    told, _ = told_while()
     assert sum("examples that are trained on" in text for text in told) == 1
     assert BACK not in told
 
@@ -43,11 +40,8 @@ def test_steps_that_are_too_large_are_known_once_the_rate_is_up(
 def test_after_steps_that_were_too_large_smaller_ones_begin_at_the_best_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = told_by(monkeypatch)
     monkeypatch.setattr("fxprune.recovery.loop.NOTICED", math.inf)
-    better = recovered(compressed(), steps=60, training=WILD)
-    recovery = fxprune.report(better).recovery
-    assert recovery is not None
+    told, recovery = told_while(training=WILD)
     back = told.index(BACK)
     assert [text.partition(":")[0] for text in told[back - 3 : back]] == [
         "step 6",
